@@ -1,0 +1,3 @@
+//! Thread-per-core runtime: one pinned glommio executor per CPU, one io_uring ring of sockets under each.
+//!
+//! It has never heard of PostgreSQL.

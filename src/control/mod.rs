@@ -1,0 +1,1 @@
+//! One plain thread: configuration, signals, start and stop of the cores.

@@ -1,0 +1,23 @@
+//! pgdog: a PostgreSQL connection pooler, load balancer and sharder.
+//!
+//! Every decision (what these bytes mean, may this connection be reused, who waits) is made by plain
+//! functions and state machines in the modules below, which never touch a socket, a clock or a thread.
+//! `proxy` and `control`, compiled with the feature `runtime`, join them to the sockets of `cores`.
+//! `ARCHITECTURE.md` is the map.
+
+pub mod error;
+
+pub mod protocol;
+
+pub mod config;
+
+pub mod auth;
+pub mod metrics;
+pub mod pool;
+pub mod prepared;
+pub mod sql;
+
+#[cfg(feature = "runtime")]
+pub mod control;
+#[cfg(feature = "runtime")]
+pub mod proxy;

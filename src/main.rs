@@ -1,0 +1,2 @@
+//! The program: flags, then `control::run()`.
+fn main() {}
