@@ -1,3 +1,5 @@
 //! Thread-per-core runtime: one pinned glommio executor per CPU, one io_uring ring of sockets under each.
 //!
 //! It has never heard of PostgreSQL.
+
+pub mod placement;
