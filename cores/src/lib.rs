@@ -2,4 +2,6 @@
 //!
 //! It has never heard of PostgreSQL.
 
+pub mod limits;
 pub mod placement;
+pub mod preflight;
