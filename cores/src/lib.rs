@@ -2,6 +2,8 @@
 //!
 //! It has never heard of PostgreSQL.
 
+pub mod blocking;
 pub mod limits;
 pub mod placement;
 pub mod preflight;
+pub mod signal;
