@@ -3,6 +3,7 @@
 //! It has never heard of PostgreSQL.
 
 pub mod blocking;
+pub mod gate;
 pub mod limits;
 pub mod placement;
 pub mod preflight;
