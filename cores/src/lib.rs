@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod gate;
 pub mod limits;
+pub mod log;
 pub mod placement;
 pub mod preflight;
 pub mod signal;
