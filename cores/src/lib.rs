@@ -1,11 +1,26 @@
 //! Thread-per-core runtime: one pinned glommio executor per CPU, one io_uring ring of sockets under each.
 //!
-//! It has never heard of PostgreSQL.
+//! Tasks of a core share its state without locks; between cores only mail passes. It has never heard of
+//! PostgreSQL: a proxy for another protocol could be built on it.
 
 pub mod blocking;
+mod buffer;
+mod executor;
 pub mod gate;
 pub mod limits;
+mod listener;
 pub mod log;
+mod mailbox;
 pub mod placement;
 pub mod preflight;
+mod ring;
 pub mod signal;
+mod stream;
+mod timer;
+
+pub use buffer::{Buf, BUFFER_BYTES};
+pub use executor::{start, Core, CoreStats, Cores};
+pub use listener::{bind, BoundSocket, Listener};
+pub use mailbox::{Mailbox, PostOffice};
+pub use stream::{Address, Stream, TcpOptions};
+pub use timer::Sleep;

@@ -2,4 +2,5 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol.html>
 
+pub mod exchange;
 pub mod sqlstate;
