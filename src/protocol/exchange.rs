@@ -197,6 +197,12 @@ impl Exchange {
         }
     }
 
+    /// Is the next reply ours to make?
+    #[inline]
+    pub fn has_synthetic(&self) -> bool {
+        matches!(self.owed.front(), Some((_, Fate::Synthesize)))
+    }
+
     /// The next reply that is ours to make, in its turn: ParseComplete or CloseComplete.
     #[inline]
     pub fn next_synthetic(&mut self) -> Option<Owed> {
