@@ -1,5 +1,13 @@
 //! PostgreSQL's frontend/backend protocol 3: bytes to messages and back.
 //!
+//! `frame` finds message boundaries, `frontend` and `backend` are views over a message's body and
+//! encoders that append to a buffer, `startup` is what comes before the first tagged message. Views borrow
+//! the received bytes; text stays bytes, because it is in the client's encoding, which need not be UTF-8.
+//!
 //! Source: <https://www.postgresql.org/docs/current/protocol.html>
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+pub mod frame;
 
 pub mod sqlstate;
+pub mod wire;
