@@ -9,5 +9,15 @@
 
 pub mod frame;
 
+pub mod startup;
+pub mod startup_options;
+
+pub mod backend;
+pub mod frontend;
+
+pub mod authentication;
+pub mod error_fields;
+pub mod rows;
+
 pub mod sqlstate;
 pub mod wire;
