@@ -19,5 +19,8 @@ pub mod authentication;
 pub mod error_fields;
 pub mod rows;
 
+pub mod cancel_key;
+pub mod parameters;
+
 pub mod sqlstate;
 pub mod wire;
