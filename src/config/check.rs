@@ -183,7 +183,11 @@ impl Check<'_> {
         for entry in &file.databases {
             self.limits(
                 entry,
-                entry.value.pool_size,
+                [
+                    ("pool_size", entry.value.pool_size),
+                    ("pool_size_primary", entry.value.pool_size_primary),
+                    ("pool_size_replica", entry.value.pool_size_replica),
+                ],
                 [
                     ("statement_timeout", entry.value.statement_timeout),
                     ("lock_timeout", entry.value.lock_timeout),
@@ -295,11 +299,13 @@ impl Check<'_> {
     fn limits<S: Section>(
         &mut self,
         entry: &Entry<S>,
-        pool_size: Option<usize>,
+        sizes: [(&str, Option<usize>); 3],
         timeouts: [(&str, Option<Millis>); 2],
     ) {
-        if pool_size == Some(0) {
-            self.error(entry, "pool_size", "must be at least 1");
+        for (key, size) in sizes {
+            if size == Some(0) {
+                self.error(entry, key, "must be at least 1");
+            }
         }
         for (key, timeout) in timeouts {
             let over =
@@ -352,7 +358,11 @@ impl Check<'_> {
             let user = &entry.value;
             self.limits(
                 entry,
-                user.pool_size,
+                [
+                    ("pool_size", user.pool_size),
+                    ("pool_size_primary", user.pool_size_primary),
+                    ("pool_size_replica", user.pool_size_replica),
+                ],
                 [
                     ("statement_timeout", user.statement_timeout),
                     ("lock_timeout", user.lock_timeout),

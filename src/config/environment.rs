@@ -52,33 +52,49 @@ fn defaults<S: Section>(
             let Some(word) = environment.get(name) else {
                 continue;
             };
-            match section.set_from(setting, word) {
+            match section.set_from(&Arc::from(name), setting, word) {
                 Ok(()) => break,
-                Err(reason) => problems.warnings.push(problem(
-                    "environment",
-                    name,
-                    format!("{reason}; ignored"),
-                )),
+                Err(problem) => {
+                    let reason = format!("{}; ignored", problem.reason);
+                    problems.warnings.push(Problem { reason, ..problem });
+                }
             }
         }
     }
 }
 
 /// Flags are stronger than anything else.
-pub(super) fn apply_overrides(file: &mut File, overrides: &Overrides) {
-    let general = &mut file.general.value;
-    if let Some(size) = overrides.pool_size {
-        general.default_pool_size = size;
-    }
-    if let Some(size) = overrides.pool_size_min {
-        general.min_pool_size = size;
-    }
-    if let Some(session) = overrides.session_mode {
-        general.pooler_mode = if session {
+pub(super) fn apply_overrides(file: &mut File, overrides: &Overrides, problems: &mut Problems) {
+    let mode = |session| {
+        if session {
             PoolerMode::Session
         } else {
             PoolerMode::Transaction
-        };
+        }
+    };
+    let flags = [
+        (
+            "--pool-size",
+            "default_pool_size",
+            overrides.pool_size.map(|size| size.to_string()),
+        ),
+        (
+            "--min-pool-size",
+            "min_pool_size",
+            overrides.pool_size_min.map(|size| size.to_string()),
+        ),
+        (
+            "--session-mode",
+            "pooler_mode",
+            overrides
+                .session_mode
+                .map(|session| mode(session).to_string()),
+        ),
+    ];
+    for (flag, key, word) in flags {
+        if let Some(word) = word {
+            set(&mut file.general, &Arc::from(flag), key, &word, problems);
+        }
     }
 }
 
@@ -173,11 +189,11 @@ fn entries(
         ("host".to_owned(), url.host),
     ];
     for (key, word) in given.into_iter().chain(port) {
-        set(&mut database, &key, &word, problems);
+        set(&mut database, &place, &key, &word, problems);
     }
     for (key, word) in &url.query {
         if URL_KEYS.contains(&key.as_str()) {
-            set(&mut database, key, word, problems);
+            set(&mut database, &place, key, word, problems);
         } else {
             problems.warnings.push(problem(
                 source,
@@ -203,19 +219,20 @@ fn mirror(source: &str, text: &str, problems: &mut Problems) -> Option<Entry<Mir
             return None;
         }
     };
-    let mut entry = Entry::<Mirroring>::absent(&Arc::from(source));
+    let place: Arc<str> = Arc::from(source);
+    let mut entry = Entry::<Mirroring>::absent(&place);
     for (key, word) in &pairs {
         if setting::<Mirroring>(key).is_some() {
-            set(&mut entry, key, word, problems);
+            set(&mut entry, &place, key, word, problems);
         } else {
-            problems.errors.push(problem(source, key, "unknown key"));
+            problems.errors.push(entry.problem(key, "unknown key"));
         }
     }
     for key in ["source_db", "destination_db"] {
         if !entry.given(key) {
             problems
                 .errors
-                .push(problem(source, key, "required, but missing"));
+                .push(entry.problem(key, "required, but missing"));
             entry.place.broken = true;
         }
     }
@@ -228,14 +245,18 @@ fn setting<S: Section>(key: &str) -> Option<&'static Setting> {
         .find(|setting| setting.name == key || setting.aliases.contains(&key))
 }
 
-fn set<S: Section>(entry: &mut Entry<S>, key: &str, word: &str, problems: &mut Problems) {
+fn set<S: Section>(
+    entry: &mut Entry<S>,
+    source: &Arc<str>,
+    key: &str,
+    word: &str,
+    problems: &mut Problems,
+) {
     let Some(setting) = setting::<S>(key) else {
         return;
     };
-    if let Err(reason) = entry.set_from(setting, word) {
-        problems
-            .errors
-            .push(problem(&entry.place.file, key, reason));
+    if let Err(problem) = entry.set_from(source, setting, word) {
+        problems.errors.push(problem);
         entry.place.broken = true;
     }
 }

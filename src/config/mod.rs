@@ -13,6 +13,8 @@ pub mod diff;
 mod environment;
 mod file;
 mod general;
+#[cfg(test)]
+mod reference;
 pub mod resolve;
 mod secret;
 mod section;
@@ -529,3 +531,6 @@ impl NotInEffect {
             .for_each(|section| self.section(section));
     }
 }
+
+#[cfg(test)]
+mod tests;

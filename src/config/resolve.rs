@@ -75,7 +75,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
     problems.merge(found);
 
     environment::apply(&mut file, sources.environment, &mut problems);
-    environment::apply_overrides(&mut file, sources.overrides);
+    environment::apply_overrides(&mut file, sources.overrides, &mut problems);
     environment::replace_databases(
         &mut file,
         &mut users,
@@ -346,11 +346,6 @@ fn pool(
     } else {
         size_min
     };
-    if size == 0 {
-        problems
-            .errors
-            .push(entry.problem("pool_size", "must be at least 1"));
-    }
     if size_min > size {
         let reason = format!(
             "min_pool_size {size_min} is above pool_size {size} for database \"{}\", using {size}",

@@ -64,6 +64,9 @@ pub(super) trait Section: Default + PartialEq {
     const NAME: &'static str;
     /// Are unknown keys warnings rather than errors?
     const TOLERANT: bool;
+    /// What it is for, line by line.
+    #[cfg(test)]
+    const ABOUT: &'static [&'static str];
     /// One for each field, in order.
     const SETTINGS: &'static [Setting];
 
@@ -117,6 +120,8 @@ macro_rules! section {
         impl $crate::config::section::Section for $name {
             const NAME: &'static str = $title;
             const TOLERANT: bool = $crate::config::section::tolerant!($($tolerant)?);
+            #[cfg(test)]
+            const ABOUT: &'static [&'static str] = &[$($about),+];
             const SETTINGS: &'static [$crate::config::section::Setting] = &[ $(
                 $crate::config::section::Setting {
                     name: stringify!($field),
@@ -209,11 +214,11 @@ pub(super) fn builtin<T: Value>(text: &str) -> T {
 /// Shown as `pgdog.toml:12: general.port: expected a whole number, found a string`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Path of the file as given, or `environment`, or a flag.
+    /// Path of the file as given, or the name of a variable or flag.
     pub file: Arc<str>,
     /// Line in the file, from 1.
     pub line: Option<usize>,
-    /// Section and key, or the name of a variable; empty for the file as a whole.
+    /// Section and key; empty for the file as a whole.
     pub key: String,
     /// What is wrong and what belongs there. Never contains a secret.
     pub reason: String,
@@ -255,9 +260,18 @@ pub(super) struct Place {
     pub(super) file: Arc<str>,
     line: Option<usize>,
     section: &'static str,
-    keys: BTreeMap<&'static str, Option<usize>>,
+    keys: BTreeMap<&'static str, Origin>,
     /// Some of its values could not be read, so that conclusions from it may be wrong.
     pub(super) broken: bool,
+}
+
+/// Where one key was given.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// On this line of the file.
+    Line(usize),
+    /// By this variable or flag.
+    Outside(Arc<str>),
 }
 
 /// A section with its place.
@@ -291,34 +305,43 @@ impl<S: Section> Entry<S> {
 
     /// A problem with one of its keys, or with the whole section for the empty key.
     pub(super) fn problem(&self, key: &str, reason: impl Into<String>) -> Problem {
-        let line = self
-            .place
-            .keys
-            .get(key)
-            .copied()
-            .flatten()
-            .or(self.place.line);
+        let place = &self.place;
+        let (file, line) = match place.keys.get(key) {
+            Some(Origin::Line(line)) => (&place.file, Some(*line)),
+            Some(Origin::Outside(source)) => (source, None),
+            None => (&place.file, place.line),
+        };
         let separator = if key.is_empty() { "" } else { "." };
         Problem {
-            file: Arc::clone(&self.place.file),
+            file: Arc::clone(file),
             line,
-            key: format!("{}{separator}{key}", self.place.section),
+            key: format!("{}{separator}{key}", place.section),
             reason: reason.into(),
         }
     }
 
-    /// Sets one key from outside of the files: environment, flag, URL.
-    pub(super) fn set_from(&mut self, setting: &'static Setting, word: &str) -> Result<(), String> {
+    /// Sets one key from a variable, a flag or a URL. Errors: what is wrong with the word.
+    pub(super) fn set_from(
+        &mut self,
+        source: &Arc<str>,
+        setting: &'static Setting,
+        word: &str,
+    ) -> Result<(), Problem> {
         match self.value.set(setting.name, Input::Word(word)) {
             Ok(()) => {
-                self.place.keys.insert(setting.name, None);
+                let origin = Origin::Outside(Arc::clone(source));
+                self.place.keys.insert(setting.name, origin);
                 Ok(())
             }
-            Err(flaws) => Err(flaws
-                .into_iter()
-                .map(|flaw| flaw.reason)
-                .collect::<Vec<_>>()
-                .join("; ")),
+            Err(flaws) => {
+                let reasons: Vec<String> = flaws.into_iter().map(|flaw| flaw.reason).collect();
+                let problem = self.problem(setting.name, reasons.join("; "));
+                Err(Problem {
+                    file: Arc::clone(source),
+                    line: None,
+                    ..problem
+                })
+            }
         }
     }
 }
@@ -430,7 +453,8 @@ impl<'a> Document<'a> {
         entry.value = fields.value;
         entry.place.broken = !fields.flaws.is_empty();
         for (key, offset) in fields.given {
-            entry.place.keys.insert(key, Some(self.line(offset)));
+            let origin = Origin::Line(self.line(offset));
+            entry.place.keys.insert(key, origin);
         }
         let problem = |flaw: Flaw| {
             self.problem(

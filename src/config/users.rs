@@ -64,7 +64,7 @@ section! {
     /// Share of a lease, in percent from 1 to 80, after which it is renewed.
     vault_refresh_percent: u8 = default "80", Live, Later;
     /// Overrides pool_size of the database.
-    pool_size | max_pool_size: Option<usize> = unset "10", Live, Now;
+    pool_size: Option<usize> = unset "10", Live, Now;
     /// Overrides min_pool_size of the database.
     min_pool_size: Option<usize> = unset "1", Live, Now;
     /// Overrides pooler_mode of the database.
