@@ -9,6 +9,10 @@ pub struct SqlState([u8; 5]);
 impl SqlState {
     /// 08P01
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
+    /// 08001
+    pub const SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION: Self = Self(*b"08001");
+    /// 28P01
+    pub const INVALID_PASSWORD: Self = Self(*b"28P01");
 }
 
 impl std::fmt::Display for SqlState {
