@@ -15,6 +15,8 @@
 
 use std::collections::VecDeque;
 
+use super::backend::TransactionStatus;
+
 /// What a message that we send makes the server answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owed {
@@ -47,38 +49,6 @@ pub enum Fate {
     Synthesize,
 }
 
-/// The transaction status of ReadyForQuery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// `I`: no transaction is open.
-    Idle,
-    /// `T`: in a transaction block.
-    Transaction,
-    /// `E`: in a failed transaction block.
-    Failed,
-}
-
-impl Status {
-    /// The status of a ReadyForQuery message's one byte of body.
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            b'I' => Some(Self::Idle),
-            b'T' => Some(Self::Transaction),
-            b'E' => Some(Self::Failed),
-            _ => None,
-        }
-    }
-
-    /// The byte that says it.
-    pub fn as_byte(self) -> u8 {
-        match self {
-            Self::Idle => b'I',
-            Self::Transaction => b'T',
-            Self::Failed => b'E',
-        }
-    }
-}
-
 /// The server said something that answers nothing we sent: it and we are out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfStep {
@@ -99,7 +69,7 @@ enum Copy {
 #[derive(Debug)]
 pub struct Exchange {
     owed: VecDeque<(Owed, Fate)>,
-    status: Status,
+    status: TransactionStatus,
     /// Extended-protocol messages were sent after the last Sync.
     unsynced: bool,
     /// After an error the server ignores everything up to a Sync that we have yet to send.
@@ -114,7 +84,7 @@ impl Default for Exchange {
     fn default() -> Self {
         Self {
             owed: VecDeque::new(),
-            status: Status::Idle,
+            status: TransactionStatus::Idle,
             unsynced: false,
             skipping: false,
             copy: Copy::None,
@@ -131,7 +101,7 @@ impl Exchange {
     /// Nothing is owed, no transaction is open, and the server has synchronised after all we sent.
     #[inline]
     pub fn at_rest(&self) -> bool {
-        self.owed.is_empty() && self.status == Status::Idle && !self.unsynced
+        self.owed.is_empty() && self.status == TransactionStatus::Idle && !self.unsynced
     }
 
     /// Nothing is owed right now; a transaction may be open.
@@ -141,7 +111,7 @@ impl Exchange {
     }
 
     /// The status of the last ReadyForQuery.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> TransactionStatus {
         self.status
     }
 
@@ -226,7 +196,7 @@ impl Exchange {
         match (tag, head) {
             (b'D' | b'd', Owed::Execution | Owed::Results) => Ok(fate),
             (b'Z', Owed::Ready | Owed::Results) => {
-                self.status = first.and_then(Status::from_byte).ok_or(OutOfStep { tag })?;
+                self.status = first.and_then(|byte| TransactionStatus::parse(&[byte]).ok()).ok_or(OutOfStep { tag })?;
                 self.copy = Copy::None;
                 self.ambiguous = false;
                 self.pop();

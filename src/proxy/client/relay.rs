@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::pool::Lease;
-use crate::protocol::exchange::{Fate, Owed, Status};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{peek, BODY_BYTES_MAX};
 use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
@@ -159,7 +160,7 @@ impl<'a> Relay<'a> {
         if !server.exchange.nothing_owed() {
             return Ok(());
         }
-        if server.exchange.status() != Status::Idle && self.session.slot.config.mode == PoolerMode::Statement {
+        if server.exchange.status() != TransactionStatus::Idle && self.session.slot.config.mode == PoolerMode::Statement {
             let text = "transactions are not available in statement mode";
             return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)));
         }
@@ -172,7 +173,7 @@ impl<'a> Relay<'a> {
     /// The server is gone, amid whatever it did.
     fn lost(&self, lost: &Lost) -> End {
         let error = lost_error(lost);
-        let in_transaction = self.lease.server.exchange.status() != Status::Idle;
+        let in_transaction = self.lease.server.exchange.status() != TransactionStatus::Idle;
         match (self.answered || in_transaction, lost) {
             (false, _) => End::Fatal(Error { survives: crate::error::Survives::Nothing, ..error }),
             (true, _) => {

@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::choice::ConnectionRecovery;
-use crate::protocol::exchange::{Fate, Owed, Status};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend;
 
 use super::super::core_state::CoreState;
@@ -72,7 +73,7 @@ impl Server {
         if drained.is_err() {
             return false;
         }
-        if self.exchange.status() != Status::Idle && self.run("ROLLBACK").await.is_err() {
+        if self.exchange.status() != TransactionStatus::Idle && self.run("ROLLBACK").await.is_err() {
             return false;
         }
         if reset == Reset::Session {
