@@ -13,6 +13,7 @@ pub mod log;
 mod mailbox;
 pub mod placement;
 pub mod preflight;
+mod quota;
 mod ring;
 pub mod signal;
 mod stream;

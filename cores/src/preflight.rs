@@ -208,7 +208,7 @@ fn explain(step: Step, errno: i32, facts: &Facts) -> String {
             format!("io_uring is hidden by a seccomp filter or missing from kernel {release}"),
             format!("{profile}; under gVisor choose another runtime"),
         ),
-        (libc::ENOSYS, _) if old => (
+        (libc::ENOSYS | libc::EINVAL, _) if old => (
             format!("kernel {release} is too old"),
             kernel.to_owned(),
         ),
@@ -228,7 +228,7 @@ fn explain(step: Step, errno: i32, facts: &Facts) -> String {
                 .to_owned(),
         ),
         (libc::EINVAL, _) => (
-            format!("kernel {release} is too old or its io_uring incomplete"),
+            format!("the io_uring of kernel {release} is incomplete"),
             kernel.to_owned(),
         ),
         (libc::EMFILE | libc::ENFILE, _) => (
@@ -321,7 +321,7 @@ mod tests {
         check_message(
             EINVAL,
             |f| f.release = "5.15.0-91-generic".into(),
-            &["5.15.0-91-generic", "5.19 at least"],
+            &["5.15.0-91-generic is too old", "5.19 at least"],
         );
         check_message(EMFILE, |_| (), &["LimitNOFILE"]);
         check_message(libc::EFAULT, |_| (), &["unexpected", "6.1.0-18-amd64"]);
