@@ -11,6 +11,9 @@ use io_uring::types::BufRingEntry;
 
 /// Bytes of one buffer: a receive never returns more.
 pub const BUFFER_BYTES: usize = 16 * 1024;
+/// The same, as the kernel takes it.
+#[expect(clippy::cast_possible_truncation, reason = "16,384")]
+pub(crate) const BUFFER_BYTES_U32: u32 = BUFFER_BYTES as u32;
 /// Buffers that circulate while nothing presses. The ring is first in, first out: few buffers stay in cache.
 const CIRCULATING: u32 = 64;
 /// Buffers there may be at most: 64 MiB a core, touched only when lent at the same time.
@@ -178,7 +181,7 @@ impl Buffers {
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(at);
             entry.set_addr(self.memory.as_ptr().add(usize::from(id) * BUFFER_BYTES) as u64);
-            entry.set_len(BUFFER_BYTES as u32);
+            entry.set_len(BUFFER_BYTES_U32);
             entry.set_bid(id);
             let shared = BufRingEntry::tail(self.entries.as_ptr()).cast_mut();
             AtomicU16::from_ptr(shared).store(tail.wrapping_add(1), Ordering::Release);

@@ -27,8 +27,8 @@ use crate::timer::{Sleep, Timers};
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Rounds of runnable tasks before the ring gets a turn although some still are.
 const ROUNDS_MAX: usize = 16;
-/// Entries of glommio's own rings, which carry no sockets here.
-const GLOMMIO_RING_DEPTH: usize = 64;
+/// Entries of each of glommio's own three rings per core, which carry no sockets here.
+pub const EXECUTOR_ENTRIES: u32 = 64;
 
 /// One core, as its own tasks see it. Cheap to clone; never leaves its thread.
 #[derive(Clone)]
@@ -327,7 +327,7 @@ where
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{index}"))
             .io_memory(0)
-            .ring_depth(GLOMMIO_RING_DEPTH)
+            .ring_depth(EXECUTOR_ENTRIES as usize)
             .spawn(move || async move {
                 let core = match Core::new(index, count, cpu, bell, reader) {
                     Ok(core) => core,

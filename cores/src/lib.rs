@@ -25,3 +25,10 @@ pub use listener::{bind, BoundSocket, Listener};
 pub use mailbox::{Mailbox, PostOffice};
 pub use stream::{Address, Stream, TcpOptions};
 pub use timer::Sleep;
+pub use executor::EXECUTOR_ENTRIES;
+pub use socket2::SockRef;
+
+/// Size of the ring that each core sets up.
+pub const fn ring_size() -> limits::RingSize {
+    ring::SIZE
+}

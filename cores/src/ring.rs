@@ -20,10 +20,12 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 use socket2::SockAddr;
 
-use crate::buffer::{Buf, Buffers, BUFFER_BYTES};
+use crate::buffer::{Buf, Buffers, BUFFER_BYTES, BUFFER_BYTES_U32};
+use crate::limits::RingSize;
+use crate::preflight::RingMode;
 
-const SUBMISSIONS: u32 = 512;
-const COMPLETIONS: u32 = 8192;
+/// Size of every core's ring.
+pub(crate) const SIZE: RingSize = RingSize { submissions: 512, completions: 8192, buffers: Buffers::ENTRIES };
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
 /// Pieces one send may gather.
@@ -184,7 +186,7 @@ struct WaitArguments {
 impl Ring {
     /// `bell` is the read end of a pipe: one byte in it ends a wait.
     pub(crate) fn new(bell: OwnedFd) -> io::Result<Self> {
-        let ring = build()?;
+        let ring = build(&SIZE)?;
         let buffers = Rc::new(Buffers::new()?);
         // SAFETY: address and length describe the mapping that `buffers` owns, and `buffers` outlives the ring.
         unsafe {
@@ -584,7 +586,7 @@ impl State {
         let socket = self.socket(id);
         socket.receive = Receive::Armed;
         let poll_first = if socket.more { 0 } else { RECVSEND_POLL_FIRST };
-        let entry = opcode::Recv::new(types::Fd(socket.fd.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES as u32)
+        let entry = opcode::Recv::new(types::Fd(socket.fd.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES_U32)
             .ioprio(poll_first)
             .buf_group(GROUP)
             .build()
@@ -844,16 +846,10 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     }
 }
 
-/// Kernel 6.1: completions run only when we ask for them. 5.19: cooperatively.
-fn build() -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.setup_clamp().setup_submit_all().setup_cqsize(COMPLETIONS).setup_single_issuer().setup_defer_taskrun();
-    match builder.build(SUBMISSIONS) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let mut builder = IoUring::builder();
-            builder.setup_clamp().setup_submit_all().setup_cqsize(COMPLETIONS);
-            builder.setup_coop_taskrun().setup_taskrun_flag().build(SUBMISSIONS)
-        }
+/// As the kernel allows; older ones refuse the first mode.
+fn build(size: &RingSize) -> io::Result<IoUring> {
+    match RingMode::Deferred.build(size) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => RingMode::Cooperative.build(size),
         other => other,
     }
 }

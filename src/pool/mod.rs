@@ -196,6 +196,20 @@ impl<C> Lease<C> {
     }
 }
 
+impl<C> Lease<C> {
+    /// The connection, and a lease without one, for the way to another core.
+    pub fn take(self) -> (C, Lease<()>) {
+        (self.server, Lease::new((), self.born, self.generation))
+    }
+}
+
+impl Lease<()> {
+    /// The lease again, with what became of its connection.
+    pub fn with<C>(self, server: C) -> Lease<C> {
+        Lease::new(server, self.born, self.generation)
+    }
+}
+
 impl<C> Deref for Lease<C> {
     type Target = C;
 

@@ -122,6 +122,22 @@ pub enum PoolMail<C> {
     },
 }
 
+impl<C> PoolMail<C> {
+    /// The same mail for another kind of connection, as long as it carries none.
+    ///
+    /// Errors: the lease that it carries, and whether a duty comes along.
+    pub fn without_server<D>(self) -> Result<PoolMail<D>, (Lease<C>, bool)> {
+        Ok(match self {
+            Self::Server { lease, duty } => return Err((lease, duty)),
+            Self::Ask { asker, since } => PoolMail::Ask { asker, since },
+            Self::Withdraw { asker } => PoolMail::Withdraw { asker },
+            Self::Nudge { asker, wait, want } => PoolMail::Nudge { asker, wait, want },
+            Self::Permit { duty } => PoolMail::Permit { duty },
+            Self::Debt { permits, duty } => PoolMail::Debt { permits, duty },
+        })
+    }
+}
+
 /// What a core knows of another one's ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {

@@ -129,6 +129,12 @@ impl Parameters {
         self.entries.is_empty()
     }
 
+    /// May a session's value of this parameter be set by us? False for what is only reported, or belongs to a
+    /// transaction.
+    pub fn is_settable(name: &[u8]) -> bool {
+        !NOT_TO_SET.iter().any(|other| compare_names(name, other.as_bytes()).is_eq())
+    }
+
     fn find(&self, name: &[u8]) -> Result<usize, usize> {
         self.entries
             .binary_search_by(|entry| compare_names(&entry.name, name))
@@ -226,10 +232,7 @@ pub fn changes<'a>(client: &'a Parameters, server: &'a Parameters) -> Changes<'a
                 (None, None) => break,
             }
         }
-        list.retain(|change| {
-            let is = |name: &&str| compare_names(change.name, name.as_bytes()).is_eq();
-            !NOT_TO_SET.iter().any(|name| is(name))
-        });
+        list.retain(|change| Parameters::is_settable(change.name));
     }
     Changes {
         list,

@@ -106,6 +106,11 @@ impl PoolSlot {
         });
     }
 
+    /// Has every connection of a drained slice been closed?
+    pub(crate) fn is_drained(&self) -> bool {
+        self.slice.borrow().is_drained()
+    }
+
     /// What is known to be reported for these settings.
     pub(crate) fn welcome(&self, settings: &Parameters) -> Option<Welcome> {
         self.welcomes.borrow().iter().find(|welcome| *welcome.settings == *settings).cloned()

@@ -33,6 +33,12 @@ enum Amid {
 }
 
 impl Inbound {
+    /// What came along with the login.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        let pending = if bytes.is_empty() { Pending::Nothing } else { Pending::Kept { bytes, done: 0 } };
+        Self { pending, amid: None }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.pending {
             Pending::Nothing => &[],
