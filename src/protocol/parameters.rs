@@ -227,8 +227,9 @@ pub fn changes<'a>(client: &'a Parameters, server: &'a Parameters) -> Changes<'a
             }
         }
         list.retain(|change| {
-            let is = |name: &&str| compare_names(change.name, name.as_bytes()).is_eq();
-            !NOT_TO_SET.iter().any(|name| is(name))
+            !NOT_TO_SET
+                .iter()
+                .any(|name| compare_names(change.name, name.as_bytes()).is_eq())
         });
     }
     Changes {
