@@ -424,7 +424,6 @@ impl<'a> ParameterStatus<'a> {
     }
 }
 
-#[cfg(any(test, fuzzing))]
 impl Message<'_> {
     /// Appends the message from its decoded fields. `None` when a field that is only checked as it is
     /// walked turns out to be malformed.

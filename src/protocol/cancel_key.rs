@@ -144,8 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(version: Version) -> CancelKey {
-        let random = std::array::from_fn(|index| index as u8);
-        CancelKey::new(77, version, random)
+        CancelKey::new(77, version, *b"thirty-two bytes that are random")
     }
 
     #[test]

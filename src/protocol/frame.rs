@@ -284,7 +284,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn all(buffer: &[u8]) -> (Vec<(u8, &[u8])>, Result<Tail, FrameError>) {
+    type Walked<'a> = (Vec<(u8, &'a [u8])>, Result<Tail, FrameError>);
+
+    fn all(buffer: &[u8]) -> Walked<'_> {
         let mut frames = Frames::new(buffer, 100);
         let found = frames
             .by_ref()

@@ -146,6 +146,10 @@ impl<'a> Parse<'a> {
     /// A view of a message's body.
     ///
     /// Errors: a body cut short, or bytes behind its fields.
+    #[expect(
+        clippy::self_named_constructors,
+        reason = "the message is called Parse, and every view has a parse()"
+    )]
     #[inline]
     pub fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body, "Parse");
@@ -481,7 +485,6 @@ pub fn put_copy_data(out: &mut Vec<u8>, data: &[u8]) {
     put_message(out, tag::COPY_DATA, |out| out.extend_from_slice(data));
 }
 
-#[cfg(any(test, fuzzing))]
 impl Message<'_> {
     /// Appends the message from its decoded fields. `None` when a field that is only checked when asked
     /// for turns out to be malformed.

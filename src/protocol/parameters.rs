@@ -232,7 +232,11 @@ pub fn changes<'a>(client: &'a Parameters, server: &'a Parameters) -> Changes<'a
                 (None, None) => break,
             }
         }
-        list.retain(|change| Parameters::is_settable(change.name));
+        list.retain(|change| {
+            !NOT_TO_SET
+                .iter()
+                .any(|name| compare_names(change.name, name.as_bytes()).is_eq())
+        });
     }
     Changes {
         list,

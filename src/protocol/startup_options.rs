@@ -8,10 +8,13 @@
 use super::sqlstate::SqlState;
 use crate::error::{Error, Fault};
 
+/// Names and values, in the order given.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Names and values in the order given; a later one overrides an earlier one. In names `-` has become `_`.
 ///
 /// Errors: FATAL 42601 in PostgreSQL's words for anything but the two forms above.
-pub fn parameters(options: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+pub fn parameters(options: &[u8]) -> Result<Pairs, Error> {
     let mut arguments = if is_form_encoded(options) {
         split(&replace(options, b'+', b' '))
     } else {

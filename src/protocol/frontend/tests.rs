@@ -131,7 +131,7 @@ proptest! {
         let bytes = encoded(|out| Parse::encode(out, &name, &query, types.iter().copied()));
         let Ok(Message::Parse(parsed)) = parse(&bytes) else { panic!() };
         prop_assert_eq!((parsed.statement, parsed.query), (&name[..], &query[..]));
-        prop_assert_eq!(parsed.types.iter().collect::<Vec<_>>(), types.clone());
+        prop_assert_eq!(&parsed.types.iter().collect::<Vec<_>>(), &types);
 
         let renamed = encoded(|out| parsed.encode_as(out, &new));
         prop_assert_eq!(renamed, encoded(|out| Parse::encode(out, &new, &query, types)));
