@@ -6,8 +6,10 @@ use super::choice::{
     AuthType, LoadBalancingStrategy, PassthroughAuth, PrimaryKeyRewrite, QueryParser, RewriteMode,
     Role, ServerAuth, TlsVerify, VaultAuthMethod,
 };
+use super::document::Entry;
 use super::file::{Database, File};
-use super::section::{Entry, Problems, Section};
+use super::problem::Problems;
+use super::section::Section;
 use super::sharding;
 use super::users::{UserEntry, UsersFile};
 use super::value::Millis;
@@ -17,7 +19,15 @@ const POSTGRES_TIMEOUT_MAX: u64 = i32::MAX as u64;
 
 /// Reports all contradictions. Nothing is concluded from sections that could not be read.
 pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
-    let mut check = Check { file, problems };
+    let names = file
+        .databases
+        .iter()
+        .map(|database| database.value.name.as_str());
+    let mut check = Check {
+        file,
+        names: names.collect(),
+        problems,
+    };
     check.general();
     check.small_sections();
     check.databases();
@@ -30,6 +40,8 @@ pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
 
 struct Check<'a> {
     file: &'a File,
+    /// Of all databases.
+    names: BTreeSet<&'a str>,
     problems: &'a mut Problems,
 }
 
@@ -341,12 +353,20 @@ impl Check<'_> {
         }
     }
 
-    /// Is there a database of this name? Not asked while some of them could not be read.
+    /// Is there a database of this name? Not asked while some of them could not be read; only a warning where
+    /// databases given by URL took the place of those that the files speak of.
     fn known<S: Section>(&mut self, entry: &Entry<S>, key: &str, name: &str) {
         let databases = &self.file.databases;
-        let doubtful = databases.iter().any(|database| database.place.broken);
-        if !doubtful && !databases.iter().any(|database| database.value.name == name) {
-            self.error(entry, key, format!("database \"{name}\" is not configured"));
+        if self.names.contains(name) || databases.iter().any(|database| database.place.broken) {
+            return;
+        }
+        let reason = format!("database \"{name}\" is not configured");
+        let from_files =
+            |database: &Entry<Database>| database.place.file == self.file.general.place.file;
+        if databases.iter().all(from_files) {
+            self.error(entry, key, reason);
+        } else {
+            self.warn(entry, key, reason);
         }
     }
 
@@ -439,5 +459,86 @@ impl Check<'_> {
                 self.error(entry, "vault_path", "needs a section [vault] in pgdog.toml");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{errors, files, warnings, Case};
+
+    /// Contradictions that are errors: lines of `[general]`, the database and the user, and the one message.
+    #[test]
+    fn contradictions() {
+        for (general, database, user, error) in [
+            ("default_pool_size = 0", "", "pool_size = 1", "p.toml:2: general.default_pool_size: must be at least 1"),
+            ("connect_attempts = 0", "", "", "p.toml:2: general.connect_attempts: must be at least 1"),
+            ("", "pool_size = 0", "pool_size = 1", "p.toml:6: databases.pool_size: must be at least 1"),
+            ("", "", "pool_size_primary = 0", "u.toml:5: users.pool_size_primary: must be at least 1"),
+            ("", "statement_timeout = 2147483648", "", "p.toml:6: databases.statement_timeout: PostgreSQL takes 2147483647 ms at most"),
+            ("", "", "lock_timeout = 2147483648", "u.toml:5: users.lock_timeout: PostgreSQL takes 2147483647 ms at most"),
+            ("passthrough_auth = \"enabled\"", "", "", "p.toml:2: general.passthrough_auth: passwords would travel in clear text: set tls_certificate and tls_private_key, or choose a value with \"plain\""),
+            ("tls_client_required = true", "", "", "p.toml:2: general.tls_client_required: needs tls_certificate and tls_private_key"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"i\"", "", "p.toml:6: databases.role: shard 0 of \"d\" has a primary already"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"i\"\nrole = \"auto\"", "", "p.toml:9: databases.role: shard 0 of \"d\" mixes auto with fixed roles"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"h\"\nrole = \"replica\"", "", "p.toml:8: databases.host: shard 0 of \"d\" has this server already"),
+            ("", "[[databases]]\nname = \"admin\"\nhost = \"h\"", "", "p.toml:7: databases.name: is the name of the admin database"),
+            ("", "[[sharded_tables]]\ndatabase = \"x\"", "", "p.toml:7: sharded_tables.database: database \"x\" is not configured"),
+            ("", "[replica_lag]\ncheck_interval = 5", "", "p.toml:7: replica_lag.check_interval: needs max_age"),
+            ("", "[multi_tenant]", "", "p.toml:6: multi_tenant.column: required, but missing"),
+            ("", "[vault]\nurl = \"u\"\nauth_method = \"approle\"", "", "p.toml:6: vault.approle_role_id: required by auth_method = \"approle\""),
+            ("", "", "[[users]]\nname = \"v\"\ndatabase = \"x\"", "u.toml:7: users.database: database \"x\" is not configured"),
+            ("", "", "[[users]]\nname = \"v\"\ndatabases = [\"d\", \"x\"]", "u.toml:7: users.databases: database \"x\" is not configured"),
+            ("", "", "[[users]]\nname = \"v\"", "u.toml:5: users.database: no database: give database, databases or all_databases = true"),
+            ("", "", "[[users]]\nname = \"u\"\nall_databases = true", "u.toml:6: users.name: \"u\" has an entry for database \"d\" already"),
+            ("", "", "password_hash = \"md5abc\"", "u.toml:5: users.password_hash: expected a verifier that begins with SCRAM-SHA-256$"),
+            ("", "", "vault_refresh_percent = 81", "u.toml:5: users.vault_refresh_percent: must be from 1 to 80"),
+            ("tls_verify = \"none\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: needs TLS to servers, but tls_verify is \"disabled\""),
+            ("passthrough_auth = \"enabled_plain\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: excludes passthrough_auth"),
+            ("", "", "server_auth = \"vault_static\"", "u.toml:1: users.vault_path: needs a section [vault] in pgdog.toml"),
+        ] {
+            let (config, users) = files(general, database, user);
+            assert_eq!(errors(&config, &users), [error]);
+        }
+    }
+
+    /// The same for warnings; the configuration stands.
+    #[test]
+    fn doubts() {
+        for (general, database, user, warning) in [
+            ("tls_certificate = \"c\"", "", "", "p.toml:2: general.tls_certificate: without tls_private_key it has no effect"),
+            ("tls_private_key = \"c\"", "", "", "p.toml:2: general.tls_private_key: without tls_certificate it has no effect"),
+            ("two_phase_commit_auto = true", "", "", "p.toml:2: general.two_phase_commit_auto: without two_phase_commit it has no effect"),
+            ("query_parser_enabled = true", "", "", "p.toml:2: general.query_parser_enabled: deprecated, write query_parser = \"on\""),
+            ("ban_timeout = 1000", "", "", "p.toml:1: general.idle_healthcheck_interval: keep it below ban_timeout (1000 ms), or bans end unchecked"),
+            ("", "lb_weight = 5", "", "p.toml:6: databases.lb_weight: only used by load_balancing_strategy = \"weighted_round_robin\""),
+            ("", "shard = 1", "", "p.toml:6: databases.shard: shards of \"d\" have a gap: 0 is missing"),
+            ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs lsn_check_delay in [general]"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\npooler_mode = \"session\"", "", "p.toml:10: databases.pooler_mode: differs from other entries of \"d\""),
+            ("", "[rewrite]\nshard_key = \"rewrite\"", "", "p.toml:7: rewrite.shard_key: has no effect while rewrite.enabled is false"),
+            ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: every shard will get every row of an INSERT of several rows"),
+            ("", "[replica_lag]\nmax_age = 5", "", "p.toml:6: replica_lag: legacy, prefer ban_replica_lag in [general]"),
+            ("", "[replication]\nother = 5", "", "p.toml:7: replication.other: unknown key"),
+            ("", "[[omnisharded_tables]]\ndatabase = \"d\"\ntables = [\"t\"]\nother = 5", "", "p.toml:9: omnisharded_tables.other: unknown key"),
+            ("", "[qos]\nenabled = true", "", "p.toml:6: qos: out of scope of this program, ignored"),
+            ("", "", "min_pool_size = 20", "u.toml:1: users: min_pool_size 20 is above pool_size 10 for database \"d\", using 10"),
+            ("", "", "[[users]]\nname = \"v\"\ndatabase = \"d\"", "u.toml:5: users.password: no password, nobody can log in as this user"),
+        ] {
+            let (config, users) = files(general, database, user);
+            assert_eq!(warnings(&config, &users), [warning]);
+        }
+    }
+
+    #[test]
+    fn urls_may_take_away_databases_that_the_files_speak_of() {
+        let config =
+            "[[databases]]\nname = \"d\"\nhost = \"h\"\n[[sharded_tables]]\ndatabase = \"d\"\n";
+        let environment = [("PGDOG_DATABASE_URL_1", "postgres://u:p@h/other")];
+        let case = Case {
+            config,
+            environment: &environment,
+            ..Case::default()
+        };
+        let warning = "p.toml:5: sharded_tables.database: database \"d\" is not configured";
+        assert_eq!(case.resolve().unwrap().warnings, [warning]);
     }
 }

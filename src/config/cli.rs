@@ -160,7 +160,7 @@ impl Cli {
         let inner = self.inner_files().and_then(|files| files.config.as_deref());
         inner
             .or(self.files.config.as_deref())
-            .unwrap_or(Path::new("pgdog.toml"))
+            .unwrap_or_else(|| Path::new("pgdog.toml"))
     }
 
     /// Path of users.toml.
@@ -168,7 +168,7 @@ impl Cli {
         let inner = self.inner_files().and_then(|files| files.users.as_deref());
         inner
             .or(self.files.users.as_deref())
-            .unwrap_or(Path::new("users.toml"))
+            .unwrap_or_else(|| Path::new("users.toml"))
     }
 
     /// What the flags say over the files.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::document::Entry;
 use super::file::Database;
-use super::section::{Entry, Reload, Section};
+use super::section::{Reload, Section};
 use super::users::UserEntry;
 use super::Config;
 
@@ -178,5 +179,41 @@ impl Changes {
             });
         }
         self.found.append(&mut added);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::*;
+
+    #[test]
+    fn a_reload_names_every_change() {
+        let secret = "password = \"hunter2\"";
+        let old = config("port = 1\nidle_timeout = 5", secret, "pool_size = 3");
+        assert_eq!(diff(&old, &old), []);
+        let new = config(
+            "port = 2\nserver_lifetime_jitter = 9",
+            "password = \"hunter3\"\n[[databases]]\nname = \"e\"\nhost = \"h\"",
+            "pool_size = 4\n[[users]]\nname = \"v\"\ndatabase = \"e\"\npassword = \"hunter4\"",
+        );
+        let shown: Vec<String> = diff(&old, &new).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "general.port changed from 1 to 2 (needs a restart)",
+                "general.idle_timeout changed from 5 to 60000",
+                "general.server_lifetime_jitter changed from 0 to 9 (for new connections)",
+                "databases \"d\" shard 0 primary h:5432: password changed",
+                "databases \"e\" shard 0 primary h:5432 added",
+                "users \"u\" for d: pool_size changed from 3 to 4",
+                "users \"v\" for e added",
+            ]
+        );
+        let back: Vec<String> = diff(&new, &old).iter().map(ToString::to_string).collect();
+        assert!(
+            back.contains(&"users \"v\" for e removed".to_owned()),
+            "{back:?}"
+        );
     }
 }

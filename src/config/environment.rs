@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::choice::PoolerMode;
 use super::database_url::{pairs, DatabaseUrl};
+use super::document::Entry;
 use super::file::{Database, File, Mirroring};
+use super::problem::{Problem, Problems};
 use super::secret::Secret;
-use super::section::{Entry, Problem, Problems, Section, Setting};
+use super::section::{Section, Setting};
 use super::users::{UserEntry, UsersFile};
 
 /// Variables of the process, names and values.
@@ -268,5 +270,302 @@ pub(super) fn problem(source: &str, key: &str, reason: impl Into<String>) -> Pro
         line: None,
         key: key.to_owned(),
         reason: reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::choice::PoolerMode;
+    use super::super::general::General;
+    use super::super::section::Initial;
+    use super::super::tests::{files, Case, DATABASE, USER};
+    use super::*;
+
+    #[test]
+    fn flag_then_file_then_environment_then_default() {
+        let flag = || Overrides {
+            pool_size: Some(4),
+            ..Overrides::default()
+        };
+        let size = |config: &str, environment: &[(&str, &str)], overrides| {
+            let config = format!("{config}\n{DATABASE}");
+            Case {
+                config: &config,
+                users: USER,
+                environment,
+                overrides,
+            }
+            .config()
+            .pools[0]
+                .limits
+                .size
+        };
+        let (file, environment) = (
+            "[general]\ndefault_pool_size = 3\n",
+            [("PGDOG_DEFAULT_POOL_SIZE", "2")],
+        );
+        assert_eq!(size("", &[], Overrides::default()), 10);
+        assert_eq!(size("", &environment, Overrides::default()), 2);
+        assert_eq!(
+            size(
+                "[general]\nmax_pool_size = 3\n",
+                &environment,
+                Overrides::default()
+            ),
+            3
+        );
+        assert_eq!(size(file, &environment, Overrides::default()), 3);
+        assert_eq!(size(file, &environment, flag()), 4);
+
+        let overrides = Overrides {
+            pool_size_min: Some(5),
+            session_mode: Some(true),
+            ..Overrides::default()
+        };
+        let (config, users) = files("pooler_mode = \"statement\"", "", "");
+        let pool = Case {
+            config: &config,
+            users: &users,
+            overrides,
+            ..Case::default()
+        }
+        .config()
+        .pools
+        .remove(0);
+        assert_eq!((pool.limits.size_min, pool.mode), (5, PoolerMode::Session));
+    }
+
+    #[test]
+    fn every_general_setting_has_a_variable() {
+        for setting in General::SETTINGS {
+            let name = format!("PGDOG_{}", setting.name.to_ascii_uppercase());
+            let set = |word: &str| {
+                let (mut file, mut problems) = File::read(&Arc::from("p.toml"), "");
+                apply(
+                    &mut file,
+                    &Environment::from([(name.clone(), word.to_owned())]),
+                    &mut problems,
+                );
+                (file.general, problems.warnings)
+            };
+            let (Initial::Default(word) | Initial::Unset(word) | Initial::Required(word)) =
+                setting.initial;
+            let (general, warnings) = set(word);
+            assert!(general.given(setting.name) && warnings.is_empty(), "{name}");
+            let (general, warnings) = set("\u{1}");
+            let takes_anything = matches!(setting.kind, "text" | "path");
+            assert_eq!(general.given(setting.name), takes_anything, "{name}");
+            assert_eq!(warnings.is_empty(), takes_anything, "{name}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn irregular_variables() {
+        for (name, value, setting, shown) in [
+            (
+                "PGDOG_SCHEMA_RELOAD_ON_DDL",
+                "no",
+                "reload_schema_on_ddl",
+                "false",
+            ),
+            (
+                "PGDOG_CLIENT_LOG_TIMEOUT",
+                "1000",
+                "client_login_timeout",
+                "1s",
+            ),
+            (
+                "RUST_LOG",
+                "debug,cores=trace",
+                "log_level",
+                "debug,cores=trace",
+            ),
+            (
+                "PGDOG_CONNECTION_RECOVERY",
+                "rollbackonly",
+                "connection_recovery",
+                "rollback_only",
+            ),
+            ("PGDOG_POOLER_MODE", "session", "pooler_mode", "session"),
+        ] {
+            // A section in the file does not hide the variable.
+            let case = Case {
+                config: "[general]\nport = 1\n",
+                environment: &[(name, value)],
+                ..Case::default()
+            };
+            let rows = case.config().show();
+            assert!(
+                rows.contains(&(setting.to_owned(), shown.to_owned())),
+                "{name}: {rows:?}"
+            );
+        }
+        let otel = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://o"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "5"),
+            ("DD_API_KEY", "k"),
+            ("PGDOG_OTEL_NAMESPACE", "n"),
+        ];
+        let config = Case {
+            environment: &otel,
+            ..Case::default()
+        }
+        .config();
+        assert_eq!(
+            config.not_in_effect(),
+            [
+                "otel.endpoint",
+                "otel.namespace",
+                "otel.headers",
+                "otel.datadog_api_key",
+                "otel.push_interval"
+            ]
+        );
+        let instance = Case {
+            environment: &[("NODE_ID", "pgdog-3"), ("DEPLOYMENT_ID", "x")],
+            ..Case::default()
+        }
+        .config()
+        .instance;
+        assert_eq!(
+            (
+                instance.node_id.as_deref(),
+                instance.deployment_id.as_deref()
+            ),
+            (Some("pgdog-3"), Some("x"))
+        );
+    }
+
+    #[test]
+    fn a_bad_variable_is_warned_about_and_ignored() {
+        let resolved = Case {
+            environment: &[("PGDOG_PORT", "many")],
+            ..Case::default()
+        }
+        .resolve()
+        .unwrap();
+        assert_eq!(resolved.config.listen.port, 6432);
+        assert_eq!(
+            resolved.warnings,
+            ["PGDOG_PORT: general.port: expected a whole number, found `many`; ignored"]
+        );
+    }
+
+    #[test]
+    fn errors_name_the_variable_or_flag() {
+        let (config, users) = files("default_pool_size = 5", "", "");
+        let overrides = Overrides {
+            pool_size: Some(0),
+            ..Overrides::default()
+        };
+        let environment = [("PGDOG_CONNECT_ATTEMPTS", "0")];
+        let case = Case {
+            config: &config,
+            users: &users,
+            environment: &environment,
+            overrides,
+        };
+        assert_eq!(
+            case.resolve().unwrap_err(),
+            [
+                "--pool-size: general.default_pool_size: must be at least 1",
+                "PGDOG_CONNECT_ATTEMPTS: general.connect_attempts: must be at least 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn database_urls_replace_all_databases_and_users() {
+        let url = "postgres://bob:se%20cret@db.example:6000/shop?pool_size=3&pooler_mode=session&user=app&password=x&sslmode=off";
+        let environment = [
+            (
+                "PGDOG_DATABASE_URL_2",
+                "postgres://bob:se%20cret@replica/shop?role=replica",
+            ),
+            ("PGDOG_DATABASE_URL_10", "postgres://eve@h/other"),
+            ("PGDOG_DATABASE_URL_1", url),
+            (
+                "PGDOG_MIRRORING_1",
+                "source_db=shop&destination_db=other&queue_length=5&exposure=0.5&level=dml",
+            ),
+        ];
+        let case = Case {
+            config: DATABASE,
+            users: USER,
+            environment: &environment,
+            ..Case::default()
+        };
+        let resolved = case.resolve().unwrap();
+        let pools: Vec<String> = resolved
+            .config
+            .pools
+            .iter()
+            .map(|pool| {
+                format!(
+                    "{} {} {} {} {}",
+                    pool.user, pool.address, pool.login.user, pool.limits.size, pool.mode
+                )
+            })
+            .collect();
+        assert_eq!(
+            pools,
+            [
+                "bob db.example:6000/shop app 3 session",
+                "bob replica:5432/shop bob 10 transaction",
+                "eve h:5432/other eve 10 transaction",
+            ]
+        );
+        assert_eq!(
+            resolved
+                .config
+                .users
+                .find("bob", "shop")
+                .unwrap()
+                .credentials
+                .passwords,
+            [Secret::from("se cret")]
+        );
+        assert_eq!(resolved.config.mirrors[0].queue_max, 5);
+        assert!(resolved.warnings.iter().any(|warning| warning
+            == "PGDOG_DATABASE_URL_1: sslmode: unknown key of a database URL, ignored"));
+
+        let overrides = Overrides {
+            database_urls: vec![Secret::from("postgres://amy:p@h/flag")],
+            ..Overrides::default()
+        };
+        let config = Case { overrides, ..case }.config();
+        assert_eq!(config.clusters.len(), 1);
+        assert_eq!(config.pools[0].user, "amy");
+        assert!(
+            config.mirrors.is_empty(),
+            "mirrors come only with databases of the environment"
+        );
+    }
+
+    #[test]
+    fn bad_urls_are_errors_without_passwords() {
+        let environment = [
+            ("PGDOG_DATABASE_URL_1", "postgres://u:hunter2@h"),
+            (
+                "PGDOG_DATABASE_URL_2",
+                "postgres://u:hunter2@h:99999/d?shard=x",
+            ),
+            ("PGDOG_MIRRORING_1", "source_db=d"),
+        ];
+        assert_eq!(
+            Case {
+                environment: &environment,
+                ..Case::default()
+            }
+            .resolve()
+            .unwrap_err(),
+            [
+                "PGDOG_DATABASE_URL_1: the name of the database is missing",
+                "PGDOG_DATABASE_URL_2: databases.port: 99999 is too large, the largest value is 65535",
+                "PGDOG_DATABASE_URL_2: databases.shard: expected a whole number, found `x`",
+                "PGDOG_MIRRORING_1: mirroring.destination_db: required, but missing",
+            ]
+        );
     }
 }

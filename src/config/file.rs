@@ -8,9 +8,11 @@ use super::choice::{
     MirrorLevel, PoolerMode, PrimaryKeyRewrite, QueryParser, QueryParserEngine, RewriteMode, Role,
     VaultAuthMethod,
 };
+use super::document::{Document, Entry};
 use super::general::General;
+use super::problem::Problems;
 use super::secret::Secret;
-use super::section::{section, Document, Entry, Problems};
+use super::section::section;
 use super::sharding::{OmnishardedTables, ShardedMapping, ShardedSchema, ShardedTable};
 use super::value::{Bytes, Fraction, Millis};
 

@@ -10,9 +10,11 @@ pub mod choice;
 pub mod cli;
 mod database_url;
 pub mod diff;
+mod document;
 mod environment;
 mod file;
 mod general;
+mod problem;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
@@ -32,15 +34,17 @@ use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PoolerMode,
     PreparedStatements, QuerySizeAction, Role,
 };
+use document::Entry;
 use file::File;
-use section::{Effect, Entry, Section};
+use section::{Effect, Section};
 use users::UsersFile;
 
 pub use diff::{diff, Change};
 pub use environment::{Environment, Overrides};
+pub use problem::Problem;
 pub use resolve::{resolve, Resolved, Source, Sources};
 pub use secret::Secret;
-pub use section::{Problem, Reload};
+pub use section::Reload;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]

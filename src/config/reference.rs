@@ -107,9 +107,11 @@ fn section<S: Section>(text: &mut String, shape: Shape) {
                 ("# ", word)
             }
         };
-        let literal = match setting.kind {
-            "secret" => format!("\"{word}\""), // not masked: these are examples
-            _ => (setting.literal)(word),
+        // Examples of secrets are not secret.
+        let literal = match ((setting.literal)(word), setting.kind) {
+            (_, "secret") => format!("\"{word}\""),
+            (masked, "list") if masked.contains("***") => word.to_owned(),
+            (literal, _) => literal,
         };
         writeln!(
             text,
@@ -169,8 +171,8 @@ fn uncommented(text: &str) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::document::Entry;
     use super::super::file::File;
-    use super::super::section::Entry;
     use super::super::users::UsersFile;
     use super::super::{resolve, Overrides, Source, Sources};
     use super::*;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::check::check;
 use super::choice::{QueryParser, Role, ServerAuth};
+use super::document::Entry;
 use super::environment::{self, Environment, Overrides};
 use super::file::{Admin, Database, File};
 use super::general::General;
+use super::problem::{Problem, Problems};
 use super::secret::Secret;
-use super::section::{Entry, Problem, Problems};
 use super::sharding::convert_legacy;
 use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
@@ -251,6 +252,13 @@ fn users_and_pools(
     users_file: &UsersFile,
     problems: &mut Problems,
 ) -> (Users, Vec<PoolConfig>) {
+    let mut servers: BTreeMap<&str, Vec<&Entry<Database>>> = BTreeMap::new();
+    for database in &file.databases {
+        servers
+            .entry(&database.value.name)
+            .or_default()
+            .push(database);
+    }
     let mut users = Users::default();
     let mut pools = Vec::new();
     for entry in &users_file.users {
@@ -261,11 +269,7 @@ fn users_and_pools(
             {
                 continue; // reported by `check`
             }
-            for server in file
-                .databases
-                .iter()
-                .filter(|server| server.value.name == database)
-            {
+            for server in servers.get(database).into_iter().flatten() {
                 pools.push(pool(&file.general.value, server, entry, problems));
             }
         }

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use super::choice::{Hasher, LookupResult, MappingKind, ShardingKeyType};
+use super::document::{nested_literal, read_nested, Entry};
 use super::file::File;
-use super::section::{nested_literal, read_nested, section, Entry, Problems};
+use super::problem::Problems;
+use super::section::section;
 use super::value::{quoted, Flaw, Identifier, Input, Value};
 
 section! {

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::choice::{PoolerMode, ServerAuth};
+use super::document::{Document, Entry};
 use super::file::Admin;
+use super::problem::Problems;
 use super::secret::Secret;
-use super::section::{section, Document, Entry, Problems};
+use super::section::section;
 use super::value::Millis;
 
 /// Everything that users.toml says.

@@ -34,7 +34,11 @@ pub(super) struct Flaw {
 
 /// A type that a setting can have.
 pub(super) trait Value: Sized {
-    /// What belongs there, for the reference.
+    /// What belongs there, for the shipped files.
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "the shipped files are made in tests")
+    )]
     const KIND: &'static str;
 
     /// Reads the value; every flaw that it has is reported.
