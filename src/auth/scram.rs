@@ -232,7 +232,7 @@ pub fn fuzz_scram(data: &[u8]) {
         server::client_first(Mechanism::Sha256, None, &first, &nonce, b"salt", 1)
             .expect("our own message is well-formed");
     if let Ok(proof) = server.client_final(message) {
-        let _ = proof.check(&[keys.stored.clone()]);
+        let _ = proof.check(std::slice::from_ref(&keys.stored));
     }
     let _ = client.server_first(message);
     let (client, _) = client::client_first(client::Binding::Unsupported, &nonce);

@@ -2,6 +2,9 @@
 //!
 //! A server is as untrusted as a client. In particular one that has begun SCRAM must finish it: whoever says
 //! AuthenticationOk without having proven that it knows the password may be posing as the server.
+//!
+//! The server names the method. As in libpq's default, a server that asks for the password in clear text gets
+//! it; only verified TLS (`tls_verify`) keeps it from somebody in between.
 
 use super::keys::{Derivation, Keys, Origin, Password};
 use super::md5::Md5Hash;
