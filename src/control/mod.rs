@@ -1,6 +1,5 @@
 //! One plain thread: configuration, start of the cores, signals, end. No query waits for it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -30,12 +29,12 @@ const HELPER_JOBS_MAX: usize = 4096;
 /// Runs the program. Exit code 0 after an orderly end, 1 when it cannot start.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(reason) = cli.unavailable() {
+    if let Some(reason) = cli.command.as_ref().and_then(Command::unavailable) {
         return fail(reason);
     }
     match &cli.command {
-        Some(Command::Hash { password }) => hash(password),
-        Some(Command::Configcheck) => match load(&cli) {
+        Some(Command::Hash { password }) => hash(password.expose()),
+        Some(Command::Configcheck(_)) => match load(&cli) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
@@ -74,11 +73,11 @@ fn load(cli: &Cli) -> Result<Resolved, String> {
     let (config_path, users_path) = (cli.config_path(), cli.users_path());
     let config = read(config_path)?;
     let users = read(users_path)?;
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let environment: Environment = std::env::vars().collect();
     resolve(&Sources {
         config: Source { path: &config_path.to_string_lossy(), text: config.as_deref() },
         users: Source { path: &users_path.to_string_lossy(), text: users.as_deref() },
-        environment: &Environment::from(environment),
+        environment: &environment,
         overrides: &cli.overrides(),
     })
     .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))

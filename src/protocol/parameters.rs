@@ -232,11 +232,7 @@ pub fn changes<'a>(client: &'a Parameters, server: &'a Parameters) -> Changes<'a
                 (None, None) => break,
             }
         }
-        list.retain(|change| {
-            !NOT_TO_SET
-                .iter()
-                .any(|name| compare_names(change.name, name.as_bytes()).is_eq())
-        });
+        list.retain(|change| Parameters::is_settable(change.name));
     }
     Changes {
         list,

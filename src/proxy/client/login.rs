@@ -106,9 +106,7 @@ impl Newcomer<'_> {
         for (name, value) in welcome.reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
         }
-        if key.backend_key_data().encode(&mut message).is_none() {
-            debug_assert!(false, "our keys have a proper length");
-        }
+        key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
         self.stream.send_vec(message);
         if self.state.config.log.connections {
@@ -147,11 +145,6 @@ impl Newcomer<'_> {
             if requests > ENCRYPTION_REQUESTS_MAX || self.received.len() > bytes {
                 let text = "unencrypted data received after TLS request";
                 return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::PROTOCOL_VIOLATION, text)));
-            }
-            if self.state.config.clients.tls_required {
-                let text = "TLS is required by tls_client_required";
-                let code = SqlState::SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION;
-                return Err(End::Fatal(Error::fatal(Fault::Client, code, text)));
             }
             self.received.clear();
             self.stream.send_static(&[ENCRYPTION_REFUSED]);

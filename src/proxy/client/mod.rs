@@ -53,6 +53,12 @@ enum End {
     Silent,
 }
 
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        End::Fatal(error)
+    }
+}
+
 impl From<std::io::Error> for End {
     fn from(_: std::io::Error) -> Self {
         End::Left
@@ -421,11 +427,12 @@ impl super::server::Recipient for Session {
     fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]) {
         // The client changed it: it is the client's wish from now on, and true of this server.
         if self.settings.get(name) != Some(value) {
-            let mut settings = (*self.settings).clone();
-            if settings.is_settable(name) {
-                settings.set(name, value);
-                self.settings = Rc::new(settings);
+            if !Parameters::is_settable(name) {
+                return;
             }
+            let mut settings = (*self.settings).clone();
+            settings.set(name, value);
+            self.settings = Rc::new(settings);
         }
         *server = Rc::clone(&self.settings);
     }

@@ -97,6 +97,7 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
     loop {
         let mut frames = Frames::new(&received, LOGIN_BODY_BYTES_MAX);
         for frame in frames.by_ref() {
+            let frame = frame.map_err(|_| unreachable_server(slot, Lost::Malformed))?;
             match frame.tag {
                 tag::AUTHENTICATION => {
                     let Some((code, body)) = frame.body.split_first_chunk::<4>() else {
@@ -135,9 +136,6 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
                     return Err(unreachable_server(slot, format!("unexpected message '{}'", other.escape_ascii())));
                 }
             }
-        }
-        if frames.tail().is_err() {
-            return Err(unreachable_server(slot, Lost::Malformed));
         }
         let done = frames.at();
         received.drain(..done);

@@ -342,7 +342,7 @@ struct Collector(Vec<u8>);
 impl Collector {
     /// The body of the first ErrorResponse.
     fn error(&self) -> Option<Vec<u8>> {
-        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX);
+        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
         frames.find(|frame| frame.tag == tag::ERROR_RESPONSE).map(|frame| frame.body.to_vec())
     }
 }
