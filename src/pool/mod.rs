@@ -72,6 +72,10 @@ pub struct Pool<C> {
     jitter: Jitter,
     next_sweep: Instant,
     next_nudge: Instant,
+    /// How long the longest waiting client has been waiting, as an average of the last moments; and when it was
+    /// last looked at.
+    usual_wait: Duration,
+    sampled: Instant,
     /// Permits given to other cores so far.
     given: u64,
     place: Place,
@@ -279,6 +283,8 @@ impl<C> Pool<C> {
             jitter: Jitter(seed),
             next_sweep: now,
             next_nudge: now,
+            usual_wait: Duration::ZERO,
+            sampled: now,
             given: 0,
             limits,
             place,
@@ -333,10 +339,11 @@ impl<C> Pool<C> {
     }
 
     /// A waiting client leaves. False if it waits no more, because an action with its ticket is on its way.
-    pub fn cancel(&mut self, ticket: Ticket, out: &mut Vec<Action<C>>) -> bool {
+    pub fn cancel(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action<C>>) -> bool {
         let waited = self.waiters.remove(ticket).is_some();
         if waited {
-            self.tell(out);
+            // A permit may have been kept for it.
+            self.settle(now, out);
         }
         waited
     }
