@@ -235,6 +235,8 @@ pub struct PoolStats {
     pub waiting: usize,
     /// How long the longest waiting client has been waiting.
     pub longest_wait: Duration,
+    /// Other cores known to wait for a permit.
+    pub asks: usize,
     /// Permits, with or without a connection, given to other cores since the start.
     pub given: u64,
     /// PAUSE holds.
@@ -434,6 +436,7 @@ impl<C> Pool<C> {
                 .waiters
                 .oldest()
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            asks: self.asks.open(),
             given: self.given,
             paused: self.state == State::Paused,
         }
@@ -467,7 +470,7 @@ impl<C> Pool<C> {
     /// True when a connection that comes back simply rests.
     fn nobody_waits(&self) -> bool {
         self.waiters.is_empty()
-            && self.asks.none_open()
+            && self.asks.open() == 0
             && self.promise.is_none()
             && self.debt == 0
             && self.state == State::Open

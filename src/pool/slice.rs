@@ -152,8 +152,9 @@ impl Asks {
         }
     }
 
-    pub(super) fn none_open(&self) -> bool {
-        self.open == 0
+    /// Cores known to wait.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     fn set(&mut self, core: usize, known: Known) -> Known {
@@ -609,7 +610,7 @@ mod tests {
         );
         asks.answer(1);
         asks.answer(0);
-        assert!(asks.none_open());
+        assert_eq!(asks.open(), 0);
         assert_eq!(asks.oldest(), None);
     }
 }

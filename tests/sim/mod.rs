@@ -15,14 +15,19 @@ use self::world::{Command, Fault, Plan, Report, World, MS};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 2_000;
 
-/// A busy second on a few cores, with every kind of trouble.
+/// A few busy moments on a few cores, with every kind of trouble.
 fn plan(seed: u64) -> Plan {
     let mut random = Random::new(seed);
     let cores = random.between(1, 8);
     let limits = limits(&mut random);
     let clients = random.pick(&[1, 3, 10, 30, 60]);
     let skewed = random.percent(30);
-    let busy = MS * 400;
+    let think = random.pick(&[MS / 10, MS, MS * 10, MS * 50]);
+    let transaction = random.pick(&[MS / 10, MS, MS * 4]);
+    // About as many transactions whatever their length.
+    let cycle = (think + transaction) / clients.max(1);
+    let cycle = cycle.max(transaction / u32::try_from(limits.pool_size).expect("small"));
+    let busy = (cycle * 300).clamp(MS * 50, MS * 400);
     let some_time = |random: &mut Random| random.up_to(busy * 9 / 10);
     let mut commands = Vec::new();
     let tries = if random.percent(50) { 0 } else { 3 };
@@ -62,8 +67,8 @@ fn plan(seed: u64) -> Plan {
             .map(|_| if skewed { 0 } else { random.below(cores) })
             .collect(),
         busy,
-        think: random.pick(&[MS / 10, MS, MS * 10, MS * 50]),
-        transaction: random.pick(&[MS / 10, MS, MS * 4]),
+        think,
+        transaction,
         mail_delay: random.pick(&[MS / 1_000, MS / 20, MS, MS * 4]),
         connect_time: random.pick(&[MS / 10, MS * 2, MS * 20]),
         close_time: random.pick(&[MS / 1_000, MS]),

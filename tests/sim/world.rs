@@ -3,8 +3,8 @@
 //! Everything that happens is an event at a time. After each one, what must always hold is checked; the first
 //! thing that does not hold ends the run as an `Err` in words.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use pgdog::error::{Error, Fault as Blame};
@@ -114,8 +114,36 @@ enum Event {
     Deliver(usize, Mail),
     Dialled(usize, u32),
     Closed(usize),
+    Issued(Command),
     Told(usize, Command),
 }
+
+/// An event at its time, the earliest one first out of a heap; of the same time, the one that was planned first.
+struct Timed {
+    then: Instant,
+    serial: u64,
+    event: Event,
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.then, other.serial).cmp(&(self.then, self.serial))
+    }
+}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Timed {}
 
 enum Session {
     Away,
@@ -143,8 +171,9 @@ struct Core {
     /// Who waits, in order, as we see it.
     queue: VecDeque<usize>,
     paused: bool,
-    /// The size it was last told.
+    /// The size it was last told, and when it was last told anything.
     size: usize,
+    told_last: Instant,
     /// Since when it has held no permit, and when it was last given one.
     bare_since: Option<Instant>,
     gift_sent: Instant,
@@ -155,19 +184,19 @@ pub(crate) struct World {
     random: Random,
     start: Instant,
     now: Instant,
-    events: BinaryHeap<Reverse<(Instant, u64)>>,
-    bodies: HashMap<u64, Event>,
+    events: BinaryHeap<Timed>,
     serial: u64,
     cores: Vec<Core>,
     clients: Vec<Client>,
     /// Time of the last delivery from one core to another.
     links: Vec<Instant>,
-    whereabouts: BTreeMap<u32, Whereabouts>,
+    whereabouts: HashMap<u32, Whereabouts>,
     next_server: u32,
     /// Connections that the server sees: being opened, open, being closed.
     open: usize,
-    /// Permits and debts in the mail.
+    /// Permits, connections and debts in the mail.
     mailed_permits: usize,
+    mailed_servers: usize,
     mailed_debt: usize,
     /// As many permits as may exist while resizing goes on.
     ceiling: usize,
@@ -202,6 +231,7 @@ impl World {
                     queue: VecDeque::new(),
                     paused: false,
                     size: plan.limits.pool_size,
+                    told_last: start,
                     bare_since: None,
                     gift_sent: start,
                 }
@@ -221,15 +251,15 @@ impl World {
             start,
             now: start,
             events: BinaryHeap::new(),
-            bodies: HashMap::new(),
             serial: 0,
             cores,
             clients,
             links: vec![start; plan.cores * plan.cores],
-            whereabouts: BTreeMap::new(),
+            whereabouts: HashMap::new(),
             next_server: 0,
             open: 0,
             mailed_permits: 0,
+            mailed_servers: 0,
             mailed_debt: 0,
             ceiling: plan.limits.pool_size,
             size: plan.limits.pool_size,
@@ -250,10 +280,7 @@ impl World {
             self.after(first, Event::Tick(core));
         }
         for (at, command) in std::mem::take(&mut self.plan.commands) {
-            for core in 0..self.cores.len() {
-                let delay = at + self.random.up_to(self.plan.mail_delay);
-                self.after(delay, Event::Told(core, command.clone()));
-            }
+            self.after(at, Event::Issued(command));
         }
         let half = self.start + self.plan.busy / 2;
         let end = self.start + self.plan.busy;
@@ -263,8 +290,7 @@ impl World {
         let rest = self.plan.transaction * 100 * u32::try_from(self.clients.len()).expect("few")
             + self.plan.limits.idle_timeout.min(Duration::from_secs(5))
             + Duration::from_secs(3);
-        while let Some(Reverse((then, serial))) = self.events.pop() {
-            let event = self.bodies.remove(&serial).expect("one body per event");
+        while let Some(Timed { then, event, .. }) = self.events.pop() {
             if then >= half && first_half.is_none() {
                 first_half = Some(self.counts());
             }
@@ -305,7 +331,9 @@ impl World {
     fn is_at_rest(&self) -> bool {
         let stats = self.stats();
         let total = |part: fn(&PoolStats) -> usize| stats.iter().map(part).sum::<usize>();
-        let quiet = total(|s| s.waiting + s.active + s.connecting + s.closing + s.debt) == 0;
+        let busy =
+            |s: &PoolStats| s.waiting + s.active + s.connecting + s.closing + s.debt + s.asks;
+        let quiet = total(busy) == 0;
         quiet
             && self.mailed_permits + self.mailed_debt == 0
             && total(|s| s.permits) == self.size
@@ -329,8 +357,11 @@ impl World {
 
     fn at(&mut self, then: Instant, event: Event) {
         self.serial += 1;
-        self.bodies.insert(self.serial, event);
-        self.events.push(Reverse((then, self.serial)));
+        self.events.push(Timed {
+            then,
+            serial: self.serial,
+            event,
+        });
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
@@ -350,6 +381,10 @@ impl World {
                 self.open -= 1;
                 self.cores[core].pool.closed(self.now, &mut self.out);
                 self.carry_out(core)
+            }
+            Event::Issued(command) => {
+                self.issue(&command);
+                Ok(())
             }
             Event::Told(core, command) => self.told(core, command),
         }
@@ -502,23 +537,33 @@ impl World {
         self.carry_out(core)
     }
 
+    /// Every core will hear of it, in order.
+    fn issue(&mut self, command: &Command) {
+        if let Command::Resize(limits) = command {
+            // What was to be given up before may still be there.
+            let settled = self.ceiling == self.size;
+            let growth = limits.pool_size.saturating_sub(self.size);
+            self.ceiling = if settled {
+                self.size.max(limits.pool_size)
+            } else {
+                self.ceiling + growth
+            };
+            self.size = limits.pool_size;
+        }
+        for core in 0..self.cores.len() {
+            let earliest = self.now + self.random.up_to(self.plan.mail_delay);
+            let then = earliest.max(self.cores[core].told_last);
+            self.cores[core].told_last = then;
+            self.at(then, Event::Told(core, command.clone()));
+        }
+    }
+
     fn told(&mut self, core: usize, command: Command) -> Result<(), String> {
         let (now, out) = (self.now, &mut self.out);
         let slice = &mut self.cores[core];
         match command {
             Command::Resize(limits) => {
                 slice.size = limits.pool_size;
-                if self.size != limits.pool_size {
-                    // The first core to hear of it. What was to be given up before may still be there.
-                    let growth = limits.pool_size.saturating_sub(self.size);
-                    let settled = self.ceiling == self.size;
-                    self.ceiling = if settled {
-                        self.size.max(limits.pool_size)
-                    } else {
-                        self.ceiling + growth
-                    };
-                    self.size = limits.pool_size;
-                }
                 slice.pool.resize(limits, now, out);
             }
             Command::Pause => {
@@ -683,9 +728,14 @@ impl World {
         strikes
     }
 
+    /// A connection is where it was last seen, and goes elsewhere.
     fn moves(&mut self, id: u32, from: Whereabouts, to: Whereabouts) -> Result<(), String> {
         match self.whereabouts.insert(id, to) {
-            Some(before) if before == from => Ok(()),
+            Some(before) if before == from => {
+                self.mailed_servers += usize::from(to == Whereabouts::Mail);
+                self.mailed_servers -= usize::from(from == Whereabouts::Mail);
+                Ok(())
+            }
             before => Err(format!(
                 "connection {id} goes from {from:?} to {to:?} but is {before:?}"
             )),
@@ -715,7 +765,7 @@ impl World {
         if permits > self.ceiling {
             return Err(format!("{permits} permits, at most {}", self.ceiling));
         }
-        if permits == self.size && told == self.size {
+        if permits == self.size && self.cores.iter().all(|core| core.size == self.size) {
             self.ceiling = self.size;
         }
         if self.open > permits {
@@ -723,11 +773,7 @@ impl World {
         }
         self.report.open_max = self.report.open_max.max(self.open);
         let held = total(|s| s.connecting + s.idle + s.active + s.closing);
-        let mailed = self
-            .whereabouts
-            .values()
-            .filter(|place| **place == Whereabouts::Mail)
-            .count();
+        let mailed = self.mailed_servers;
         if self.open != held + mailed {
             return Err(format!("{} open, {held} held, {mailed} mailed", self.open));
         }
