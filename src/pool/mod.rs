@@ -72,6 +72,10 @@ pub struct Pool<C> {
     jitter: Jitter,
     next_sweep: Instant,
     next_nudge: Instant,
+    /// How long the longest waiting client has been waiting, as an average of the last moments; and when it was
+    /// last looked at.
+    usual_wait: Duration,
+    sampled: Instant,
     /// Permits given to other cores so far.
     given: u64,
     place: Place,
@@ -245,6 +249,8 @@ pub struct PoolStats {
     pub waiting: usize,
     /// How long the longest waiting client has been waiting.
     pub longest_wait: Duration,
+    /// Other cores known to wait for a permit.
+    pub asks: usize,
     /// Permits, with or without a connection, given to other cores since the start.
     pub given: u64,
     /// PAUSE holds.
@@ -293,6 +299,8 @@ impl<C> Pool<C> {
             jitter: Jitter(seed),
             next_sweep: now,
             next_nudge: now,
+            usual_wait: Duration::ZERO,
+            sampled: now,
             given: 0,
             limits,
             place,
@@ -347,10 +355,11 @@ impl<C> Pool<C> {
     }
 
     /// A waiting client leaves. False if it waits no more, because an action with its ticket is on its way.
-    pub fn cancel(&mut self, ticket: Ticket, out: &mut Vec<Action<C>>) -> bool {
+    pub fn cancel(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action<C>>) -> bool {
         let waited = self.waiters.remove(ticket).is_some();
         if waited {
-            self.tell(out);
+            // A permit may have been kept for it.
+            self.settle(now, out);
         }
         waited
     }
@@ -441,6 +450,7 @@ impl<C> Pool<C> {
                 .waiters
                 .oldest()
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            asks: self.asks.open(),
             given: self.given,
             paused: self.state == State::Paused,
         }
@@ -474,7 +484,7 @@ impl<C> Pool<C> {
     /// True when a connection that comes back simply rests.
     fn nobody_waits(&self) -> bool {
         self.waiters.is_empty()
-            && self.asks.none_open()
+            && self.asks.open() == 0
             && self.promise.is_none()
             && self.debt == 0
             && self.state == State::Open

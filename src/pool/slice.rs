@@ -38,7 +38,7 @@ use super::{signed, Action, CloseReason, Lease, Pool, Rest, State};
 pub const ORDER_SLACK: Duration = Duration::from_micros(500);
 
 /// A core that has permits asks for more once a client waited this long.
-const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Least time between two nudges of one core; also how long a promise is good for.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(50);
@@ -47,7 +47,10 @@ const NUDGE_INTERVAL: Duration = Duration::from_millis(50);
 const RECENT: Duration = Duration::from_millis(50);
 
 /// A nudged core promises only if its clients would, after giving, still wait this much less.
-const NUDGE_MARGIN: Duration = Duration::from_millis(10);
+const NUDGE_MARGIN: Duration = Duration::from_millis(2);
+
+/// Waiting times are compared as averages over about this long, so that chance moves nothing.
+const SMOOTHING: Duration = Duration::from_millis(200);
 
 /// One core's place among those that share the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +95,11 @@ pub enum PoolMail<C> {
         /// Who had asked.
         asker: usize,
     },
-    /// `asker` holds too few permits for `want` clients, one of whom waited for `wait`.
+    /// `asker` holds too few permits for `want` clients.
     Nudge {
         /// Who asks.
         asker: usize,
-        /// How long the longest waiting client there had been waiting.
+        /// How long clients have to wait there, as an average of the last moments.
         wait: Duration,
         /// Permits wished for.
         want: usize,
@@ -113,12 +116,12 @@ pub enum PoolMail<C> {
         /// As in `Permit`.
         duty: bool,
     },
-    /// What a shrunken pool's core must give up but does not have; goes round until someone has it.
-    Debt {
+    /// What a core cannot bear itself after a resize, because permits have moved; goes round until someone can.
+    Burden {
         /// Permits to give up.
-        permits: usize,
-        /// Connections fewer to be kept open.
-        duty: usize,
+        debt: usize,
+        /// Connections to be kept open, or, if negative, fewer to be kept open.
+        duty: isize,
     },
 }
 
@@ -165,8 +168,9 @@ impl Asks {
         }
     }
 
-    pub(super) fn none_open(&self) -> bool {
-        self.open == 0
+    /// Cores known to wait.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     fn set(&mut self, core: usize, known: Known) -> Known {
@@ -256,9 +260,9 @@ impl<C> Pool<C> {
                 self.rest(lease, now, out);
                 self.settle(now, out);
             }
-            PoolMail::Debt { permits, duty } => {
-                self.debt += permits;
-                self.duty -= signed(duty);
+            PoolMail::Burden { debt, duty } => {
+                self.debt += debt;
+                self.duty += duty;
                 self.settle(now, out);
             }
         }
@@ -271,7 +275,13 @@ impl<C> Pool<C> {
 
     /// True while this core has something to tell the next one at its next tick.
     pub(super) fn owes(&self) -> bool {
-        self.debt > self.permits() || self.duty < 0 || self.told == Told::Outdated
+        self.told == Told::Outdated || self.overburdened()
+    }
+
+    /// Does this core owe permits, or the upkeep of connections, for which it has no permits?
+    fn overburdened(&self) -> bool {
+        let permits = self.permits();
+        self.debt > permits || self.duty < 0 || self.duty > signed(permits)
     }
 
     /// When this core asks for a further permit, if it has some, but too few.
@@ -331,8 +341,9 @@ impl<C> Pool<C> {
 
     fn settle_free(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
         while self.free > 0 {
-            let uncovered = self.waiters.len() > self.connecting;
-            let local = self.waiters.oldest().filter(|_| uncovered);
+            // With more than our clients need, others need not be older than they are.
+            let needed = self.waiters.len().saturating_sub(self.connecting);
+            let local = self.waiters.oldest().filter(|_| self.free <= needed);
             match self.next(local, now) {
                 Next::Core(core) => self.give_permit(core, out),
                 Next::Local | Next::Nobody => {
@@ -375,7 +386,7 @@ impl<C> Pool<C> {
         if permits < 2 {
             return false;
         }
-        let ours = local.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let ours = self.waited(local, now).max(self.usual_wait);
         // Time spent waiting is inversely proportional to permits; a quarter more against noise.
         let with_one_less = ours.as_nanos() * permits as u128 / (permits as u128 - 1);
         wait.as_nanos() > with_one_less * 5 / 4 + NUDGE_MARGIN.as_nanos()
@@ -430,8 +441,8 @@ impl<C> Pool<C> {
             self.give_server(to, rest.lease, out);
             return true;
         }
-        let reserved = self.waiters.len().saturating_sub(self.connecting);
-        if self.free > reserved {
+        let needed = self.waiters.len().saturating_sub(self.connecting);
+        if self.free > needed {
             self.give_permit(to, out);
             return true;
         }
@@ -490,7 +501,7 @@ impl<C> Pool<C> {
     }
 
     /// Tells the other cores if our need is not what they were told.
-    pub(super) fn tell(&mut self, out: &mut Vec<Action<C>>) {
+    fn tell(&mut self, out: &mut Vec<Action<C>>) {
         let need = match self.waiters.oldest() {
             Some(since) if self.state == State::Open && self.usable() == 0 => Some(since),
             _ => None,
@@ -523,28 +534,42 @@ impl<C> Pool<C> {
         }
     }
 
+    /// How long `since` is ago, not counting a pause.
+    fn waited(&self, since: Option<Instant>, now: Instant) -> Duration {
+        since.map_or(Duration::ZERO, |since| {
+            now.saturating_duration_since(since.max(self.resumed))
+        })
+    }
+
+    fn sample_wait(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.sampled).min(SMOOTHING);
+        self.sampled = now;
+        let weight = passed.as_secs_f64() / SMOOTHING.as_secs_f64();
+        let wait = self.waited(self.waiters.oldest(), now);
+        self.usual_wait = self.usual_wait.mul_f64(1.0 - weight) + wait.mul_f64(weight);
+    }
+
     /// The slow part of lending: corrections, nudges, debts. Called by `tick`, after `settle`.
     pub(super) fn drift(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        self.sample_wait(now);
         self.promise.take_if(|promise| now >= promise.until);
         if self.told == Told::Outdated {
             self.withdraw(out);
         }
-        let permits = self.debt.saturating_sub(self.permits());
-        let duty = self.duty.min(0).unsigned_abs();
-        if permits + duty > 0 {
-            self.debt -= permits;
-            self.duty += signed(duty);
-            let mail = PoolMail::Debt { permits, duty };
+        if self.overburdened() {
+            let debt = self.debt.saturating_sub(self.permits());
+            let duty = self.duty - self.duty.clamp(0, signed(self.permits()));
+            self.debt -= debt;
+            self.duty -= duty;
             let to = self.place.next();
+            let mail = PoolMail::Burden { debt, duty };
             out.push(Action::Mail { to, mail });
         }
         if self.nudge_due().is_some_and(|due| now >= due) {
             self.next_nudge = now + NUDGE_INTERVAL;
             let asker = self.place.core;
             let want = self.waiters.len() - self.connecting;
-            let wait = self.waiters.oldest().map_or(Duration::ZERO, |since| {
-                now.saturating_duration_since(since.max(self.resumed))
-            });
+            let wait = self.usual_wait;
             self.pass_on(asker, PoolMail::Nudge { asker, wait, want }, out);
         }
     }
@@ -601,7 +626,7 @@ mod tests {
         );
         asks.answer(1);
         asks.answer(0);
-        assert!(asks.none_open());
+        assert_eq!(asks.open(), 0);
         assert_eq!(asks.oldest(), None);
     }
 }

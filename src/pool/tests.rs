@@ -189,11 +189,11 @@ fn waiters_are_served_in_order_and_may_leave() {
     bench.open(1);
     let lease = bench.ready(0);
     let tickets: Vec<_> = (1..5).map(|client| bench.wait(client)).collect();
-    assert!(bench.pool.cancel(tickets[1], &mut bench.out));
-    assert!(!bench.pool.cancel(tickets[1], &mut bench.out));
+    assert!(bench.pool.cancel(tickets[1], bench.now, &mut bench.out));
+    assert!(!bench.pool.cancel(tickets[1], bench.now, &mut bench.out));
     bench.checkin(lease);
     assert_eq!(bench.done(), ["serve 1 #1"]);
-    assert!(!bench.pool.cancel(tickets[0], &mut bench.out));
+    assert!(!bench.pool.cancel(tickets[0], bench.now, &mut bench.out));
     bench.pool.discard(bench.now, &mut bench.out);
     assert_eq!(bench.done(), ["connect"]);
     bench.connected();
