@@ -3,6 +3,11 @@
 //! `lexer` cuts it into tokens, `statements` into statements, `session` says what each does to its session;
 //! `settings` and `session_settings` keep account of what a session has set.
 
+mod cursor;
 pub mod keyword;
 pub mod lexer;
+pub mod session;
+pub mod set;
 pub mod statements;
+
+pub use cursor::Name;
