@@ -7,7 +7,9 @@ mod cursor;
 pub mod keyword;
 pub mod lexer;
 pub mod session;
+pub mod session_settings;
 pub mod set;
+pub mod settings;
 pub mod statements;
 
 pub use cursor::Name;

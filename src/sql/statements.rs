@@ -193,10 +193,8 @@ impl Reading {
                 self.depth += 1;
             }
             Kind::Close => self.depth = self.depth.saturating_sub(1),
-            Kind::Semicolon => {
-                if self.depth == 0 && !matches!(self.routine, Routine::Body(_)) {
-                    return true;
-                }
+            Kind::Semicolon if self.depth == 0 && !matches!(self.routine, Routine::Body(_)) => {
+                return true;
             }
             Kind::Unterminated => self.traits.add(Traits::MALFORMED),
             _ => {}
