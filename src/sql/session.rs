@@ -10,8 +10,9 @@
 use super::cursor::{Cursor, Name};
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
+use super::plain;
 use super::set::{self, Change, Found, SetConfig};
-use super::statements::{Statement, Statements, Traits};
+use super::statements::{first_keyword, Statement, Statements, Traits};
 
 /// What the statements of a text do, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,9 +172,20 @@ impl Effects {
 
 /// What the statements of a `Query` or `Parse` do to their session.
 ///
-/// `text` comes without the terminating zero. The cost is one pass over it, and no allocation for plain queries.
+/// `text` comes without the terminating zero. The cost is one pass over it, for few texts two, and no allocation
+/// for plain queries.
 pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
     let mut effects = Effects::default();
+    if let Some(verb) = plain::verb(text) {
+        (effects.statements, effects.verb) = (1, verb);
+        return effects;
+    }
+    if let Some(effect) = bare(text) {
+        effects.statements = 1;
+        effects.verb = first_keyword(text);
+        effects.push(effect);
+        return effects;
+    }
     for statement in Statements::new(text, dialect) {
         effects.statements = effects.statements.saturating_add(1);
         if effects.statements == 1 {
@@ -204,6 +216,18 @@ pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
         effects.traits.add(traits);
     }
     effects
+}
+
+/// BEGIN and COMMIT as most clients write them, which would not be worth a cursor.
+fn bare(text: &[u8]) -> Option<Effect> {
+    let word = text.trim_ascii_end();
+    let word = word.strip_suffix(b";").unwrap_or(word);
+    match K::find(word) {
+        K::Begin => Some(Effect::Begin),
+        K::Commit | K::End => Some(Effect::Commit { chain: false }),
+        K::Rollback | K::Abort => Some(Effect::Rollback { chain: false }),
+        _ => None,
+    }
 }
 
 const LOCKS: Traits = Traits::LOCKS

@@ -526,16 +526,15 @@ mod tests {
     }
 
     /// The same, told naively: whole maps are copied, and SET LOCAL lies over them.
+    type Session = BTreeMap<&'static str, u8>;
+    type Local = BTreeMap<&'static str, Option<u8>>;
+
     #[derive(Clone, Default)]
     struct Reference {
-        session: BTreeMap<&'static str, u8>,
-        local: BTreeMap<&'static str, Option<u8>>,
-        block: Option<BTreeMap<&'static str, u8>>,
-        savepoints: Vec<(
-            &'static str,
-            BTreeMap<&'static str, u8>,
-            BTreeMap<&'static str, Option<u8>>,
-        )>,
+        session: Session,
+        local: Local,
+        block: Option<Session>,
+        savepoints: Vec<(&'static str, Session, Local)>,
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -616,7 +616,8 @@ mod tests {
         let [Found::SetConfig(call)] = found.as_slice() else {
             panic!("{found:?}");
         };
-        let cases: &[([Option<&[u8]>; 3], Option<Change>)] = &[
+        type Values<'a> = [Option<&'a [u8]>; 3];
+        let cases: &[(Values<'_>, Option<Change>)] = &[
             (
                 [Some(b"A.b"), Some(b"it's"), Some(b"f")],
                 Some(change(Scope::Session, "a.b", words("'it''s'"))),
