@@ -1,1 +1,443 @@
-//! (being built)
+//! Prepared statements: names of clients, statements they share, names on servers.
+//!
+//! A statement's name on a server is derived from what it is: text, types of parameters, and the settings that
+//! PostgreSQL's parser reads. Cores need no registry, and a server connection that changes cores knows what it
+//! has prepared. The hash is SHA-256, cut to 128 bits: clients are not trusted, and who could make two texts
+//! with one hash could have others run the wrong one. It is computed once per core and text; after that a text
+//! is found by its bytes.
+
+pub mod server;
+
+use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+
+/// What a statement is, in 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(u128);
+
+/// A statement's name on servers: `__pgdog_` and 32 hexadecimal digits.
+pub type ServerName = [u8; SERVER_NAME_BYTES];
+
+/// Bytes of a server's name, without the terminating zero. PostgreSQL cuts names after 63.
+pub const SERVER_NAME_BYTES: usize = PREFIX.len() + 32;
+
+const PREFIX: &[u8; 8] = b"__pgdog_";
+
+impl Id {
+    /// The name on servers.
+    pub fn server_name(self) -> ServerName {
+        let mut name = [0; SERVER_NAME_BYTES];
+        let (prefix, digits) = name.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        for (digit, shift) in digits.iter_mut().zip((0..32_u32).rev()) {
+            let nibble = (self.0 >> (4 * shift)) & 0xf;
+            *digit = b"0123456789abcdef"
+                .get(nibble as usize)
+                .copied()
+                .unwrap_or(b'0');
+        }
+        name
+    }
+}
+
+/// A statement as it was prepared. Immutable, shared by all clients of a core that prepared the same.
+#[derive(Debug)]
+pub struct Statement {
+    id: Id,
+    /// `definition` and, behind it, the context.
+    bytes: Box<[u8]>,
+    definition: usize,
+    text: usize,
+}
+
+impl Statement {
+    /// What it is.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Its name on servers.
+    pub fn server_name(&self) -> ServerName {
+        self.id.server_name()
+    }
+
+    /// What follows the name in `Parse`: text, zero, number of parameter types, their OIDs.
+    ///
+    /// Meaningless if [`Self::is_sql`].
+    pub fn definition(&self) -> &[u8] {
+        self.bytes.get(..self.definition).unwrap_or_default()
+    }
+
+    /// The query; of `PREPARE`, what follows the name: `(int) AS SELECT …`.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.get(..self.text).unwrap_or_default()
+    }
+
+    /// Made by `PREPARE` and not by `Parse`.
+    pub fn is_sql(&self) -> bool {
+        self.definition().get(self.text + 1..) == Some(&SQL_MARK)
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + OVERHEAD_BYTES
+    }
+}
+
+/// In place of the number of types, which is never negative: the statement is one of `PREPARE`.
+const SQL_MARK: [u8; 2] = [0xff; 2];
+
+/// What a statement takes besides its bytes, about: itself, its counters, its place in the table.
+const OVERHEAD_BYTES: usize = 96;
+
+/// The statements of one core: each text once.
+///
+/// A statement is dropped at the next sweep after its last client has let go of it; the server keeps it until
+/// the server's own limit is met.
+#[derive(Debug)]
+pub struct Statements {
+    kept: HashSet<Kept>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Unused statements are dropped when there are this many bytes.
+    sweep_at: usize,
+    /// To look up a definition together with its context.
+    scratch: Vec<u8>,
+}
+
+/// Found by its bytes.
+#[derive(Debug)]
+struct Kept(Rc<Statement>);
+
+impl Borrow<[u8]> for Kept {
+    fn borrow(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Hash for Kept {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.bytes.hash(state);
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bytes == other.0.bytes
+    }
+}
+
+impl Eq for Kept {}
+
+/// Less than this is not worth a sweep.
+const SWEEP_MIN_BYTES: usize = 1024 * 1024;
+
+impl Statements {
+    /// None yet, and never more than this many bytes of them.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            kept: HashSet::new(),
+            bytes: 0,
+            bytes_max,
+            sweep_at: SWEEP_MIN_BYTES.min(bytes_max),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The statement of a `Parse`: `definition` is what follows the name in it. `context` stands for the settings
+    /// that the parser reads (`Settings::parse_context`), empty if the session has set none.
+    ///
+    /// Errors: 08P01 for a definition that is no such thing, 53200 if clients hold `bytes_max` already.
+    pub fn intern(&mut self, definition: &[u8], context: &[u8]) -> Result<Rc<Statement>, Error> {
+        let text = text_of(definition)
+            .ok_or_else(|| Error::protocol_violation("malformed Parse message"))?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let found = if context.is_empty() {
+            self.find_or_add(definition, definition.len(), text)
+        } else {
+            scratch.clear();
+            scratch.extend(definition);
+            scratch.extend(context);
+            self.find_or_add(&scratch, definition.len(), text)
+        };
+        scratch.shrink_to(SCRATCH_BYTES_MAX);
+        self.scratch = scratch;
+        found
+    }
+
+    /// The statement of an SQL `PREPARE`: `rest` is what follows its name, up to the end of the statement.
+    ///
+    /// Errors: as [`Self::intern`].
+    pub fn intern_sql(&mut self, rest: &[u8], context: &[u8]) -> Result<Rc<Statement>, Error> {
+        let mut bytes = Vec::with_capacity(rest.len() + 1 + SQL_MARK.len() + context.len());
+        bytes.extend(rest);
+        bytes.push(0);
+        bytes.extend(SQL_MARK);
+        let definition = bytes.len();
+        bytes.extend(context);
+        self.find_or_add(&bytes, definition, rest.len())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Bytes of all of them, with what it takes to keep them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn find_or_add(
+        &mut self,
+        bytes: &[u8],
+        definition: usize,
+        text: usize,
+    ) -> Result<Rc<Statement>, Error> {
+        if let Some(kept) = self.kept.get(bytes) {
+            return Ok(Rc::clone(&kept.0));
+        }
+        let statement = Rc::new(Statement {
+            id: id_of(bytes),
+            bytes: bytes.into(),
+            definition,
+            text,
+        });
+        let size = statement.size();
+        if self.bytes.saturating_add(size) > self.sweep_at {
+            self.sweep();
+        }
+        if self.bytes.saturating_add(size) > self.bytes_max {
+            let message = format!(
+                "prepared statements need more than {} bytes",
+                self.bytes_max
+            );
+            return Err(Error::error(
+                Fault::Client,
+                SqlState::OUT_OF_MEMORY,
+                message,
+            ));
+        }
+        self.bytes += size;
+        self.kept.insert(Kept(Rc::clone(&statement)));
+        Ok(statement)
+    }
+
+    /// Drops what no client holds. Each sweep waits until as much has been added as was left by the last.
+    fn sweep(&mut self) {
+        self.kept.retain(|kept| Rc::strong_count(&kept.0) > 1);
+        self.bytes = self.kept.iter().map(|kept| kept.0.size()).sum();
+        self.sweep_at = (2 * self.bytes).max(SWEEP_MIN_BYTES).min(self.bytes_max);
+    }
+}
+
+/// A scratch buffer is not kept larger than this.
+const SCRATCH_BYTES_MAX: usize = 4096;
+
+/// The length of the text in a definition, if that is what it says it is.
+fn text_of(definition: &[u8]) -> Option<usize> {
+    let text = memchr::memchr(0, definition)?;
+    let (count, types) = definition.get(text + 1..)?.split_first_chunk::<2>()?;
+    let count = usize::try_from(i16::from_be_bytes(*count)).ok()?;
+    (types.len() == 4 * count).then_some(text)
+}
+
+fn id_of(bytes: &[u8]) -> Id {
+    let digest = Sha256::digest(bytes);
+    let id = digest.first_chunk::<16>().copied().unwrap_or_default();
+    Id(u128::from_be_bytes(id))
+}
+
+/// The prepared statements of one client, by the names that it gave them. Eight bytes while there are none.
+///
+/// The client's messages are taken at their word when they arrive, and may turn out to have failed or to have been
+/// skipped after an error. So what they change is noted until the server has answered, and undone at ReadyForQuery
+/// if it has not.
+#[derive(Debug, Default)]
+pub struct ClientStatements {
+    names: Option<Box<Names>>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// Changes without an answer, oldest first.
+    unanswered: VecDeque<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Added(Box<[u8]>),
+    Replaced(Box<[u8]>, Rc<Statement>),
+    Removed(Box<[u8]>, Option<Rc<Statement>>),
+    Cleared(HashMap<Box<[u8]>, Rc<Statement>>),
+    Sync,
+}
+
+/// What became of a name that a client gave to a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// It is new, or unnamed and replaced.
+    New,
+    /// The client has given this name to this statement before.
+    Same,
+}
+
+impl ClientStatements {
+    /// `Parse` or `PREPARE`: names a statement. The empty name may be given again and again.
+    ///
+    /// Errors: 42P05 if the client has another statement of this name; nothing is changed then.
+    pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<Prepared, Error> {
+        let names = self.names.get_or_insert_default();
+        let change = match names.statements.entry(name.into()) {
+            Entry::Vacant(entry) => {
+                entry.insert(statement);
+                Change::Added(name.into())
+            }
+            Entry::Occupied(entry) if entry.get().id == statement.id && !name.is_empty() => {
+                return Ok(Prepared::Same);
+            }
+            Entry::Occupied(mut entry) if name.is_empty() => {
+                Change::Replaced(name.into(), entry.insert(statement))
+            }
+            Entry::Occupied(_) => {
+                return Err(Error::error(
+                    Fault::Client,
+                    SqlState::DUPLICATE_PREPARED_STATEMENT,
+                    format!(
+                        "prepared statement \"{}\" already exists",
+                        String::from_utf8_lossy(name)
+                    ),
+                ));
+            }
+        };
+        names.unanswered.push_back(change);
+        Ok(Prepared::New)
+    }
+
+    /// The statement of a name.
+    ///
+    /// Errors: 26000 if the client has none of this name.
+    pub fn get(&self, name: &[u8]) -> Result<&Rc<Statement>, Error> {
+        let found = self
+            .names
+            .as_ref()
+            .and_then(|names| names.statements.get(name));
+        found.ok_or_else(|| unknown(name))
+    }
+
+    /// `Close`, or `DEALLOCATE name`: the name is free again. Says if there was one; `Close` does not mind,
+    /// `DEALLOCATE` answers [`unknown`].
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        let Some(names) = &mut self.names else {
+            return false;
+        };
+        let statement = names.statements.remove(name);
+        let found = statement.is_some();
+        names
+            .unanswered
+            .push_back(Change::Removed(name.into(), statement));
+        found
+    }
+
+    /// `DEALLOCATE ALL`, `DISCARD ALL`: what comes later in the pipeline is not touched.
+    pub fn clear(&mut self) {
+        if let Some(names) = &mut self.names {
+            let statements = std::mem::take(&mut names.statements);
+            names.unanswered.push_back(Change::Cleared(statements));
+        }
+    }
+
+    /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete. Also to
+    /// be called for those that we answer ourselves. Changes are `prepare` that answered `New`, and, once the
+    /// client has prepared anything, `remove` and `clear`.
+    pub fn succeeded(&mut self) {
+        if let Some(names) = &mut self.names {
+            if !matches!(names.unanswered.front(), None | Some(Change::Sync)) {
+                names.unanswered.pop_front();
+            }
+            self.shrink();
+        }
+    }
+
+    /// `Sync` or `Query` came from the client.
+    pub fn sync(&mut self) {
+        if let Some(names) = &mut self.names {
+            names.unanswered.push_back(Change::Sync);
+        }
+    }
+
+    /// ReadyForQuery came from the server: what has no answer up to the Sync was skipped, and is undone.
+    pub fn ready(&mut self) {
+        let Some(names) = &mut self.names else {
+            return;
+        };
+        let sync = names
+            .unanswered
+            .iter()
+            .position(|change| matches!(change, Change::Sync));
+        let skipped = sync.map_or(0, |at| at + 1);
+        let mut skipped: Vec<Change> = names.unanswered.drain(..skipped).collect();
+        while let Some(change) = skipped.pop() {
+            match change {
+                Change::Added(name) => {
+                    names.statements.remove(&name);
+                }
+                Change::Replaced(name, statement) | Change::Removed(name, Some(statement)) => {
+                    names.statements.insert(name, statement);
+                }
+                Change::Cleared(statements) => {
+                    for (name, statement) in statements {
+                        names.statements.entry(name).or_insert(statement);
+                    }
+                }
+                Change::Removed(_, None) | Change::Sync => {}
+            }
+        }
+        self.shrink();
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names
+            .as_ref()
+            .map_or(0, |names| names.statements.len())
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shrink(&mut self) {
+        if let Some(names) = &self.names {
+            if names.statements.is_empty() && names.unanswered.is_empty() {
+                self.names = None;
+            }
+        }
+    }
+}
+
+/// `prepared statement "…" does not exist`, 26000.
+pub fn unknown(name: &[u8]) -> Error {
+    Error::error(
+        Fault::Client,
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        format!(
+            "prepared statement \"{}\" does not exist",
+            String::from_utf8_lossy(name)
+        ),
+    )
+}
