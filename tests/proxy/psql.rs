@@ -15,11 +15,23 @@ fn statements_and_results() {
     };
     check("SELECT 1 + 1", "2\n");
     check("SELECT 'a', NULL, 'ü'", "a||ü\n");
-    check("SELECT current_user, current_database()", &format!("alice|{database}\n"));
-    check("CREATE TABLE t (id int PRIMARY KEY, name text)", "CREATE TABLE\n");
-    check("INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 1000) g", "INSERT 0 1000\n");
+    check(
+        "SELECT current_user, current_database()",
+        &format!("alice|{database}\n"),
+    );
+    check(
+        "CREATE TABLE t (id int PRIMARY KEY, name text)",
+        "CREATE TABLE\n",
+    );
+    check(
+        "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 1000) g",
+        "INSERT 0 1000\n",
+    );
     check("SELECT sum(id), max(length(name)) FROM t", "500500|8\n");
-    check("BEGIN; DELETE FROM t; ROLLBACK; SELECT count(*) FROM t", "BEGIN\nDELETE 1000\nROLLBACK\n1000\n");
+    check(
+        "BEGIN; DELETE FROM t; ROLLBACK; SELECT count(*) FROM t",
+        "BEGIN\nDELETE 1000\nROLLBACK\n1000\n",
+    );
     pgdog.stop();
 }
 
@@ -31,11 +43,26 @@ fn an_error_fails_the_statement_and_not_the_connection() {
     assert_eq!(failed.code, Some(1));
     assert!(failed.err.contains("division by zero"), "{}", failed.err);
 
-    let arguments = ["-v", "ON_ERROR_STOP=0", "-c", "SELECT nonsense", "-c", "SELECT 'still here'"];
+    let arguments = [
+        "-v",
+        "ON_ERROR_STOP=0",
+        "-c",
+        "SELECT nonsense",
+        "-c",
+        "SELECT 'still here'",
+    ];
     let said = psql_with(pgdog.port(), &database, &arguments);
     assert_eq!(said.out, "still here\n");
-    assert!(said.err.contains("column \"nonsense\" does not exist"), "{}", said.err);
-    assert!(said.err.contains("LINE 1: SELECT nonsense"), "the position arrives too: {}", said.err);
+    assert!(
+        said.err.contains("column \"nonsense\" does not exist"),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err.contains("LINE 1: SELECT nonsense"),
+        "the position arrives too: {}",
+        said.err
+    );
 }
 
 #[test]
@@ -62,7 +89,12 @@ fn a_script_with_meta_commands() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");

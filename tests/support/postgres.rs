@@ -55,9 +55,9 @@ log_min_messages = fatal
 pub(crate) struct Postgres {
     port: u16,
     bin: PathBuf,
-    folder: Folder,
-    // Held for its end: it is killed with the cluster.
+    // Held for their ends. The server first: it is killed before its folder is removed.
     _server: Process,
+    _folder: Folder,
 }
 
 impl Postgres {
@@ -122,8 +122,8 @@ impl Postgres {
         let postgres = Self {
             port,
             bin,
-            folder,
             _server: server,
+            _folder: folder,
         };
         super::process::poll(
             super::process::PATIENCE,
@@ -141,11 +141,6 @@ impl Postgres {
     /// Folder with `psql`, `pgbench` and the server's programs.
     pub(crate) fn bin(&self) -> &Path {
         &self.bin
-    }
-
-    /// Folder of the Unix socket.
-    pub(crate) fn socket_folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Makes an empty database owned by `alice` and returns its name.
