@@ -1,0 +1,40 @@
+# Everything a developer needs; each target installs what it misses (Debian packages, Python drivers).
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The newest server that a package registry ships; its tests are those that depend on PostgreSQL's version.
+NEWEST_TESTS := psql:: startup:: auth:: extended:: copy:: drivers:: killed::
+
+.PHONY: help demo test lint bench fuzz
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: ## PostgreSQL and pgdog on port 6432, used by psql, pgbench and Python; DEMO_EXIT=1 stops by itself
+	@.ci/setup build postgres python
+	@deploy/demo/demo.sh
+
+test: ## All tests, against PostgreSQL 15 and the newest release that can be had
+	@.ci/setup build postgres python newest
+	cargo test --no-default-features --lib --test pure
+	cargo test -p cores
+	cargo test --lib --bins --test proxy
+	PG_BIN="$$(.ci/setup newest-bin)" cargo test --test proxy -- $(NEWEST_TESTS)
+
+lint: ## Format and clippy, as CI runs them
+	@.ci/setup build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --lib --no-default-features -- -D warnings
+
+bench: ## Measure the pure code and the runtime; perf/run.sh measures the whole proxy
+	@.ci/setup build
+	cargo bench --workspace
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a nightly compiler
+	@.ci/setup build
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cd tests/fuzz && for target in $$(cargo fuzz list --fuzz-dir .); do \
+	  cargo +nightly fuzz run --fuzz-dir . "$$target" -- -max_total_time=$${FUZZ_SECONDS:-30} || exit 1; done

@@ -1,0 +1,77 @@
+"""asyncpg as it comes: every statement is prepared by name and cached."""
+
+import asyncio
+import datetime
+import decimal
+
+import asyncpg
+
+
+async def main():
+    conn = await asyncpg.connect(timeout=30)
+    await conn.execute("CREATE TABLE item (id int PRIMARY KEY, name text, price numeric, at timestamptz)")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    await conn.executemany(
+        "INSERT INTO item VALUES ($1, $2, $3, $4)",
+        [(n, f"item {n}", decimal.Decimal(n) / 4, now) for n in range(200)],
+    )
+    row = await conn.fetchrow("SELECT * FROM item WHERE id = $1", 7)
+    assert row["name"] == "item 7" and row["price"] == decimal.Decimal("1.75") and row["at"] == now
+    assert await conn.fetchval("SELECT sum(x) FROM unnest($1::int[]) x", list(range(100))) == 4950
+
+    try:
+        async with conn.transaction():
+            await conn.execute("DELETE FROM item")
+            await conn.fetchval("SELECT 1/0")
+    except asyncpg.DivisionByZeroError:
+        pass
+    async with conn.transaction():
+        ids = [record["id"] async for record in conn.cursor("SELECT id FROM item ORDER BY id", prefetch=30)]
+        assert ids == list(range(200))
+        try:
+            async with conn.transaction():
+                await conn.execute("INSERT INTO item (id) VALUES (1)")
+        except asyncpg.UniqueViolationError:
+            pass
+        await conn.execute("INSERT INTO item (id) VALUES (200)")
+    assert await conn.fetchval("SELECT count(*) FROM item") == 201
+
+    prepared = await conn.prepare("SELECT name FROM item WHERE id = $1")
+    for n in range(20):
+        assert await prepared.fetchval(n) == f"item {n}"
+
+    copied = await conn.copy_records_to_table("item", records=[(n, "copied", None, None) for n in range(1000, 2000)])
+    assert copied == "COPY 1000"
+    data = []
+
+    async def collect(chunk):
+        data.append(chunk)
+
+    await conn.copy_from_query("SELECT id FROM item WHERE name = $1", "copied", output=collect)
+    assert b"".join(data).count(b"\n") == 1000
+
+    try:
+        await conn.fetchval("SELECT pg_sleep(30)", timeout=0.5)
+    except asyncio.TimeoutError:
+        pass
+    else:
+        raise AssertionError("the statement must be cancelled")
+    assert await conn.fetchval("SELECT 1") == 1
+    await conn.close()
+
+    # A pool of its own, larger than the number of servers.
+    async with asyncpg.create_pool(min_size=8, max_size=8) as pool:
+
+        async def work(number):
+            for n in range(30):
+                async with pool.acquire() as conn:
+                    assert await conn.fetchval("SELECT $1::int + $2::int", number, n) == number + n
+                    async with conn.transaction():
+                        await conn.execute("UPDATE item SET price = price + 1 WHERE id = $1", number)
+
+        await asyncio.gather(*(work(n) for n in range(8)))
+        assert await pool.fetchval("SELECT sum(price) FROM item WHERE id < 8") == 7 + 8 * 30
+
+
+asyncio.run(main())
+print("all well")

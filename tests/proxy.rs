@@ -1,0 +1,39 @@
+//! pgdog against real PostgreSQL, used by real clients.
+//!
+//! `make test` installs what these tests need. `PG_BIN` chooses the server; `PGDOG_TEST_DIRECT=1` leaves pgdog out.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests may block, sleep, lock and panic"
+)]
+
+mod support;
+
+#[path = "proxy/auth.rs"]
+mod auth;
+#[path = "proxy/cancel.rs"]
+mod cancel;
+#[path = "proxy/copy.rs"]
+mod copy;
+#[path = "proxy/crowd.rs"]
+mod crowd;
+#[path = "proxy/drivers.rs"]
+mod drivers;
+#[path = "proxy/extended.rs"]
+mod extended;
+#[path = "proxy/killed.rs"]
+mod killed;
+#[path = "proxy/load.rs"]
+mod load;
+#[path = "proxy/pooling.rs"]
+mod pooling;
+#[path = "proxy/psql.rs"]
+mod psql;
+#[path = "proxy/shutdown.rs"]
+mod shutdown;
+#[path = "proxy/startup.rs"]
+mod startup;
+#[path = "proxy/streaming.rs"]
+mod streaming;

@@ -1,0 +1,58 @@
+//! Thousands of connected clients of which few are active.
+
+use std::time::{Duration, Instant};
+
+use crate::support::process::allow_open_files;
+use crate::support::sampler::Sampler;
+use crate::support::{Config, Postgres, Wire};
+
+const CLIENTS: usize = 5_000;
+const ACTIVE: usize = 50;
+
+#[test]
+fn five_thousand_clients_fifty_of_them_active() {
+    // Our end of each connection; pgdog, a process of its own, has as many and raises its limit itself.
+    allow_open_files(CLIENTS as u64 + 500);
+    let database = Postgres::shared().database("crowd");
+    // Cleartext passwords: 5,000 key derivations of ours would only slow the test down.
+    let pgdog = Config::of(&database)
+        .general("auth_type = \"plain\"\nlog_connections = false\nlog_disconnections = false")
+        .start();
+    let before_kb = pgdog.forget_peak();
+    let mut idle = (0..CLIENTS)
+        .map(|_| pgdog.client(&database))
+        .collect::<Vec<_>>();
+    println!(
+        "{} bytes per idle client",
+        (pgdog.peak_kb() - before_kb) * 1024 / CLIENTS as u64
+    );
+
+    let sampler = Sampler::start(&database);
+    let active = idle.split_off(CLIENTS - ACTIVE);
+    let end = Instant::now() + Duration::from_secs(3);
+    let statements = std::thread::scope(|scope| {
+        let run = |mut client: Wire| {
+            let mut statements = 0_u64;
+            while Instant::now() < end {
+                assert_eq!(client.query("SELECT 7"), "T D:7 C:SELECT_1 Z:I");
+                statements += 1;
+            }
+            statements
+        };
+        let threads = active
+            .into_iter()
+            .map(|client| scope.spawn(move || run(client)));
+        threads
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum::<u64>()
+    });
+    assert!(statements > 1_000, "only {statements} statements");
+    for client in &mut idle {
+        assert_eq!(client.query("SELECT 8"), "T D:8 C:SELECT_1 Z:I");
+    }
+    assert!(sampler.stop() <= 10);
+    drop(idle);
+    pgdog.stop();
+}

@@ -1,0 +1,151 @@
+//! Drivers as people use them, with their default settings.
+
+use crate::support::programs::{psql_with, python};
+use crate::support::{Config, Postgres};
+
+/// Runs a script of `tests/drivers` on a pool smaller than the number of its connections.
+fn check(script: &str) {
+    let database = Postgres::shared().database("drivers");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 3\ncheckout_timeout = 20000")
+        .start();
+    let out = python(script, pgdog.port(), &database).ok();
+    assert!(out.ends_with("all well\n"), "{out}");
+    pgdog.stop();
+}
+
+#[test]
+fn psycopg_3() {
+    check("psycopg3.py");
+}
+
+#[test]
+fn psycopg_3_pipeline() {
+    check("psycopg3_pipeline.py");
+}
+
+#[test]
+fn psycopg_2() {
+    check("psycopg2_work.py");
+}
+
+#[test]
+fn asyncpg() {
+    check("asyncpg_work.py");
+}
+
+#[test]
+fn tokio_postgres() {
+    let database = Postgres::shared().database("drivers");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 2")
+        .start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let parameters = format!(
+        "host=127.0.0.1 port={} user=alice password=hunter2 dbname={database}",
+        pgdog.port()
+    );
+    runtime.block_on(tokio_postgres_work(&parameters)).unwrap();
+    pgdog.stop();
+}
+
+async fn tokio_postgres_work(parameters: &str) -> Result<(), tokio_postgres::Error> {
+    use futures_util::{SinkExt, TryStreamExt};
+    use tokio_postgres::error::SqlState;
+
+    let (mut client, connection) =
+        tokio_postgres::connect(parameters, tokio_postgres::NoTls).await?;
+    let connection = tokio::spawn(connection);
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+        .await?;
+
+    let insert = client.prepare("INSERT INTO t VALUES ($1, $2)").await?;
+    for id in 0..100 {
+        client
+            .execute(&insert, &[&id, &format!("row {id}")])
+            .await?;
+    }
+    // Several statements at once go out as a pipeline.
+    let select = client.prepare("SELECT name FROM t WHERE id = $1").await?;
+    let (first, second) = tokio::try_join!(
+        client.query_one(&select, &[&1]),
+        client.query_one(&select, &[&2])
+    )?;
+    assert_eq!(
+        (first.get::<_, &str>(0), second.get::<_, &str>(0)),
+        ("row 1", "row 2")
+    );
+
+    let transaction = client.transaction().await?;
+    transaction.execute("DELETE FROM t", &[]).await?;
+    let portal = transaction
+        .bind("SELECT generate_series(1, 10)", &[])
+        .await?;
+    assert_eq!(transaction.query_portal(&portal, 4).await?.len(), 4);
+    assert_eq!(transaction.query_portal(&portal, 100).await?.len(), 6);
+    transaction.rollback().await?;
+
+    let duplicate = client
+        .execute(&insert, &[&1, &"again"])
+        .await
+        .expect_err("id 1 exists");
+    assert_eq!(duplicate.code(), Some(&SqlState::UNIQUE_VIOLATION));
+
+    let mut sink = Box::pin(client.copy_in("COPY t FROM STDIN").await?);
+    sink.send(&b"1000\tcopied\n1001\tcopied\n"[..]).await?;
+    assert_eq!(sink.as_mut().finish().await?, 2);
+    let copied: Vec<_> = client
+        .copy_out("COPY (SELECT id FROM t WHERE id >= 1000 ORDER BY id) TO STDOUT")
+        .await?
+        .try_collect()
+        .await?;
+    assert_eq!(copied.concat(), b"1000\n1001\n");
+
+    let cancel = client.cancel_token();
+    let sleep = client.batch_execute("SELECT pg_sleep(60)");
+    let stop = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        cancel.cancel_query(tokio_postgres::NoTls).await
+    };
+    let (slept, stopped) = tokio::join!(sleep, stop);
+    stopped?;
+    assert_eq!(
+        slept.expect_err("it was cancelled").code(),
+        Some(&SqlState::QUERY_CANCELED)
+    );
+    assert_eq!(
+        client
+            .query_one("SELECT count(*) FROM t", &[])
+            .await?
+            .get::<_, i64>(0),
+        102
+    );
+
+    drop(client);
+    connection
+        .await
+        .expect("the connection's task did not panic")
+}
+
+#[test]
+fn libpq_of_this_server_with_its_newest_protocol() {
+    let database = Postgres::shared().database("drivers");
+    let pgdog = Config::of(&database).start();
+    let port = pgdog.port();
+    let version = psql_with(port, &database, &["-c", "SHOW server_version_num"]).ok();
+    // libpq knows the parameter from 18 on.
+    if version.trim().parse::<u32>().unwrap() >= 180_000 {
+        let parameters = format!(
+            "host=127.0.0.1 port={port} user=alice dbname={database} max_protocol_version=3.2"
+        );
+        assert_eq!(
+            psql_with(port, &database, &["-d", &parameters, "-c", "SELECT 1"]).ok(),
+            "1\n"
+        );
+    }
+    pgdog.stop();
+}

@@ -1,0 +1,463 @@
+//! Who gets which server connection, for how long, and what happens to those that break.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::support::process::{poll, PATIENCE};
+use crate::support::sampler::Sampler;
+use crate::support::scripted::{one_row, serve};
+use crate::support::wire::{query, run, sync, transcript};
+use crate::support::{Config, Postgres, Wire};
+
+const ONE: &str = "T D:1 C:SELECT_1 Z:I";
+const BACKEND: &str = "SELECT pg_backend_pid()";
+
+#[test]
+fn transaction_mode_shares_servers_between_transactions() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 2")
+        .start();
+    let mut clients = (0..6).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    let mut backends = BTreeSet::new();
+    for client in &mut clients {
+        client.query("BEGIN");
+        let backend = client.value(BACKEND);
+        assert_eq!(
+            client.value(BACKEND),
+            backend,
+            "a transaction stays on its server"
+        );
+        client.query("COMMIT");
+        backends.insert(backend);
+    }
+    assert!(backends.len() <= 2, "{backends:?}");
+    pgdog.stop();
+}
+
+#[test]
+fn session_mode_keeps_a_server_until_the_client_leaves() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("pooler_mode = \"session\"\ndefault_pool_size = 2\ncheckout_timeout = 20000")
+        .start();
+    let mut first = pgdog.client(&database);
+    let mut second = pgdog.client(&database);
+    let backends = [first.value(BACKEND), second.value(BACKEND)];
+    assert_ne!(backends[0], backends[1]);
+    assert_eq!(first.query("SET statement_timeout = 12345"), "C:SET Z:I");
+    assert_eq!(
+        first.query("CREATE TEMP TABLE mine (id int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    assert_eq!([first.value(BACKEND), second.value(BACKEND)], backends);
+    assert_eq!(first.value("SHOW statement_timeout"), "12345ms");
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| {
+            let mut third = pgdog.client(&database);
+            assert_eq!(
+                third.value("SHOW statement_timeout"),
+                "0",
+                "a session's settings end with it"
+            );
+            assert_eq!(third.query("SELECT * FROM mine"), "E:42P01 Z:I");
+        });
+        drop(first);
+        third.join().unwrap();
+    });
+    pgdog.stop();
+}
+
+#[test]
+fn statement_mode_has_no_transactions() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("pooler_mode = \"statement\"")
+        .start();
+    let mut client = pgdog.client(&database);
+    assert_eq!(client.query("SELECT 1"), ONE);
+    assert_eq!(client.query("BEGIN"), "E:0A000 Z:I");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    assert_eq!(client.ask(&[run("BEGIN", &[]), sync()]), "E:0A000 Z:I");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    pgdog.stop();
+}
+
+#[test]
+fn sixty_four_cold_session_clients() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("pooler_mode = \"session\"\ndefault_pool_size = 100")
+        .start();
+    let backends = std::thread::scope(|scope| {
+        let threads = (0..64).map(|_| {
+            scope.spawn(|| {
+                let mut client = pgdog.client(&database);
+                (client.value(BACKEND), client)
+            })
+        });
+        let threads = threads.collect::<Vec<_>>();
+        let served = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect::<Vec<_>>();
+        served
+            .iter()
+            .map(|(backend, _)| backend.clone())
+            .collect::<BTreeSet<_>>()
+    });
+    assert_eq!(backends.len(), 64, "each has a server of its own");
+    pgdog.stop();
+}
+
+#[test]
+fn waiting_clients_are_served_in_order() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1\nworkers = 1\ncheckout_timeout = 20000")
+        .start();
+    let mut holder = pgdog.client(&database);
+    holder.query("CREATE TABLE served (at serial, who int); BEGIN");
+    let mut waiting = (0..8).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    for (number, client) in waiting.iter_mut().enumerate() {
+        client.send(&query(&format!(
+            "INSERT INTO served (who) VALUES ({number})"
+        )));
+        // Nothing outside shows that it has queued; it needs a moment of one busy core.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    holder.query("COMMIT");
+    for client in &mut waiting {
+        assert_eq!(transcript(&client.read_until(b'Z')), "C:INSERT_0_1 Z:I");
+    }
+    let order = Postgres::shared().value(
+        &database,
+        "SELECT string_agg(who::text, '' ORDER BY at) FROM served",
+    );
+    assert_eq!(order, "01234567");
+    pgdog.stop();
+}
+
+#[test]
+fn one_server_serves_waiting_clients_of_all_cores() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1\ncheckout_timeout = 20000")
+        .start();
+    let sampler = Sampler::start(&database);
+    let mut holder = pgdog.client(&database);
+    holder.query("BEGIN");
+    let mut waiting = (0..40).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    for client in &mut waiting {
+        client.send(&query("SELECT 1 FROM pg_sleep(0.01)"));
+    }
+    holder.query("COMMIT");
+    for client in &mut waiting {
+        assert_eq!(transcript(&client.read_until(b'Z')), ONE);
+    }
+    assert_eq!(sampler.stop(), 1);
+    pgdog.stop();
+}
+
+#[test]
+fn a_waiter_that_leaves_is_dequeued_at_once() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1\ncheckout_timeout = 20000")
+        .start();
+    let mut holder = pgdog.client(&database);
+    holder.query("CREATE TABLE t (id int); BEGIN");
+    let leavers = (0..10).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    let mut last = pgdog.client(&database);
+    for mut leaver in leavers {
+        leaver.send(&query("INSERT INTO t SELECT 66 FROM pg_sleep(5)"));
+        leaver.reset();
+    }
+    last.send(&query("SELECT 1"));
+    let start = Instant::now();
+    holder.query("COMMIT");
+    assert_eq!(transcript(&last.read_until(b'Z')), ONE);
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "it waited for those who had left"
+    );
+    assert_eq!(
+        Postgres::shared().value(&database, "SELECT count(*) FROM t"),
+        "0"
+    );
+    pgdog.stop();
+}
+
+#[test]
+fn a_backend_closed_while_idle_is_replaced_without_an_error() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 4")
+        .start();
+    for _ in 0..5 {
+        let mut clients = (0..4).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+        clients
+            .iter_mut()
+            .for_each(|client| assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T"));
+        clients
+            .iter_mut()
+            .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
+        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
+        assert_eq!(postgres.value("postgres", &ended), "4");
+        poll(PATIENCE, "the backends to end", || {
+            (postgres.connections(&database) == 0).then_some(())
+        });
+        for client in &mut clients {
+            assert_eq!(client.query("SELECT 1"), ONE);
+        }
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_server_that_dies_mid_query_is_one_error() {
+    let postgres = Postgres::shared();
+    for recovery in ["drop", "recover"] {
+        let database = postgres.database("pooling");
+        let pgdog = Config::of(&database)
+            .general(&format!(
+                "default_pool_size = 1\nclient_connection_recovery = {recovery:?}"
+            ))
+            .start();
+        let mut client = pgdog.client(&database);
+        client.send(&query("SELECT 1 FROM pg_sleep(60)"));
+        let sleeping = format!(
+            "FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
+        );
+        poll(PATIENCE, "the query to run", || {
+            (postgres.value("postgres", &format!("SELECT count(*) {sleeping}")) == "1")
+                .then_some(())
+        });
+        postgres.value(
+            "postgres",
+            &format!("SELECT pg_terminate_backend(pid) {sleeping}"),
+        );
+        let first = client.read();
+        assert_eq!(first.tag, b'E', "{first}");
+        let after = match client.try_read() {
+            Err(_) => "closed".to_owned(),
+            Ok(message) => message.to_string(),
+        };
+        assert!(matches!(&*after, "closed" | "Z:I"), "{after}");
+        if after == "Z:I" {
+            assert_eq!(client.query("SELECT 1"), ONE);
+        }
+        assert_eq!(
+            pgdog.client(&database).query("SELECT 1"),
+            ONE,
+            "the pool is not banned"
+        );
+        pgdog.stop();
+    }
+}
+
+#[test]
+fn a_server_that_closes_mid_reply_is_one_error() {
+    let port = serve(|mut peer| {
+        let Some(()) = peer.log_in(true) else { return };
+        while let Some(message) = peer.read() {
+            let reply = one_row("1");
+            if message.body.starts_with(b"SELECT 1") {
+                peer.send(&reply);
+            } else if message.body.starts_with(b"DIE") {
+                return peer.send(reply.get(..reply.len() / 2).unwrap());
+            }
+        }
+    });
+    let pgdog = Config::empty()
+        .server("scripted", port, "")
+        .user("alice", "scripted", "password = \"hunter2\"")
+        .start();
+    let mut client = pgdog.client("scripted");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    client.send(&query("DIE"));
+    let rest = client.rest();
+    assert_eq!(rest.matches("E:").count(), 1, "{rest}");
+    assert!(rest.ends_with("E:08006"), "{rest}");
+    assert_eq!(pgdog.client("scripted").query("SELECT 1"), ONE);
+}
+
+#[test]
+fn a_server_without_backend_key_data_is_usable() {
+    let (told, cancels) = mpsc::channel();
+    let port = serve(move |mut peer| {
+        if peer.log_in(false).is_none() {
+            let _ = told.send(());
+            return;
+        }
+        while let Some(message) = peer.read() {
+            if message.tag == b'Q' {
+                peer.send(&one_row("1"));
+            }
+        }
+    });
+    let pgdog = Config::empty()
+        .server("scripted", port, "")
+        .user("alice", "scripted", "password = \"hunter2\"")
+        .start();
+    let mut client = pgdog.client("scripted");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    Wire::cancel(pgdog.port(), &client.key());
+    assert_eq!(client.query("SELECT 1"), ONE);
+    assert!(
+        cancels.try_recv().is_err(),
+        "there is no key to cancel with"
+    );
+}
+
+#[test]
+fn min_pool_size_is_opened_ahead_and_idle_surplus_closed() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 6\nmin_pool_size = 2\nidle_timeout = 300")
+        .start();
+    poll(PATIENCE, "two servers", || {
+        (postgres.connections(&database) == 2).then_some(())
+    });
+    let mut clients = (0..6).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    clients
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T"));
+    assert_eq!(postgres.connections(&database), 6);
+    clients
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
+    poll(PATIENCE, "the surplus to be closed", || {
+        (postgres.connections(&database) == 2).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(postgres.connections(&database), 2, "the minimum stays");
+    pgdog.stop();
+}
+
+#[test]
+fn old_servers_are_replaced_without_an_error() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 2\nserver_lifetime = 200")
+        .start();
+    let mut client = pgdog.client(&database);
+    let mut backends = BTreeSet::new();
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        backends.insert(client.value(BACKEND));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(backends.len() >= 4, "{backends:?}");
+    pgdog.stop();
+}
+
+#[test]
+fn reload_under_load_disturbs_nobody() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("pooling");
+    let config = Config::of(&database).general("default_pool_size = 4");
+    let pgdog = config.start();
+    let backends = |client: &mut Wire| {
+        client.value("SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_activity WHERE datname = current_database()")
+    };
+    let mut clients = (0..4).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    clients
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T"));
+    let before = backends(&mut clients[0]);
+    clients
+        .iter_mut()
+        .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                for _ in 0..400 {
+                    assert_eq!(client.query("SELECT 1 FROM pg_sleep(0.002)"), ONE);
+                }
+            });
+        }
+        for _ in 0..10 {
+            pgdog.reload(&config);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(
+        backends(&mut clients[0]),
+        before,
+        "connections to unchanged servers are kept"
+    );
+    pgdog.stop();
+}
+
+#[test]
+fn a_changed_password_keeps_existing_connections() {
+    let database = Postgres::shared().database("pooling");
+    let server = "server_password = \"hunter2\"";
+    let with = |password: &str| {
+        let secret = format!("password = {password:?}\n{server}");
+        Config::empty()
+            .database(&database, "")
+            .user("alice", &database, &secret)
+    };
+    let pgdog = with("old").start();
+    let mut client = Wire::connect(pgdog.port(), "alice", &database, "old");
+    let backend = client.value(BACKEND);
+    pgdog.reload(&with("new"));
+    let mut fresh = poll(PATIENCE, "the new password to count", || {
+        Wire::login(pgdog.port(), "alice", &database, "new").ok()
+    });
+    assert_eq!(client.value(BACKEND), backend);
+    assert_eq!(fresh.query("SELECT 1"), ONE);
+    assert!(Wire::login(pgdog.port(), "alice", &database, "old").is_err());
+    pgdog.stop();
+}
+
+#[test]
+fn a_low_soft_limit_of_open_files_is_raised() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .general("auth_type = \"plain\"")
+        .through(&["sh", "-c", "ulimit -Sn 64; exec \"$0\" \"$@\""])
+        .start();
+    let mut clients = (0..200)
+        .map(|_| pgdog.client(&database))
+        .collect::<Vec<_>>();
+    for client in &mut clients {
+        assert_eq!(client.query("SELECT 1"), ONE);
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_low_hard_limit_of_open_files_is_warned_of_with_numbers() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .through(&["sh", "-c", "ulimit -n 200; exec \"$0\" \"$@\""])
+        .start();
+    assert_eq!(pgdog.client(&database).query("SELECT 1"), ONE);
+    let log = pgdog.log();
+    let warned = log
+        .lines()
+        .any(|line| line.contains("WARN") && line.contains("open files") && line.contains("200"));
+    assert!(warned, "{log}");
+    pgdog.stop();
+}
+
+#[test]
+fn a_missing_database_fails_the_login_and_nothing_else() {
+    let database = Postgres::shared().database("pooling");
+    let pgdog = Config::of(&database)
+        .database("missing", "")
+        .user("alice", "missing", "password = \"hunter2\"")
+        .start();
+    let refused = Wire::login(pgdog.port(), "alice", "missing", "hunter2")
+        .err()
+        .expect("it does not exist");
+    assert_eq!(refused.0.last().unwrap().field(b'C'), "57P03");
+    assert_eq!(pgdog.client(&database).query("SELECT 1"), ONE);
+    pgdog.stop();
+}

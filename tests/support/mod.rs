@@ -1,0 +1,13 @@
+//! What the tests against real servers stand on: PostgreSQL, pgdog, a raw protocol client, programs.
+
+pub(crate) mod pgdog;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod programs;
+pub(crate) mod sampler;
+pub(crate) mod scripted;
+pub(crate) mod wire;
+
+pub(crate) use pgdog::{Config, Pgdog};
+pub(crate) use postgres::Postgres;
+pub(crate) use wire::Wire;

@@ -1,0 +1,247 @@
+//! One throw-away PostgreSQL cluster per test binary, on a free loopback port.
+//!
+//! `PG_BIN` names the folder of its programs; without it Debian's PostgreSQL 15 is used.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+
+use super::process::{free_port, wait_for_port, Folder, Process};
+use super::wire::Wire;
+
+/// Password of every role but `postgres`.
+pub(crate) const PASSWORD: &str = "hunter2";
+
+/// Roles whose login the server checks by scram-sha-256, md5, cleartext password, and not at all.
+pub(crate) const ALICE: &str = "alice";
+pub(crate) const MD5_USER: &str = "md5_user";
+pub(crate) const PLAIN_USER: &str = "plain_user";
+pub(crate) const TRUSTED_USER: &str = "trusted_user";
+
+const HBA: &str = "
+local all all                        trust
+host  all postgres     127.0.0.1/32  trust
+host  all trusted_user 127.0.0.1/32  trust
+host  all plain_user   127.0.0.1/32  password
+host  all md5_user     127.0.0.1/32  md5
+host  all all          127.0.0.1/32  scram-sha-256
+";
+
+const ROLES: &str = "
+CREATE ROLE alice LOGIN PASSWORD 'hunter2';
+CREATE ROLE plain_user LOGIN PASSWORD 'hunter2';
+CREATE ROLE trusted_user LOGIN;
+SET password_encryption = 'md5';
+CREATE ROLE md5_user LOGIN PASSWORD 'hunter2';
+";
+
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 200
+max_prepared_transactions = 100
+password_encryption = 'scram-sha-256'
+shared_buffers = '128MB'
+max_wal_size = '4GB'
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+autovacuum = off
+log_min_messages = fatal
+";
+
+/// A running cluster.
+pub(crate) struct Postgres {
+    port: u16,
+    bin: PathBuf,
+    // Held for their ends. The server first: it is killed before its folder is removed.
+    _server: Process,
+    _folder: Folder,
+}
+
+impl Postgres {
+    /// The cluster that all tests of this binary share; each takes a database of its own.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let folder = Folder::new("postgres");
+        let owner = Owner::find();
+        let bin = readable_bin(&folder, &owner);
+        let data = folder.path().join("data");
+        owner.take(folder.path());
+
+        let made = owner
+            .command(&bin.join("initdb"))
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ])
+            .output()
+            .expect("run initdb");
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+
+        let port = free_port();
+        let conf = data.join("postgresql.conf");
+        let defaults = std::fs::read_to_string(&conf).expect("initdb wrote it");
+        let sockets = folder.path().display();
+        std::fs::write(
+            conf,
+            format!("{defaults}{SETTINGS}port = {port}\nunix_socket_directories = '{sockets}'\n"),
+        )
+        .expect("write postgresql.conf");
+        std::fs::write(data.join("pg_hba.conf"), HBA).expect("write pg_hba.conf");
+
+        let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
+        let mut server = Process::start(
+            "postgres",
+            "QUIT",
+            owner
+                .command(&bin.join("postgres"))
+                .arg("-D")
+                .arg(&data)
+                .stdout(Stdio::null())
+                .stderr(log),
+        );
+        wait_for_port(port, || server.is_running());
+        let postgres = Self {
+            port,
+            bin,
+            _server: server,
+            _folder: folder,
+        };
+        super::process::poll(
+            super::process::PATIENCE,
+            "PostgreSQL to accept logins",
+            || Wire::login(port, "postgres", "postgres", "").ok(),
+        );
+        postgres.admin("postgres").query(ROLES);
+        postgres
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Folder with `psql`, `pgbench` and the server's programs.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Makes an empty database owned by `alice` and returns its name.
+    pub(crate) fn database(&self, label: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{label}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.admin("postgres")
+            .query(&format!("CREATE DATABASE {name} OWNER alice"));
+        name
+    }
+
+    /// A superuser's connection that does not pass through pgdog.
+    pub(crate) fn admin(&self, database: &str) -> Wire {
+        Wire::connect(self.port, "postgres", database, "")
+    }
+
+    /// First value of the first row of a superuser's query.
+    pub(crate) fn value(&self, database: &str, sql: &str) -> String {
+        self.admin(database).value(sql)
+    }
+
+    /// Number of server connections that clients of any kind hold to `database`.
+    pub(crate) fn connections(&self, database: &str) -> usize {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend'"
+        );
+        self.value("postgres", &sql).parse().expect("a count")
+    }
+}
+
+/// Who runs the server: PostgreSQL refuses to be started by root.
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn find() -> Self {
+        if !rustix::process::getuid().is_root() {
+            return Self(None);
+        }
+        let users = std::fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
+        let fields = users
+            .lines()
+            .find_map(|line| line.strip_prefix("postgres:"))
+            .expect("a user postgres");
+        let mut numbers = fields
+            .split(':')
+            .skip(1)
+            .map(|field| field.parse::<u32>().expect("an id"));
+        let uid = numbers.next().expect("a user id");
+        Self(Some((uid, numbers.next().expect("a group id"))))
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir("/").stdin(Stdio::null());
+        if let Some((uid, gid)) = self.0 {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn take(&self, folder: &Path) {
+        if let Some((uid, gid)) = self.0 {
+            std::os::unix::fs::chown(folder, Some(uid), Some(gid)).expect("root may");
+        }
+    }
+}
+
+/// The folder of the programs, copied to where their user can read it if it lies in a closed home folder.
+fn readable_bin(folder: &Folder, owner: &Owner) -> PathBuf {
+    let bin = std::env::var_os("PG_BIN").map_or_else(
+        || PathBuf::from("/usr/lib/postgresql/15/bin"),
+        PathBuf::from,
+    );
+    let postgres = bin.join("postgres");
+    assert!(
+        postgres.exists(),
+        "no PostgreSQL in {}: run `make test` or set PG_BIN",
+        bin.display()
+    );
+    let runs = |program: &Path| {
+        owner
+            .command(program)
+            .arg("--version")
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
+    if runs(&postgres) {
+        return bin;
+    }
+    let install = bin.parent().expect("bin has a parent");
+    let copy = folder.path().join("install");
+    let copied = Command::new("cp")
+        .arg("-R")
+        .arg(install)
+        .arg(&copy)
+        .status()
+        .expect("run cp");
+    assert!(
+        copied.success() && runs(&copy.join("bin/postgres")),
+        "cannot run {}",
+        postgres.display()
+    );
+    copy.join("bin")
+}
