@@ -42,7 +42,12 @@ impl Buf {
         let at = self.offset(count);
         let holders = &self.store.holders[usize::from(self.id)];
         holders.set(holders.get() + 1);
-        let first = Buf { store: Rc::clone(&self.store), id: self.id, start: self.start, end: at };
+        let first = Buf {
+            store: Rc::clone(&self.store),
+            id: self.id,
+            start: self.start,
+            end: at,
+        };
         self.start = at;
         first
     }
@@ -62,7 +67,12 @@ impl Deref for Buf {
         // SAFETY: `start <= end <= BUFFER_BYTES` and `id < BUFFERS_MAX`, so the range is inside the mapping, which
         // lives as long as `store`. The kernel wrote it before the completion we read, and does not write it again
         // until the last `Buf` of this id is dropped.
-        unsafe { std::slice::from_raw_parts(self.store.memory.as_ptr().add(at), usize::from(self.end - self.start)) }
+        unsafe {
+            std::slice::from_raw_parts(
+                self.store.memory.as_ptr().add(at),
+                usize::from(self.end - self.start),
+            )
+        }
     }
 }
 
@@ -132,7 +142,12 @@ impl Buffers {
         self.holders[usize::from(id)].set(1);
         self.lent.set(self.lent.get() + 1);
         let end = u16::try_from(bytes.min(BUFFER_BYTES)).unwrap_or(0);
-        Buf { store: Rc::clone(self), id, start: 0, end }
+        Buf {
+            store: Rc::clone(self),
+            id,
+            start: 0,
+            end,
+        }
     }
 
     /// Are there buffers for the kernel to fill?
@@ -195,8 +210,14 @@ impl Drop for Buffers {
         // SAFETY: both were mapped with these lengths by `map`; the ring that used them is closed (it holds an `Rc`
         // to us and is dropped first), and no `Buf` is left, since each holds an `Rc` too.
         unsafe {
-            libc::munmap(self.entries.as_ptr().cast(), usize::from(BUFFERS_MAX) * size_of::<BufRingEntry>());
-            libc::munmap(self.memory.as_ptr().cast(), usize::from(BUFFERS_MAX) * BUFFER_BYTES);
+            libc::munmap(
+                self.entries.as_ptr().cast(),
+                usize::from(BUFFERS_MAX) * size_of::<BufRingEntry>(),
+            );
+            libc::munmap(
+                self.memory.as_ptr().cast(),
+                usize::from(BUFFERS_MAX) * BUFFER_BYTES,
+            );
         }
     }
 }

@@ -91,11 +91,18 @@ impl Core {
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.0.tasks.set(self.0.tasks.get() + 1);
         let running = Running(self.clone());
-        let task = Counted { core: self.clone(), future: AssertUnwindSafe(future).catch_unwind() };
+        let task = Counted {
+            core: self.clone(),
+            future: AssertUnwindSafe(future).catch_unwind(),
+        };
         glommio::spawn_local(async move {
             if let Err(panic) = task.await {
                 running.0 .0.panics.set(running.0 .0.panics.get() + 1);
-                tracing::error!(core = running.0.index(), "a task panicked: {}", describe(&*panic));
+                tracing::error!(
+                    core = running.0.index(),
+                    "a task panicked: {}",
+                    describe(&*panic)
+                );
             }
             drop(running);
         })
@@ -115,8 +122,14 @@ impl Core {
     }
 
     /// `future`'s output, or `None` when `deadline` comes first (the future is dropped).
-    pub async fn timeout_at<T>(&self, deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
-        let Some(deadline) = deadline else { return Some(future.await) };
+    pub async fn timeout_at<T>(
+        &self,
+        deadline: Option<Instant>,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let Some(deadline) = deadline else {
+            return Some(future.await);
+        };
         let mut sleep = self.sleep_until(deadline);
         let mut future = std::pin::pin!(future);
         poll_fn(|cx| {
@@ -175,7 +188,13 @@ impl Core {
     }
 
     fn mail_pending(&self) -> bool {
-        !self.0.foreign.1.is_empty() || self.0.inbox.borrow().as_ref().is_some_and(|pending| pending())
+        !self.0.foreign.1.is_empty()
+            || self
+                .0
+                .inbox
+                .borrow()
+                .as_ref()
+                .is_some_and(|pending| pending())
     }
 
     /// Wakes whoever waits for what other threads have sent.
@@ -183,7 +202,13 @@ impl Core {
         while let Ok(waker) = self.0.foreign.1.try_recv() {
             waker.wake();
         }
-        if self.0.inbox.borrow().as_ref().is_some_and(|pending| pending()) {
+        if self
+            .0
+            .inbox
+            .borrow()
+            .as_ref()
+            .is_some_and(|pending| pending())
+        {
             let waker = self.0.mail_waker.borrow_mut().take();
             if let Some(waker) = waker {
                 waker.wake();
@@ -214,12 +239,16 @@ impl Core {
             let now = Instant::now();
             let mut wait = None;
             if idle {
-                let until = self.0.timers.next().map_or(WAIT_MAX, |at| at.saturating_duration_since(now).min(WAIT_MAX));
+                let until = self.0.timers.next().map_or(WAIT_MAX, |at| {
+                    at.saturating_duration_since(now).min(WAIT_MAX)
+                });
                 self.0.bell.set_sleeping(true);
                 wait = Some(until).filter(|until| !until.is_zero() && !self.mail_pending());
             }
             if wait.is_some() {
-                self.0.busy.set(self.0.busy.get() + now.saturating_duration_since(woke));
+                self.0
+                    .busy
+                    .set(self.0.busy.get() + now.saturating_duration_since(woke));
             }
             self.0.ring.turn(wait)?;
             self.0.bell.set_sleeping(false);
@@ -272,7 +301,11 @@ async fn yield_now() {
 }
 
 fn describe(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("?")
 }
 
 /// Cores that run; [`Cores::join`] waits for them.
@@ -332,7 +365,9 @@ where
                 let core = match Core::new(index, count, cpu, bell, reader) {
                     Ok(core) => core,
                     Err(error) => {
-                        let _ = up.send(Err(io::Error::other(format!("io_uring on CPU {cpu}: {error}"))));
+                        let _ = up.send(Err(io::Error::other(format!(
+                            "io_uring on CPU {cpu}: {error}"
+                        ))));
                         return Ok(());
                     }
                 };
@@ -375,7 +410,13 @@ impl Drop for SetOnDrop {
 }
 
 impl Core {
-    fn new(index: usize, count: usize, cpu: usize, bell: Arc<Bell>, reader: OwnedFd) -> io::Result<Self> {
+    fn new(
+        index: usize,
+        count: usize,
+        cpu: usize,
+        bell: Arc<Bell>,
+        reader: OwnedFd,
+    ) -> io::Result<Self> {
         Ok(Self(Rc::new(Inner {
             index,
             count,

@@ -20,13 +20,13 @@ mod stream;
 mod timer;
 
 pub use buffer::{Buf, BUFFER_BYTES};
+pub use executor::EXECUTOR_ENTRIES;
 pub use executor::{start, Core, CoreStats, Cores};
 pub use listener::{bind, BoundSocket, Listener};
 pub use mailbox::{Mailbox, PostOffice};
+pub use socket2::SockRef;
 pub use stream::{Address, Stream, TcpOptions};
 pub use timer::Sleep;
-pub use executor::EXECUTOR_ENTRIES;
-pub use socket2::SockRef;
 
 /// Size of the ring that each core sets up.
 pub const fn ring_size() -> limits::RingSize {

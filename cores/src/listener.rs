@@ -29,7 +29,10 @@ pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
 impl BoundSocket {
     /// The address it is bound to, with the port the kernel chose if 0 was asked for.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+        self.0
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::other("not an IP socket"))
     }
 }
 
@@ -42,7 +45,10 @@ pub struct Listener {
 impl Listener {
     /// Serves a bound socket from this core.
     pub fn new(core: &Core, socket: BoundSocket) -> Self {
-        Self { core: core.clone(), id: core.ring().listen(OwnedFd::from(socket.0)) }
+        Self {
+            core: core.clone(),
+            id: core.ring().listen(OwnedFd::from(socket.0)),
+        }
     }
 
     /// The next connection: a descriptor that any core may adopt.

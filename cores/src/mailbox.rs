@@ -24,7 +24,13 @@ impl Bell {
     /// The bell, and the end of its pipe that the core's ring reads.
     pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
         let (reader, writer) = io::pipe()?;
-        Ok((Arc::new(Self { sleeping: AtomicBool::new(false), pipe: writer }), OwnedFd::from(reader)))
+        Ok((
+            Arc::new(Self {
+                sleeping: AtomicBool::new(false),
+                pipe: writer,
+            }),
+            OwnedFd::from(reader),
+        ))
     }
 
     pub(crate) fn set_sleeping(&self, sleeping: bool) {
@@ -65,7 +71,9 @@ pub struct PostOffice<M> {
 
 impl<M> Clone for PostOffice<M> {
     fn clone(&self) -> Self {
-        Self { boxes: Arc::clone(&self.boxes) }
+        Self {
+            boxes: Arc::clone(&self.boxes),
+        }
     }
 }
 
@@ -78,7 +86,12 @@ impl<M: Send> PostOffice<M> {
                 ((sender, Arc::clone(bell)), receiver)
             })
             .unzip();
-        (Self { boxes: boxes.into() }, receivers)
+        (
+            Self {
+                boxes: boxes.into(),
+            },
+            receivers,
+        )
     }
 
     /// How many cores there are to write to.
@@ -89,7 +102,9 @@ impl<M: Send> PostOffice<M> {
     /// Sends mail to core `to`. A full box or a core that is gone gives the mail back: the sender decides whether
     /// to keep it for later or to do without.
     pub fn send(&self, to: usize, mail: M) -> Result<(), M> {
-        let Some((sender, bell)) = self.boxes.get(to) else { return Err(mail) };
+        let Some((sender, bell)) = self.boxes.get(to) else {
+            return Err(mail);
+        };
         match sender.try_send(mail) {
             Ok(()) => {
                 bell.ring();
@@ -110,7 +125,10 @@ impl<M: Send + 'static> Mailbox<M> {
     pub(crate) fn new(core: &Core, receiver: Receiver<M>) -> Self {
         let watched = receiver.clone();
         core.watch_inbox(Box::new(move || !watched.is_empty()));
-        Self { receiver, core: core.clone() }
+        Self {
+            receiver,
+            core: core.clone(),
+        }
     }
 
     /// The next mail, in each sender's order.

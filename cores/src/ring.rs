@@ -25,7 +25,11 @@ use crate::limits::RingSize;
 use crate::preflight::RingMode;
 
 /// Size of every core's ring.
-pub(crate) const SIZE: RingSize = RingSize { submissions: 512, completions: 8192, buffers: Buffers::ENTRIES };
+pub(crate) const SIZE: RingSize = RingSize {
+    submissions: 512,
+    completions: 8192,
+    buffers: Buffers::ENTRIES,
+};
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
 /// Pieces one send may gather.
@@ -93,7 +97,10 @@ enum Receive {
 }
 
 enum Link {
-    Connecting(#[expect(dead_code, reason = "the kernel reads it until the connect completes")] Box<SockAddr>),
+    Connecting(
+        #[expect(dead_code, reason = "the kernel reads it until the connect completes")]
+        Box<SockAddr>,
+    ),
     Connected,
     Failed(i32),
 }
@@ -190,7 +197,12 @@ impl Ring {
         let buffers = Rc::new(Buffers::new()?);
         // SAFETY: address and length describe the mapping that `buffers` owns, and `buffers` outlives the ring.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(buffers.ring_address(), Buffers::ENTRIES, GROUP, 0)?;
+            ring.submitter().register_buf_ring_with_flags(
+                buffers.ring_address(),
+                Buffers::ENTRIES,
+                GROUP,
+                0,
+            )?;
         }
         let ring = Self {
             state: RefCell::new(State {
@@ -230,24 +242,28 @@ impl Ring {
         let (at, len) = (address.as_ptr().cast(), address.len());
         let id = self.insert(fd, Link::Connecting(address));
         let entry = opcode::Connect::new(types::Fd(raw), at, len).build();
-        self.state.borrow_mut().push(entry.user_data(id.user_data(Op::Connect)));
+        self.state
+            .borrow_mut()
+            .push(entry.user_data(id.user_data(Op::Connect)));
         id
     }
 
     fn insert(&self, fd: OwnedFd, link: Link) -> SlotId {
         self.sockets.set(self.sockets.get() + 1);
-        self.state.borrow_mut().insert(Slot::Socket(Box::new(Socket {
-            fd,
-            link,
-            receive: Receive::Idle,
-            more: false,
-            sending: Sending::Nothing,
-            send_error: None,
-            queue: None,
-            reader: None,
-            writer: None,
-            abandoned: false,
-        })))
+        self.state
+            .borrow_mut()
+            .insert(Slot::Socket(Box::new(Socket {
+                fd,
+                link,
+                receive: Receive::Idle,
+                more: false,
+                sending: Sending::Nothing,
+                send_error: None,
+                queue: None,
+                reader: None,
+                writer: None,
+                abandoned: false,
+            })))
     }
 
     pub(crate) fn fd(&self, id: SlotId) -> RawFd {
@@ -270,7 +286,11 @@ impl Ring {
     }
 
     /// The next bytes; `None` at the end of the stream.
-    pub(crate) fn poll_receive(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
+    pub(crate) fn poll_receive(
+        &self,
+        id: SlotId,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Buf>>> {
         let mut state = self.state.borrow_mut();
         let socket = state.socket(id);
         match mem::replace(&mut socket.receive, Receive::Idle) {
@@ -357,13 +377,22 @@ impl Ring {
         self.poll_queue(id, cx, 0)
     }
 
-    fn poll_queue(&self, id: SlotId, cx: &mut Context<'_>, queued_max: usize) -> Poll<io::Result<()>> {
+    fn poll_queue(
+        &self,
+        id: SlotId,
+        cx: &mut Context<'_>,
+        queued_max: usize,
+    ) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
         let socket = state.socket(id);
         if let Some(errno) = socket.send_error {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        if socket.queue.as_ref().is_none_or(|queue| queue.chunks.len() <= queued_max) {
+        if socket
+            .queue
+            .as_ref()
+            .is_none_or(|queue| queue.chunks.len() <= queued_max)
+        {
             return Poll::Ready(Ok(()));
         }
         let old = remember(&mut socket.writer, cx);
@@ -403,7 +432,11 @@ impl Ring {
         self.sockets.set(self.sockets.get() - 1);
         debug_assert!(!socket.in_flight());
         let Socket { fd, receive, .. } = *socket;
-        let rest = if let Receive::Data(buf) = receive { Some(buf) } else { None };
+        let rest = if let Receive::Data(buf) = receive {
+            Some(buf)
+        } else {
+            None
+        };
         (fd, rest)
     }
 
@@ -442,17 +475,23 @@ impl Ring {
     }
 
     pub(crate) fn listen(&self, fd: OwnedFd) -> SlotId {
-        self.state.borrow_mut().insert(Slot::Listener(Box::new(Listener {
-            fd,
-            accepted: VecDeque::new(),
-            armed: false,
-            error: None,
-            waker: None,
-            abandoned: false,
-        })))
+        self.state
+            .borrow_mut()
+            .insert(Slot::Listener(Box::new(Listener {
+                fd,
+                accepted: VecDeque::new(),
+                armed: false,
+                error: None,
+                waker: None,
+                abandoned: false,
+            })))
     }
 
-    pub(crate) fn poll_accept(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    pub(crate) fn poll_accept(
+        &self,
+        id: SlotId,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<OwnedFd>> {
         let mut state = self.state.borrow_mut();
         let listener = state.listener(id);
         if let Some(fd) = listener.accepted.pop_front() {
@@ -463,7 +502,9 @@ impl Ring {
         }
         let old = remember(&mut listener.waker, cx);
         if !mem::replace(&mut listener.armed, true) {
-            let entry = opcode::AcceptMulti::new(types::Fd(listener.fd.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+            let entry = opcode::AcceptMulti::new(types::Fd(listener.fd.as_raw_fd()))
+                .flags(libc::SOCK_CLOEXEC)
+                .build();
             state.push(entry.user_data(id.user_data(Op::Accept)));
         }
         drop(state);
@@ -518,14 +559,20 @@ impl Socket {
 impl State {
     fn socket(&mut self, id: SlotId) -> &mut Socket {
         match &mut self.slots[id.slot as usize] {
-            Entry { generation, slot: Slot::Socket(socket) } if *generation == id.generation => socket,
+            Entry {
+                generation,
+                slot: Slot::Socket(socket),
+            } if *generation == id.generation => socket,
             _ => unreachable!("a stream's slot holds its socket until it is released"),
         }
     }
 
     fn listener(&mut self, id: SlotId) -> &mut Listener {
         match &mut self.slots[id.slot as usize] {
-            Entry { generation, slot: Slot::Listener(listener) } if *generation == id.generation => listener,
+            Entry {
+                generation,
+                slot: Slot::Listener(listener),
+            } if *generation == id.generation => listener,
             _ => unreachable!("a listener's slot holds it until it is released"),
         }
     }
@@ -534,11 +581,21 @@ impl State {
         if let Some(slot) = self.free.pop() {
             let entry = &mut self.slots[slot as usize];
             entry.slot = new;
-            return SlotId { slot, generation: entry.generation };
+            return SlotId {
+                slot,
+                generation: entry.generation,
+            };
         }
-        let slot = u32::try_from(self.slots.len()).expect("fewer sockets than descriptors, which are 32-bit");
-        self.slots.push(Entry { generation: 0, slot: new });
-        SlotId { slot, generation: 0 }
+        let slot = u32::try_from(self.slots.len())
+            .expect("fewer sockets than descriptors, which are 32-bit");
+        self.slots.push(Entry {
+            generation: 0,
+            slot: new,
+        });
+        SlotId {
+            slot,
+            generation: 0,
+        }
     }
 
     fn release(&mut self, id: SlotId) -> Slot {
@@ -567,14 +624,26 @@ impl State {
     }
 
     fn cancel(&mut self, id: SlotId, op: Op) {
-        let entry = opcode::AsyncCancel::new(id.user_data(op)).build().user_data(id.user_data(Op::Cancel));
+        let entry = opcode::AsyncCancel::new(id.user_data(op))
+            .build()
+            .user_data(id.user_data(Op::Cancel));
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS));
     }
 
     fn arm_bell(&mut self) {
-        let (fd, at) = (types::Fd(self.bell.as_raw_fd()), self.bell_bytes.as_mut_ptr());
-        let id = SlotId { slot: 0, generation: 0 };
-        self.push(opcode::Read::new(fd, at, 64).build().user_data(id.user_data(Op::Bell)));
+        let (fd, at) = (
+            types::Fd(self.bell.as_raw_fd()),
+            self.bell_bytes.as_mut_ptr(),
+        );
+        let id = SlotId {
+            slot: 0,
+            generation: 0,
+        };
+        self.push(
+            opcode::Read::new(fd, at, 64)
+                .build()
+                .user_data(id.user_data(Op::Bell)),
+        );
     }
 
     fn arm_receive(&mut self, id: SlotId, buffers: &Buffers) {
@@ -586,11 +655,15 @@ impl State {
         let socket = self.socket(id);
         socket.receive = Receive::Armed;
         let poll_first = if socket.more { 0 } else { RECVSEND_POLL_FIRST };
-        let entry = opcode::Recv::new(types::Fd(socket.fd.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES_U32)
-            .ioprio(poll_first)
-            .buf_group(GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
+        let entry = opcode::Recv::new(
+            types::Fd(socket.fd.as_raw_fd()),
+            std::ptr::null_mut(),
+            BUFFER_BYTES_U32,
+        )
+        .ioprio(poll_first)
+        .buf_group(GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
         self.push(entry.user_data(id.user_data(Op::Receive)));
     }
 
@@ -599,9 +672,14 @@ impl State {
             return;
         }
         for id in mem::take(&mut self.starved) {
-            let Some(entry) = self.slots.get_mut(id.slot as usize) else { continue };
+            let Some(entry) = self.slots.get_mut(id.slot as usize) else {
+                continue;
+            };
             match &mut entry.slot {
-                Slot::Socket(socket) if entry.generation == id.generation && matches!(socket.receive, Receive::Starved) => {
+                Slot::Socket(socket)
+                    if entry.generation == id.generation
+                        && matches!(socket.receive, Receive::Starved) =>
+                {
                     self.arm_receive(id, buffers);
                 }
                 _ => {}
@@ -629,25 +707,41 @@ impl State {
     fn flush(&mut self) {
         let mut dirty = mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
-            let Some(entry) = self.slots.get_mut(id.slot as usize) else { continue };
-            let Slot::Socket(socket) = &mut entry.slot else { continue };
+            let Some(entry) = self.slots.get_mut(id.slot as usize) else {
+                continue;
+            };
+            let Slot::Socket(socket) = &mut entry.slot else {
+                continue;
+            };
             if entry.generation != id.generation || socket.sending != Sending::Dirty {
                 continue;
             }
             let fd = types::Fd(socket.fd.as_raw_fd());
-            let Some(queue) = socket.queue.as_mut().filter(|queue| !queue.chunks.is_empty()) else {
+            let Some(queue) = socket
+                .queue
+                .as_mut()
+                .filter(|queue| !queue.chunks.is_empty())
+            else {
                 socket.sending = Sending::Nothing;
                 continue;
             };
             let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-            let (chunks, sqe) = if let (1, Some(chunk)) = (queue.chunks.len(), queue.chunks.front()) {
+            let (chunks, sqe) = if let (1, Some(chunk)) = (queue.chunks.len(), queue.chunks.front())
+            {
                 let bytes = chunk.bytes();
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                (1, opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build())
+                (
+                    1,
+                    opcode::Send::new(fd, bytes.as_ptr(), len)
+                        .flags(flags)
+                        .build(),
+                )
             } else {
                 let chunks = queue.gather();
                 #[expect(clippy::cast_sign_loss, reason = "message flags are bits")]
-                let sqe = opcode::SendMsg::new(fd, &raw const queue.message).flags(flags as u32).build();
+                let sqe = opcode::SendMsg::new(fd, &raw const queue.message)
+                    .flags(flags as u32)
+                    .build();
                 (chunks, sqe)
             };
             socket.sending = Sending::InFlight { chunks };
@@ -672,7 +766,11 @@ impl State {
         let wanted = u32::from(!wait.is_zero());
         let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         // SAFETY: `arguments` has the layout that EXT_ARG asks for, and outlives the call, as does `timeout`.
-        match unsafe { self.ring.submitter().enter(submissions, wanted, flags.bits(), Some(&arguments)) } {
+        match unsafe {
+            self.ring
+                .submitter()
+                .enter(submissions, wanted, flags.bits(), Some(&arguments))
+        } {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 // Time ran out; a signal; completions must be taken first, which the caller does.
@@ -690,7 +788,10 @@ impl State {
             completed += 1;
             let data = cqe.user_data();
             #[expect(clippy::cast_possible_truncation, reason = "the fields of user_data")]
-            let id = SlotId { slot: data as u32, generation: (data >> 32) as u32 & GENERATION_MASK };
+            let id = SlotId {
+                slot: data as u32,
+                generation: (data >> 32) as u32 & GENERATION_MASK,
+            };
             match data >> 56 {
                 op if op == Op::Receive as u64 => self.received(id, &cqe, buffers),
                 op if op == Op::Send as u64 => self.sent(id, cqe.result()),
@@ -744,16 +845,27 @@ impl State {
 
     fn sent(&mut self, id: SlotId, result: i32) {
         let socket = self.socket(id);
-        let Sending::InFlight { chunks } = mem::replace(&mut socket.sending, Sending::Nothing) else {
+        let Sending::InFlight { chunks } = mem::replace(&mut socket.sending, Sending::Nothing)
+        else {
             unreachable!("a send completes once")
         };
-        let mut queue = socket.queue.take().expect("a socket that sends has a queue");
-        let total: usize = queue.chunks.iter().take(chunks).map(|chunk| chunk.bytes().len()).sum();
+        let mut queue = socket
+            .queue
+            .take()
+            .expect("a socket that sends has a queue");
+        let total: usize = queue
+            .chunks
+            .iter()
+            .take(chunks)
+            .map(|chunk| chunk.bytes().len())
+            .sum();
         // MSG_WAITALL: a short count is a failed send.
         if usize::try_from(result).is_ok_and(|bytes| bytes == total) {
             for chunk in queue.chunks.drain(..chunks) {
                 if let Chunk::Owned(mut vec) = chunk {
-                    if vec.capacity() <= SPARE_VECTOR_BYTES && self.spare_vectors.len() < SPARE_VECTORS {
+                    if vec.capacity() <= SPARE_VECTOR_BYTES
+                        && self.spare_vectors.len() < SPARE_VECTORS
+                    {
                         vec.clear();
                         self.spare_vectors.push(vec);
                     }
@@ -777,7 +889,11 @@ impl State {
 
     fn connected(&mut self, id: SlotId, result: i32) {
         let socket = self.socket(id);
-        socket.link = if result == 0 { Link::Connected } else { Link::Failed(-result) };
+        socket.link = if result == 0 {
+            Link::Connected
+        } else {
+            Link::Failed(-result)
+        };
         let waker = socket.reader.take();
         let queued = socket.queue.is_some();
         self.wake.extend(waker);
@@ -795,7 +911,9 @@ impl State {
         let listener = self.listener(id);
         listener.armed = cqueue::more(cqe.flags());
         match fd {
-            Some(fd) if listener.accepted.len() < ACCEPTED_MAX && !listener.abandoned => listener.accepted.push_back(fd),
+            Some(fd) if listener.accepted.len() < ACCEPTED_MAX && !listener.abandoned => {
+                listener.accepted.push_back(fd)
+            }
             Some(refused) => drop(refused),
             None if result == -libc::ECANCELED => {}
             None => listener.error = Some(-result),
@@ -811,8 +929,13 @@ impl State {
 impl Queue {
     fn new() -> Box<Self> {
         // SAFETY: both are plain C structures for which all zeroes is the empty value.
-        let (piece, message) = unsafe { (mem::zeroed::<libc::iovec>(), mem::zeroed::<libc::msghdr>()) };
-        Box::new(Self { chunks: VecDeque::new(), pieces: [piece; GATHER_MAX], message })
+        let (piece, message) =
+            unsafe { (mem::zeroed::<libc::iovec>(), mem::zeroed::<libc::msghdr>()) };
+        Box::new(Self {
+            chunks: VecDeque::new(),
+            pieces: [piece; GATHER_MAX],
+            message,
+        })
     }
 
     /// Points the message header at the first chunks; returns how many. It stays valid while the queue is in its
@@ -821,7 +944,10 @@ impl Queue {
         let mut count = 0;
         for (piece, chunk) in self.pieces.iter_mut().zip(&self.chunks) {
             let bytes = chunk.bytes();
-            *piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            *piece = libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
             count += 1;
         }
         self.message.msg_iov = self.pieces.as_mut_ptr();
@@ -849,7 +975,9 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
 /// As the kernel allows; older ones refuse the first mode.
 fn build(size: &RingSize) -> io::Result<IoUring> {
     match RingMode::Deferred.build(size) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => RingMode::Cooperative.build(size),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            RingMode::Cooperative.build(size)
+        }
         other => other,
     }
 }

@@ -78,23 +78,36 @@ impl TcpOptions {
 
 impl Stream {
     /// Connects. Dropping the future gives the attempt up.
-    pub async fn connect(core: &Core, address: &Address, options: &TcpOptions) -> io::Result<Stream> {
+    pub async fn connect(
+        core: &Core,
+        address: &Address,
+        options: &TcpOptions,
+    ) -> io::Result<Stream> {
         let (socket, to) = match address {
             Address::Tcp(to) => {
                 let socket = Socket::new(Domain::for_address(*to), Type::STREAM.cloexec(), None)?;
                 options.apply(SockRef::from(&socket))?;
                 (socket, SockAddr::from(*to))
             }
-            Address::Unix(path) => (Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?, SockAddr::unix(path)?),
+            Address::Unix(path) => (
+                Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?,
+                SockAddr::unix(path)?,
+            ),
         };
-        let stream = Stream { core: core.clone(), id: core.ring().connect(OwnedFd::from(socket), to) };
+        let stream = Stream {
+            core: core.clone(),
+            id: core.ring().connect(OwnedFd::from(socket), to),
+        };
         poll_fn(|cx| stream.core.ring().poll_connected(stream.id, cx)).await?;
         Ok(stream)
     }
 
     /// Serves an already connected socket from now on.
     pub fn adopt(core: &Core, fd: OwnedFd) -> Stream {
-        Stream { core: core.clone(), id: core.ring().adopt(fd) }
+        Stream {
+            core: core.clone(),
+            id: core.ring().adopt(fd),
+        }
     }
 
     /// The next bytes, in place; `None` at the end of the stream. One task may wait at a time.
@@ -204,4 +217,3 @@ impl std::fmt::Debug for Stream {
         write!(f, "Stream({:?})", self.id)
     }
 }
-

@@ -45,7 +45,11 @@ pub struct Sleep {
 
 impl Sleep {
     pub(crate) fn new(core: &Core, at: Instant) -> Self {
-        Self { core: core.clone(), at, id: None }
+        Self {
+            core: core.clone(),
+            at,
+            id: None,
+        }
     }
 }
 
@@ -61,7 +65,10 @@ impl Future for Sleep {
             timers.next_id.set(timers.next_id.get() + 1);
             timers.next_id.get()
         });
-        let old = timers.armed.borrow_mut().insert((self.at, id), cx.waker().clone());
+        let old = timers
+            .armed
+            .borrow_mut()
+            .insert((self.at, id), cx.waker().clone());
         drop(old);
         self.id = Some(id);
         Poll::Pending

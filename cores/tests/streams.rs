@@ -20,7 +20,10 @@ fn cpus(count: usize) -> Vec<usize> {
 
 async fn echo(stream: Stream) {
     while let Ok(Some(buf)) = stream.recv().await {
-        if std::future::poll_fn(|cx| stream.poll_room(cx)).await.is_err() {
+        if std::future::poll_fn(|cx| stream.poll_room(cx))
+            .await
+            .is_err()
+        {
             return;
         }
         stream.send(buf);
@@ -37,16 +40,20 @@ where
     let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = first.local_address().unwrap();
     drop(first);
-    let cores = start(&cpus(count), 64, move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
-        let listener = Listener::new(&core, bind(address).unwrap());
-        let accepting = core.clone();
-        core.spawn(async move {
-            while let Ok(fd) = listener.accept().await {
-                accepting.spawn(session(accepting.clone(), Stream::adopt(&accepting, fd)));
-            }
-        });
-        while !matches!(mailbox.recv().await, Mail::Stop) {}
-    })
+    let cores = start(
+        &cpus(count),
+        64,
+        move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
+            let listener = Listener::new(&core, bind(address).unwrap());
+            let accepting = core.clone();
+            core.spawn(async move {
+                while let Ok(fd) = listener.accept().await {
+                    accepting.spawn(session(accepting.clone(), Stream::adopt(&accepting, fd)));
+                }
+            });
+            while !matches!(mailbox.recv().await, Mail::Stop) {}
+        },
+    )
     .unwrap();
     (address, move || {
         for core in 0..count {
@@ -108,23 +115,32 @@ fn connects_and_reports_refusal() {
     let (address, stop) = serve(1, |_, stream| echo(stream));
     let (tell, told) = mpsc::channel();
     let unused = TcpStream::connect(address).unwrap().local_addr().unwrap();
-    let client = start(&cpus(1), 1, move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
-        let options = TcpOptions::default();
-        let refused = Stream::connect(&core, &Address::Tcp(unused), &options).await;
-        tell.send(refused.err().map(|error| error.kind())).unwrap();
-        let stream = Stream::connect(&core, &Address::Tcp(address), &options).await.unwrap();
-        stream.write(b"ping");
-        stream.write(b"pong");
-        let mut got = Vec::new();
-        while got.len() < 8 {
-            got.extend_from_slice(&stream.recv().await.unwrap().unwrap());
-        }
-        assert_eq!(got, b"pingpong");
-        stream.close().await.unwrap();
-    })
+    let client = start(
+        &cpus(1),
+        1,
+        move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
+            let options = TcpOptions::default();
+            let refused = Stream::connect(&core, &Address::Tcp(unused), &options).await;
+            tell.send(refused.err().map(|error| error.kind())).unwrap();
+            let stream = Stream::connect(&core, &Address::Tcp(address), &options)
+                .await
+                .unwrap();
+            stream.write(b"ping");
+            stream.write(b"pong");
+            let mut got = Vec::new();
+            while got.len() < 8 {
+                got.extend_from_slice(&stream.recv().await.unwrap().unwrap());
+            }
+            assert_eq!(got, b"pingpong");
+            stream.close().await.unwrap();
+        },
+    )
     .unwrap();
     client.join().unwrap();
-    assert_eq!(told.recv().unwrap(), Some(std::io::ErrorKind::ConnectionRefused));
+    assert_eq!(
+        told.recv().unwrap(),
+        Some(std::io::ErrorKind::ConnectionRefused)
+    );
     stop();
 }
 
@@ -150,15 +166,26 @@ fn a_panic_ends_one_task_only() {
 #[test]
 fn timers_fire_in_order_and_dropped_ones_do_not() {
     let (tell, told) = mpsc::channel();
-    let cores = start(&cpus(1), 1, move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
-        let begun = core.now();
-        let none = core.timeout_at(Some(core.now() + Duration::from_millis(20)), std::future::pending::<()>()).await;
-        tell.send(none.is_none()).unwrap();
-        assert!(core.now() - begun >= Duration::from_millis(20));
-        drop(core.sleep(Duration::from_secs(3600)));
-        let some = core.timeout_at(Some(core.now() + Duration::from_secs(3600)), async { 7 }).await;
-        tell.send(some == Some(7)).unwrap();
-    })
+    let cores = start(
+        &cpus(1),
+        1,
+        move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
+            let begun = core.now();
+            let none = core
+                .timeout_at(
+                    Some(core.now() + Duration::from_millis(20)),
+                    std::future::pending::<()>(),
+                )
+                .await;
+            tell.send(none.is_none()).unwrap();
+            assert!(core.now() - begun >= Duration::from_millis(20));
+            drop(core.sleep(Duration::from_secs(3600)));
+            let some = core
+                .timeout_at(Some(core.now() + Duration::from_secs(3600)), async { 7 })
+                .await;
+            tell.send(some == Some(7)).unwrap();
+        },
+    )
     .unwrap();
     cores.join().unwrap();
     assert_eq!(told.iter().collect::<Vec<_>>(), [true, true]);
@@ -168,27 +195,33 @@ fn timers_fire_in_order_and_dropped_ones_do_not() {
 fn mail_reaches_sleeping_and_busy_cores() {
     const ROUNDS: u64 = 3_000;
     let (tell, told) = mpsc::channel();
-    let cores = start(&cpus(2), 4, move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
-        let other = 1 - core.index();
-        if core.index() == 0 {
-            assert!(office.send(other, Mail::Count(0)).is_ok());
-        }
-        loop {
-            let Mail::Count(count) = mailbox.recv().await else { return };
-            if count % 7 == 0 {
-                // Something else to do now and then, so that mail also meets a busy core.
-                for _ in 0..count % 50 {
-                    core.yield_now().await;
+    let cores = start(
+        &cpus(2),
+        4,
+        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            let other = 1 - core.index();
+            if core.index() == 0 {
+                assert!(office.send(other, Mail::Count(0)).is_ok());
+            }
+            loop {
+                let Mail::Count(count) = mailbox.recv().await else {
+                    return;
+                };
+                if count % 7 == 0 {
+                    // Something else to do now and then, so that mail also meets a busy core.
+                    for _ in 0..count % 50 {
+                        core.yield_now().await;
+                    }
                 }
+                if count >= ROUNDS {
+                    let _ = office.send(other, Mail::Stop);
+                    tell.send(count).unwrap();
+                    return;
+                }
+                assert!(office.send(other, Mail::Count(count + 1)).is_ok());
             }
-            if count >= ROUNDS {
-                let _ = office.send(other, Mail::Stop);
-                tell.send(count).unwrap();
-                return;
-            }
-            assert!(office.send(other, Mail::Count(count + 1)).is_ok());
-        }
-    })
+        },
+    )
     .unwrap();
     cores.join().unwrap();
     assert_eq!(told.recv().unwrap(), ROUNDS);
@@ -197,14 +230,18 @@ fn mail_reaches_sleeping_and_busy_cores() {
 #[test]
 fn a_full_mailbox_gives_the_mail_back() {
     let (tell, told) = mpsc::channel();
-    let cores = start(&cpus(1), 2, move |_, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
-        assert!(office.send(0, Mail::Count(1)).is_ok());
-        assert!(office.send(0, Mail::Count(2)).is_ok());
-        let back = office.send(0, Mail::Count(3));
-        tell.send(matches!(back, Err(Mail::Count(3)))).unwrap();
-        assert!(office.send(7, Mail::Stop).is_err());
-        assert!(matches!(mailbox.recv().await, Mail::Count(1)));
-    })
+    let cores = start(
+        &cpus(1),
+        2,
+        move |_, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            assert!(office.send(0, Mail::Count(1)).is_ok());
+            assert!(office.send(0, Mail::Count(2)).is_ok());
+            let back = office.send(0, Mail::Count(3));
+            tell.send(matches!(back, Err(Mail::Count(3)))).unwrap();
+            assert!(office.send(7, Mail::Stop).is_err());
+            assert!(matches!(mailbox.recv().await, Mail::Count(1)));
+        },
+    )
     .unwrap();
     cores.join().unwrap();
     assert!(told.recv().unwrap());
@@ -216,40 +253,50 @@ fn a_connection_moves_between_cores_mid_stream() {
     let address = first.local_address().unwrap();
     drop(first);
     // Every 10,000 bytes the connection changes cores, in whatever state it is.
-    let cores = start(&cpus(2), 64, move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
-        let other = 1 - core.index();
-        if core.index() == 0 {
-            let listener = Listener::new(&core, bind(address).unwrap());
-            let fd = listener.accept().await.unwrap();
-            assert!(office.send(0, Mail::Socket(fd, Vec::new())).is_ok());
-        }
-        while let Mail::Socket(fd, rest) = mailbox.recv().await {
-            let stream = Stream::adopt(&core, fd);
-            let mut seen = rest.len();
-            stream.send_vec(rest);
-            let ended = loop {
-                if seen > 10_000 {
-                    break false;
-                }
-                let Some(buf) = stream.recv().await.unwrap() else { break true };
-                seen += buf.len();
-                std::future::poll_fn(|cx| stream.poll_room(cx)).await.unwrap();
-                stream.send(buf);
-            };
-            if ended {
-                stream.close().await.unwrap();
-                assert!(office.send(0, Mail::Stop).is_ok());
-                assert!(office.send(1, Mail::Stop).is_ok());
-            } else {
-                // A receive that is armed must be taken back: arm one first.
-                let _ = stream.has_received();
-                let (fd, rest) = stream.detach().await.unwrap();
-                assert!(office.send(other, Mail::Socket(fd, rest)).is_ok());
+    let cores = start(
+        &cpus(2),
+        64,
+        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            let other = 1 - core.index();
+            if core.index() == 0 {
+                let listener = Listener::new(&core, bind(address).unwrap());
+                let fd = listener.accept().await.unwrap();
+                assert!(office.send(0, Mail::Socket(fd, Vec::new())).is_ok());
             }
-        }
-    })
+            while let Mail::Socket(fd, rest) = mailbox.recv().await {
+                let stream = Stream::adopt(&core, fd);
+                let mut seen = rest.len();
+                stream.send_vec(rest);
+                let ended = loop {
+                    if seen > 10_000 {
+                        break false;
+                    }
+                    let Some(buf) = stream.recv().await.unwrap() else {
+                        break true;
+                    };
+                    seen += buf.len();
+                    std::future::poll_fn(|cx| stream.poll_room(cx))
+                        .await
+                        .unwrap();
+                    stream.send(buf);
+                };
+                if ended {
+                    stream.close().await.unwrap();
+                    assert!(office.send(0, Mail::Stop).is_ok());
+                    assert!(office.send(1, Mail::Stop).is_ok());
+                } else {
+                    // A receive that is armed must be taken back: arm one first.
+                    let _ = stream.has_received();
+                    let (fd, rest) = stream.detach().await.unwrap();
+                    assert!(office.send(other, Mail::Socket(fd, rest)).is_ok());
+                }
+            }
+        },
+    )
     .unwrap();
-    let sent: Vec<u8> = (0..2_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let sent: Vec<u8> = (0..2_000_000_u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let mut socket = TcpStream::connect(address).unwrap();
     let mut writer = socket.try_clone().unwrap();
     let mut back = Vec::new();

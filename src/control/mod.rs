@@ -75,12 +75,24 @@ fn load(cli: &Cli) -> Result<Resolved, String> {
     let users = read(users_path)?;
     let environment: Environment = std::env::vars().collect();
     resolve(&Sources {
-        config: Source { path: &config_path.to_string_lossy(), text: config.as_deref() },
-        users: Source { path: &users_path.to_string_lossy(), text: users.as_deref() },
+        config: Source {
+            path: &config_path.to_string_lossy(),
+            text: config.as_deref(),
+        },
+        users: Source {
+            path: &users_path.to_string_lossy(),
+            text: users.as_deref(),
+        },
         environment: &environment,
         overrides: &cli.overrides(),
     })
-    .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    .map_err(|problems| {
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
 }
 
 /// A file's text; `None` if there is none.
@@ -105,36 +117,65 @@ fn serve(cli: &Cli) -> Result<(), String> {
     }
     let cpus = place(&config)?;
     let ring = cores::ring_size();
-    let demand = Demand { cores: cpus.len(), ring, executor_entries: cores::EXECUTOR_ENTRIES, sockets: sockets(&config) };
+    let demand = Demand {
+        cores: cpus.len(),
+        ring,
+        executor_entries: cores::EXECUTOR_ENTRIES,
+        sockets: sockets(&config),
+    };
     let limits = Limits::raise(&demand);
     for warning in &limits.warnings {
         tracing::warn!("{warning}");
     }
     cores::preflight::check(&ring).map_err(|unusable| unusable.to_string())?;
-    let blocking = Blocking::start(&Helpers { threads: HELPERS, jobs_max: HELPER_JOBS_MAX, avoid: Vec::new(), nice: 5 })
-        .map_err(|error| format!("cannot start helper threads: {error}"))?;
+    let blocking = Blocking::start(&Helpers {
+        threads: HELPERS,
+        jobs_max: HELPER_JOBS_MAX,
+        avoid: Vec::new(),
+        nice: 5,
+    })
+    .map_err(|error| format!("cannot start helper threads: {error}"))?;
     let listen = listen_address(&config)?;
     // Found out here, before any core starts, with a message of its own.
     drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
     let grace = config.shutdown.timeout;
-    let boot = Boot { config: Arc::new(config), blocking, instance_secret: InstanceSecret::new(secret), listen };
+    let boot = Boot {
+        config: Arc::new(config),
+        blocking,
+        instance_secret: InstanceSecret::new(secret),
+        listen,
+    };
     let count = cpus.len();
-    let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| proxy::run(core, mailbox, office, boot))
-        .map_err(|error| format!("cannot start the cores: {error}"))?;
-    tracing::info!("pgdog {} listens on {listen} with {count} cores", env!("CARGO_PKG_VERSION"));
+    let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| {
+        proxy::run(core, mailbox, office, boot)
+    })
+    .map_err(|error| format!("cannot start the cores: {error}"))?;
+    tracing::info!(
+        "pgdog {} listens on {listen} with {count} cores",
+        env!("CARGO_PKG_VERSION")
+    );
     loop {
         match signals.next() {
-            Signal::Hangup => tracing::warn!("reloading is not available yet: restart to change the configuration"),
+            Signal::Hangup => tracing::warn!(
+                "reloading is not available yet: restart to change the configuration"
+            ),
             Signal::Interrupt | Signal::Terminate => break,
         }
     }
     tracing::info!("shutting down: waiting for transactions to end");
     let deadline = grace.and_then(|grace| now().checked_add(grace));
     for core in 0..count {
-        if cores.office().send(core, Mail::Shutdown { deadline }).is_err() {
-            tracing::error!(core, "its mailbox is full: it will be ended with the process");
+        if cores
+            .office()
+            .send(core, Mail::Shutdown { deadline })
+            .is_err()
+        {
+            tracing::error!(
+                core,
+                "its mailbox is full: it will be ended with the process"
+            );
         }
     }
     std::thread::spawn(move || loop {
@@ -145,7 +186,10 @@ fn serve(cli: &Cli) -> Result<(), String> {
     cores.join().map_err(|error| error.to_string())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the control thread has no core to ask")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread has no core to ask"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -165,8 +209,12 @@ fn start_log(config: &Config) -> io::Result<LogGuard> {
 }
 
 fn place(config: &Config) -> Result<Vec<usize>, String> {
-    let wish = Wish { workers: config.workers.map(std::num::NonZeroUsize::get), cpus: Vec::new() };
-    let placement = Placement::choose(&wish).map_err(|error| format!("cannot choose CPUs: {error}"))?;
+    let wish = Wish {
+        workers: config.workers.map(std::num::NonZeroUsize::get),
+        cpus: Vec::new(),
+    };
+    let placement =
+        Placement::choose(&wish).map_err(|error| format!("cannot choose CPUs: {error}"))?;
     for warning in &placement.warnings {
         tracing::warn!("{warning}");
     }

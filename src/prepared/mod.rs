@@ -91,7 +91,8 @@ impl Statement {
     }
 }
 
-/// In place of the number of types, which is never negative: the statement is one of `PREPARE`.
+/// In place of the number of types, and without the types that such a number would need: the statement is one of
+/// `PREPARE`.
 const SQL_MARK: [u8; 2] = [0xff; 2];
 
 /// What a statement takes besides its bytes, about: itself, its counters, its place in the table.
@@ -151,7 +152,7 @@ impl Statements {
         }
     }
 
-    /// The statement of a `Parse`: `definition` is what follows the name in it. `context` stands for the settings
+    /// The statement of a `Parse`: `definition` is what follows the name in it (`Parse::content`). `context` stands for the settings
     /// that the parser reads (`Settings::parse_context`), empty if the session has set none.
     ///
     /// Errors: 08P01 for a definition that is no such thing, 53200 if clients hold `bytes_max` already.
@@ -250,7 +251,7 @@ const SCRATCH_BYTES_MAX: usize = 4096;
 fn text_of(definition: &[u8]) -> Option<usize> {
     let text = memchr::memchr(0, definition)?;
     let (count, types) = definition.get(text + 1..)?.split_first_chunk::<2>()?;
-    let count = usize::try_from(i16::from_be_bytes(*count)).ok()?;
+    let count = usize::from(u16::from_be_bytes(*count));
     (types.len() == 4 * count).then_some(text)
 }
 
@@ -260,7 +261,7 @@ fn id_of(bytes: &[u8]) -> Id {
     Id(u128::from_be_bytes(id))
 }
 
-/// The prepared statements of one client, by the names that it gave them. Eight bytes while there are none.
+/// The prepared statements of one client, by the names that it gave them. 16 bytes while there are none.
 ///
 /// The client's messages are taken at their word when they arrive, and may turn out to have failed or to have been
 /// skipped after an error. So what they change is noted until the server has answered, and undone at ReadyForQuery
@@ -268,9 +269,11 @@ fn id_of(bytes: &[u8]) -> Id {
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     names: Option<Box<Names>>,
+    /// Syncs without their ReadyForQuery.
+    syncs: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Names {
     statements: HashMap<Box<[u8]>, Rc<Statement>>,
     /// Changes without an answer, oldest first.
@@ -300,7 +303,7 @@ impl ClientStatements {
     ///
     /// Errors: 42P05 if the client has another statement of this name; nothing is changed then.
     pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<Prepared, Error> {
-        let names = self.names.get_or_insert_default();
+        let names = self.names();
         let change = match names.statements.entry(name.into()) {
             Entry::Vacant(entry) => {
                 entry.insert(statement);
@@ -341,28 +344,23 @@ impl ClientStatements {
     /// `Close`, or `DEALLOCATE name`: the name is free again. Says if there was one; `Close` does not mind,
     /// `DEALLOCATE` answers [`unknown`].
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        let Some(names) = &mut self.names else {
-            return false;
-        };
+        let names = self.names();
         let statement = names.statements.remove(name);
         let found = statement.is_some();
-        names
-            .unanswered
-            .push_back(Change::Removed(name.into(), statement));
+        let change = Change::Removed(name.into(), statement);
+        names.unanswered.push_back(change);
         found
     }
 
     /// `DEALLOCATE ALL`, `DISCARD ALL`: what comes later in the pipeline is not touched.
     pub fn clear(&mut self) {
-        if let Some(names) = &mut self.names {
-            let statements = std::mem::take(&mut names.statements);
-            names.unanswered.push_back(Change::Cleared(statements));
-        }
+        let names = self.names();
+        let statements = std::mem::take(&mut names.statements);
+        names.unanswered.push_back(Change::Cleared(statements));
     }
 
-    /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete. Also to
-    /// be called for those that we answer ourselves. Changes are `prepare` that answered `New`, and, once the
-    /// client has prepared anything, `remove` and `clear`.
+    /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete; or we
+    /// answered it ourselves. A change is a `prepare` that said `New`, each `remove` and each `clear`.
     pub fn succeeded(&mut self) {
         if let Some(names) = &mut self.names {
             if !matches!(names.unanswered.front(), None | Some(Change::Sync)) {
@@ -374,6 +372,7 @@ impl ClientStatements {
 
     /// `Sync` or `Query` came from the client.
     pub fn sync(&mut self) {
+        self.syncs += 1;
         if let Some(names) = &mut self.names {
             names.unanswered.push_back(Change::Sync);
         }
@@ -381,6 +380,7 @@ impl ClientStatements {
 
     /// ReadyForQuery came from the server: what has no answer up to the Sync was skipped, and is undone.
     pub fn ready(&mut self) {
+        self.syncs = self.syncs.saturating_sub(1);
         let Some(names) = &mut self.names else {
             return;
         };
@@ -421,6 +421,17 @@ impl ClientStatements {
         self.len() == 0
     }
 
+    fn names(&mut self) -> &mut Names {
+        let syncs = self.syncs;
+        self.names.get_or_insert_with(|| {
+            Box::new(Names {
+                statements: HashMap::new(),
+                unanswered: (0..syncs).map(|_| Change::Sync).collect(),
+            })
+        })
+    }
+
+    /// Nothing to keep takes no room.
     fn shrink(&mut self) {
         if let Some(names) = &self.names {
             if names.statements.is_empty() && names.unanswered.is_empty() {
@@ -440,4 +451,232 @@ pub fn unknown(name: &[u8]) -> Error {
             String::from_utf8_lossy(name)
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn definition(text: &str, types: &[u32]) -> Vec<u8> {
+        let mut definition = [text.as_bytes(), b"\0"].concat();
+        definition.extend(u16::try_from(types.len()).unwrap().to_be_bytes());
+        types
+            .iter()
+            .for_each(|oid| definition.extend(oid.to_be_bytes()));
+        definition
+    }
+
+    fn statement(store: &mut Statements, text: &str) -> Rc<Statement> {
+        store.intern(&definition(text, &[]), b"").unwrap()
+    }
+
+    #[test]
+    fn a_statement_is_its_text_its_types_and_what_the_parser_reads() {
+        let mut store = Statements::new(usize::MAX);
+        let one = statement(&mut store, "SELECT $1");
+        assert!(Rc::ptr_eq(&one, &statement(&mut store, "SELECT $1")));
+        let others = [
+            store.intern(&definition("SELECT $1", &[23]), b"").unwrap(),
+            store.intern(&definition("SELECT $2", &[]), b"").unwrap(),
+            store
+                .intern(&definition("SELECT $1", &[]), b"timezone='UTC'\0")
+                .unwrap(),
+            store.intern_sql(b"SELECT $1", b"").unwrap(),
+        ];
+        for other in &others {
+            assert_ne!(one.server_name(), other.server_name());
+        }
+        let [_, _, utc, sql] = &others;
+        assert!(Rc::ptr_eq(
+            utc,
+            &store
+                .intern(&definition("SELECT $1", &[]), b"timezone='UTC'\0")
+                .unwrap()
+        ));
+        assert_eq!(utc.definition(), definition("SELECT $1", &[]));
+        assert_eq!(utc.text(), b"SELECT $1");
+        assert!(sql.is_sql() && !one.is_sql());
+        assert_eq!(sql.text(), b"SELECT $1");
+        assert_eq!(store.len(), 5);
+    }
+
+    /// `sha256sum` of the definition, cut: a name must mean the same to all versions of this program.
+    #[test]
+    fn names_are_of_fixed_length_and_never_change() {
+        let mut store = Statements::new(usize::MAX);
+        let name = statement(&mut store, "SELECT 1").server_name();
+        assert_eq!(
+            String::from_utf8_lossy(&name),
+            "__pgdog_b1042ee1ac35ef0dad64d6c4f86f40b3"
+        );
+        assert_eq!(Id(0).server_name().len(), SERVER_NAME_BYTES);
+        assert_eq!(&Id(0xab).server_name()[SERVER_NAME_BYTES - 3..], b"0ab");
+    }
+
+    #[test]
+    fn malformed_definitions_are_refused() {
+        let mut store = Statements::new(usize::MAX);
+        for bytes in [
+            &b""[..],
+            b"SELECT 1",
+            b"x\0",
+            b"x\0\0",
+            b"x\0\0\x01",
+            b"x\0\0\0\0",
+            b"x\0\xff\xff",
+        ] {
+            let error = store.intern(bytes, b"").unwrap_err();
+            assert_eq!(error.code, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
+        }
+        assert_eq!(store.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_clients_hold() {
+        let mut store = Statements::new(2 * SWEEP_MIN_BYTES);
+        let text = "x".repeat(10_000);
+        for n in 0..1_000 {
+            statement(&mut store, &format!("{n}{text}"));
+            assert!(store.bytes() <= SWEEP_MIN_BYTES + 11_000);
+        }
+        let mut held = Vec::new();
+        let refused = (0..1_000).find_map(|n| {
+            let definition = definition(&format!("{n}{text}"), &[]);
+            let found = store.intern(&definition, b"").map(|found| held.push(found));
+            found.err()
+        });
+        assert_eq!(refused.unwrap().code, SqlState::OUT_OF_MEMORY);
+        assert!(store.bytes() <= 2 * SWEEP_MIN_BYTES);
+        assert!(held.len() > 150);
+        held.clear();
+        statement(&mut store, &text);
+    }
+
+    #[test]
+    fn names_of_clients_are_their_own() {
+        let mut store = Statements::new(usize::MAX);
+        let (one, two) = (statement(&mut store, "1"), statement(&mut store, "2"));
+        let (mut a, mut b) = (ClientStatements::default(), ClientStatements::default());
+        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::New));
+        assert_eq!(b.prepare(b"s", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.get(b"s").unwrap().id(), one.id());
+        assert_eq!(b.get(b"s").unwrap().id(), two.id());
+        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::Same));
+
+        let error = a.prepare(b"s", Rc::clone(&two)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ERROR 42P05: prepared statement \"s\" already exists"
+        );
+        let error = a.get(b"t").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ERROR 26000: prepared statement \"t\" does not exist"
+        );
+
+        assert_eq!(a.prepare(b"", one), Ok(Prepared::New));
+        assert_eq!(a.prepare(b"", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.get(b"").unwrap().id(), two.id());
+        assert_eq!(a.len(), 2);
+    }
+
+    #[test]
+    fn a_client_without_statements_is_small() {
+        assert_eq!(size_of::<ClientStatements>(), 16);
+        let mut client = ClientStatements::default();
+        let mut store = Statements::new(usize::MAX);
+        client.prepare(b"s", statement(&mut store, "1")).unwrap();
+        client.remove(b"s");
+        client.sync();
+        client.succeeded();
+        client.succeeded();
+        client.ready();
+        client.sync();
+        client.ready();
+        assert!(client.names.is_none());
+    }
+
+    #[test]
+    fn an_earlier_ready_for_query_does_not_undo_a_later_batch() {
+        let mut client = ClientStatements::default();
+        let mut store = Statements::new(usize::MAX);
+        client.sync(); // a Query, before there was any name
+        client.prepare(b"s", statement(&mut store, "1")).unwrap();
+        client.sync();
+        client.ready();
+        assert!(client.get(b"s").is_ok());
+        client.succeeded();
+        client.ready();
+        assert!(client.get(b"s").is_ok());
+
+        client.remove(b"s");
+        client.clear();
+        client.sync();
+        client.ready(); // both were skipped
+        assert!(client.get(b"s").is_ok());
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Prepare(u8, u8),
+        Remove(u8),
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..3_u8, 0..3_u8).prop_map(|(name, text)| Op::Prepare(name, text)),
+            2 => (0..3_u8).prop_map(Op::Remove),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    proptest! {
+        /// Batches of changes, each failing at some point: only what succeeded before it remains.
+        #[test]
+        fn what_is_skipped_has_never_been(
+            batches in prop::collection::vec((prop::collection::vec(op(), 0..8), 0..8_usize), 0..6)
+        ) {
+            let mut store = Statements::new(usize::MAX);
+            let mut client = ClientStatements::default();
+            let mut expected: HashMap<u8, Id> = HashMap::new();
+            for (ops, succeed) in batches {
+                let mut changes = 0;
+                for op in ops {
+                    let mut change = |expected: &mut HashMap<u8, Id>, apply: &dyn Fn(&mut HashMap<u8, Id>)| {
+                        if changes < succeed {
+                            apply(expected);
+                        }
+                        changes += 1;
+                    };
+                    match op {
+                        Op::Prepare(name, text) => {
+                            let statement = statement(&mut store, &text.to_string());
+                            let id = statement.id();
+                            if client.prepare(&[name], statement) == Ok(Prepared::New) {
+                                change(&mut expected, &|expected| { expected.insert(name, id); });
+                            }
+                        }
+                        Op::Remove(name) => {
+                            client.remove(&[name]);
+                            change(&mut expected, &|expected| { expected.remove(&name); });
+                        }
+                        Op::Clear => {
+                            client.clear();
+                            change(&mut expected, &HashMap::clear);
+                        }
+                    }
+                }
+                client.sync();
+                (0..changes.min(succeed)).for_each(|_| client.succeeded());
+                client.ready();
+                prop_assert_eq!(client.len(), expected.len());
+                for (name, id) in &expected {
+                    prop_assert_eq!(client.get(&[*name]).unwrap().id(), *id);
+                }
+            }
+        }
+    }
 }

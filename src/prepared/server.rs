@@ -365,3 +365,216 @@ impl ServerStatements {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u8) -> Id {
+        Id(u128::from(n))
+    }
+
+    /// Everything sent has an answer.
+    fn settle(server: &mut ServerStatements) {
+        server.sync();
+        while !matches!(server.sent.front(), None | Some(Sent::Sync)) {
+            server.succeeded();
+        }
+        server.ready();
+        assert!(server.is_settled());
+    }
+
+    fn is_send<T: Send>(_: &T) {}
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut server = ServerStatements::new(2);
+        is_send(&server);
+        assert_eq!(server.ensure(id(1)), Ensure::Prepare { evict: None });
+        assert_eq!(server.ensure(id(2)), Ensure::Prepare { evict: None });
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        let evict = Some(id(2));
+        assert_eq!(server.ensure(id(3)), Ensure::Prepare { evict });
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        settle(&mut server);
+        let evict = Some(id(3));
+        assert_eq!(server.ensure(id(2)), Ensure::Prepare { evict });
+        assert_eq!(server.len(), 2);
+        settle(&mut server);
+        server.set_limit(0);
+        assert_eq!(server.trim(), Some(id(1)));
+        assert_eq!(server.trim(), None);
+    }
+
+    #[test]
+    fn what_was_skipped_after_an_error_is_undone() {
+        let mut server = ServerStatements::new(1);
+        server.ensure(id(1));
+        settle(&mut server);
+        let evict = Some(id(1));
+        assert_eq!(server.ensure(id(2)), Ensure::Prepare { evict });
+        server.sync();
+        server.ready(); // neither Close nor Parse has happened
+        assert_eq!(server.ensure(id(1)), Ensure::Replace);
+        settle(&mut server);
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        assert_eq!(server.len(), 1);
+    }
+
+    #[test]
+    fn a_later_batch_does_not_trust_an_earlier_one() {
+        let mut server = ServerStatements::new(10);
+        server.ensure(id(1));
+        server.sync();
+        assert_eq!(server.ensure(id(1)), Ensure::Replace);
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        assert_eq!(server.ensure(id(2)), Ensure::Replace);
+        server.sync();
+        server.ready(); // the first was skipped
+        while server.sent.front() != Some(&Sent::Sync) {
+            server.succeeded();
+        }
+        server.ready();
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        assert_eq!(server.ensure(id(2)), Ensure::Present);
+    }
+
+    #[test]
+    fn what_is_deallocated_or_stale_is_prepared_anew() {
+        let mut server = ServerStatements::new(10);
+        server.ensure(id(1));
+        server.set_unnamed(Some(id(9)));
+        settle(&mut server);
+        assert_eq!(server.unnamed(), Some(id(9)));
+        server.forget_all();
+        assert_eq!(server.unnamed(), None);
+        assert_eq!(server.ensure(id(2)), Ensure::Prepare { evict: None });
+        assert_eq!(server.ensure(id(1)), Ensure::Replace);
+        settle(&mut server);
+        assert_eq!(server.ensure(id(1)), Ensure::Present);
+        server.failed(id(1));
+        assert_eq!(server.ensure(id(1)), Ensure::Replace);
+    }
+
+    /// What PostgreSQL does with what we send, one message after the other.
+    #[derive(Default)]
+    struct Backend {
+        statements: BTreeSet<Id>,
+        skipping: bool,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Message {
+        Parse(Id),
+        Close(Id),
+        Bind(Id),
+        /// Any message that fails.
+        Fail,
+        DeallocateAll,
+        Sync,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Use(u8),
+        Fail,
+        DeallocateAll,
+        Sync,
+        /// The server handles this many messages.
+        Answer(usize),
+        Limit(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            12 => (0..6_u8).prop_map(Op::Use),
+            1 => Just(Op::Fail),
+            1 => Just(Op::DeallocateAll),
+            4 => Just(Op::Sync),
+            6 => (1..6_usize).prop_map(Op::Answer),
+            1 => (0..5_usize).prop_map(Op::Limit),
+        ]
+    }
+
+    impl Backend {
+        /// Handles a message and tells the client side what it hears.
+        fn handle(&mut self, message: Message, server: &mut ServerStatements) {
+            match message {
+                Message::Sync => {
+                    self.skipping = false;
+                    server.ready();
+                }
+                _ if self.skipping => {}
+                Message::Fail => self.skipping = true,
+                Message::Parse(id) => {
+                    assert!(self.statements.insert(id), "already exists");
+                    server.succeeded();
+                }
+                Message::Close(id) => {
+                    self.statements.remove(&id);
+                    server.succeeded();
+                }
+                Message::Bind(id) => assert!(self.statements.contains(&id), "does not exist"),
+                Message::DeallocateAll => self.statements.clear(),
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever fails or is skipped, in however deep a pipeline: no Parse meets a statement of its name, no Bind
+        /// misses one, and the server never has one that we do not know of.
+        #[test]
+        fn any_pipeline_finds_its_statements(ops in prop::collection::vec(op(), 0..80), limit in 0..5_usize) {
+            let mut server = ServerStatements::new(limit);
+            let mut backend = Backend::default();
+            let mut wire = VecDeque::new();
+            let settle = [Op::Sync, Op::Answer(usize::MAX)];
+            for op in ops.into_iter().chain(settle) {
+                match op {
+                    Op::Use(n) => {
+                        match server.ensure(id(n)) {
+                            Ensure::Present => {}
+                            Ensure::Prepare { evict } => {
+                                wire.extend(evict.map(Message::Close));
+                                wire.push_back(Message::Parse(id(n)));
+                            }
+                            Ensure::Replace => {
+                                wire.push_back(Message::Close(id(n)));
+                                wire.push_back(Message::Parse(id(n)));
+                            }
+                        }
+                        wire.push_back(Message::Bind(id(n)));
+                    }
+                    Op::Fail => wire.push_back(Message::Fail),
+                    Op::DeallocateAll => {
+                        server.forget_all();
+                        wire.push_back(Message::DeallocateAll);
+                    }
+                    Op::Sync => {
+                        while let Some(id) = server.trim() {
+                            wire.push_back(Message::Close(id));
+                        }
+                        server.sync();
+                        wire.push_back(Message::Sync);
+                    }
+                    Op::Answer(count) => {
+                        for message in wire.drain(..count.min(wire.len())) {
+                            backend.handle(message, &mut server);
+                        }
+                    }
+                    Op::Limit(limit) => server.set_limit(limit),
+                }
+            }
+            prop_assert!(server.is_settled());
+            for id in &backend.statements {
+                prop_assert!(server.index.contains_key(id));
+            }
+            while let Some(_evicted) = server.trim() {}
+            prop_assert!(server.len() <= server.limit);
+        }
+    }
+}

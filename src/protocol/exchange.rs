@@ -160,7 +160,11 @@ impl Exchange {
             // The server has yet to say that it wants COPY data, or already said that it does not.
             Owed::CopyEnd if self.owed.is_empty() => {}
             Owed::CopyEnd => self.owed.push_back((owed, fate)),
-            Owed::ParseComplete | Owed::BindComplete | Owed::CloseComplete | Owed::Description | Owed::Execution => {
+            Owed::ParseComplete
+            | Owed::BindComplete
+            | Owed::CloseComplete
+            | Owed::Description
+            | Owed::Execution => {
                 self.unsynced |= fate != Fate::Synthesize;
                 self.owed.push_back((owed, fate));
             }
@@ -192,11 +196,15 @@ impl Exchange {
     /// Errors: the message answers nothing that was sent; the connection is of no further use.
     #[inline]
     pub fn received(&mut self, tag: u8, first: Option<u8>) -> Result<Fate, OutOfStep> {
-        let Some(&(head, fate)) = self.owed.front() else { return self.unprompted(tag) };
+        let Some(&(head, fate)) = self.owed.front() else {
+            return self.unprompted(tag);
+        };
         match (tag, head) {
             (b'D' | b'd', Owed::Execution | Owed::Results) => Ok(fate),
             (b'Z', Owed::Ready | Owed::Results) => {
-                self.status = first.and_then(|byte| TransactionStatus::parse(&[byte]).ok()).ok_or(OutOfStep { tag })?;
+                self.status = first
+                    .and_then(|byte| TransactionStatus::parse(&[byte]).ok())
+                    .ok_or(OutOfStep { tag })?;
                 self.copy = Copy::None;
                 self.ambiguous = false;
                 self.pop();
@@ -245,7 +253,10 @@ impl Exchange {
 
     /// The server reads COPY data from here on: whatever Syncs were sent ahead of their end it ignores.
     fn begin_copy_in(&mut self) {
-        let end = self.owed.iter().position(|(owed, _)| *owed == Owed::CopyEnd);
+        let end = self
+            .owed
+            .iter()
+            .position(|(owed, _)| *owed == Owed::CopyEnd);
         self.copy = if end.is_some() { Copy::None } else { Copy::In };
         let until = end.unwrap_or(self.owed.len());
         let mut at = 0;
@@ -254,7 +265,10 @@ impl Exchange {
             at += 1;
             !ignored
         });
-        self.unsynced |= self.owed.front().is_some_and(|(owed, _)| *owed == Owed::Execution)
+        self.unsynced |= self
+            .owed
+            .front()
+            .is_some_and(|(owed, _)| *owed == Owed::Execution)
             && !self.owed.iter().any(|(owed, _)| *owed == Owed::Ready);
     }
 
@@ -412,8 +426,14 @@ mod tests {
 
         let cases: [(&str, &[Fate]); 5] = [
             (">Q! >Q <C <ZI <C <ZI", &[Drop, Drop, Forward, Forward]),
-            (">P! >B >E >S <1 <2 <C <ZI", &[Drop, Forward, Forward, Forward]),
-            (">B >P? >E >S <2 <C <ZI", &[Forward, Synthesize, Forward, Forward]),
+            (
+                ">P! >B >E >S <1 <2 <C <ZI",
+                &[Drop, Forward, Forward, Forward],
+            ),
+            (
+                ">B >P? >E >S <2 <C <ZI",
+                &[Forward, Synthesize, Forward, Forward],
+            ),
             // Our Parse of the client's statement fails: the client hears it, once.
             (">P! >B >E >S <E <ZI", &[Forward, Forward]),
             // What was not sent is not answered after an error either.
@@ -430,12 +450,18 @@ mod tests {
     #[test]
     fn failures_of_our_own_statements_are_counted() {
         let (mut exchange, _) = play(">Q! <E <ZI");
-        assert_eq!((exchange.take_failed_drops(), exchange.take_failed_drops()), (1, 0));
+        assert_eq!(
+            (exchange.take_failed_drops(), exchange.take_failed_drops()),
+            (1, 0)
+        );
     }
 
     #[test]
     fn an_answer_to_nothing_is_out_of_step() {
-        for script in ["<D", "<ZI", "<C", ">S <D", ">P <2", ">B <1", ">Q <1", ">Q <Z?", ">S <C", ">E <T", "<K", ">Q <R"] {
+        for script in [
+            "<D", "<ZI", "<C", ">S <D", ">P <2", ">B <1", ">Q <1", ">Q <Z?", ">S <C", ">E <T",
+            "<K", ">Q <R",
+        ] {
             let (_, fates) = play(&script.replace("<Z?", "<Zx"));
             assert!(fates.last().unwrap().is_err(), "{script}");
         }

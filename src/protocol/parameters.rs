@@ -132,7 +132,9 @@ impl Parameters {
     /// May a session's value of this parameter be set by us? False for what is only reported, or belongs to a
     /// transaction.
     pub fn is_settable(name: &[u8]) -> bool {
-        !NOT_TO_SET.iter().any(|other| compare_names(name, other.as_bytes()).is_eq())
+        !NOT_TO_SET
+            .iter()
+            .any(|other| compare_names(name, other.as_bytes()).is_eq())
     }
 
     fn find(&self, name: &[u8]) -> Result<usize, usize> {

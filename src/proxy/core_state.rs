@@ -70,7 +70,9 @@ impl CoreState {
         let (index, count) = (core.index(), core.count());
         let seed = |pool: usize| (pool as u64) << 32 | index as u64;
         let pools = boot.config.pools.iter().enumerate();
-        let pools = pools.map(|(at, config)| Rc::new(PoolSlot::new(at, config, &boot.config, &core, seed(at)))).collect();
+        let pools = pools
+            .map(|(at, config)| Rc::new(PoolSlot::new(at, config, &boot.config, &core, seed(at))))
+            .collect();
         let narrow = |number: usize| u16::try_from(number).expect("fewer than 65,536 CPUs");
         Rc::new(Self {
             core,
@@ -129,14 +131,21 @@ impl CoreState {
             return Some(keys);
         }
         let job = derivation.clone();
-        let keys = self.core.foreign(self.blocking.run(move || job.run())).await.ok()?;
+        let keys = self
+            .core
+            .foreign(self.blocking.run(move || job.run()))
+            .await
+            .ok()?;
         self.keys.borrow_mut().insert(&derivation, keys.clone());
         Some(keys)
     }
 
     /// The pool of this user and database.
     pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
-        self.pools.iter().find(|slot| slot.config.user == user && slot.config.database == database).cloned()
+        self.pools
+            .iter()
+            .find(|slot| slot.config.user == user && slot.config.database == database)
+            .cloned()
     }
 }
 
@@ -205,7 +214,10 @@ impl Link {
     #[inline]
     pub(crate) fn listen(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
     }

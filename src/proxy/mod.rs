@@ -43,7 +43,9 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 }
             }
             Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
-            Mail::Cancel { process_id, secret } => server::cancel::requested(&state, process_id, &secret),
+            Mail::Cancel { process_id, secret } => {
+                server::cancel::requested(&state, process_id, &secret)
+            }
             Mail::Shutdown { deadline } => break deadline,
         }
     };
@@ -59,13 +61,23 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
         loop {
             match mailbox.recv().await {
                 Mail::Pool { pool, mail } => pools::receive(&context, pool, mail),
-                Mail::Cancel { process_id, secret } => server::cancel::requested(&context, process_id, &secret),
+                Mail::Cancel { process_id, secret } => {
+                    server::cancel::requested(&context, process_id, &secret)
+                }
                 Mail::Client(_) | Mail::Load { .. } | Mail::Shutdown { .. } => {}
             }
         }
     });
-    if core.timeout_at(deadline, state.gate.drained()).await.is_none() {
-        tracing::warn!(core = core.index(), sessions = state.gate.running(), "shutdown_timeout has passed, closing the rest");
+    if core
+        .timeout_at(deadline, state.gate.drained())
+        .await
+        .is_none()
+    {
+        tracing::warn!(
+            core = core.index(),
+            sessions = state.gate.running(),
+            "shutdown_timeout has passed, closing the rest"
+        );
         for link in state.links.borrow().values() {
             link.notify(Notice::ShutDown);
         }
@@ -85,12 +97,21 @@ async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bo
     let options = tcp_options(&state.config.tcp);
     let listener = match bind(address) {
         Ok(socket) => Listener::new(&state.core, socket),
-        Err(error) => return tracing::error!(core = state.core.index(), "cannot listen on {address}: {error}"),
+        Err(error) => {
+            return tracing::error!(
+                core = state.core.index(),
+                "cannot listen on {address}: {error}"
+            )
+        }
     };
     while accepting.get() {
         // The wait is bounded so that a shutdown is noticed; a pending accept loses nothing.
         let deadline = state.core.now() + ACCEPT_PAUSE;
-        match state.core.timeout_at(Some(deadline), listener.accept()).await {
+        match state
+            .core
+            .timeout_at(Some(deadline), listener.accept())
+            .await
+        {
             None => {}
             Some(Ok(fd)) => {
                 if let Err(error) = options.apply(cores::SockRef::from(&fd)) {
@@ -118,7 +139,11 @@ fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
     if mine > mean + mean / 8 + LOAD_SLACK {
         let cores = state.loads.len();
         let [a, b] = state.random::<2>().map(|byte| usize::from(byte) % cores);
-        let other = if state.loads[a].get() <= state.loads[b].get() { a } else { b };
+        let other = if state.loads[a].get() <= state.loads[b].get() {
+            a
+        } else {
+            b
+        };
         if other != here && state.loads[other].get() < mine {
             state.loads[other].set(state.loads[other].get() + 1);
             match state.office.send(other, Mail::Client(fd)) {
@@ -132,7 +157,9 @@ fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
 }
 
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
-    let Some(pass) = state.gate.enter() else { return };
+    let Some(pass) = state.gate.enter() else {
+        return;
+    };
     let context = Rc::clone(state);
     publish_load(state);
     state.core.spawn(async move {

@@ -40,8 +40,18 @@ pub(crate) struct Welcome {
 }
 
 impl PoolSlot {
-    pub(crate) fn new(index: usize, pool: &PoolConfig, config: &Config, core: &Core, seed: u64) -> Self {
-        let place = Place { core: core.index(), cores: core.count(), offset: index };
+    pub(crate) fn new(
+        index: usize,
+        pool: &PoolConfig,
+        config: &Config,
+        core: &Core,
+        seed: u64,
+    ) -> Self {
+        let place = Place {
+            core: core.index(),
+            cores: core.count(),
+            offset: index,
+        };
         let slice = Pool::new(place, limits(pool, config), seed, core.now());
         Self {
             index,
@@ -74,7 +84,9 @@ impl PoolSlot {
         match action {
             Action::Connect { generation } => {
                 let (slot, context) = (Rc::clone(self), Rc::clone(state));
-                state.core.spawn(async move { connect::open(context, slot, generation).await });
+                state
+                    .core
+                    .spawn(async move { connect::open(context, slot, generation).await });
             }
             Action::Serve { client, lease, .. } => match state.link(client) {
                 Some(link) => link.serve(Ok(lease)),
@@ -113,12 +125,19 @@ impl PoolSlot {
 
     /// What is known to be reported for these settings.
     pub(crate) fn welcome(&self, settings: &Parameters) -> Option<Welcome> {
-        self.welcomes.borrow().iter().find(|welcome| *welcome.settings == *settings).cloned()
+        self.welcomes
+            .borrow()
+            .iter()
+            .find(|welcome| *welcome.settings == *settings)
+            .cloned()
     }
 
     /// Remembers what is reported for these settings.
     pub(crate) fn remember(&self, settings: &Rc<Parameters>, reported: &Rc<Parameters>) -> Welcome {
-        let welcome = Welcome { settings: Rc::clone(settings), reported: Rc::clone(reported) };
+        let welcome = Welcome {
+            settings: Rc::clone(settings),
+            reported: Rc::clone(reported),
+        };
         let mut welcomes = self.welcomes.borrow_mut();
         welcomes.retain(|known| *known.settings != **settings);
         if welcomes.len() >= WELCOMES_MAX {
@@ -190,7 +209,10 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
             Err((lease, duty)) => {
                 let (server, rest) = lease.take();
                 match server.pack().await {
-                    Ok(parcel) => PoolMail::Server { lease: rest.with(parcel), duty },
+                    Ok(parcel) => PoolMail::Server {
+                        lease: rest.with(parcel),
+                        duty,
+                    },
                     // It broke on the way: at least its permit arrives.
                     Err(()) => PoolMail::Permit { duty },
                 }
@@ -206,12 +228,17 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
 
 /// Takes pool mail in.
 pub(crate) fn receive(state: &Rc<CoreState>, pool: usize, mail: PoolMail<super::server::Parcel>) {
-    let Some(slot) = state.pools.get(pool) else { return };
+    let Some(slot) = state.pools.get(pool) else {
+        return;
+    };
     let mail = match mail.without_server() {
         Ok(mail) => mail,
         Err((lease, duty)) => {
             let (parcel, rest) = lease.take();
-            PoolMail::Server { lease: rest.with(Box::new(Server::unpack(&state.core, parcel))), duty }
+            PoolMail::Server {
+                lease: rest.with(Box::new(Server::unpack(&state.core, parcel))),
+                duty,
+            }
         }
     };
     slot.decide(state, |pool, now, out| pool.receive(mail, now, out));

@@ -25,8 +25,16 @@ fn sweep(state: &CoreState) {
     let clients = &state.config.clients;
     let limits = [
         (Activity::Idle, clients.idle_timeout, Notice::IdleTimeout),
-        (Activity::IdleInTransaction, clients.idle_in_transaction_timeout, Notice::IdleInTransactionTimeout),
-        (Activity::Active, state.config.servers.query_timeout, Notice::QueryTimeout),
+        (
+            Activity::IdleInTransaction,
+            clients.idle_in_transaction_timeout,
+            Notice::IdleInTransactionTimeout,
+        ),
+        (
+            Activity::Active,
+            state.config.servers.query_timeout,
+            Notice::QueryTimeout,
+        ),
     ];
     if limits.iter().all(|(_, limit, _)| limit.is_none()) {
         return;
@@ -35,7 +43,10 @@ fn sweep(state: &CoreState) {
     for link in state.links.borrow().values() {
         for (activity, limit, notice) in limits {
             let since = now.saturating_duration_since(link.since.get());
-            if link.activity.get() == activity && limit.is_some_and(|limit| since >= limit) && link.notice().is_none() {
+            if link.activity.get() == activity
+                && limit.is_some_and(|limit| since >= limit)
+                && link.notice().is_none()
+            {
                 link.notify(notice);
             }
         }

@@ -22,7 +22,10 @@ enum Pending {
     #[default]
     Nothing,
     Lent(Buf),
-    Kept { bytes: Vec<u8>, done: usize },
+    Kept {
+        bytes: Vec<u8>,
+        done: usize,
+    },
 }
 
 /// In the middle of a message.
@@ -35,8 +38,15 @@ enum Amid {
 impl Inbound {
     /// What came along with the login.
     pub(super) fn of(bytes: Vec<u8>) -> Self {
-        let pending = if bytes.is_empty() { Pending::Nothing } else { Pending::Kept { bytes, done: 0 } };
-        Self { pending, amid: None }
+        let pending = if bytes.is_empty() {
+            Pending::Nothing
+        } else {
+            Pending::Kept { bytes, done: 0 }
+        };
+        Self {
+            pending,
+            amid: None,
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -80,7 +90,10 @@ impl Inbound {
         if let Pending::Lent(buf) = &self.pending {
             self.pending = match buf.is_empty() {
                 true => Pending::Nothing,
-                false => Pending::Kept { bytes: buf.to_vec(), done: 0 },
+                false => Pending::Kept {
+                    bytes: buf.to_vec(),
+                    done: 0,
+                },
             };
         }
     }
@@ -111,15 +124,21 @@ impl Inbound {
     fn skip_bytes(&mut self, count: usize) {
         let here = count.min(self.len());
         self.consume(here);
-        self.amid = (here < count).then_some(Amid::Skipped { bytes_left: count - here });
+        self.amid = (here < count).then_some(Amid::Skipped {
+            bytes_left: count - here,
+        });
     }
 
     /// Passes the rest of a message on that was begun. False when there is none, or no byte of it.
     pub(super) fn pass_rest(&mut self, to: &Stream) -> bool {
-        let Some(Amid::Passed { bytes_left }) = self.amid else { return false };
+        let Some(Amid::Passed { bytes_left }) = self.amid else {
+            return false;
+        };
         let here = bytes_left.min(self.len());
         self.pass(here, to);
-        self.amid = (here < bytes_left).then_some(Amid::Passed { bytes_left: bytes_left - here });
+        self.amid = (here < bytes_left).then_some(Amid::Passed {
+            bytes_left: bytes_left - here,
+        });
         here > 0
     }
 
@@ -127,14 +146,18 @@ impl Inbound {
     pub(super) fn pass_messages(&mut self, count: usize, to: &Stream) {
         let here = count.min(self.len());
         self.pass(here, to);
-        self.amid = (here < count).then_some(Amid::Passed { bytes_left: count - here });
+        self.amid = (here < count).then_some(Amid::Passed {
+            bytes_left: count - here,
+        });
     }
 
     fn pass(&mut self, count: usize, to: &Stream) {
         match &mut self.pending {
             Pending::Nothing => {}
             Pending::Lent(buf) => to.send(buf.split_to(count)),
-            Pending::Kept { bytes, done } => to.write(bytes.get(*done..*done + count).unwrap_or_default()),
+            Pending::Kept { bytes, done } => {
+                to.write(bytes.get(*done..*done + count).unwrap_or_default())
+            }
         }
         if let Pending::Kept { done, .. } = &mut self.pending {
             *done += count;

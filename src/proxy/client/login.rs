@@ -46,15 +46,28 @@ struct Wish {
 
 /// The session, or `None` when there is to be none.
 pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Session> {
-    let deadline = state.config.clients.login_timeout.and_then(|timeout| state.core.now().checked_add(timeout));
-    let mut newcomer = Newcomer { state, stream, received: Vec::new() };
+    let deadline = state
+        .config
+        .clients
+        .login_timeout
+        .and_then(|timeout| state.core.now().checked_add(timeout));
+    let mut newcomer = Newcomer {
+        state,
+        stream,
+        received: Vec::new(),
+    };
     let error = match state.core.timeout_at(deadline, newcomer.log_in()).await {
         Some(Ok(None)) => return None,
         Some(Ok(Some(admitted))) => return Some(admitted.session(state, newcomer)),
         Some(Err(End::Fatal(error))) => error,
         Some(Err(End::Left | End::Silent)) => return None,
         None => {
-            let limit = state.config.clients.login_timeout.unwrap_or_default().as_millis();
+            let limit = state
+                .config
+                .clients
+                .login_timeout
+                .unwrap_or_default()
+                .as_millis();
             let text = format!("login not finished within {limit} ms (client_login_timeout)");
             Error::fatal(Fault::Client, SqlState::QUERY_CANCELED, text)
         }
@@ -63,7 +76,10 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
     put_error(&mut message, &error);
     newcomer.stream.send_vec(message);
     let goodbye = state.core.now() + std::time::Duration::from_secs(1);
-    let _ = state.core.timeout_at(Some(goodbye), newcomer.stream.close()).await;
+    let _ = state
+        .core
+        .timeout_at(Some(goodbye), newcomer.stream.close())
+        .await;
     None
 }
 
@@ -90,15 +106,25 @@ impl Admitted {
 
 impl Newcomer<'_> {
     async fn log_in(&mut self) -> Result<Option<Admitted>, End> {
-        let Some(wish) = self.startup().await? else { return Ok(None) };
+        let Some(wish) = self.startup().await? else {
+            return Ok(None);
+        };
         if self.state.phase.get() != Phase::Serving {
             let text = "shutting down, not accepting connections";
-            return Err(End::Fatal(Error::fatal(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text)));
+            return Err(End::Fatal(Error::fatal(
+                Fault::Proxy,
+                SqlState::CANNOT_CONNECT_NOW,
+                text,
+            )));
         }
         self.authenticate(&wish).await?;
         let Some(slot) = self.state.pool_of(&wish.user, &wish.database) else {
             let text = format!("database \"{}\" is not configured", wish.database);
-            return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::INVALID_CATALOG_NAME, text)));
+            return Err(End::Fatal(Error::fatal(
+                Fault::Client,
+                SqlState::INVALID_CATALOG_NAME,
+                text,
+            )));
         };
         let welcome = self.learn(&slot, wish.settings).await?;
         let (key, link) = self.state.enroll(wish.version);
@@ -113,7 +139,11 @@ impl Newcomer<'_> {
             let (user, database) = (&wish.user, &wish.database);
             tracing::info!(%user, %database, "client logged in");
         }
-        Ok(Some(Admitted { slot, link, settings: welcome.settings }))
+        Ok(Some(Admitted {
+            slot,
+            link,
+            settings: welcome.settings,
+        }))
     }
 
     /// Reads untagged packets up to the one that asks for a session; `None` when it was something else.
@@ -144,7 +174,11 @@ impl Newcomer<'_> {
             // What follows in the same segment was not meant for an unencrypted connection.
             if requests > ENCRYPTION_REQUESTS_MAX || self.received.len() > bytes {
                 let text = "unencrypted data received after TLS request";
-                return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::PROTOCOL_VIOLATION, text)));
+                return Err(End::Fatal(Error::fatal(
+                    Fault::Client,
+                    SqlState::PROTOCOL_VIOLATION,
+                    text,
+                )));
             }
             self.received.clear();
             self.stream.send_static(&[ENCRYPTION_REFUSED]);
@@ -165,10 +199,22 @@ impl Newcomer<'_> {
     fn cancel(&self, process_id: i32, secret: &[u8]) {
         let state = self.state;
         let cores = u16::try_from(state.core.count()).unwrap_or(u16::MAX);
-        let Some(core) = crate::protocol::cancel_key::core_of(process_id, cores) else { return };
+        let Some(core) = crate::protocol::cancel_key::core_of(process_id, cores) else {
+            return;
+        };
         if usize::from(core) == state.core.index() {
             cancel::requested(state, process_id, secret);
-        } else if state.office.send(usize::from(core), Mail::Cancel { process_id, secret: secret.to_vec() }).is_err() {
+        } else if state
+            .office
+            .send(
+                usize::from(core),
+                Mail::Cancel {
+                    process_id,
+                    secret: secret.to_vec(),
+                },
+            )
+            .is_err()
+        {
             tracing::warn!("cancel request lost: the other core's mailbox is full");
         }
     }
@@ -204,8 +250,19 @@ impl Newcomer<'_> {
                 Step::Derive(derivations) => {
                     let mut keys = Vec::with_capacity(derivations.len());
                     for derivation in derivations {
-                        let busy = || Error::fatal(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, "too many clients");
-                        keys.push(state.derive(derivation).await.ok_or_else(|| End::Fatal(busy()))?);
+                        let busy = || {
+                            Error::fatal(
+                                Fault::Proxy,
+                                SqlState::TOO_MANY_CONNECTIONS,
+                                "too many clients",
+                            )
+                        };
+                        keys.push(
+                            state
+                                .derive(derivation)
+                                .await
+                                .ok_or_else(|| End::Fatal(busy()))?,
+                        );
                     }
                     login.derived(&keys)
                 }
@@ -227,9 +284,15 @@ impl Newcomer<'_> {
     async fn message(&mut self) -> Result<(u8, Vec<u8>), End> {
         let limit = crate::auth::login::LOGIN_MESSAGE_BYTES_MAX;
         loop {
-            if let Some(header) = peek(&self.received, limit).map_err(|error| End::Fatal(error.into()))? {
+            if let Some(header) =
+                peek(&self.received, limit).map_err(|error| End::Fatal(error.into()))?
+            {
                 if self.received.len() >= header.frame_bytes() {
-                    let body = self.received.drain(..header.frame_bytes()).skip(HEADER_BYTES).collect();
+                    let body = self
+                        .received
+                        .drain(..header.frame_bytes())
+                        .skip(HEADER_BYTES)
+                        .collect();
                     return Ok((header.tag, body));
                 }
             }
@@ -244,7 +307,11 @@ impl Newcomer<'_> {
         }
         let state = self.state;
         let (_, link) = state.enroll(startup::Version::V3_0);
-        let visitor = Visitor { state, slot, link: &link };
+        let visitor = Visitor {
+            state,
+            slot,
+            link: &link,
+        };
         let outcome = visitor.learn(Rc::new(settings)).await;
         state.links.borrow_mut().remove(&link.key.process_id());
         outcome.map_err(End::Fatal)
@@ -261,14 +328,21 @@ struct Visitor<'a> {
 impl Visitor<'_> {
     async fn learn(&self, settings: Rc<Parameters>) -> Result<Welcome, Error> {
         let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-        let checkout = self.slot.decide(self.state, |pool, now, out| pool.checkout(client, now, out));
+        let checkout = self
+            .slot
+            .decide(self.state, |pool, now, out| pool.checkout(client, now, out));
         let served = match checkout {
             Checkout::Ready(lease) => Ok(lease),
             Checkout::Wait(ticket) => {
-                let leave = LeaveOnDrop { visitor: self, ticket };
+                let leave = LeaveOnDrop {
+                    visitor: self,
+                    ticket,
+                };
                 let served = std::future::poll_fn(|cx| {
                     self.link.listen(cx);
-                    self.link.take_served().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+                    self.link
+                        .take_served()
+                        .map_or(std::task::Poll::Pending, std::task::Poll::Ready)
                 })
                 .await;
                 drop(leave);
@@ -281,12 +355,17 @@ impl Visitor<'_> {
         if lease.server.take_unprompted().is_err() {
             change = "SELECT 1".to_owned(); // finds out, below
         }
-        let ran = if change.is_empty() { Ok(()) } else { lease.server.run(&change).await };
+        let ran = if change.is_empty() {
+            Ok(())
+        } else {
+            lease.server.run(&change).await
+        };
         match ran {
             Ok(()) => {
                 lease.server.applied = Rc::clone(&settings);
                 let welcome = self.slot.remember(&settings, &lease.server.reported);
-                self.slot.decide(self.state, |pool, now, out| pool.checkin(lease, now, out));
+                self.slot
+                    .decide(self.state, |pool, now, out| pool.checkin(lease, now, out));
                 Ok(welcome)
             }
             Err(RunError::Server(body)) => {
@@ -309,10 +388,15 @@ impl Visitor<'_> {
     fn unavailable(&self, why: crate::pool::WaitError) -> Error {
         match why {
             crate::pool::WaitError::Connect(error) => {
-                let detail = error.detail.clone().map_or_else(|| error.message.to_string(), |detail| format!("{}: {detail}", error.message));
+                let detail = error.detail.clone().map_or_else(
+                    || error.message.to_string(),
+                    |detail| format!("{}: {detail}", error.message),
+                );
                 self.no_server().detail(detail)
             }
-            crate::pool::WaitError::Timeout { .. } | crate::pool::WaitError::Closed => self.no_server(),
+            crate::pool::WaitError::Timeout { .. } | crate::pool::WaitError::Closed => {
+                self.no_server()
+            }
         }
     }
 }
@@ -337,10 +421,18 @@ impl Drop for LeaveOnDrop<'_> {
 /// A server's error about the client's own startup parameters: told as it is, but it ends the login.
 fn from_server(body: &[u8]) -> Error {
     let Ok(fields) = Fields::parse(body) else {
-        return Error::fatal(Fault::Server, SqlState::CONNECTION_FAILURE, "server connection lost");
+        return Error::fatal(
+            Fault::Server,
+            SqlState::CONNECTION_FAILURE,
+            "server connection lost",
+        );
     };
     let message = String::from_utf8_lossy(fields.message()).into_owned();
-    let error = Error::fatal(Fault::Client, fields.code().unwrap_or(SqlState::INVALID_PARAMETER_VALUE), message);
+    let error = Error::fatal(
+        Fault::Client,
+        fields.code().unwrap_or(SqlState::INVALID_PARAMETER_VALUE),
+        message,
+    );
     match fields.get(field::DETAIL) {
         Some(detail) => error.detail(String::from_utf8_lossy(detail)),
         None => error,
@@ -348,12 +440,24 @@ fn from_server(body: &[u8]) -> Error {
 }
 
 fn credentials(user: Option<&User>) -> Credentials {
-    let Some(user) = user else { return Credentials::Unknown };
+    let Some(user) = user else {
+        return Credentials::Unknown;
+    };
     let known = &user.credentials;
-    if let Some(Ok(verifier)) = known.password_hash.as_ref().map(|hash| Verifier::parse(hash.expose())) {
+    if let Some(Ok(verifier)) = known
+        .password_hash
+        .as_ref()
+        .map(|hash| Verifier::parse(hash.expose()))
+    {
         return Credentials::Stored(verifier);
     }
-    Credentials::Passwords(known.passwords.iter().map(|password| Password::new(password.expose())).collect())
+    Credentials::Passwords(
+        known
+            .passwords
+            .iter()
+            .map(|password| Password::new(password.expose()))
+            .collect(),
+    )
 }
 
 impl Wish {
@@ -363,7 +467,11 @@ impl Wish {
         let database = text(message.database().map_err(End::Fatal)?);
         if message.replication().map_err(End::Fatal)? != Replication::None {
             let text = format!("replication connections are not available to user \"{user}\"");
-            return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)));
+            return Err(End::Fatal(Error::fatal(
+                Fault::Client,
+                SqlState::FEATURE_NOT_SUPPORTED,
+                text,
+            )));
         }
         let mut settings = Parameters::new();
         if let Some(options) = message.get("options") {
@@ -377,14 +485,28 @@ impl Wish {
         let negotiation = message.negotiate();
         let mut reply = Vec::new();
         negotiation.encode(&mut reply);
-        Ok(Self { user, database, settings, version: negotiation.version, negotiation: reply })
+        Ok(Self {
+            user,
+            database,
+            settings,
+            version: negotiation.version,
+            negotiation: reply,
+        })
     }
 }
 
 fn set(settings: &mut Parameters, name: &[u8], value: &[u8]) -> Result<(), End> {
-    if name.len() > 7 && name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pgdog.")) {
+    if name.len() > 7
+        && name
+            .get(..6)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pgdog."))
+    {
         let name = String::from_utf8_lossy(name).into_owned();
-        let error = Error::fatal(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, format!("\"{name}\" is not available yet"));
+        let error = Error::fatal(
+            Fault::Client,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("\"{name}\" is not available yet"),
+        );
         return Err(End::Fatal(error));
     }
     settings.set(name, value);

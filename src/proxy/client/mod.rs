@@ -69,7 +69,9 @@ impl From<std::io::Error> for End {
 pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd) {
     let stream = Stream::adopt(&state.core, fd);
     // Boxed: a login is long gone when its session idles.
-    let Some(mut session) = Box::pin(login::log_in(&state, stream)).await else { return };
+    let Some(mut session) = Box::pin(login::log_in(&state, stream)).await else {
+        return;
+    };
     let end = session.run().await;
     Box::pin(session.end(end)).await;
 }
@@ -90,7 +92,9 @@ impl Session {
     async fn run_transactions(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
             self.next_request().await?;
-            let Some(lease) = self.checkout().await? else { continue };
+            let Some(lease) = self.checkout().await? else {
+                continue;
+            };
             self.transact(lease).await?;
         }
     }
@@ -121,7 +125,11 @@ impl Session {
     }
 
     /// Waits for the client or for news of its server; for session mode between transactions.
-    fn poll_idle_with_server(&mut self, server: &Server, cx: &mut std::task::Context<'_>) -> Poll<Result<(), End>> {
+    fn poll_idle_with_server(
+        &mut self,
+        server: &Server,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<(), End>> {
         self.link.listen(cx);
         if self.link.notice().is_some() || !self.inbound.is_empty() {
             return Poll::Ready(Ok(()));
@@ -173,12 +181,21 @@ impl Session {
                 tag::SYNC => {
                     self.skipping = false;
                     self.inbound.skip(header);
-                    self.stream.send_static(const { &ready_for_query(TransactionStatus::Idle) });
+                    self.stream
+                        .send_static(const { &ready_for_query(TransactionStatus::Idle) });
                 }
                 _ if self.skipping => self.inbound.skip(header),
                 // The rest of COPY data whose COPY has failed, and a Flush of nothing.
-                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH => self.inbound.skip(header),
-                tag::QUERY | tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE | tag::FUNCTION_CALL => {
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH => {
+                    self.inbound.skip(header)
+                }
+                tag::QUERY
+                | tag::PARSE
+                | tag::BIND
+                | tag::DESCRIBE
+                | tag::EXECUTE
+                | tag::CLOSE
+                | tag::FUNCTION_CALL => {
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
                     return Ok(self.inbound.is_ready(header) || self.wait_for_more());
                 }
@@ -201,7 +218,9 @@ impl Session {
     async fn checkout(&mut self) -> Result<Option<Lease<Conn>>, End> {
         loop {
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-            let checkout = self.slot.decide(&self.state, |pool, now, out| pool.checkout(client, now, out));
+            let checkout = self.slot.decide(&self.state, |pool, now, out| {
+                pool.checkout(client, now, out)
+            });
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
                 Checkout::Wait(ticket) => self.wait(ticket).await?,
@@ -219,7 +238,9 @@ impl Session {
                 self.slot.discard(&self.state, lease);
                 continue;
             }
-            if !Rc::ptr_eq(&lease.server.applied, &self.settings) && *lease.server.applied != *self.settings {
+            if !Rc::ptr_eq(&lease.server.applied, &self.settings)
+                && *lease.server.applied != *self.settings
+            {
                 match self.apply_settings(lease).await? {
                     Some(ready) => lease = ready,
                     None => return Ok(None),
@@ -242,7 +263,11 @@ impl Session {
             Err(RunError::Server(body)) => {
                 self.slot.discard(&self.state, lease);
                 let detail = String::from_utf8_lossy(&body).replace('\0', " ");
-                let error = Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, "cannot apply this session's parameters");
+                let error = Error::error(
+                    Fault::Server,
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    "cannot apply this session's parameters",
+                );
                 self.refuse(error.detail(detail)).map(|()| None)
             }
             Err(RunError::Lost(lost)) => {
@@ -257,7 +282,10 @@ impl Session {
         self.link.enter(Activity::Waiting, self.state.core.now());
         // A request that waits does not occupy a receive buffer.
         self.inbound.settle();
-        let mut waiting = Waiting { session: self, ticket: Some(ticket) };
+        let mut waiting = Waiting {
+            session: self,
+            ticket: Some(ticket),
+        };
         poll_fn(|cx| waiting.poll(cx)).await
     }
 
@@ -265,13 +293,23 @@ impl Session {
     fn pool_error(&self, why: WaitError) -> Error {
         match why {
             WaitError::Timeout { .. } => {
-                let limit = self.slot.config.limits.checkout_timeout.unwrap_or_default().as_millis();
-                let message = format!("checkout timeout: no server connection free within {limit} ms");
+                let limit = self
+                    .slot
+                    .config
+                    .limits
+                    .checkout_timeout
+                    .unwrap_or_default()
+                    .as_millis();
+                let message =
+                    format!("checkout timeout: no server connection free within {limit} ms");
                 Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
             }
             WaitError::Connect(error) => error,
             WaitError::Closed => {
-                let message = format!("database \"{}\" was removed from the configuration", self.slot.config.database);
+                let message = format!(
+                    "database \"{}\" was removed from the configuration",
+                    self.slot.config.database
+                );
                 Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, message)
             }
         }
@@ -279,8 +317,13 @@ impl Session {
 
     /// Answers the request with an error, if the session may go on after it.
     fn refuse(&mut self, error: Error) -> Result<(), End> {
-        if self.state.config.clients.recovery != ClientRecovery::Recover || error.severity() == "FATAL" {
-            return Err(End::Fatal(Error { survives: crate::error::Survives::Nothing, ..error }));
+        if self.state.config.clients.recovery != ClientRecovery::Recover
+            || error.severity() == "FATAL"
+        {
+            return Err(End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            }));
         }
         let mut message = Vec::new();
         put_error(&mut message, &error);
@@ -309,9 +352,15 @@ impl Session {
         if reset == Reset::Transaction && lease.server.is_fit() && !self.inbound.is_amid_message() {
             // Arms the receive, so that a server that goes away is noticed.
             lease.server.stream.has_received();
-            return self.slot.decide(&self.state, |pool, now, out| pool.checkin(lease, now, out));
+            return self
+                .slot
+                .decide(&self.state, |pool, now, out| pool.checkin(lease, now, out));
         }
-        let (state, slot, half_sent) = (Rc::clone(&self.state), Rc::clone(&self.slot), self.inbound.is_amid_message());
+        let (state, slot, half_sent) = (
+            Rc::clone(&self.state),
+            Rc::clone(&self.slot),
+            self.inbound.is_amid_message(),
+        );
         self.state.core.spawn(async move {
             let mut lease = lease;
             if lease.server.reset(&state, reset, half_sent).await {
@@ -327,17 +376,28 @@ impl Session {
         let clients = &self.state.config.clients;
         let ms = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_millis();
         match notice {
-            Notice::Drain | Notice::ShutDown => {
-                Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, "terminating connection: shutting down")
-            }
+            Notice::Drain | Notice::ShutDown => Error::fatal(
+                Fault::Proxy,
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection: shutting down",
+            ),
             Notice::IdleTimeout => {
-                let text = format!("idle for {} ms (client_idle_timeout)", ms(clients.idle_timeout));
+                let text = format!(
+                    "idle for {} ms (client_idle_timeout)",
+                    ms(clients.idle_timeout)
+                );
                 Error::fatal(Fault::Client, SqlState::IDLE_SESSION_TIMEOUT, text)
             }
             Notice::IdleInTransactionTimeout => {
                 let limit = ms(clients.idle_in_transaction_timeout);
-                let text = format!("idle in transaction for {limit} ms (client_idle_in_transaction_timeout)");
-                Error::fatal(Fault::Client, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, text)
+                let text = format!(
+                    "idle in transaction for {limit} ms (client_idle_in_transaction_timeout)"
+                );
+                Error::fatal(
+                    Fault::Client,
+                    SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                    text,
+                )
             }
             Notice::QueryTimeout => {
                 let limit = ms(self.state.config.servers.query_timeout);
@@ -349,7 +409,10 @@ impl Session {
 
     /// Says goodbye, and forgets the session.
     async fn end(self, end: End) {
-        self.state.links.borrow_mut().remove(&self.link.key.process_id());
+        self.state
+            .links
+            .borrow_mut()
+            .remove(&self.link.key.process_id());
         if let End::Fatal(error) = end {
             let mut message = Vec::new();
             put_error(&mut message, &error);
@@ -362,7 +425,10 @@ impl Session {
         // A client that does not read cannot keep us.
         let deadline = self.state.core.now() + std::time::Duration::from_secs(5);
         let state = Rc::clone(&self.state);
-        let _ = state.core.timeout_at(Some(deadline), self.stream.close()).await;
+        let _ = state
+            .core
+            .timeout_at(Some(deadline), self.stream.close())
+            .await;
     }
 }
 
@@ -373,14 +439,19 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
+    fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
         self.session.link.listen(cx);
         if let Some(served) = self.session.link.take_served() {
             self.ticket = None;
             return Poll::Ready(Ok(served));
         }
         match self.session.link.notice() {
-            Some(notice) if notice != Notice::Drain || self.session.state.phase.get() == Phase::Draining => {
+            Some(notice)
+                if notice != Notice::Drain || self.session.state.phase.get() == Phase::Draining =>
+            {
                 return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
             }
             _ => {}
@@ -400,10 +471,14 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let session = &mut *self.session;
-        session.slot.decide(&session.state, |pool, _, out| pool.cancel(ticket, out));
+        session
+            .slot
+            .decide(&session.state, |pool, _, out| pool.cancel(ticket, out));
         // It may have been served in the same moment.
         if let Some(Ok(lease)) = session.link.take_served() {
-            session.slot.decide(&session.state, |pool, now, out| pool.checkin(lease, now, out));
+            session.slot.decide(&session.state, |pool, now, out| {
+                pool.checkin(lease, now, out)
+            });
         }
     }
 }
@@ -411,7 +486,11 @@ impl Drop for Waiting<'_> {
 /// The error for a server that was lost before it answered anything.
 fn lost_error(lost: &Lost) -> Error {
     tracing::warn!("server connection lost: {lost}");
-    Error::error(Fault::Server, SqlState::CONNECTION_FAILURE, "server connection lost")
+    Error::error(
+        Fault::Server,
+        SqlState::CONNECTION_FAILURE,
+        "server connection lost",
+    )
 }
 
 impl super::server::Recipient for Session {

@@ -30,7 +30,11 @@ pub(super) struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     pub(super) fn new(session: &'a mut Session, lease: &'a mut Lease<Conn>) -> Self {
-        Self { session, lease, answered: false }
+        Self {
+            session,
+            lease,
+            answered: false,
+        }
     }
 
     /// Until the server is at rest again and the client has nothing half sent.
@@ -77,12 +81,21 @@ impl<'a> Relay<'a> {
     }
 
     fn has_whole_header(&self) -> bool {
-        self.session.inbound.is_amid_message() || matches!(peek(self.session.inbound.bytes(), BODY_BYTES_MAX), Ok(Some(_)) | Err(_))
+        self.session.inbound.is_amid_message()
+            || matches!(
+                peek(self.session.inbound.bytes(), BODY_BYTES_MAX),
+                Ok(Some(_)) | Err(_)
+            )
     }
 
     /// Passes on all messages that have come, noting what each will be answered.
     fn pass_messages(&mut self) -> Result<(), End> {
-        let Session { inbound, link, state, .. } = &mut *self.session;
+        let Session {
+            inbound,
+            link,
+            state,
+            ..
+        } = &mut *self.session;
         let server = &mut self.lease.server;
         inbound.pass_rest(&server.stream);
         if inbound.is_amid_message() {
@@ -91,7 +104,9 @@ impl<'a> Relay<'a> {
         let bytes = inbound.bytes();
         let mut at = 0;
         let mut terminate = false;
-        while let Some(header) = peek(bytes.get(at..).unwrap_or_default(), BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))? {
+        while let Some(header) = peek(bytes.get(at..).unwrap_or_default(), BODY_BYTES_MAX)
+            .map_err(|error| End::Fatal(error.into()))?
+        {
             let owed = match header.tag {
                 tag::QUERY | tag::FUNCTION_CALL => Some(Owed::Results),
                 tag::PARSE => Some(Owed::ParseComplete),
@@ -160,12 +175,20 @@ impl<'a> Relay<'a> {
         if !server.exchange.nothing_owed() {
             return Ok(());
         }
-        if server.exchange.status() != TransactionStatus::Idle && self.session.slot.config.mode == PoolerMode::Statement {
+        if server.exchange.status() != TransactionStatus::Idle
+            && self.session.slot.config.mode == PoolerMode::Statement
+        {
             let text = "transactions are not available in statement mode";
-            return Err(End::Fatal(Error::fatal(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)));
+            return Err(End::Fatal(Error::fatal(
+                Fault::Client,
+                SqlState::FEATURE_NOT_SUPPORTED,
+                text,
+            )));
         }
         if !server.exchange.at_rest() {
-            self.session.link.enter(Activity::IdleInTransaction, self.session.state.core.now());
+            self.session
+                .link
+                .enter(Activity::IdleInTransaction, self.session.state.core.now());
         }
         Ok(())
     }
@@ -175,10 +198,17 @@ impl<'a> Relay<'a> {
         let error = lost_error(lost);
         let in_transaction = self.lease.server.exchange.status() != TransactionStatus::Idle;
         match (self.answered || in_transaction, lost) {
-            (false, _) => End::Fatal(Error { survives: crate::error::Survives::Nothing, ..error }),
+            (false, _) => End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            }),
             (true, _) => {
                 let text = "server connection lost, transaction state unknown";
-                End::Fatal(Error::fatal(Fault::Server, SqlState::CONNECTION_FAILURE, text))
+                End::Fatal(Error::fatal(
+                    Fault::Server,
+                    SqlState::CONNECTION_FAILURE,
+                    text,
+                ))
             }
         }
     }

@@ -38,7 +38,12 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn new(address: Address) -> Self {
-        Self { address, under_way: Cell::new(0), touched: Cell::new(false), waker: RefCell::new(None) }
+        Self {
+            address,
+            under_way: Cell::new(0),
+            touched: Cell::new(false),
+            waker: RefCell::new(None),
+        }
     }
 
     /// May a cancel request still arrive there?
@@ -88,13 +93,20 @@ impl Drop for UnderWay {
 
 /// Sends a cancel request and waits until the server has acted on it.
 pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
-    let Some((process_id, secret)) = &target.address.key else { return };
+    let Some((process_id, secret)) = &target.address.key else {
+        return;
+    };
     let _under_way = UnderWay::new(target);
     let mut request = Vec::new();
-    CancelRequest { process_id: *process_id, secret }.encode(&mut request);
+    CancelRequest {
+        process_id: *process_id,
+        secret,
+    }
+    .encode(&mut request);
     let deadline = state.core.now() + CANCEL_TIMEOUT;
     let exchange = async {
-        let stream = Stream::connect(&state.core, &target.address.connect, &TcpOptions::default()).await?;
+        let stream =
+            Stream::connect(&state.core, &target.address.connect, &TcpOptions::default()).await?;
         stream.send_vec(request);
         stream.flush().await?;
         while stream.recv().await?.is_some() {}
@@ -109,11 +121,15 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 
 /// A client's request, at the core of its session. Unknown and wrong keys are met with silence, as PostgreSQL does.
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
-    let Some(link) = state.links.borrow().get(&process_id).cloned() else { return };
+    let Some(link) = state.links.borrow().get(&process_id).cloned() else {
+        return;
+    };
     if !link.key.matches(&CancelRequest { process_id, secret }) {
         return;
     }
-    let Some(target) = link.target.borrow().clone() else { return };
+    let Some(target) = link.target.borrow().clone() else {
+        return;
+    };
     // Marked at once: from here on the server cannot be lent to another client before the request was answered.
     let under_way = UnderWay::new(&target);
     let context = Rc::clone(state);

@@ -25,22 +25,35 @@ const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens one connection for the slice that asked for it.
 pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
-    let deadline = state.config.servers.connect_timeout.and_then(|timeout| state.core.now().checked_add(timeout));
-    let outcome = state.core.timeout_at(deadline, Box::pin(connect(&state, &slot))).await;
+    let deadline = state
+        .config
+        .servers
+        .connect_timeout
+        .and_then(|timeout| state.core.now().checked_add(timeout));
+    let outcome = state
+        .core
+        .timeout_at(deadline, Box::pin(connect(&state, &slot)))
+        .await;
     match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
         Ok(server) => {
             let reported = Rc::clone(&server.reported);
             slot.remember(&Rc::default(), &reported);
-            slot.decide(&state, |pool, now, out| pool.connected(Box::new(server), generation, now, out));
+            slot.decide(&state, |pool, now, out| {
+                pool.connected(Box::new(server), generation, now, out)
+            });
         }
         Err(failure) => {
             match &failure {
-                ConnectFailure::Retryable => tracing::info!(pool = slot.index, "server is not ready yet"),
+                ConnectFailure::Retryable => {
+                    tracing::info!(pool = slot.index, "server is not ready yet")
+                }
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
                     tracing::error!(pool = slot.index, address = %slot.config.address, "{error}");
                 }
             }
-            slot.decide(&state, |pool: &mut Pool<_>, now, out| pool.connect_failed(failure, now, out));
+            slot.decide(&state, |pool: &mut Pool<_>, now, out| {
+                pool.connect_failed(failure, now, out)
+            });
         }
     }
 }
@@ -50,7 +63,10 @@ fn unreachable_server(slot: &PoolSlot, reason: impl std::fmt::Display) -> Connec
 }
 
 fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
-    let message = format!("cannot connect to server for database \"{}\"", slot.config.database);
+    let message = format!(
+        "cannot connect to server for database \"{}\"",
+        slot.config.database
+    );
     let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
     Error::error(Fault::Server, code, message).detail(reason.to_string())
 }
@@ -59,17 +75,29 @@ fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
 async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
     let passwords = &slot.config.login.passwords;
     let mut last = None;
-    let candidates = passwords.iter().map(|secret| Some(Password::new(secret.expose()))).chain(passwords.is_empty().then_some(None));
+    let candidates = passwords
+        .iter()
+        .map(|secret| Some(Password::new(secret.expose())))
+        .chain(passwords.is_empty().then_some(None));
     for password in candidates {
         match log_in(state, slot, password).await {
-            Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => last = Some(error),
+            Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => {
+                last = Some(error)
+            }
             other => return other,
         }
     }
-    Err(last.map_or_else(|| unreachable_server(slot, "no way to log in"), ConnectFailure::Fatal))
+    Err(last.map_or_else(
+        || unreachable_server(slot, "no way to log in"),
+        ConnectFailure::Fatal,
+    ))
 }
 
-async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Password>) -> Result<Server, ConnectFailure> {
+async fn log_in(
+    state: &Rc<CoreState>,
+    slot: &PoolSlot,
+    password: Option<Password>,
+) -> Result<Server, ConnectFailure> {
     let pool = &slot.config;
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let (stream, address) = dial(state, slot).await.map_err(gone)?;
@@ -80,7 +108,11 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
         (b"application_name", b"pgdog"),
         (b"client_encoding", b"UTF8"),
     ];
-    pairs.extend(pool.startup.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    pairs.extend(
+        pool.startup
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+    );
     StartupMessage::encode(&mut startup, Version::V3_0, pairs);
     stream.send_vec(startup);
     let mut login = ServerLogin::new(ServerLoginRequest {
@@ -106,14 +138,19 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
                     let mut step = login.authentication(i32::from_be_bytes(*code), body);
                     if let ServerStep::Derive(derivation) = step {
                         let keys = state.derive(derivation).await;
-                        step = login.derived(&keys.ok_or_else(|| unreachable_server(slot, "too busy to derive keys"))?);
+                        step =
+                            login.derived(&keys.ok_or_else(|| {
+                                unreachable_server(slot, "too busy to derive keys")
+                            })?);
                     }
                     match step {
                         ServerStep::Send(bytes) => stream.send_vec(bytes),
                         ServerStep::Wait => {}
                         ServerStep::Accepted => accepted = true,
                         ServerStep::Refused(error) => return Err(ConnectFailure::Fatal(error)),
-                        ServerStep::Derive(_) => return Err(unreachable_server(slot, "authentication goes in circles")),
+                        ServerStep::Derive(_) => {
+                            return Err(unreachable_server(slot, "authentication goes in circles"))
+                        }
                     }
                 }
                 tag::ERROR_RESPONSE => return Err(refused(slot, frame.body)),
@@ -128,12 +165,18 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
                     }
                 }
                 tag::READY_FOR_QUERY if accepted => {
-                    let target = Address { connect: address, key };
+                    let target = Address {
+                        connect: address,
+                        key,
+                    };
                     return Ok(Server::new(stream, Rc::new(reported), target));
                 }
                 tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 other => {
-                    return Err(unreachable_server(slot, format!("unexpected message '{}'", other.escape_ascii())));
+                    return Err(unreachable_server(
+                        slot,
+                        format!("unexpected message '{}'", other.escape_ascii()),
+                    ));
                 }
             }
         }
@@ -141,7 +184,12 @@ async fn log_in(state: &Rc<CoreState>, slot: &PoolSlot, password: Option<Passwor
         received.drain(..done);
         match stream.recv().await.map_err(gone)? {
             Some(buf) => received.extend_from_slice(&buf),
-            None => return Err(unreachable_server(slot, "server closed the connection during login")),
+            None => {
+                return Err(unreachable_server(
+                    slot,
+                    "server closed the connection during login",
+                ))
+            }
         }
     }
 }
@@ -153,8 +201,13 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream
         let to = cores::Address::Unix(path);
         return Ok((Stream::connect(&state.core, &to, &options).await?, to));
     }
-    let Host::Tcp(host) = &address.host else { return Err(std::io::Error::other("no socket path")) };
-    let found = state.core.foreign(state.blocking.resolve(host, address.port)).await?;
+    let Host::Tcp(host) = &address.host else {
+        return Err(std::io::Error::other("no socket path"));
+    };
+    let found = state
+        .core
+        .foreign(state.blocking.resolve(host, address.port))
+        .await?;
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
     for ip in found {
         let to = cores::Address::Tcp(ip);
@@ -180,9 +233,15 @@ pub(crate) fn tcp_options(tcp: &crate::config::TcpOptions) -> TcpOptions {
 
 /// What a server's refusal means for those who wait, by its SQLSTATE.
 fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
-    let Ok(fields) = Fields::parse(body) else { return unreachable_server(slot, Lost::Malformed) };
+    let Ok(fields) = Fields::parse(body) else {
+        return unreachable_server(slot, Lost::Malformed);
+    };
     let code = fields.code().unwrap_or(SqlState::INTERNAL_ERROR);
-    let text = |name| fields.get(name).map(|text| String::from_utf8_lossy(text).into_owned());
+    let text = |name| {
+        fields
+            .get(name)
+            .map(|text| String::from_utf8_lossy(text).into_owned())
+    };
     match code {
         // Starting up, shutting down, recovering; or full: it will let us in later.
         SqlState::CANNOT_CONNECT_NOW | SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Retryable,

@@ -73,7 +73,9 @@ impl std::fmt::Display for Lost {
         match self {
             Lost::Closed(None) => f.write_str("closed by the server"),
             Lost::Closed(Some(error)) => error.fmt(f),
-            Lost::OutOfStep(message) => write!(f, "unexpected message '{}'", message.tag.escape_ascii()),
+            Lost::OutOfStep(message) => {
+                write!(f, "unexpected message '{}'", message.tag.escape_ascii())
+            }
             Lost::Malformed => f.write_str("malformed message"),
         }
     }
@@ -218,7 +220,9 @@ impl Server {
     }
 
     fn parameter(&mut self, body: &[u8], fate: Fate, to: &mut impl Recipient) {
-        let Ok(status) = ParameterStatus::parse(body) else { return };
+        let Ok(status) = ParameterStatus::parse(body) else {
+            return;
+        };
         if self.reported.get(status.name) != Some(status.value) {
             Rc::make_mut(&mut self.reported).set(status.name, status.value);
         }
@@ -240,17 +244,25 @@ impl Server {
     /// Runs a statement of ours and reads its replies to the end. The exchange must owe nothing.
     pub(crate) async fn run(&mut self, sql: &str) -> Result<(), RunError> {
         let mut message = Vec::with_capacity(sql.len() + 6);
-        frontend::Query { text: sql.as_bytes() }.encode(&mut message);
+        frontend::Query {
+            text: sql.as_bytes(),
+        }
+        .encode(&mut message);
         self.stream.send_vec(message);
         self.exchange.sent(Owed::Results, Fate::Forward);
         let mut replies = Collector::default();
         self.drain(&mut replies).await.map_err(RunError::Lost)?;
-        replies.error().map_or(Ok(()), |body| Err(RunError::Server(body)))
+        replies
+            .error()
+            .map_or(Ok(()), |body| Err(RunError::Server(body)))
     }
 
     /// Reads until nothing is owed.
     async fn drain(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
-        while !self.exchange.nothing_owed() || self.replies.body_left > 0 || !self.replies.partial.is_empty() {
+        while !self.exchange.nothing_owed()
+            || self.replies.body_left > 0
+            || !self.replies.partial.is_empty()
+        {
             match self.stream.recv().await {
                 Ok(Some(buf)) => self.take(buf, to)?,
                 Ok(None) => return Err(Lost::Closed(None)),
@@ -276,7 +288,13 @@ impl Server {
 
     /// Leaves this core. Errors: it is not at rest any more, and has been closed.
     pub(crate) async fn pack(self) -> Result<Parcel, ()> {
-        let Self { stream, reported, applied, target, .. } = self;
+        let Self {
+            stream,
+            reported,
+            applied,
+            target,
+            ..
+        } = self;
         match stream.detach().await {
             Ok((fd, rest)) if rest.is_empty() => Ok(Parcel {
                 fd,
@@ -343,7 +361,9 @@ impl Collector {
     /// The body of the first ErrorResponse.
     fn error(&self) -> Option<Vec<u8>> {
         let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
-        frames.find(|frame| frame.tag == tag::ERROR_RESPONSE).map(|frame| frame.body.to_vec())
+        frames
+            .find(|frame| frame.tag == tag::ERROR_RESPONSE)
+            .map(|frame| frame.body.to_vec())
     }
 }
 

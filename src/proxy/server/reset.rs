@@ -43,17 +43,30 @@ impl Server {
         let servers = &state.config.servers;
         match servers.recovery {
             ConnectionRecovery::Drop if !self.at_rest() => return false,
-            ConnectionRecovery::RollbackOnly if !self.exchange.nothing_owed() || self.exchange.is_unsynced() => return false,
+            ConnectionRecovery::RollbackOnly
+                if !self.exchange.nothing_owed() || self.exchange.is_unsynced() =>
+            {
+                return false
+            }
             _ => {}
         }
-        let deadline = servers.rollback_timeout.and_then(|timeout| state.core.now().checked_add(timeout));
-        state.core.timeout_at(deadline, self.clean(state, reset)).await.unwrap_or(false)
+        let deadline = servers
+            .rollback_timeout
+            .and_then(|timeout| state.core.now().checked_add(timeout));
+        state
+            .core
+            .timeout_at(deadline, self.clean(state, reset))
+            .await
+            .unwrap_or(false)
     }
 
     async fn clean(&mut self, state: &Rc<CoreState>, reset: Reset) -> bool {
         if self.exchange.copying_in() {
             let mut message = Vec::new();
-            frontend::CopyFail { reason: b"client disconnected" }.encode(&mut message);
+            frontend::CopyFail {
+                reason: b"client disconnected",
+            }
+            .encode(&mut message);
             self.stream.send_vec(message);
             self.exchange.sent(Owed::CopyEnd, Fate::Forward);
         }
@@ -62,7 +75,10 @@ impl Server {
             self.exchange.sent(Owed::Ready, Fate::Forward);
         }
         let patience = state.core.now() + DRAIN_PATIENCE;
-        let drained = state.core.timeout_at(Some(patience), self.drain(&mut Collector::default())).await;
+        let drained = state
+            .core
+            .timeout_at(Some(patience), self.drain(&mut Collector::default()))
+            .await;
         let drained = match drained {
             Some(drained) => drained,
             None => {
@@ -73,7 +89,8 @@ impl Server {
         if drained.is_err() {
             return false;
         }
-        if self.exchange.status() != TransactionStatus::Idle && self.run("ROLLBACK").await.is_err() {
+        if self.exchange.status() != TransactionStatus::Idle && self.run("ROLLBACK").await.is_err()
+        {
             return false;
         }
         if reset == Reset::Session {
