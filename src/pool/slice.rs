@@ -136,7 +136,7 @@ impl<C> PoolMail<C> {
             Self::Withdraw { asker } => PoolMail::Withdraw { asker },
             Self::Nudge { asker, wait, want } => PoolMail::Nudge { asker, wait, want },
             Self::Permit { duty } => PoolMail::Permit { duty },
-            Self::Debt { permits, duty } => PoolMail::Debt { permits, duty },
+            Self::Burden { debt, duty } => PoolMail::Burden { debt, duty },
         })
     }
 }

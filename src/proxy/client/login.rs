@@ -410,7 +410,7 @@ struct LeaveOnDrop<'a> {
 impl Drop for LeaveOnDrop<'_> {
     fn drop(&mut self) {
         let Visitor { state, slot, link } = self.visitor;
-        slot.decide(state, |pool, _, out| pool.cancel(self.ticket, out));
+        slot.decide(state, |pool, now, out| pool.cancel(self.ticket, now, out));
         if let Some(Ok(lease)) = link.take_served() {
             slot.decide(state, |pool, now, out| pool.checkin(lease, now, out));
         }

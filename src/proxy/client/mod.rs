@@ -471,9 +471,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let session = &mut *self.session;
-        session
-            .slot
-            .decide(&session.state, |pool, _, out| pool.cancel(ticket, out));
+        session.slot.decide(&session.state, |pool, now, out| {
+            pool.cancel(ticket, now, out)
+        });
         // It may have been served in the same moment.
         if let Some(Ok(lease)) = session.link.take_served() {
             session.slot.decide(&session.state, |pool, now, out| {
