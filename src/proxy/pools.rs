@@ -169,6 +169,27 @@ impl CoreState {
     }
 }
 
+/// A fresh server's own parameters: known here from now on, and on all cores if they are news.
+pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Parameters>) {
+    let news = slot.welcome(&Parameters::new()).is_none_or(|known| *known.reported != **reported);
+    slot.remember(&Rc::default(), reported);
+    if !news {
+        return;
+    }
+    let here = state.core.index();
+    for other in (0..state.office.cores()).filter(|other| *other != here) {
+        // A core that does not hear of it learns by itself.
+        let _ = state.office.send(other, Mail::Welcome { pool: slot.index, reported: (**reported).clone() });
+    }
+}
+
+/// Another core has learned what this pool's servers report.
+pub(crate) fn heard(state: &CoreState, pool: usize, reported: Parameters) {
+    if let Some(slot) = state.pools.get(pool) {
+        slot.remember(&Rc::default(), &Rc::new(reported));
+    }
+}
+
 /// Pool mail on its way out. One task carries it, in order: connections have to leave this core's ring first.
 #[derive(Default)]
 pub(crate) struct Postbag {

@@ -116,6 +116,14 @@ impl Inbound {
         self.len() >= header.frame_bytes().min(REQUEST_BYTES_MAX)
     }
 
+    /// Takes the next `count` bytes out, at most those that are here.
+    pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
+        let bytes = self.bytes();
+        let taken = bytes.get(..count).unwrap_or(bytes).to_vec();
+        self.consume(taken.len());
+        taken
+    }
+
     /// Removes the next message.
     pub(super) fn skip(&mut self, header: Header) {
         self.skip_bytes(header.frame_bytes());
