@@ -2,39 +2,49 @@
 //!
 //! # How a permit finds the core that needs it
 //!
-//! Cores form a ring. A core whose clients wait and that holds no permit **asks**: the mail goes round the ring.
-//! The first core that has an idle connection or a free permit to spare gives it and stops the mail; every core
-//! that has not remembers the ask. A permit that comes free later goes to the oldest claim that its core knows of:
-//! its own longest waiting client or a remembered ask. A core that needs nothing more **withdraws**; that mail
-//! follows the ask as far as it went. Gifts travel straight to whom they are for.
+//! A core whose clients wait and that holds no permit first **seeks**: the mail goes from core to core, and the
+//! first one that has an idle connection or a free permit to spare gives it. Nothing is remembered, and nothing
+//! more is said:
 //!
 //! ```text
-//!            Ask ──►        Ask ──►        Ask ──►
+//!            Seek ──►       Seek ──►       Seek ──►
 //!   [0] waits     [1] busy       [2] busy       [3] has an idle connection
-//!    ▲             remembers      remembers      │
-//!    └──────────────── Server{lease} ────────────┘
-//!        Withdraw ──►   Withdraw ──►   Withdraw ──► stops
+//!    ▲                                           │
+//!    └────────────────── Gift ───────────────────┘
 //! ```
 //!
-//! A core that holds permits but too few sends a **nudge** round the ring, now and then: unused permits are given
-//! to it, or the first core whose clients would still wait less after giving one promises its next.
+//! If the mail comes back with nothing, all permits are in use, and order matters. The core **asks** the pool's
+//! *home*, one core that differs from pool to pool. While it has asks the home lets all cores know since when
+//! permits are **wanted**. A connection that comes back then goes to that core's own client if it waits for longer,
+//! otherwise it is **released** to the home, which **grants** it to the oldest ask. A core that releases its last
+//! permit asks in the same mail, so that a transaction costs two mails at most, however many cores there are:
+//!
+//! ```text
+//!   [2] client done ──Release, Ask──► [home] ──Grant──► [5] waits for longest
+//! ```
+//!
+//! When there are no more asks the next needless release comes straight back, and the home's next tick tells
+//! the others.
+//!
+//! A core that holds permits but too few sends a **nudge** from core to core, now and then: unused permits are
+//! given to it, or the first core whose clients would still wait less after giving one promises its next.
 //!
 //! # Why this ends well
 //!
 //! - *Nothing is lost*: permits leave a core only inside a mail, and mail is delivered once.
-//! - *No starvation*: an ask is older than every client that comes after it, on every core that heard of it. As
-//!   long as connections come back it becomes the oldest claim there is, and a core gives to the oldest claim.
-//! - *No circle*: a core never waits for an answer. It gives what it has at that moment or remembers.
-//! - *No bouncing*: a gift goes from a younger claim to an older one, a promise from a shorter wait to a longer
-//!   one with a margin that the way back would have to overcome again.
+//! - *No starvation*: only clients that came before the oldest ask go before it, and they are finitely many. As
+//!   long as connections come back they reach the home, and it grants the oldest ask first.
+//! - *No circle*: a core never waits for an answer. It gives what it has at that moment.
+//! - *No bouncing*: with permits to spare, a borrower keeps what it got. A grant says how old the next ask is, and
+//!   its receiver's client is older. A promise goes from a shorter wait to a longer one with a margin that the way
+//!   back would have to overcome again.
 
 use std::time::{Duration, Instant};
 
 use super::{signed, Action, CloseReason, Lease, Pool, Rest, State};
 
 /// Clients on different cores whose arrivals differ by less than this count as equally old, and the client of
-/// the core that has the connection goes first. Spares a move per transaction when the pool is smaller than the
-/// number of cores.
+/// the core that has the connection goes first. Spares moves when the pool is smaller than the number of cores.
 pub const ORDER_SLACK: Duration = Duration::from_micros(500);
 
 /// A core that has permits asks for more once a client waited this long.
@@ -76,6 +86,15 @@ impl Place {
     fn next(self) -> usize {
         (self.core + 1) % self.cores
     }
+
+    /// The core that orders the asks of all.
+    fn home(self) -> usize {
+        self.offset % self.cores
+    }
+
+    pub(super) fn is_home(self) -> bool {
+        self.core == self.home()
+    }
 }
 
 /// What slices of one pool send each other.
@@ -83,17 +102,50 @@ impl Place {
 /// To be delivered exactly once, and in order between any two cores: permits and connections travel in it.
 #[derive(Debug)]
 pub enum PoolMail<C> {
-    /// `asker` holds no permit, and a client there waits since `since`.
+    /// `asker` holds no permit, and clients wait there. Back at `asker`: nobody had one to spare.
+    Seek {
+        /// Who seeks.
+        asker: usize,
+    },
+    /// To the home: `asker` holds no permit, and a client there waits since `ask.since`. Replaces an earlier one.
     Ask {
         /// Who asks.
         asker: usize,
-        /// Arrival of its longest waiting client.
-        since: Instant,
+        /// What for.
+        ask: Ask,
     },
-    /// `asker` needs nothing any more.
+    /// To the home: `asker` needs nothing any more.
     Withdraw {
         /// Who had asked.
         asker: usize,
+    },
+    /// From the home: a client on a core without permits waits since then; or nobody does.
+    Wanted {
+        /// The oldest ask.
+        since: Option<Instant>,
+    },
+    /// To the home: a permit for the oldest ask.
+    Release {
+        /// Where it comes from.
+        from: usize,
+        /// The permit.
+        gift: Gift<C>,
+        /// `from` has none left, and clients wait there.
+        ask: Option<Ask>,
+    },
+    /// From the home, in answer to an ask, or to a release that was not needed.
+    Grant {
+        /// The permit.
+        gift: Gift<C>,
+        /// The ask that is answered.
+        serial: u32,
+        /// As in `Wanted`.
+        wanted: Option<Instant>,
+    },
+    /// From any core that has more than it needs, in answer to `Seek` or `Nudge`.
+    Donate {
+        /// The permit.
+        gift: Gift<C>,
     },
     /// `asker` holds too few permits for `want` clients.
     Nudge {
@@ -104,18 +156,6 @@ pub enum PoolMail<C> {
         /// Permits wished for.
         want: usize,
     },
-    /// A permit to open a connection.
-    Permit {
-        /// The duty to keep one connection of `min_pool_size` open comes along.
-        duty: bool,
-    },
-    /// A permit and the idle connection bound to it.
-    Server {
-        /// The connection.
-        lease: Lease<C>,
-        /// As in `Permit`.
-        duty: bool,
-    },
     /// What a core cannot bear itself after a resize, because permits have moved; goes round until someone can.
     Burden {
         /// Permits to give up.
@@ -125,86 +165,58 @@ pub enum PoolMail<C> {
     },
 }
 
-/// What a core knows of another one's ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    /// Nothing, or we stopped its ask by giving: no core after us knows of it.
-    Nothing,
-    /// It waits. `passed_on`: cores after us have heard of it.
-    Asking { since: Instant, passed_on: bool },
-    /// We gave, but cores after us have heard of its ask.
-    Given,
-}
-
-/// Asks of the other cores, by core.
+/// A permit that changes cores.
 #[derive(Debug)]
-pub(super) struct Asks {
-    known: Vec<Known>,
-    /// How many of them are `Asking`.
-    open: usize,
+pub struct Gift<C> {
+    /// The idle connection that it is bound to; without one it is a permit to open one.
+    pub lease: Option<Lease<C>>,
+    /// The duty to keep one connection of `min_pool_size` open comes along.
+    pub duty: bool,
 }
 
-impl Asks {
+/// The need of a core without permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Arrival of the client that waits longest.
+    pub since: Instant,
+    /// Counts the asks of one core, so that it knows which of them a grant has answered.
+    pub serial: u32,
+}
+
+/// What the home knows of the others.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// By core: its ask.
+    asks: Vec<Option<Ask>>,
+    /// By core: since when it believes that permits are wanted.
+    told: Vec<Option<Instant>>,
+}
+
+impl Home {
     pub(super) fn new(cores: usize) -> Self {
         Self {
-            known: vec![Known::Nothing; cores],
-            open: 0,
+            asks: vec![None; cores],
+            told: vec![None; cores],
         }
-    }
-
-    /// Cores known to wait.
-    pub(super) fn open(&self) -> usize {
-        self.open
-    }
-
-    fn set(&mut self, core: usize, known: Known) -> Known {
-        let before = std::mem::replace(&mut self.known[core], known);
-        self.open += usize::from(matches!(known, Known::Asking { .. }));
-        self.open -= usize::from(matches!(before, Known::Asking { .. }));
-        before
     }
 
     /// The longest waiting core; among equals the first.
     fn oldest(&self) -> Option<(Instant, usize)> {
-        if self.open == 0 {
-            return None;
-        }
-        self.known
-            .iter()
-            .enumerate()
-            .filter_map(|(core, known)| match known {
-                Known::Asking { since, .. } => Some((*since, core)),
-                Known::Nothing | Known::Given => None,
-            })
+        let asks = self.asks.iter().enumerate();
+        asks.filter_map(|(core, ask)| Some(((*ask)?.since, core)))
             .min()
-    }
-
-    /// `core` gets what it asked for.
-    fn answer(&mut self, core: usize) {
-        let after = match self.known[core] {
-            Known::Asking {
-                passed_on: false, ..
-            }
-            | Known::Nothing => Known::Nothing,
-            Known::Asking {
-                passed_on: true, ..
-            }
-            | Known::Given => Known::Given,
-        };
-        self.set(core, after);
     }
 }
 
-/// What the others have been told of our own need.
+/// What this core has said of its own need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// Nothing, or that we need nothing.
+    /// Nothing, or that it needs nothing.
     Nothing,
-    /// That we ask, since then.
-    Asking(Instant),
-    /// That we ask; meanwhile a permit came. To be corrected: at once when nobody waits here any more, otherwise
-    /// when we ask again, or at the next tick.
-    Outdated,
+    /// It seeks; the mail is on its way.
+    Seeking,
+    /// It asks; on the home itself, the others know.
+    Asking(Ask),
 }
 
 /// A permit pledged to a core whose clients wait longer than ours.
@@ -218,7 +230,9 @@ pub(super) struct Promise {
 /// Who is next.
 enum Next {
     Local,
-    Core(usize),
+    /// A core that asks, or the home.
+    Rival(usize),
+    Promised(usize),
     Nobody,
 }
 
@@ -226,30 +240,55 @@ impl<C> Pool<C> {
     /// Another core's mail.
     pub fn receive(&mut self, mail: PoolMail<C>, now: Instant, out: &mut Vec<Action<C>>) {
         match mail {
-            PoolMail::Ask { asker, since } => self.hear_ask(asker, since, now, out),
-            PoolMail::Withdraw { asker } => {
-                let before = self.asks.set(asker, Known::Nothing);
-                if before != Known::Nothing {
-                    self.pass_on(asker, PoolMail::Withdraw { asker }, out);
+            PoolMail::Seek { asker } if asker == self.place.core => {
+                self.told = Told::Nothing;
+                if let Some(since) = self.need() {
+                    self.ask(since, out);
                 }
             }
-            PoolMail::Nudge { asker, wait, want } => self.hear_nudge(asker, wait, want, now, out),
-            PoolMail::Permit { duty } => {
-                self.free += 1;
-                self.accept(duty);
-                self.settle(now, out);
+            PoolMail::Seek { asker } => match self.spare() {
+                Some(gift) => self.send(asker, PoolMail::Donate { gift }, out),
+                None => self.pass_on(PoolMail::Seek { asker }, out),
+            },
+            PoolMail::Ask { asker, ask } => self.hear(asker, Some(ask)),
+            PoolMail::Withdraw { asker } => self.hear(asker, None),
+            PoolMail::Wanted { since } => self.want(since),
+            PoolMail::Release { from, gift, ask } => {
+                if ask.is_some() {
+                    self.hear(from, ask);
+                }
+                if self.rival.is_none() && self.waiters.is_empty() && self.state == State::Open {
+                    self.grant(from, gift, out);
+                } else {
+                    self.accept(gift, now, out);
+                }
             }
-            PoolMail::Server { lease, duty } => {
-                self.accept(duty);
-                self.rest(lease, now, out);
-                self.settle(now, out);
+            PoolMail::Grant {
+                gift,
+                serial,
+                wanted,
+            } => {
+                self.want(wanted);
+                if matches!(self.told, Told::Asking(ask) if ask.serial == serial) {
+                    self.told = Told::Nothing;
+                }
+                self.accept(gift, now, out);
+            }
+            PoolMail::Donate { gift } => {
+                if self.told == Told::Seeking {
+                    self.told = Told::Nothing;
+                }
+                self.accept(gift, now, out);
+            }
+            PoolMail::Nudge { asker, wait, want } => {
+                self.hear_nudge(asker, wait, want, now, out);
             }
             PoolMail::Burden { debt, duty } => {
                 self.debt += debt;
                 self.duty += duty;
-                self.settle(now, out);
             }
         }
+        self.settle(now, out);
     }
 
     /// Permits that may still be used here: all but those to be given up.
@@ -257,13 +296,8 @@ impl<C> Pool<C> {
         self.permits().saturating_sub(self.debt)
     }
 
-    /// True while this core has something to tell the next one at its next tick.
-    pub(super) fn owes(&self) -> bool {
-        self.told == Told::Outdated || self.overburdened()
-    }
-
     /// Does this core owe permits, or the upkeep of connections, for which it has no permits?
-    fn overburdened(&self) -> bool {
+    pub(super) fn overburdened(&self) -> bool {
         let permits = self.permits();
         self.debt > permits || self.duty < 0 || self.duty > signed(permits)
     }
@@ -281,7 +315,7 @@ impl<C> Pool<C> {
 
     /// Puts a connection to rest; `settle` then finds its next user. It is closed if it may not be used again.
     pub(super) fn rest(&mut self, lease: Lease<C>, now: Instant, out: &mut Vec<Action<C>>) {
-        match self.unfit(&lease, now) {
+        match self.unfit(&lease) {
             None => self.idle.push_back(Rest { lease, since: now }),
             Some(reason) => self.close(lease, reason, out),
         }
@@ -313,12 +347,11 @@ impl<C> Pool<C> {
                         lease: rest.lease,
                     });
                 }
-                // The least recently used one: the lender keeps those that it works with.
-                Next::Core(core) => {
-                    let rest = self.idle.pop_front().expect("not empty");
-                    self.give_server(core, rest.lease, out);
-                }
                 Next::Nobody => break,
+                next @ (Next::Rival(_) | Next::Promised(_)) => {
+                    let gift = self.wrap_idle().expect("not empty");
+                    self.hand_over(&next, gift, out);
+                }
             }
         }
     }
@@ -329,7 +362,6 @@ impl<C> Pool<C> {
             let needed = self.waiters.len().saturating_sub(self.connecting);
             let local = self.waiters.oldest().filter(|_| self.free <= needed);
             match self.next(local, now) {
-                Next::Core(core) => self.give_permit(core, out),
                 Next::Local | Next::Nobody => {
                     if !self.wants_connection() || self.connecting >= self.pace.connecting_max(now)
                     {
@@ -341,23 +373,27 @@ impl<C> Pool<C> {
                         generation: self.generation,
                     });
                 }
+                next @ (Next::Rival(_) | Next::Promised(_)) => {
+                    let gift = self.wrap_free();
+                    self.hand_over(&next, gift, out);
+                }
             }
         }
     }
 
     /// The oldest claim on the next connection or permit; `local` is that of our own clients.
     fn next(&self, local: Option<Instant>, now: Instant) -> Next {
-        match (local, self.asks.oldest()) {
-            (None, Some((_, core))) => return Next::Core(core),
+        match (local, self.rival) {
+            (None, Some((_, core))) => return Next::Rival(core),
             (Some(local), Some((since, core))) if since + ORDER_SLACK < local => {
-                return Next::Core(core)
+                return Next::Rival(core)
             }
             (Some(_), Some(_)) => return Next::Local,
             (_, None) => {}
         }
         match self.promise {
-            Some(promise) if self.lends(promise.wait, local, now) && now < promise.until => {
-                Next::Core(promise.core)
+            Some(promise) if now < promise.until && self.lends(promise.wait, local, now) => {
+                Next::Promised(promise.core)
             }
             _ if local.is_some() => Next::Local,
             _ => Next::Nobody,
@@ -376,15 +412,18 @@ impl<C> Pool<C> {
         wait.as_nanos() > with_one_less * 5 / 4 + NUDGE_MARGIN.as_nanos()
     }
 
-    fn hear_ask(&mut self, asker: usize, since: Instant, now: Instant, out: &mut Vec<Action<C>>) {
-        let passed_on = self.asks.known[asker] != Known::Nothing;
-        self.asks.set(asker, Known::Asking { since, passed_on });
-        self.settle(now, out);
-        if let Known::Asking { since, .. } = self.asks.known[asker] {
-            let passed_on = true;
-            self.asks.set(asker, Known::Asking { since, passed_on });
-            self.pass_on(asker, PoolMail::Ask { asker, since }, out);
+    /// An ask at the home: new, changed or withdrawn.
+    fn hear(&mut self, asker: usize, ask: Option<Ask>) {
+        if let Some(home) = &mut self.home {
+            home.asks[asker] = ask;
+            self.rival = home.oldest();
         }
+    }
+
+    /// The home's word.
+    fn want(&mut self, since: Option<Instant>) {
+        let home = self.place.home();
+        self.rival = since.map(|since| (since, home));
     }
 
     fn hear_nudge(
@@ -396,7 +435,11 @@ impl<C> Pool<C> {
         out: &mut Vec<Action<C>>,
     ) {
         if self.state == State::Open && self.debt == 0 {
-            while want > 0 && self.give_unused(asker, now, out) {
+            while want > 0 {
+                let Some(gift) = self.unused(now) else {
+                    break;
+                };
+                self.send(asker, PoolMail::Donate { gift }, out);
                 want -= 1;
             }
             let local = self.waiters.oldest();
@@ -410,65 +453,110 @@ impl<C> Pool<C> {
                 });
                 want = 0;
             }
-            self.settle(now, out);
         }
-        if want > 0 {
-            self.pass_on(asker, PoolMail::Nudge { asker, wait, want }, out);
+        if want > 0 && self.place.next() != asker {
+            self.pass_on(PoolMail::Nudge { asker, wait, want }, out);
         }
     }
 
-    /// Gives a permit that nobody here needs or needed in the last moments.
-    fn give_unused(&mut self, to: usize, now: Instant, out: &mut Vec<Action<C>>) -> bool {
+    /// A permit that was not needed here in the last moments.
+    fn unused(&mut self, now: Instant) -> Option<Gift<C>> {
         let unused = |rest: &Rest<C>| now.saturating_duration_since(rest.since) >= RECENT;
         if self.idle.front().is_some_and(unused) {
-            let rest = self.idle.pop_front().expect("seen above");
-            self.give_server(to, rest.lease, out);
-            return true;
+            self.wrap_idle()
+        } else {
+            self.wrap_surplus()
         }
+    }
+
+    /// A permit that is not needed here now, with a connection if possible.
+    fn spare(&mut self) -> Option<Gift<C>> {
+        if self.state != State::Open {
+            return None;
+        }
+        // While one is idle, nobody waits here.
+        self.wrap_idle().or_else(|| self.wrap_surplus())
+    }
+
+    /// A free permit beyond those that our clients wait for.
+    fn wrap_surplus(&mut self) -> Option<Gift<C>> {
         let needed = self.waiters.len().saturating_sub(self.connecting);
-        if self.free > needed {
-            self.give_permit(to, out);
-            return true;
-        }
-        false
+        (self.free > needed).then(|| self.wrap_free())
     }
 
-    fn give_server(&mut self, to: usize, lease: Lease<C>, out: &mut Vec<Action<C>>) {
-        let mail = PoolMail::Server {
-            lease,
-            duty: self.hand_over_duty(),
-        };
-        self.give(to, mail, out);
+    /// The least recently used connection: the lender keeps those that it works with.
+    fn wrap_idle(&mut self) -> Option<Gift<C>> {
+        let rest = self.idle.pop_front()?;
+        Some(self.wrap(Some(rest.lease)))
     }
 
-    fn give_permit(&mut self, to: usize, out: &mut Vec<Action<C>>) {
+    fn wrap_free(&mut self) -> Gift<C> {
         self.free -= 1;
-        let mail = PoolMail::Permit {
-            duty: self.hand_over_duty(),
-        };
-        self.give(to, mail, out);
-    }
-
-    fn give(&mut self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
-        self.asks.answer(to);
-        self.promise.take_if(|promise| promise.core == to);
-        self.given += 1;
-        out.push(Action::Mail { to, mail });
+        self.wrap(None)
     }
 
     /// The duty to keep a connection open goes where the connection goes, so that `min_pool_size` stays a total.
-    fn hand_over_duty(&mut self) -> bool {
-        let moves = self.duty > 0 && signed(self.servers()) < self.duty;
-        self.duty -= isize::from(moves);
-        moves
+    fn wrap(&mut self, lease: Option<Lease<C>>) -> Gift<C> {
+        let duty = self.duty > 0 && signed(self.servers()) < self.duty;
+        self.duty -= isize::from(duty);
+        self.given += 1;
+        Gift { lease, duty }
     }
 
-    /// A gift came.
-    fn accept(&mut self, duty: bool) {
-        self.duty += isize::from(duty);
-        if let Told::Asking(_) = self.told {
-            self.told = Told::Outdated;
+    fn accept(&mut self, gift: Gift<C>, now: Instant, out: &mut Vec<Action<C>>) {
+        self.duty += isize::from(gift.duty);
+        match gift.lease {
+            Some(lease) => self.rest(lease, now, out),
+            None => self.free += 1,
         }
+    }
+
+    fn hand_over(&mut self, next: &Next, gift: Gift<C>, out: &mut Vec<Action<C>>) {
+        match *next {
+            Next::Rival(core) if self.place.is_home() => self.grant(core, gift, out),
+            Next::Rival(home) => {
+                let ask = self.need().map(|since| self.next_ask(since));
+                if let Some(ask) = ask {
+                    self.told = Told::Asking(ask);
+                }
+                let from = self.place.core;
+                self.send(home, PoolMail::Release { from, gift, ask }, out);
+            }
+            Next::Promised(core) => {
+                self.promise = None;
+                self.send(core, PoolMail::Donate { gift }, out);
+            }
+            Next::Local | Next::Nobody => unreachable!("stays here"),
+        }
+    }
+
+    /// The home gives.
+    fn grant(&mut self, to: usize, gift: Gift<C>, out: &mut Vec<Action<C>>) {
+        let Some(home) = &mut self.home else {
+            unreachable!("only the home grants");
+        };
+        let serial = home.asks[to].take().map_or(0, |ask| ask.serial);
+        self.rival = home.oldest();
+        let wanted = self.wanted();
+        if let Some(home) = &mut self.home {
+            home.told[to] = wanted;
+        }
+        let mail = PoolMail::Grant {
+            gift,
+            serial,
+            wanted,
+        };
+        self.send(to, mail, out);
+    }
+
+    /// Since when permits are wanted, as the home sees it.
+    fn wanted(&self) -> Option<Instant> {
+        let own = match self.told {
+            Told::Asking(ask) => Some(ask.since),
+            Told::Nothing | Told::Seeking => None,
+        };
+        let others = self.rival.map(|(since, _)| since);
+        own.into_iter().chain(others).min()
     }
 
     /// Gives up permits of a pool that shrank; connections count once they are closed.
@@ -484,38 +572,88 @@ impl<C> Pool<C> {
         }
     }
 
+    /// Arrival of the client that waits longest, if this core has no permit for it.
+    fn need(&self) -> Option<Instant> {
+        let bare = self.state == State::Open && self.usable() == 0 && self.place.cores > 1;
+        self.waiters.oldest().filter(|_| bare)
+    }
+
     /// Tells the other cores if our need is not what they were told.
     fn tell(&mut self, out: &mut Vec<Action<C>>) {
-        let need = match self.waiters.oldest() {
-            Some(since) if self.state == State::Open && self.usable() == 0 => Some(since),
-            _ => None,
+        match (self.need(), self.told) {
+            (Some(since), Told::Nothing) if self.rival.is_some() => self.ask(since, out),
+            (Some(_), Told::Nothing) => {
+                self.told = Told::Seeking;
+                let asker = self.place.core;
+                self.pass_on(PoolMail::Seek { asker }, out);
+            }
+            (Some(since), Told::Asking(ask)) if ask.since != since => self.ask(since, out),
+            (None, Told::Asking(_)) => {
+                self.told = Told::Nothing;
+                if !self.place.is_home() {
+                    let asker = self.place.core;
+                    self.send(self.place.home(), PoolMail::Withdraw { asker }, out);
+                }
+            }
+            (Some(_), Told::Seeking | Told::Asking(_)) | (None, Told::Nothing | Told::Seeking) => {}
+        }
+        self.raise(out);
+    }
+
+    fn next_ask(&mut self, since: Instant) -> Ask {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        Ask { since, serial }
+    }
+
+    fn ask(&mut self, since: Instant, out: &mut Vec<Action<C>>) {
+        let ask = self.next_ask(since);
+        self.told = Told::Asking(ask);
+        if !self.place.is_home() {
+            let asker = self.place.core;
+            self.send(self.place.home(), PoolMail::Ask { asker, ask }, out);
+        }
+    }
+
+    /// The home lets those know who have not heard that permits are wanted, or not of one so old.
+    fn raise(&mut self, out: &mut Vec<Action<C>>) {
+        let (Some(wanted), true) = (self.wanted(), self.place.is_home()) else {
+            return;
         };
-        let asker = self.place.core;
-        match (need, self.told) {
-            (Some(since), told) if told != Told::Asking(since) => {
-                self.told = Told::Asking(since);
-                self.pass_on(asker, PoolMail::Ask { asker, since }, out);
+        self.spread(
+            Some(wanted),
+            |told| told.is_none_or(|told| wanted < told),
+            out,
+        );
+    }
+
+    /// The home's word to all cores that believe what `outdated` says.
+    fn spread(
+        &mut self,
+        since: Option<Instant>,
+        outdated: impl Fn(Option<Instant>) -> bool,
+        out: &mut Vec<Action<C>>,
+    ) {
+        let Some(home) = &mut self.home else {
+            return;
+        };
+        let others = home.told.iter_mut().enumerate();
+        for (to, told) in others.filter(|(to, _)| *to != self.place.core) {
+            if outdated(*told) {
+                *told = since;
+                let mail = PoolMail::Wanted { since };
+                out.push(Action::Mail { to, mail });
             }
-            (None, Told::Asking(_) | Told::Outdated) if self.waiters.is_empty() => {
-                self.withdraw(out);
-            }
-            (None, Told::Asking(_)) => self.told = Told::Outdated,
-            (None, Told::Nothing | Told::Outdated) | (Some(_), _) => {}
         }
     }
 
-    fn withdraw(&mut self, out: &mut Vec<Action<C>>) {
-        let asker = self.place.core;
-        self.told = Told::Nothing;
-        self.pass_on(asker, PoolMail::Withdraw { asker }, out);
+    fn send(&self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+        out.push(Action::Mail { to, mail });
     }
 
-    /// On to the next core of the ring, unless the mail has been everywhere.
-    fn pass_on(&mut self, origin: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
-        let to = self.place.next();
-        if to != origin {
-            out.push(Action::Mail { to, mail });
-        }
+    /// On to the next core.
+    fn pass_on(&self, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+        self.send(self.place.next(), mail, out);
     }
 
     /// How long `since` is ago, not counting a pause.
@@ -533,28 +671,26 @@ impl<C> Pool<C> {
         self.usual_wait = self.usual_wait.mul_f64(1.0 - weight) + wait.mul_f64(weight);
     }
 
-    /// The slow part of lending: corrections, nudges, debts. Called by `tick`, after `settle`.
+    /// The slow part of lending. Called by `tick`, after `settle`.
     pub(super) fn drift(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
         self.sample_wait(now);
         self.promise.take_if(|promise| now >= promise.until);
-        if self.told == Told::Outdated {
-            self.withdraw(out);
+        if self.wanted().is_none() {
+            self.spread(None, |told| told.is_some(), out);
         }
         if self.overburdened() {
             let debt = self.debt.saturating_sub(self.permits());
             let duty = self.duty - self.duty.clamp(0, signed(self.permits()));
             self.debt -= debt;
             self.duty -= duty;
-            let to = self.place.next();
-            let mail = PoolMail::Burden { debt, duty };
-            out.push(Action::Mail { to, mail });
+            self.pass_on(PoolMail::Burden { debt, duty }, out);
         }
         if self.nudge_due().is_some_and(|due| now >= due) {
             self.next_nudge = now + NUDGE_INTERVAL;
             let asker = self.place.core;
-            let want = self.waiters.len() - self.connecting;
             let wait = self.usual_wait;
-            self.pass_on(asker, PoolMail::Nudge { asker, wait, want }, out);
+            let want = self.waiters.len() - self.connecting;
+            self.pass_on(PoolMail::Nudge { asker, wait, want }, out);
         }
     }
 }
@@ -589,28 +725,15 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_ask_is_next_and_is_forgotten_once_answered() {
+    fn the_oldest_ask_is_next() {
         let start = Instant::now();
-        let later = start + Duration::from_millis(1);
-        let mut asks = Asks::new(4);
-        let asking = |since, passed_on| Known::Asking { since, passed_on };
-        asks.set(1, asking(later, true));
-        asks.set(3, asking(start, false));
-        asks.set(2, asking(start, true));
-        assert_eq!(asks.oldest(), Some((start, 2)));
-        asks.answer(2);
-        assert_eq!(
-            (asks.known[2], asks.oldest()),
-            (Known::Given, Some((start, 3)))
-        );
-        asks.answer(3);
-        assert_eq!(
-            (asks.known[3], asks.oldest()),
-            (Known::Nothing, Some((later, 1)))
-        );
-        asks.answer(1);
-        asks.answer(0);
-        assert_eq!(asks.open(), 0);
-        assert_eq!(asks.oldest(), None);
+        let ask = |millis| {
+            let since = start + Duration::from_millis(millis);
+            Some(Ask { since, serial: 1 })
+        };
+        let mut home = Home::new(4);
+        assert_eq!(home.oldest(), None);
+        home.asks = vec![None, ask(5), ask(2), ask(2)];
+        assert_eq!(home.oldest(), Some((start + Duration::from_millis(2), 2)));
     }
 }

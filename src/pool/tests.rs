@@ -370,7 +370,7 @@ fn old_connections_retire_and_not_all_at_once() {
     });
     bench.open(1);
     let lease = bench.ready(0);
-    bench.now += 12_000 * MS;
+    bench.after(12_000 * MS);
     bench.checkin(lease);
     assert_eq!(
         bench.done(),
