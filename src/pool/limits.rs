@@ -166,7 +166,9 @@ impl<C> Pool<C> {
         if self.free > 0 && self.wants_connection() && self.connecting == 0 {
             at(self.pace.not_before);
         }
-        if !self.idle.is_empty() || self.wants_connection() || self.overburdened() {
+        let raised = self.home.as_ref().is_some_and(|home| home.has_told());
+        let sweeps = raised || !self.idle.is_empty();
+        if sweeps || self.wants_connection() || self.overburdened() {
             at(Some(self.next_sweep));
         }
         next
@@ -321,7 +323,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_second() {
-        let mut now = Instant::now();
+        let mut now = crate::pool::tests::start();
         let mut pace = Pace::STEADY;
         let mut jitter = Jitter(1);
         assert_eq!(pace.connecting_max(now), CONNECTING_MAX);

@@ -17,7 +17,9 @@
 //! The pool decides and does nothing: what is to be done comes out as [`Action`]s. The connection `C` is opaque,
 //! and travels inside a [`Lease`] that remembers its age.
 
+mod drift;
 mod limits;
+mod mail;
 mod slice;
 mod waiters;
 
@@ -28,11 +30,13 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 
 pub use self::limits::Limits;
-pub use self::slice::{Ask, Gift, Place, PoolMail, ORDER_SLACK};
+pub use self::mail::{Ask, Gift, PoolMail};
+pub use self::slice::{Place, ORDER_SLACK};
 pub use self::waiters::Ticket;
 
+use self::drift::Promise;
 use self::limits::{Jitter, Pace};
-use self::slice::{Home, Promise, Told};
+use self::slice::{Home, Told};
 use self::waiters::Waiters;
 
 /// A client of this core, as its owner names it. The pool only hands it back.

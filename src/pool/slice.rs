@@ -10,7 +10,7 @@
 //!            Seek ──►       Seek ──►       Seek ──►
 //!   [0] waits     [1] busy       [2] busy       [3] has an idle connection
 //!    ▲                                           │
-//!    └────────────────── Gift ───────────────────┘
+//!    └────────────────── Donate ─────────────────┘
 //! ```
 //!
 //! If the mail comes back with nothing, all permits are in use, and order matters. The core **asks** the pool's
@@ -26,9 +26,6 @@
 //! When there are no more asks the next needless release comes straight back, and the home's next tick tells
 //! the others.
 //!
-//! A core that holds permits but too few sends a **nudge** from core to core, now and then: unused permits are
-//! given to it, or the first core whose clients would still wait less after giving one promises its next.
-//!
 //! # Why this ends well
 //!
 //! - *Nothing is lost*: permits leave a core only inside a mail, and mail is delivered once.
@@ -36,31 +33,18 @@
 //!   long as connections come back they reach the home, and it grants the oldest ask first.
 //! - *No circle*: a core never waits for an answer. It gives what it has at that moment.
 //! - *No bouncing*: with permits to spare, a borrower keeps what it got. A grant says how old the next ask is, and
-//!   its receiver's client is older. A promise goes from a shorter wait to a longer one with a margin that the way
-//!   back would have to overcome again.
+//!   its receiver's client is older.
+//!
+//! A core that holds some permits, but too few, is the subject of `drift`.
 
 use std::time::{Duration, Instant};
 
+use super::mail::{Ask, Gift, PoolMail};
 use super::{signed, Action, CloseReason, Lease, Pool, Rest, State};
 
 /// Clients on different cores whose arrivals differ by less than this count as equally old, and the client of
-/// the core that has the connection goes first. Spares moves when the pool is smaller than the number of cores.
+/// the core that has the connection goes first. Spares moves while permits are wanted.
 pub const ORDER_SLACK: Duration = Duration::from_micros(500);
-
-/// A core that has permits asks for more once a client waited this long.
-const PATIENCE: Duration = Duration::from_millis(2);
-
-/// Least time between two nudges of one core; also how long a promise is good for.
-const NUDGE_INTERVAL: Duration = Duration::from_millis(50);
-
-/// A connection used more recently than this is not "unused".
-const RECENT: Duration = Duration::from_millis(50);
-
-/// A nudged core promises only if its clients would, after giving, still wait this much less.
-const NUDGE_MARGIN: Duration = Duration::from_millis(2);
-
-/// Waiting times are compared as averages over about this long, so that chance moves nothing.
-const SMOOTHING: Duration = Duration::from_millis(200);
 
 /// One core's place among those that share the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +67,7 @@ impl Place {
         total / self.cores + usize::from(turn < total % self.cores)
     }
 
-    fn next(self) -> usize {
+    pub(super) fn next(self) -> usize {
         (self.core + 1) % self.cores
     }
 
@@ -95,92 +79,6 @@ impl Place {
     pub(super) fn is_home(self) -> bool {
         self.core == self.home()
     }
-}
-
-/// What slices of one pool send each other.
-///
-/// To be delivered exactly once, and in order between any two cores: permits and connections travel in it.
-#[derive(Debug)]
-pub enum PoolMail<C> {
-    /// `asker` holds no permit, and clients wait there. Back at `asker`: nobody had one to spare.
-    Seek {
-        /// Who seeks.
-        asker: usize,
-    },
-    /// To the home: `asker` holds no permit, and a client there waits since `ask.since`. Replaces an earlier one.
-    Ask {
-        /// Who asks.
-        asker: usize,
-        /// What for.
-        ask: Ask,
-    },
-    /// To the home: `asker` needs nothing any more.
-    Withdraw {
-        /// Who had asked.
-        asker: usize,
-    },
-    /// From the home: a client on a core without permits waits since then; or nobody does.
-    Wanted {
-        /// The oldest ask.
-        since: Option<Instant>,
-    },
-    /// To the home: a permit for the oldest ask.
-    Release {
-        /// Where it comes from.
-        from: usize,
-        /// The permit.
-        gift: Gift<C>,
-        /// `from` has none left, and clients wait there.
-        ask: Option<Ask>,
-    },
-    /// From the home, in answer to an ask, or to a release that was not needed.
-    Grant {
-        /// The permit.
-        gift: Gift<C>,
-        /// The ask that is answered.
-        serial: u32,
-        /// As in `Wanted`.
-        wanted: Option<Instant>,
-    },
-    /// From any core that has more than it needs, in answer to `Seek` or `Nudge`.
-    Donate {
-        /// The permit.
-        gift: Gift<C>,
-    },
-    /// `asker` holds too few permits for `want` clients.
-    Nudge {
-        /// Who asks.
-        asker: usize,
-        /// How long clients have to wait there, as an average of the last moments.
-        wait: Duration,
-        /// Permits wished for.
-        want: usize,
-    },
-    /// What a core cannot bear itself after a resize, because permits have moved; goes round until someone can.
-    Burden {
-        /// Permits to give up.
-        debt: usize,
-        /// Connections to be kept open, or, if negative, fewer to be kept open.
-        duty: isize,
-    },
-}
-
-/// A permit that changes cores.
-#[derive(Debug)]
-pub struct Gift<C> {
-    /// The idle connection that it is bound to; without one it is a permit to open one.
-    pub lease: Option<Lease<C>>,
-    /// The duty to keep one connection of `min_pool_size` open comes along.
-    pub duty: bool,
-}
-
-/// The need of a core without permits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// Arrival of the client that waits longest.
-    pub since: Instant,
-    /// Counts the asks of one core, so that it knows which of them a grant has answered.
-    pub serial: u32,
 }
 
 /// What the home knows of the others.
@@ -198,6 +96,11 @@ impl Home {
             asks: vec![None; cores],
             told: vec![None; cores],
         }
+    }
+
+    /// Does any core believe that permits are wanted?
+    pub(super) fn has_told(&self) -> bool {
+        self.told.iter().any(Option::is_some)
     }
 
     /// The longest waiting core; among equals the first.
@@ -219,21 +122,24 @@ pub(super) enum Told {
     Asking(Ask),
 }
 
-/// A permit pledged to a core whose clients wait longer than ours.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Promise {
-    core: usize,
-    wait: Duration,
-    until: Instant,
-}
-
 /// Who is next.
 enum Next {
+    /// Our own longest waiting client.
     Local,
-    /// A core that asks, or the home.
-    Rival(usize),
-    Promised(usize),
+    /// Another core.
+    Away(Away),
+    /// Nobody waits.
     Nobody,
+}
+
+/// Where a permit goes.
+enum Away {
+    /// From the home to a core that asks.
+    Grant(usize),
+    /// To the home.
+    Release(usize),
+    /// To a core that was promised it.
+    Donate(usize),
 }
 
 impl<C> Pool<C> {
@@ -241,9 +147,11 @@ impl<C> Pool<C> {
     pub fn receive(&mut self, mail: PoolMail<C>, now: Instant, out: &mut Vec<Action<C>>) {
         match mail {
             PoolMail::Seek { asker } if asker == self.place.core => {
-                self.told = Told::Nothing;
-                if let Some(since) = self.need() {
-                    self.ask(since, out);
+                if self.told == Told::Seeking {
+                    self.told = Told::Nothing;
+                    if let Some(since) = self.need() {
+                        self.ask(since, out);
+                    }
                 }
             }
             PoolMail::Seek { asker } => match self.spare() {
@@ -292,25 +200,8 @@ impl<C> Pool<C> {
     }
 
     /// Permits that may still be used here: all but those to be given up.
-    fn usable(&self) -> usize {
+    pub(super) fn usable(&self) -> usize {
         self.permits().saturating_sub(self.debt)
-    }
-
-    /// Does this core owe permits, or the upkeep of connections, for which it has no permits?
-    pub(super) fn overburdened(&self) -> bool {
-        let permits = self.permits();
-        self.debt > permits || self.duty < 0 || self.duty > signed(permits)
-    }
-
-    /// When this core asks for a further permit, if it has some, but too few.
-    pub(super) fn nudge_due(&self) -> Option<Instant> {
-        let oldest = self.waiters.oldest()?.max(self.resumed);
-        let short = self.state == State::Open
-            && self.place.cores > 1
-            && self.free == 0
-            && self.usable() > 0
-            && self.waiters.len() > self.connecting;
-        short.then(|| self.next_nudge.max(oldest + PATIENCE))
     }
 
     /// Puts a connection to rest; `settle` then finds its next user. It is closed if it may not be used again.
@@ -348,9 +239,9 @@ impl<C> Pool<C> {
                     });
                 }
                 Next::Nobody => break,
-                next @ (Next::Rival(_) | Next::Promised(_)) => {
+                Next::Away(to) => {
                     let gift = self.wrap_idle().expect("not empty");
-                    self.hand_over(&next, gift, out);
+                    self.hand_over(&to, gift, out);
                 }
             }
         }
@@ -373,9 +264,9 @@ impl<C> Pool<C> {
                         generation: self.generation,
                     });
                 }
-                next @ (Next::Rival(_) | Next::Promised(_)) => {
+                Next::Away(to) => {
                     let gift = self.wrap_free();
-                    self.hand_over(&next, gift, out);
+                    self.hand_over(&to, gift, out);
                 }
             }
         }
@@ -383,33 +274,20 @@ impl<C> Pool<C> {
 
     /// The oldest claim on the next connection or permit; `local` is that of our own clients.
     fn next(&self, local: Option<Instant>, now: Instant) -> Next {
+        let away = |core| match self.home {
+            Some(_) => Next::Away(Away::Grant(core)),
+            None => Next::Away(Away::Release(core)),
+        };
         match (local, self.rival) {
-            (None, Some((_, core))) => return Next::Rival(core),
-            (Some(local), Some((since, core))) if since + ORDER_SLACK < local => {
-                return Next::Rival(core)
-            }
-            (Some(_), Some(_)) => return Next::Local,
-            (_, None) => {}
+            (None, Some((_, core))) => away(core),
+            (Some(local), Some((since, core))) if since + ORDER_SLACK < local => away(core),
+            (Some(_), Some(_)) => Next::Local,
+            (_, None) => match self.promised(local, now) {
+                Some(core) => Next::Away(Away::Donate(core)),
+                None if local.is_some() => Next::Local,
+                None => Next::Nobody,
+            },
         }
-        match self.promise {
-            Some(promise) if now < promise.until && self.lends(promise.wait, local, now) => {
-                Next::Promised(promise.core)
-            }
-            _ if local.is_some() => Next::Local,
-            _ => Next::Nobody,
-        }
-    }
-
-    /// Would our clients, with one permit fewer, still wait less than `wait`, with a margin?
-    fn lends(&self, wait: Duration, local: Option<Instant>, now: Instant) -> bool {
-        let permits = self.usable();
-        if permits < 2 {
-            return false;
-        }
-        let ours = self.waited(local, now).max(self.usual_wait);
-        // Time spent waiting is inversely proportional to permits; a quarter more against noise.
-        let with_one_less = ours.as_nanos() * permits as u128 / (permits as u128 - 1);
-        wait.as_nanos() > with_one_less * 5 / 4 + NUDGE_MARGIN.as_nanos()
     }
 
     /// An ask at the home: new, changed or withdrawn.
@@ -422,51 +300,7 @@ impl<C> Pool<C> {
 
     /// The home's word.
     fn want(&mut self, since: Option<Instant>) {
-        let home = self.place.home();
-        self.rival = since.map(|since| (since, home));
-    }
-
-    fn hear_nudge(
-        &mut self,
-        asker: usize,
-        wait: Duration,
-        mut want: usize,
-        now: Instant,
-        out: &mut Vec<Action<C>>,
-    ) {
-        if self.state == State::Open && self.debt == 0 {
-            while want > 0 {
-                let Some(gift) = self.unused(now) else {
-                    break;
-                };
-                self.send(asker, PoolMail::Donate { gift }, out);
-                want -= 1;
-            }
-            let local = self.waiters.oldest();
-            let promised = self.promise.is_some_and(|promise| now < promise.until);
-            if want > 0 && !promised && self.lends(wait, local, now) {
-                let until = now + NUDGE_INTERVAL;
-                self.promise = Some(Promise {
-                    core: asker,
-                    wait,
-                    until,
-                });
-                want = 0;
-            }
-        }
-        if want > 0 && self.place.next() != asker {
-            self.pass_on(PoolMail::Nudge { asker, wait, want }, out);
-        }
-    }
-
-    /// A permit that was not needed here in the last moments.
-    fn unused(&mut self, now: Instant) -> Option<Gift<C>> {
-        let unused = |rest: &Rest<C>| now.saturating_duration_since(rest.since) >= RECENT;
-        if self.idle.front().is_some_and(unused) {
-            self.wrap_idle()
-        } else {
-            self.wrap_surplus()
-        }
+        self.rival = since.map(|since| (since, self.place.home()));
     }
 
     /// A permit that is not needed here now, with a connection if possible.
@@ -479,13 +313,13 @@ impl<C> Pool<C> {
     }
 
     /// A free permit beyond those that our clients wait for.
-    fn wrap_surplus(&mut self) -> Option<Gift<C>> {
+    pub(super) fn wrap_surplus(&mut self) -> Option<Gift<C>> {
         let needed = self.waiters.len().saturating_sub(self.connecting);
         (self.free > needed).then(|| self.wrap_free())
     }
 
     /// The least recently used connection: the lender keeps those that it works with.
-    fn wrap_idle(&mut self) -> Option<Gift<C>> {
+    pub(super) fn wrap_idle(&mut self) -> Option<Gift<C>> {
         let rest = self.idle.pop_front()?;
         Some(self.wrap(Some(rest.lease)))
     }
@@ -511,10 +345,10 @@ impl<C> Pool<C> {
         }
     }
 
-    fn hand_over(&mut self, next: &Next, gift: Gift<C>, out: &mut Vec<Action<C>>) {
-        match *next {
-            Next::Rival(core) if self.place.is_home() => self.grant(core, gift, out),
-            Next::Rival(home) => {
+    fn hand_over(&mut self, to: &Away, gift: Gift<C>, out: &mut Vec<Action<C>>) {
+        match *to {
+            Away::Grant(core) => self.grant(core, gift, out),
+            Away::Release(home) => {
                 let ask = self.need().map(|since| self.next_ask(since));
                 if let Some(ask) = ask {
                     self.told = Told::Asking(ask);
@@ -522,25 +356,21 @@ impl<C> Pool<C> {
                 let from = self.place.core;
                 self.send(home, PoolMail::Release { from, gift, ask }, out);
             }
-            Next::Promised(core) => {
+            Away::Donate(core) => {
                 self.promise = None;
                 self.send(core, PoolMail::Donate { gift }, out);
             }
-            Next::Local | Next::Nobody => unreachable!("stays here"),
         }
     }
 
     /// The home gives.
     fn grant(&mut self, to: usize, gift: Gift<C>, out: &mut Vec<Action<C>>) {
-        let Some(home) = &mut self.home else {
-            unreachable!("only the home grants");
-        };
+        let home = self.home.as_mut().expect("only the home grants");
         let serial = home.asks[to].take().map_or(0, |ask| ask.serial);
         self.rival = home.oldest();
         let wanted = self.wanted();
-        if let Some(home) = &mut self.home {
-            home.told[to] = wanted;
-        }
+        let home = self.home.as_mut().expect("only the home grants");
+        home.told[to] = wanted;
         let mail = PoolMail::Grant {
             gift,
             serial,
@@ -550,7 +380,7 @@ impl<C> Pool<C> {
     }
 
     /// Since when permits are wanted, as the home sees it.
-    fn wanted(&self) -> Option<Instant> {
+    pub(super) fn wanted(&self) -> Option<Instant> {
         let own = match self.told {
             Told::Asking(ask) => Some(ask.since),
             Told::Nothing | Told::Seeking => None,
@@ -628,7 +458,7 @@ impl<C> Pool<C> {
     }
 
     /// The home's word to all cores that believe what `outdated` says.
-    fn spread(
+    pub(super) fn spread(
         &mut self,
         since: Option<Instant>,
         outdated: impl Fn(Option<Instant>) -> bool,
@@ -647,51 +477,14 @@ impl<C> Pool<C> {
         }
     }
 
-    fn send(&self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+    /// Mail for another core.
+    pub(super) fn send(&self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
         out.push(Action::Mail { to, mail });
     }
 
     /// On to the next core.
-    fn pass_on(&self, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+    pub(super) fn pass_on(&self, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
         self.send(self.place.next(), mail, out);
-    }
-
-    /// How long `since` is ago, not counting a pause.
-    fn waited(&self, since: Option<Instant>, now: Instant) -> Duration {
-        since.map_or(Duration::ZERO, |since| {
-            now.saturating_duration_since(since.max(self.resumed))
-        })
-    }
-
-    fn sample_wait(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.sampled).min(SMOOTHING);
-        self.sampled = now;
-        let weight = passed.as_secs_f64() / SMOOTHING.as_secs_f64();
-        let wait = self.waited(self.waiters.oldest(), now);
-        self.usual_wait = self.usual_wait.mul_f64(1.0 - weight) + wait.mul_f64(weight);
-    }
-
-    /// The slow part of lending. Called by `tick`, after `settle`.
-    pub(super) fn drift(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
-        self.sample_wait(now);
-        self.promise.take_if(|promise| now >= promise.until);
-        if self.wanted().is_none() {
-            self.spread(None, |told| told.is_some(), out);
-        }
-        if self.overburdened() {
-            let debt = self.debt.saturating_sub(self.permits());
-            let duty = self.duty - self.duty.clamp(0, signed(self.permits()));
-            self.debt -= debt;
-            self.duty -= duty;
-            self.pass_on(PoolMail::Burden { debt, duty }, out);
-        }
-        if self.nudge_due().is_some_and(|due| now >= due) {
-            self.next_nudge = now + NUDGE_INTERVAL;
-            let asker = self.place.core;
-            let wait = self.usual_wait;
-            let want = self.waiters.len() - self.connecting;
-            self.pass_on(PoolMail::Nudge { asker, wait, want }, out);
-        }
     }
 }
 
@@ -726,7 +519,7 @@ mod tests {
 
     #[test]
     fn the_oldest_ask_is_next() {
-        let start = Instant::now();
+        let start = crate::pool::tests::start();
         let ask = |millis| {
             let since = start + Duration::from_millis(millis);
             Some(Ask { since, serial: 1 })
