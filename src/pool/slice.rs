@@ -491,6 +491,7 @@ impl<C> Pool<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{Checkout, ClientId, Limits, Ticket};
 
     #[test]
     fn slices_add_up_and_move_the_same_way() {
@@ -528,5 +529,188 @@ mod tests {
         assert_eq!(home.oldest(), None);
         home.asks = vec![None, ask(5), ask(2), ask(2)];
         assert_eq!(home.oldest(), Some((start + Duration::from_millis(2), 2)));
+    }
+
+    /// The slices of all cores, and the mail between them.
+    struct Cores {
+        pools: Vec<Pool<u32>>,
+        leases: Vec<Vec<Lease<u32>>>,
+        mail: Vec<(usize, PoolMail<u32>)>,
+        log: Vec<String>,
+        now: Instant,
+        out: Vec<Action<u32>>,
+    }
+
+    impl Cores {
+        /// `pool_size` connections, open and idle at first, home on core 0.
+        fn new(cores: usize, pool_size: usize) -> Self {
+            let now = crate::pool::tests::start();
+            let limits = Limits {
+                pool_size,
+                min_pool_size: pool_size,
+                ..Limits::default()
+            };
+            let slice = |core| {
+                let place = Place {
+                    core,
+                    cores,
+                    offset: 0,
+                };
+                Pool::new(place, limits.clone(), 1, now)
+            };
+            let mut new = Self {
+                pools: (0..cores).map(slice).collect(),
+                leases: (0..cores).map(|_| Vec::new()).collect(),
+                mail: Vec::new(),
+                log: Vec::new(),
+                now,
+                out: Vec::new(),
+            };
+            for core in 0..cores {
+                new.pools[core].tick(now, &mut new.out);
+                for _ in 0..new.out.drain(..).count() {
+                    new.pools[core].connected(0, 0, now, &mut new.out);
+                }
+            }
+            new
+        }
+
+        /// A client takes a connection, or waits for one.
+        fn checkout(&mut self, core: usize) -> Option<Ticket> {
+            self.now += Duration::from_millis(1);
+            let answer = self.pools[core].checkout(ClientId(0), self.now, &mut self.out);
+            self.carry_out(core);
+            match answer {
+                Checkout::Ready(lease) => {
+                    self.leases[core].push(lease);
+                    None
+                }
+                Checkout::Wait(ticket) => Some(ticket),
+                Checkout::Closed => panic!("open"),
+            }
+        }
+
+        fn checkin(&mut self, core: usize) {
+            let lease = self.leases[core].pop().expect("one is checked out");
+            self.pools[core].checkin(lease, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn cancel(&mut self, core: usize, ticket: Ticket) {
+            self.pools[core].cancel(ticket, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn tick(&mut self, core: usize) {
+            self.pools[core].tick(self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn carry_out(&mut self, core: usize) {
+            for action in self.out.drain(..) {
+                match action {
+                    Action::Mail { to, mail } => {
+                        let name = format!("{mail:?}");
+                        let name = name.split(' ').next().expect("a name");
+                        self.log.push(format!("{core}>{to} {name}"));
+                        self.mail.push((to, mail));
+                    }
+                    Action::Serve { lease, .. } => {
+                        self.log.push(format!("{core} serves"));
+                        self.leases[core].push(lease);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        fn deliver_one(&mut self) {
+            let (core, mail) = self.mail.remove(0);
+            self.pools[core].receive(mail, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        /// What happens until no mail is on its way, and what has happened since the last call.
+        fn run(&mut self) -> Vec<String> {
+            while !self.mail.is_empty() {
+                self.deliver_one();
+            }
+            std::mem::take(&mut self.log)
+        }
+    }
+
+    #[test]
+    fn who_seeks_gets_the_first_that_is_spare() {
+        let mut cores = Cores::new(4, 2);
+        cores.checkout(0);
+        cores.checkout(3);
+        assert_eq!(
+            cores.run(),
+            ["3>0 Seek", "0>1 Seek", "1>3 Donate", "3 serves"]
+        );
+        // It keeps what it got.
+        cores.checkin(3);
+        cores.checkout(3);
+        assert_eq!(cores.run(), [""; 0]);
+    }
+
+    #[test]
+    fn one_connection_goes_to_the_oldest_for_two_mails() {
+        let mut cores = Cores::new(3, 1);
+        cores.checkout(0);
+        cores.checkout(1);
+        let search = ["1>2 Seek", "2>0 Seek", "0>1 Seek", "1>0 Ask"];
+        let raised = ["0>1 Wanted", "0>2 Wanted"];
+        assert_eq!(cores.run(), [&search[..], &raised[..]].concat());
+        // From now on everybody asks directly.
+        cores.checkout(2);
+        cores.checkout(0);
+        assert_eq!(cores.run(), ["2>0 Ask"]);
+        cores.checkin(0);
+        assert_eq!(cores.run(), ["0>1 Grant", "1 serves"]);
+        cores.checkout(1);
+        cores.checkin(1);
+        assert_eq!(cores.run(), ["1>0 Release", "0>2 Grant", "2 serves"]);
+        // Core 0 has waited since before core 1 asked again.
+        cores.checkin(2);
+        assert_eq!(cores.run(), ["2>0 Release", "0 serves"]);
+        cores.checkin(0);
+        assert_eq!(cores.run(), ["0>1 Grant", "1 serves"]);
+        // Core 1 was told by the grant that nobody else waits.
+        cores.checkin(1);
+        assert_eq!(cores.run(), [""; 0]);
+    }
+
+    #[test]
+    fn a_release_that_is_not_needed_comes_back_and_the_others_are_told() {
+        let mut cores = Cores::new(3, 2);
+        cores.checkout(0);
+        cores.checkout(1);
+        let ticket = cores.checkout(2).expect("nothing is idle");
+        cores.run();
+        cores.cancel(2, ticket);
+        assert_eq!(cores.run(), ["2>0 Withdraw"]);
+        cores.checkin(1);
+        assert_eq!(cores.run(), ["1>0 Release", "0>1 Grant"]);
+        assert_eq!(cores.pools[1].stats(cores.now).idle, 1);
+        cores.tick(0);
+        assert_eq!(cores.run(), ["0>2 Wanted"]);
+        assert!(cores.pools.iter().all(|pool| pool.rival.is_none()));
+    }
+
+    #[test]
+    fn an_ask_that_crossed_a_grant_is_withdrawn() {
+        let mut cores = Cores::new(2, 1);
+        cores.checkout(0);
+        let first = cores.checkout(1).expect("nothing is idle");
+        cores.checkout(1);
+        cores.run();
+        // The grant is on its way when the client leaves, and the next one's ask meets it.
+        cores.checkin(0);
+        cores.cancel(1, first);
+        assert_eq!(cores.log, ["0>1 Grant", "1>0 Ask"]);
+        let rest = cores.run();
+        assert!(rest.contains(&"1>0 Withdraw".to_owned()), "{rest:?}");
+        assert_eq!(cores.pools[0].rival, None);
     }
 }
