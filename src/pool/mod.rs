@@ -3,15 +3,16 @@
 //! Each core owns one [`Pool`], its slice. Together the slices hold exactly `pool_size` **permits**. A permit is
 //! free or bound to one server connection, from the moment the connection is begun until its socket is closed;
 //! so the server never sees more than `pool_size` of them. Permits, and idle connections with them, move between
-//! cores by mail ([`PoolMail`]): `slice` says when.
+//! cores by mail ([`PoolMail`]): `slice` says how a core without any gets one, `drift` how the others are evened
+//! out.
 //!
 //! ```text
-//!                Action::Connect          connected            checkout, Action::Serve
+//!                Action::Connect          connected           checkout, Action::Serve
 //!  free permit ───────────────► connecting ────────► idle ◄──────────────────────────► checked out
-//!      ▲  ▲                         │                 │  ▲          checkin                │    │
-//!      │  └─────connect_failed──────┘    Action::Close│  └──PoolMail::Server──► other core │    │
-//!      └───────────── closed ◄────────── closing ◄────┴────────────────────────────────────┘    │
-//!      └────────────────────────────────── discard ◄─────────────────────────────────────────────┘
+//!      ▲  ▲                         │                 │ │          checkin                   │
+//!      │  └──────connect_failed─────┘    Action::Close│ └───Action::Mail──► other core       │
+//!      ├────────────── closed ◄───────── closing ◄────┘                                      │
+//!      └───────────────────────────────── discard ◄──────────────────────────────────────────┘
 //! ```
 //!
 //! The pool decides and does nothing: what is to be done comes out as [`Action`]s. The connection `C` is opaque,
