@@ -380,6 +380,9 @@ impl<C> Pool<C> {
 
     /// New limits from a reload. All slices are told, and each adds or gives up its part of the difference; permits
     /// bound to connections are given up as these come back.
+    ///
+    /// The sum never exceeds the larger of the two sizes. If a pool grows while it still has to shrink (`debt` in
+    /// [`PoolStats`]), it may exceed that by what it grows, until the connections owed come back.
     pub fn resize(&mut self, limits: Limits, now: Instant, out: &mut Vec<Action<C>>) {
         let (before, after) = (self.limits.share(self.place), limits.share(self.place));
         self.duty += limits.duty(self.place) - self.limits.duty(self.place);
