@@ -220,7 +220,9 @@ impl Exchange {
     /// Is the next reply ours to make?
     #[inline]
     pub fn has_synthetic(&self) -> bool {
-        self.owed.front().is_some_and(|entry| entry.fate == Fate::Synthesize)
+        self.owed
+            .front()
+            .is_some_and(|entry| entry.fate == Fate::Synthesize)
     }
 
     /// The next reply that is ours to make, in its turn: ParseComplete or CloseComplete.
@@ -241,7 +243,12 @@ impl Exchange {
     /// Errors: the message answers nothing that was sent; the connection is of no further use.
     #[inline]
     pub fn received(&mut self, tag: u8, first: Option<u8>) -> Result<Fate, OutOfStep> {
-        let Some(&Entry { owed: head, fate, note }) = self.owed.front() else {
+        let Some(&Entry {
+            owed: head,
+            fate,
+            note,
+        }) = self.owed.front()
+        else {
             return self.unprompted(tag);
         };
         match (tag, head) {
@@ -298,14 +305,21 @@ impl Exchange {
     /// The head is answered.
     fn pop(&mut self) {
         self.owed.pop_front();
-        while self.owed.front().is_some_and(|entry| entry.owed == Owed::CopyEnd) {
+        while self
+            .owed
+            .front()
+            .is_some_and(|entry| entry.owed == Owed::CopyEnd)
+        {
             self.owed.pop_front();
         }
     }
 
     /// The server reads COPY data from here on: whatever Syncs were sent ahead of their end it ignores.
     fn begin_copy_in(&mut self) {
-        let end = self.owed.iter().position(|entry| entry.owed == Owed::CopyEnd);
+        let end = self
+            .owed
+            .iter()
+            .position(|entry| entry.owed == Owed::CopyEnd);
         self.copy = if end.is_some() { Copy::None } else { Copy::In };
         let until = end.unwrap_or(self.owed.len());
         let (mut at, mut ignored_syncs) = (0, 0);
@@ -317,7 +331,10 @@ impl Exchange {
             kept
         });
         self.ignored_syncs += ignored_syncs;
-        let extended = self.owed.front().is_some_and(|entry| entry.owed == Owed::Execution);
+        let extended = self
+            .owed
+            .front()
+            .is_some_and(|entry| entry.owed == Owed::Execution);
         self.unsynced |= extended && !self.owed.iter().any(|entry| entry.owed == Owed::Ready);
     }
 

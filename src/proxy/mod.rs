@@ -65,7 +65,10 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Cancel { process_id, secret } => {
                     server::cancel::requested(&context, process_id, &secret)
                 }
-                Mail::Client(_) | Mail::Load { .. } | Mail::Welcome { .. } | Mail::Shutdown { .. } => {}
+                Mail::Client(_)
+                | Mail::Load { .. }
+                | Mail::Welcome { .. }
+                | Mail::Shutdown { .. } => {}
             }
         }
     });

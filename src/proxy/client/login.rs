@@ -339,8 +339,14 @@ impl Visitor<'_> {
             Checkout::Wait(ticket) => {
                 if let Some(own) = self.slot.welcome(&Parameters::new()) {
                     // All are busy: what would be reported is plain enough to say without asking one.
-                    drop(LeaveOnDrop { visitor: self, ticket });
-                    return Ok(Welcome { reported: Rc::new(overlaid(&own.reported, &settings)), settings });
+                    drop(LeaveOnDrop {
+                        visitor: self,
+                        ticket,
+                    });
+                    return Ok(Welcome {
+                        reported: Rc::new(overlaid(&own.reported, &settings)),
+                        settings,
+                    });
                 }
                 let leave = LeaveOnDrop {
                     visitor: self,
@@ -418,8 +424,16 @@ fn overlaid(reported: &Parameters, settings: &Parameters) -> Parameters {
             continue;
         }
         if name.eq_ignore_ascii_case(b"client_encoding") {
-            let spelt: Vec<u8> = value.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_uppercase).collect();
-            let known = if spelt == b"UTF8" || spelt == b"UNICODE" { b"UTF8".to_vec() } else { value.to_ascii_uppercase() };
+            let spelt: Vec<u8> = value
+                .iter()
+                .filter(|byte| byte.is_ascii_alphanumeric())
+                .map(u8::to_ascii_uppercase)
+                .collect();
+            let known = if spelt == b"UTF8" || spelt == b"UNICODE" {
+                b"UTF8".to_vec()
+            } else {
+                value.to_ascii_uppercase()
+            };
             overlaid.set(name, known);
         } else {
             overlaid.set(name, value);

@@ -98,7 +98,9 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
-        let Some(mut lease) = self.checkout().await? else { return Ok(()) };
+        let Some(mut lease) = self.checkout().await? else {
+            return Ok(());
+        };
         let outcome = loop {
             if let Err(end) = Relay::new(self, &mut lease).run().await {
                 break Err(end);
@@ -113,7 +115,14 @@ impl Session {
         };
         let scrub = std::mem::take(&mut self.scrub) || self.slot.config.mode == PoolerMode::Session;
         self.pinned = None;
-        self.give_back(lease, if scrub { Reset::Session } else { Reset::Transaction });
+        self.give_back(
+            lease,
+            if scrub {
+                Reset::Session
+            } else {
+                Reset::Transaction
+            },
+        );
         outcome
     }
 
@@ -194,7 +203,11 @@ impl Session {
                 | tag::FUNCTION_CALL => {
                     if self.begins_in_statement_mode(header) {
                         let text = "transactions are not available in statement mode";
-                        self.answer(&Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text))?;
+                        self.answer(&Error::error(
+                            Fault::Client,
+                            SqlState::FEATURE_NOT_SUPPORTED,
+                            text,
+                        ))?;
                         continue;
                     }
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
@@ -211,16 +224,27 @@ impl Session {
 
     /// Would this message open a transaction where there are none?
     fn begins_in_statement_mode(&self, header: crate::protocol::frame::Header) -> bool {
-        if self.slot.config.mode != PoolerMode::Statement || !matches!(header.tag, tag::QUERY | tag::PARSE) {
+        if self.slot.config.mode != PoolerMode::Statement
+            || !matches!(header.tag, tag::QUERY | tag::PARSE)
+        {
             return false;
         }
-        let body = self.inbound.bytes().get(crate::protocol::frame::HEADER_BYTES..header.frame_bytes()).unwrap_or_default();
+        let body = self
+            .inbound
+            .bytes()
+            .get(crate::protocol::frame::HEADER_BYTES..header.frame_bytes())
+            .unwrap_or_default();
         let text = match header.tag {
-            tag::PARSE => crate::protocol::frontend::Parse::parse(body).map_or(body, |parse| parse.query),
+            tag::PARSE => {
+                crate::protocol::frontend::Parse::parse(body).map_or(body, |parse| parse.query)
+            }
             _ => body.strip_suffix(b"\0").unwrap_or(body),
         };
         let effects = crate::sql::session::effects(text, crate::sql::lexer::Dialect::default());
-        effects.steps().iter().any(|step| step.effect == crate::sql::session::Effect::Begin)
+        effects
+            .steps()
+            .iter()
+            .any(|step| step.effect == crate::sql::session::Effect::Begin)
     }
 
     /// Keeps an incomplete message without keeping a receive buffer.

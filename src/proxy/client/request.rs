@@ -63,7 +63,9 @@ impl Relay<'_> {
         while !self.session.inbound.is_amid_message() {
             let passed = self.pass_run()?;
             progress |= passed > 0;
-            let Some(header) = self.session.inbound.next()? else { break };
+            let Some(header) = self.session.inbound.next()? else {
+                break;
+            };
             match self.classify(header, self.session.inbound.bytes())? {
                 Class::Alone => {
                     self.pass_alone(header)?;
@@ -87,8 +89,14 @@ impl Relay<'_> {
         let mut at = 0;
         let mut run = Vec::new();
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(header) = peek(rest, BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))? else { break };
-            let Class::Pass(owed) = self.classify(header, rest)? else { break };
+            let Some(header) =
+                peek(rest, BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
+            else {
+                break;
+            };
+            let Class::Pass(owed) = self.classify(header, rest)? else {
+                break;
+            };
             run.extend(owed);
             at += header.frame_bytes();
         }
@@ -96,7 +104,9 @@ impl Relay<'_> {
             self.note(owed, Fate::Forward, 0);
         }
         if at > 0 {
-            self.session.inbound.pass_messages(at, &self.lease.server.stream);
+            self.session
+                .inbound
+                .pass_messages(at, &self.lease.server.stream);
         }
         Ok(at)
     }
@@ -114,12 +124,18 @@ impl Relay<'_> {
 
     fn classify(&self, header: Header, available: &[u8]) -> Result<Class, End> {
         let whole = available.len() >= header.frame_bytes();
-        let body = available.get(HEADER_BYTES..header.frame_bytes().min(available.len())).unwrap_or_default();
+        let body = available
+            .get(HEADER_BYTES..header.frame_bytes().min(available.len()))
+            .unwrap_or_default();
         let translates = self.session.translates();
         Ok(match header.tag {
             tag::QUERY | tag::PARSE => {
                 self.check_size(header)?;
-                let owed = if header.tag == tag::QUERY { Owed::Results } else { Owed::ParseComplete };
+                let owed = if header.tag == tag::QUERY {
+                    Owed::Results
+                } else {
+                    Owed::ParseComplete
+                };
                 if self.session.slot.config.mode == PoolerMode::Session {
                     return Ok(Class::Pass(Some(owed)));
                 }
@@ -135,11 +151,17 @@ impl Relay<'_> {
             tag::BIND if translates => match statement_of_bind(body) {
                 Some((_, [])) => Class::Pass(Some(Owed::BindComplete)),
                 Some(_) => Class::Alone,
-                None if whole || body.len() > NAMES_BYTES_MAX => Class::Pass(Some(Owed::BindComplete)),
+                None if whole || body.len() > NAMES_BYTES_MAX => {
+                    Class::Pass(Some(Owed::BindComplete))
+                }
                 None => Class::More,
             },
             tag::DESCRIBE | tag::CLOSE if translates => {
-                let owed = if header.tag == tag::DESCRIBE { Owed::Description } else { Owed::CloseComplete };
+                let owed = if header.tag == tag::DESCRIBE {
+                    Owed::Description
+                } else {
+                    Owed::CloseComplete
+                };
                 match body {
                     _ if !whole && header.frame_bytes() <= NAMES_BYTES_MAX => Class::More,
                     [b'S', first, ..] if *first != 0 && whole => Class::Alone,
@@ -164,18 +186,28 @@ impl Relay<'_> {
 
     fn check_size(&self, header: Header) -> Result<(), End> {
         let clients = &self.session.state.config.clients;
-        let Some(max) = clients.query_bytes_max else { return Ok(()) };
+        let Some(max) = clients.query_bytes_max else {
+            return Ok(());
+        };
         let bytes = header.frame_bytes() as u64;
         if bytes <= max || clients.query_size_action != QuerySizeAction::Block {
             return Ok(());
         }
         let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");
-        Err(End::Fatal(Error::fatal(Fault::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)))
+        Err(End::Fatal(Error::fatal(
+            Fault::Client,
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            text,
+        )))
     }
 
     /// What the statements of a Query or Parse do to the session.
     fn effects(&self, tag: u8, body: &[u8]) -> Effects {
-        let text = if tag == tag::PARSE { Parse::parse(body).map_or(body, |parse| parse.query) } else { body.strip_suffix(b"\0").unwrap_or(body) };
+        let text = if tag == tag::PARSE {
+            Parse::parse(body).map_or(body, |parse| parse.query)
+        } else {
+            body.strip_suffix(b"\0").unwrap_or(body)
+        };
         effects(text, dialect(&self.lease.server.reported))
     }
 
@@ -189,9 +221,15 @@ impl Relay<'_> {
         if !whole {
             // Too large to be read: whatever it does will be undone before the next client comes.
             self.session.scrub = true;
-            let owed = if header.tag == tag::QUERY { Owed::Results } else { Owed::ParseComplete };
+            let owed = if header.tag == tag::QUERY {
+                Owed::Results
+            } else {
+                Owed::ParseComplete
+            };
             self.note(owed, Fate::Forward, 0);
-            self.session.inbound.pass_messages(header.frame_bytes(), &self.lease.server.stream);
+            self.session
+                .inbound
+                .pass_messages(header.frame_bytes(), &self.lease.server.stream);
             return Ok(());
         }
         let frame = self.session.inbound.take(header.frame_bytes());
@@ -234,7 +272,10 @@ impl Relay<'_> {
             if let Some(at) = &judgement.deallocate {
                 if let Some(renamed) = self.deallocate(parse.query, at) {
                     let mut message = Vec::new();
-                    let types = parse.content().get(parse.query.len() + 1..).unwrap_or_default();
+                    let types = parse
+                        .content()
+                        .get(parse.query.len() + 1..)
+                        .unwrap_or_default();
                     let content = [&renamed, &b"\0"[..], types].concat();
                     Parse::encode_content(&mut message, parse.statement, &content);
                     self.send(&message, Owed::ParseComplete, 0);
@@ -245,18 +286,40 @@ impl Relay<'_> {
             return Ok(());
         }
         let context = parse_context(&self.session.settings);
-        let interned = self.session.state.statements.borrow_mut().intern(parse.content(), &context);
-        let statement = interned.map_err(|error| End::Fatal(Error { survives: crate::error::Survives::Nothing, ..error }))?;
-        match self.session.statements.prepare(parse.statement, Rc::clone(&statement)) {
+        let interned = self
+            .session
+            .state
+            .statements
+            .borrow_mut()
+            .intern(parse.content(), &context);
+        let statement = interned.map_err(|error| {
+            End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            })
+        })?;
+        match self
+            .session
+            .statements
+            .prepare(parse.statement, Rc::clone(&statement))
+        {
             Ok(prepared) => {
-                let note = if prepared == Prepared::New { NOTE_CLIENT } else { 0 };
+                let note = if prepared == Prepared::New {
+                    NOTE_CLIENT
+                } else {
+                    0
+                };
                 self.parse_for_client(&statement, note);
             }
             Err(_) => {
                 // The server has a statement of that name as soon as we say so: its error ends the batch properly.
                 self.ensure(&statement);
                 let mut message = Vec::new();
-                Parse::encode_content(&mut message, &statement.server_name(), statement.definition());
+                Parse::encode_content(
+                    &mut message,
+                    &statement.server_name(),
+                    statement.definition(),
+                );
                 self.send(&message, Owed::ParseComplete, 0);
             }
         }
@@ -267,7 +330,11 @@ impl Relay<'_> {
     fn parse_for_client(&mut self, statement: &Rc<Statement>, note: Note) {
         let server = &mut self.lease.server;
         match server.prepared.ensure(statement.id()) {
-            Ensure::Present => server.exchange.sent_with(Owed::ParseComplete, Fate::Synthesize, note),
+            Ensure::Present => {
+                server
+                    .exchange
+                    .sent_with(Owed::ParseComplete, Fate::Synthesize, note)
+            }
             Ensure::Prepare { evict } => {
                 close(server, evict);
                 parse(server, statement, Fate::Forward, note);
@@ -306,7 +373,10 @@ impl Relay<'_> {
         let Some((portal, name_bytes, statement)) = known else {
             // The server does not know the name either, and says so.
             self.note(Owed::BindComplete, Fate::Forward, 0);
-            return self.session.inbound.pass_messages(header.frame_bytes(), &self.lease.server.stream);
+            return self
+                .session
+                .inbound
+                .pass_messages(header.frame_bytes(), &self.lease.server.stream);
         };
         self.ensure(&statement);
         let name = statement.server_name();
@@ -322,19 +392,30 @@ impl Relay<'_> {
         self.lease.server.stream.write(&head);
         self.note(Owed::BindComplete, Fate::Forward, 0);
         drop(self.session.inbound.take(head_bytes));
-        self.session.inbound.pass_messages(header.frame_bytes().saturating_sub(head_bytes), &self.lease.server.stream);
+        self.session.inbound.pass_messages(
+            header.frame_bytes().saturating_sub(head_bytes),
+            &self.lease.server.stream,
+        );
     }
 
     /// Describe or Close of a named statement.
     fn pass_target(&mut self, frame: &[u8], tag: u8, body: &[u8]) {
         let Ok(Target::Statement(name)) = Target::parse(body) else {
-            let owed = if tag == tag::DESCRIBE { Owed::Description } else { Owed::CloseComplete };
+            let owed = if tag == tag::DESCRIBE {
+                Owed::Description
+            } else {
+                Owed::CloseComplete
+            };
             return self.send(frame, owed, 0);
         };
         if tag == tag::CLOSE {
             // Other clients may use it: the server keeps it until its own limit is met.
             self.session.statements.remove(name);
-            return self.lease.server.exchange.sent_with(Owed::CloseComplete, Fate::Synthesize, NOTE_CLIENT);
+            return self.lease.server.exchange.sent_with(
+                Owed::CloseComplete,
+                Fate::Synthesize,
+                NOTE_CLIENT,
+            );
         }
         let Ok(statement) = self.session.statements.get(name).cloned() else {
             return self.send(frame, Owed::Description, 0);
@@ -352,7 +433,14 @@ impl Relay<'_> {
         self.session.statements.remove(&at.name);
         self.session.statements.succeeded();
         self.lease.server.prepared.failed(statement.id());
-        Some([text.get(..at.start)?, &statement.server_name(), text.get(at.end..)?].concat())
+        Some(
+            [
+                text.get(..at.start)?,
+                &statement.server_name(),
+                text.get(at.end..)?,
+            ]
+            .concat(),
+        )
     }
 
     /// Draws the conclusions from a statement's effects that concern this session and server.
@@ -361,7 +449,11 @@ impl Relay<'_> {
         let session = &mut *self.session;
         if let Some(reason) = judgement.pin {
             if session.pinned.is_none() {
-                tracing::debug!(client = session.link.key.process_id(), reason, "client keeps its server");
+                tracing::debug!(
+                    client = session.link.key.process_id(),
+                    reason,
+                    "client keeps its server"
+                );
             }
             session.pinned = Some(reason);
         }
@@ -401,20 +493,29 @@ impl Judgement {
         if effects.traits.has(Traits::TEMPORARY) {
             judgement.pin = Some("temporary object");
         }
-        judgement.scrub |= effects.traits.has(Traits::OPAQUE) || effects.traits.has(Traits::MALFORMED);
+        judgement.scrub |=
+            effects.traits.has(Traits::OPAQUE) || effects.traits.has(Traits::MALFORMED);
         judgement
     }
 
     fn add(&mut self, effect: &Effect, reported: &Parameters, alone: bool) {
         match effect {
-            Effect::Setting(Change::Set { scope: Scope::Local, .. }) => {}
-            Effect::Setting(Change::Set { name, value: None, .. }) => {
+            Effect::Setting(Change::Set {
+                scope: Scope::Local,
+                ..
+            }) => {}
+            Effect::Setting(Change::Set {
+                name, value: None, ..
+            }) => {
                 self.scrub = true;
                 self.reset.push(name.to_vec().into());
             }
             // The server reports it, so that we hear of it, and of its end if the transaction fails.
-            Effect::Setting(Change::Set { name, .. }) if Parameters::is_settable(name) && reported.get(name).is_some() => {}
-            Effect::Setting(Change::Set { .. }) | Effect::SettingsUnknown | Effect::SetConfig(_) => self.pin = Some("setting"),
+            Effect::Setting(Change::Set { name, .. })
+                if Parameters::is_settable(name) && reported.get(name).is_some() => {}
+            Effect::Setting(Change::Set { .. })
+            | Effect::SettingsUnknown
+            | Effect::SetConfig(_) => self.pin = Some("setting"),
             Effect::Setting(Change::ResetAll) => {
                 self.scrub = true;
                 self.reset_all = true;
@@ -439,7 +540,8 @@ impl Judgement {
 impl Session {
     /// Are names of prepared statements translated?
     fn translates(&self) -> bool {
-        self.slot.config.mode != PoolerMode::Session && self.state.config.prepared.level != PreparedStatements::Disabled
+        self.slot.config.mode != PoolerMode::Session
+            && self.state.config.prepared.level != PreparedStatements::Disabled
     }
 }
 
@@ -448,14 +550,22 @@ fn close(server: &mut Server, id: Option<Id>) {
     let mut message = Vec::new();
     Target::Statement(&id.server_name()).encode_close(&mut message);
     server.stream.write(&message);
-    server.exchange.sent_with(Owed::CloseComplete, Fate::Drop, NOTE_SERVER);
+    server
+        .exchange
+        .sent_with(Owed::CloseComplete, Fate::Drop, NOTE_SERVER);
 }
 
 fn parse(server: &mut Server, statement: &Statement, fate: Fate, note: Note) {
     let mut message = Vec::new();
-    Parse::encode_content(&mut message, &statement.server_name(), statement.definition());
+    Parse::encode_content(
+        &mut message,
+        &statement.server_name(),
+        statement.definition(),
+    );
     server.stream.write(&message);
-    server.exchange.sent_with(Owed::ParseComplete, fate, note | NOTE_SERVER);
+    server
+        .exchange
+        .sent_with(Owed::ParseComplete, fate, note | NOTE_SERVER);
 }
 
 /// Portal and statement at the front of a Bind's body, if both are there.
@@ -473,7 +583,13 @@ pub(super) fn dialect(reported: &Parameters) -> Dialect {
 
 /// Settings that decide what a literal means when a statement is parsed: part of what the statement is.
 fn parse_context(settings: &Parameters) -> Vec<u8> {
-    const READ_BY_PARSER: [&str; 5] = ["client_encoding", "DateStyle", "IntervalStyle", "standard_conforming_strings", "TimeZone"];
+    const READ_BY_PARSER: [&str; 5] = [
+        "client_encoding",
+        "DateStyle",
+        "IntervalStyle",
+        "standard_conforming_strings",
+        "TimeZone",
+    ];
     let mut context = Vec::new();
     for name in READ_BY_PARSER {
         if let Some(value) = settings.get(name) {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use cores::{Buf, Core, Stream};
 
-use crate::protocol::backend::{tag, ParameterStatus};
 use crate::prepared::server::ServerStatements;
+use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
@@ -110,7 +110,12 @@ pub(crate) trait Recipient {
 }
 
 impl Server {
-    pub(crate) fn new(stream: Stream, reported: Rc<Parameters>, target: cancel::Address, prepared: ServerStatements) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        reported: Rc<Parameters>,
+        target: cancel::Address,
+        prepared: ServerStatements,
+    ) -> Self {
         Self {
             stream,
             exchange: Exchange::default(),
@@ -371,7 +376,12 @@ impl Server {
     /// Arrives on this core.
     pub(crate) fn unpack(core: &Core, parcel: Parcel) -> Self {
         let stream = Stream::adopt(core, parcel.fd);
-        let mut server = Self::new(stream, Rc::new(parcel.reported), parcel.target, parcel.prepared);
+        let mut server = Self::new(
+            stream,
+            Rc::new(parcel.reported),
+            parcel.target,
+            parcel.prepared,
+        );
         server.applied = Rc::new(parcel.applied);
         server
     }

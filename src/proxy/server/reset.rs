@@ -76,7 +76,11 @@ impl Server {
         if self.exchange.is_unsynced() {
             // A Sync alone would commit what the client had executed and not wanted yet: fail first.
             let mut message = Vec::new();
-            frontend::Execute { portal: NO_PORTAL, rows_max: 0 }.encode(&mut message);
+            frontend::Execute {
+                portal: NO_PORTAL,
+                rows_max: 0,
+            }
+            .encode(&mut message);
             message.extend_from_slice(&frontend::SYNC);
             self.stream.send_vec(message);
             self.exchange.sent(Owed::Execution, Fate::Forward);
