@@ -1,2 +1,5 @@
-//! The program: flags, then `control::run()`.
-fn main() {}
+//! The program: everything happens in `control`.
+
+fn main() -> std::process::ExitCode {
+    pgdog::control::run()
+}

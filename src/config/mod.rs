@@ -1,1 +1,540 @@
-//! (being built)
+//! The configuration: validated, immutable, one part per owner.
+//!
+//! [`resolve()`] turns the texts of pgdog.toml and users.toml, the environment and the flags into one [`Config`]; all
+//! inheritance ends there. An `Arc<Config>` is what a reload sends to the cores, and modules receive the part that is
+//! theirs. Each setting is one line in the table of its section (`general.rs`, `file.rs`, `sharding.rs`, `users.rs`),
+//! from which reading, environment names, `SHOW CONFIG`, [`diff()`] and the text of the shipped files follow.
+
+mod check;
+pub mod choice;
+pub mod cli;
+mod database_url;
+pub mod diff;
+mod document;
+mod environment;
+mod file;
+mod general;
+mod problem;
+#[cfg(test)]
+mod reference;
+pub mod resolve;
+mod secret;
+mod section;
+mod sharding;
+mod users;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use choice::{
+    AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PoolerMode,
+    PreparedStatements, QuerySizeAction, Role,
+};
+use document::Entry;
+use file::File;
+use section::{Effect, Section};
+use users::UsersFile;
+
+pub use diff::{diff, Change};
+pub use environment::{Environment, Overrides};
+pub use problem::Problem;
+pub use resolve::{resolve, Resolved, Source, Sources};
+pub use secret::Secret;
+pub use section::Reload;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// How many cores serve them; `None` means all that the process may use.
+    pub workers: Option<NonZeroUsize>,
+    /// Login and limits of clients.
+    pub clients: ClientLimits,
+    /// Limits of server connections, the same for all pools.
+    pub servers: ServerLimits,
+    /// How long a shutdown may take.
+    pub shutdown: ShutdownLimits,
+    /// Prepared statements.
+    pub prepared: PreparedLimits,
+    /// Log lines.
+    pub log: LogSettings,
+    /// Socket options, both sides.
+    pub tcp: TcpOptions,
+    /// The admin database and who may use it.
+    pub admin: AdminIdentity,
+    /// Who this process is among its siblings.
+    pub instance: Instance,
+    /// Databases as clients see them, in the order of their names.
+    pub clusters: Vec<Cluster>,
+    /// One for each user, database and server; in the order of user, database, shard, file.
+    pub pools: Vec<PoolConfig>,
+    /// Who may use which database.
+    pub users: Users,
+    /// Databases whose traffic is copied.
+    pub mirrors: Vec<Mirror>,
+    /// What the files say, for `SHOW CONFIG` and for [`diff()`].
+    file: File,
+    users_file: UsersFile,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address or name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Login and limits of clients. A `None` limit is disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// How they prove who they are.
+    pub auth_type: AuthType,
+    /// Time to finish logging in.
+    pub login_timeout: Option<Duration>,
+    /// Silence allowed outside of transactions.
+    pub idle_timeout: Option<Duration>,
+    /// Silence allowed inside of transactions.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// Largest `Query` or `Parse` message in bytes, header included.
+    pub query_bytes_max: Option<u64>,
+    /// What happens to a larger one.
+    pub query_size_action: QuerySizeAction,
+    /// What happens after an error of the pool.
+    pub recovery: ClientRecovery,
+}
+
+/// Limits of server connections, the same for all pools. A `None` limit is disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Time to connect and log in, per try.
+    pub connect_timeout: Option<Duration>,
+    /// Tries, at least 1.
+    pub connect_attempts: usize,
+    /// Pause between them.
+    pub connect_attempt_delay: Duration,
+    /// Time to clean up an abandoned transaction.
+    pub rollback_timeout: Option<Duration>,
+    /// Time for one response.
+    pub query_timeout: Option<Duration>,
+    /// What happens when a client leaves abruptly.
+    pub recovery: ConnectionRecovery,
+}
+
+/// How long a shutdown may take. A `None` limit is disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownLimits {
+    /// Grace for transactions.
+    pub timeout: Option<Duration>,
+    /// If set: afterwards running queries are cancelled, and waited for this long at most.
+    pub termination_timeout: Option<Duration>,
+}
+
+/// Prepared statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedLimits {
+    /// Which ones work. Session mode forces them off: see [`PoolConfig::mode`].
+    pub level: PreparedStatements,
+    /// Statements per server connection, and soft cap of the shared cache.
+    pub statements_max: Option<u64>,
+}
+
+/// Log lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Their format.
+    pub format: LogFormat,
+    /// Filter directives in the syntax of `RUST_LOG`.
+    pub level: String,
+    /// One line for each login.
+    pub connections: bool,
+    /// One line for each exit.
+    pub disconnections: bool,
+    /// Window for collapsing repeated lines, and repeats allowed in it; `None` is off.
+    pub dedup: Option<(Duration, usize)>,
+    /// Parses slower than this are warned about.
+    pub min_duration_parse: Option<Duration>,
+    /// Characters of SQL shown.
+    pub query_sample_chars: usize,
+}
+
+/// Socket options, both sides. `None` leaves them to the operating system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Send keep-alive probes.
+    pub keepalive: bool,
+    /// Idle time before probing.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+    /// Failed probes before closing.
+    pub retries: Option<u32>,
+    /// Time that sent data may stay unacknowledged (Linux).
+    pub user_timeout: Option<Duration>,
+    /// Name of the algorithm (Linux).
+    pub congestion_control: Option<String>,
+}
+
+/// The admin database and who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminIdentity {
+    /// Its name.
+    pub name: String,
+    /// Its only user.
+    pub user: String,
+    /// `None`: nobody can log in.
+    pub password: Option<Secret>,
+}
+
+/// Who this process is among its siblings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// `NODE_ID`; unset, the process draws eight hexadecimal digits.
+    pub node_id: Option<String>,
+    /// `DEPLOYMENT_ID`, part of names in two-phase commit.
+    pub deployment_id: Option<String>,
+}
+
+/// A database as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Name that clients use.
+    pub name: String,
+    /// Its shards in the order of their numbers, at least one.
+    pub shards: Vec<Shard>,
+}
+
+/// One part of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Number, from 0.
+    pub number: u32,
+    /// Its servers in the order of the file, at least one.
+    pub servers: Vec<Server>,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// What it does.
+    pub role: Role,
+    /// Weight under `weighted_round_robin`.
+    pub weight: u8,
+    /// Is ordinary traffic kept away?
+    pub resharding_only: bool,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerAddress {
+    /// Host or socket directory.
+    pub host: Host,
+    /// Port, also part of a Unix socket's name.
+    pub port: u16,
+    /// Name of the database on the server.
+    pub database_name: String,
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// IP address or DNS name.
+    Tcp(String),
+    /// Directory of a Unix socket: the setting begins with `/`.
+    Unix(PathBuf),
+}
+
+impl From<&str> for Host {
+    fn from(host: &str) -> Self {
+        if host.starts_with('/') {
+            Self::Unix(PathBuf::from(host))
+        } else {
+            Self::Tcp(host.to_owned())
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host) => f.write_str(host),
+            Self::Unix(directory) => directory.display().fmt(f),
+        }
+    }
+}
+
+impl ServerAddress {
+    /// Path of the socket, for a Unix host: `<directory>/.s.PGSQL.<port>`.
+    ///
+    /// Source: <https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-UNIX-SOCKET-DIRECTORIES>
+    pub fn socket_path(&self) -> Option<PathBuf> {
+        match &self.host {
+            Host::Tcp(_) => None,
+            Host::Unix(directory) => Some(directory.join(format!(".s.PGSQL.{}", self.port))),
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.port, self.database_name)
+    }
+}
+
+/// The pool of one user on one server, with all inheritance done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Login name of the clients.
+    pub user: String,
+    /// Database that they ask for.
+    pub database: String,
+    /// Shard of the server.
+    pub shard: u32,
+    /// Role of the server.
+    pub role: Role,
+    /// Where the server is.
+    pub address: ServerAddress,
+    /// As whom to log in there.
+    pub login: ServerLogin,
+    /// How long a client keeps its connection.
+    pub mode: PoolerMode,
+    /// How many connections, and for how long.
+    pub limits: PoolLimits,
+    /// Parameters for the startup packet, in the order of their names.
+    pub startup: Vec<(&'static str, String)>,
+}
+
+/// As whom to log in to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLogin {
+    /// User on the server.
+    pub user: String,
+    /// Passwords to try in turn; none with an external identity.
+    pub passwords: Vec<Secret>,
+}
+
+/// How many connections a pool may have, and for how long. A `None` limit is disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Most connections, over all cores; at least 1.
+    pub size: usize,
+    /// Connections kept open, over all cores; at most `size`.
+    pub size_min: usize,
+    /// Longest wait for a connection.
+    pub checkout_timeout: Option<Duration>,
+    /// Idle connections above `size_min` are closed after this.
+    pub idle_timeout: Option<Duration>,
+    /// Older connections are retired at checkin.
+    pub lifetime: Option<Duration>,
+    /// Each lifetime is drawn once from `lifetime` ± this.
+    pub lifetime_jitter: Duration,
+}
+
+/// Who may use which database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    by_database: BTreeMap<String, BTreeMap<String, User>>,
+}
+
+impl Users {
+    /// The entry of this user for this database.
+    pub fn find(&self, user: &str, database: &str) -> Option<&User> {
+        self.by_database.get(database)?.get(user)
+    }
+
+    /// All entries, in the order of database and user.
+    pub fn iter(&self) -> impl Iterator<Item = &User> {
+        self.by_database.values().flat_map(BTreeMap::values)
+    }
+
+    fn insert(&mut self, user: User) -> Result<(), User> {
+        let users = self.by_database.entry(user.database.clone()).or_default();
+        match users.contains_key(&user.name) {
+            true => Err(user),
+            false => {
+                users.insert(user.name.clone(), user);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A user of one database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Name of the database.
+    pub database: String,
+    /// How this user may prove to be that user.
+    pub credentials: Credentials,
+    /// Refuse statements that need several shards.
+    pub cross_shard_disabled: bool,
+    /// Two-phase commit for writes to several shards.
+    pub two_phase_commit: TwoPhaseCommit,
+    /// Used for loading the schema.
+    pub schema_admin: bool,
+}
+
+/// When writes to several shards are committed in two phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TwoPhaseCommit {
+    /// Never.
+    Off,
+    /// In explicit transactions.
+    Transactions,
+    /// For single statements too.
+    Statements,
+}
+
+/// How a client may prove to be a user. Any of them is enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Accepted passwords, the first one first.
+    pub passwords: Vec<Secret>,
+    /// SCRAM verifier, `SCRAM-SHA-256$…`.
+    pub password_hash: Option<Secret>,
+    /// Name in the client's TLS certificate; replaces the two above.
+    pub identity: Option<String>,
+}
+
+impl Credentials {
+    /// No way to log in, except under `trust` or by passthrough.
+    pub fn is_empty(&self) -> bool {
+        self.passwords.is_empty() && self.password_hash.is_none() && self.identity.is_none()
+    }
+}
+
+/// A copy of one database's traffic for another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// Whose traffic.
+    pub source: String,
+    /// For whom.
+    pub destination: String,
+    /// Transactions queued.
+    pub queue_max: usize,
+    /// Share of transactions, 0 to 1.
+    pub exposure: f64,
+    /// Which statements.
+    pub level: MirrorLevel,
+}
+
+impl Config {
+    /// The cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&Cluster> {
+        let at = self
+            .clusters
+            .binary_search_by(|cluster| cluster.name.as_str().cmp(name))
+            .ok()?;
+        self.clusters.get(at)
+    }
+
+    /// Pools of one user on one database.
+    pub fn pools_of<'a>(
+        &'a self,
+        user: &'a str,
+        database: &'a str,
+    ) -> impl Iterator<Item = &'a PoolConfig> {
+        self.pools
+            .iter()
+            .filter(move |pool| pool.user == user && pool.database == database)
+    }
+
+    /// How many cores serve, given how many there are, and what to tell the operator about it.
+    pub fn workers(&self, available: NonZeroUsize) -> (NonZeroUsize, Option<String>) {
+        match self.workers {
+            None => (available, None),
+            Some(workers) if workers > available => (
+                available,
+                Some(format!(
+                    "workers = {workers} is more than the {available} cores available"
+                )),
+            ),
+            Some(workers) if workers < available => {
+                let hint = format!("workers = {workers} leaves cores unused, there are {available}; workers = 0 uses all");
+                (workers, Some(hint))
+            }
+            Some(workers) => (workers, None),
+        }
+    }
+
+    /// Rows of `SHOW CONFIG`, names and values: `[general]` by name, then `tcp_*`, then `memory_*`.
+    pub fn show(&self) -> Vec<(String, String)> {
+        fn rows<S: Section>(prefix: &str, section: &Entry<S>) -> Vec<(String, String)> {
+            let names = S::SETTINGS
+                .iter()
+                .map(|setting| format!("{prefix}{}", setting.name));
+            let mut rows: Vec<_> = names.zip(section.value.shown()).collect();
+            rows.sort();
+            rows
+        }
+        let mut all = rows("", &self.file.general);
+        all.extend(rows("tcp_", &self.file.tcp));
+        all.extend(rows("memory_", &self.file.memory));
+        all
+    }
+
+    /// Settings that someone changed from their defaults, but whose feature does not exist yet: `section.key`, each once.
+    pub fn not_in_effect(&self) -> Vec<String> {
+        let mut visitor = NotInEffect::default();
+        let (file, found) = (&self.file, &mut visitor);
+        found.section(&file.general);
+        found.section(&file.memory);
+        found.section(&file.tcp);
+        found.section(&file.admin);
+        found.sections(&file.multi_tenant);
+        found.section(&file.rewrite);
+        found.section(&file.replication);
+        found.sections(&file.replica_lag);
+        found.section(&file.otel);
+        found.sections(&file.vault);
+        found.sections(&file.query_parsers);
+        found.sections(&file.plugins);
+        found.sections(&file.mirroring);
+        found.sections(&file.databases);
+        found.sections(&file.sharded_tables);
+        found.sections(&file.sharded_schemas);
+        found.sections(&file.omnisharded_tables);
+        found.sections(&self.users_file.users);
+        visitor.names
+    }
+}
+
+/// Collects settings without effect.
+#[derive(Default)]
+struct NotInEffect {
+    names: Vec<String>,
+}
+
+impl NotInEffect {
+    fn section<S: Section>(&mut self, section: &Entry<S>) {
+        for setting in section
+            .value
+            .changed()
+            .filter(|setting| setting.effect == Effect::Later)
+        {
+            let name = format!("{}.{}", S::NAME, setting.name);
+            if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
+
+    fn sections<'a, S: Section + 'a>(&mut self, sections: impl IntoIterator<Item = &'a Entry<S>>) {
+        sections
+            .into_iter()
+            .for_each(|section| self.section(section));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,237 @@
-//! One plain thread: configuration, signals, start and stop of the cores.
+//! One plain thread: configuration, start of the cores, signals, end. No query waits for it.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use cores::blocking::{Blocking, Helpers};
+use cores::limits::{Demand, Limits};
+use cores::log::{Format, LogGuard, LogSettings, Output};
+use cores::placement::{Placement, Wish};
+use cores::signal::{Signal, Signals};
+
+use crate::auth::{InstanceSecret, Verifier};
+use crate::config::choice::LogFormat;
+use crate::config::cli::{Cli, Command};
+use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
+use crate::proxy::{self, Boot, Mail, MAILBOX_CAPACITY};
+
+/// Log records that may wait for the writer thread.
+const LOG_RECORDS_MAX: usize = 10_000;
+/// Threads for name look-ups and key derivation, and jobs that may wait for them.
+const HELPERS: usize = 2;
+const HELPER_JOBS_MAX: usize = 4096;
+
+/// Runs the program. Exit code 0 after an orderly end, 1 when it cannot start.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(reason) = cli.command.as_ref().and_then(Command::unavailable) {
+        return fail(reason);
+    }
+    match &cli.command {
+        Some(Command::Hash { password }) => hash(password.expose()),
+        Some(Command::Configcheck(_)) => match load(&cli) {
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                ExitCode::SUCCESS
+            }
+            Err(problems) => fail(problems),
+        },
+        _ => match serve(&cli) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => fail(reason),
+        },
+    }
+}
+
+fn fail(reason: impl std::fmt::Display) -> ExitCode {
+    eprintln!("{reason}");
+    ExitCode::FAILURE
+}
+
+fn hash(password: &str) -> ExitCode {
+    let mut salt = [0; 16];
+    if let Err(error) = getrandom::fill(&mut salt) {
+        return fail(error);
+    }
+    let verifier = Verifier::derive(password.as_bytes(), &salt, crate::auth::keys::ITERATIONS);
+    #[expect(clippy::print_stdout, reason = "the answer of the subcommand")]
+    {
+        println!("{}", verifier.to_text());
+    }
+    ExitCode::SUCCESS
+}
+
+/// The configuration from files, environment and flags. Errors: all that is wrong with it, one per line.
+fn load(cli: &Cli) -> Result<Resolved, String> {
+    let (config_path, users_path) = (cli.config_path(), cli.users_path());
+    let config = read(config_path)?;
+    let users = read(users_path)?;
+    let environment: Environment = std::env::vars().collect();
+    resolve(&Sources {
+        config: Source {
+            path: &config_path.to_string_lossy(),
+            text: config.as_deref(),
+        },
+        users: Source {
+            path: &users_path.to_string_lossy(),
+            text: users.as_deref(),
+        },
+        environment: &environment,
+        overrides: &cli.overrides(),
+    })
+    .map_err(|problems| {
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}
+
+/// A file's text; `None` if there is none.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+fn serve(cli: &Cli) -> Result<(), String> {
+    let mut signals = Signals::block().map_err(|error| format!("cannot take signals: {error}"))?;
+    let Resolved { config, warnings } = load(cli)?;
+    let _log = start_log(&config).map_err(|error| format!("cannot start logging: {error}"))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let absent = config.not_in_effect();
+    if !absent.is_empty() {
+        tracing::warn!("not in effect yet: {}", absent.join(", "));
+    }
+    let cpus = place(&config)?;
+    let ring = cores::ring_size();
+    let demand = Demand {
+        cores: cpus.len(),
+        ring,
+        executor_entries: cores::EXECUTOR_ENTRIES,
+        sockets: sockets(&config),
+    };
+    let limits = Limits::raise(&demand);
+    for warning in &limits.warnings {
+        tracing::warn!("{warning}");
+    }
+    cores::preflight::check(&ring).map_err(|unusable| unusable.to_string())?;
+    let blocking = Blocking::start(&Helpers {
+        threads: HELPERS,
+        jobs_max: HELPER_JOBS_MAX,
+        avoid: Vec::new(),
+        nice: 5,
+    })
+    .map_err(|error| format!("cannot start helper threads: {error}"))?;
+    let listen = listen_address(&config)?;
+    // Found out here, before any core starts, with a message of its own.
+    drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
+    let grace = config.shutdown.timeout;
+    let boot = Boot {
+        config: Arc::new(config),
+        blocking,
+        instance_secret: InstanceSecret::new(secret),
+        listen,
+    };
+    let count = cpus.len();
+    let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| {
+        proxy::run(core, mailbox, office, boot)
+    })
+    .map_err(|error| format!("cannot start the cores: {error}"))?;
+    tracing::info!(
+        "pgdog {} listens on {listen} with {count} cores",
+        env!("CARGO_PKG_VERSION")
+    );
+    loop {
+        match signals.next() {
+            Signal::Hangup => tracing::warn!(
+                "reloading is not available yet: restart to change the configuration"
+            ),
+            Signal::Interrupt | Signal::Terminate => break,
+        }
+    }
+    tracing::info!("shutting down: waiting for transactions to end");
+    let deadline = grace.and_then(|grace| now().checked_add(grace));
+    for core in 0..count {
+        if cores
+            .office()
+            .send(core, Mail::Shutdown { deadline })
+            .is_err()
+        {
+            tracing::error!(
+                core,
+                "its mailbox is full: it will be ended with the process"
+            );
+        }
+    }
+    std::thread::spawn(move || loop {
+        if matches!(signals.next(), Signal::Interrupt | Signal::Terminate) {
+            std::process::exit(1);
+        }
+    });
+    cores.join().map_err(|error| error.to_string())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread has no core to ask"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn start_log(config: &Config) -> io::Result<LogGuard> {
+    let format = match config.log.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+        LogFormat::JsonFlattened => Format::JsonFlattened,
+    };
+    cores::log::start(&LogSettings {
+        format,
+        filter: config.log.level.clone(),
+        records_max: LOG_RECORDS_MAX,
+        output: Output::Stderr,
+    })
+}
+
+fn place(config: &Config) -> Result<Vec<usize>, String> {
+    let wish = Wish {
+        workers: config.workers.map(std::num::NonZeroUsize::get),
+        cpus: Vec::new(),
+    };
+    let placement =
+        Placement::choose(&wish).map_err(|error| format!("cannot choose CPUs: {error}"))?;
+    for warning in &placement.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(placement.cpus)
+}
+
+/// Sockets that the operator surely wants: every pool full, and a thousand clients.
+fn sockets(config: &Config) -> u64 {
+    let servers: usize = config.pools.iter().map(|pool| pool.limits.size).sum();
+    servers as u64 + 1000
+}
+
+fn listen_address(config: &Config) -> Result<SocketAddr, String> {
+    let (host, port) = (config.listen.host.as_str(), config.listen.port);
+    (host, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("cannot resolve host = \"{host}\": {error}"))?
+        .next()
+        .ok_or_else(|| format!("host = \"{host}\" has no address"))
+}

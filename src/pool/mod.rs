@@ -1,1 +1,530 @@
-//! (being built)
+//! Server connections of one (user, database, server), shared by all cores: who gets which, and when.
+//!
+//! Each core owns one [`Pool`], its slice. Together the slices hold exactly `pool_size` **permits**. A permit is
+//! free or bound to one server connection, from the moment the connection is begun until its socket is closed;
+//! so the server never sees more than `pool_size` of them. Permits, and idle connections with them, move between
+//! cores by mail ([`PoolMail`]): `slice` says when.
+//!
+//! ```text
+//!                Action::Connect          connected            checkout, Action::Serve
+//!  free permit ───────────────► connecting ────────► idle ◄──────────────────────────► checked out
+//!      ▲  ▲                         │                 │  ▲          checkin                │    │
+//!      │  └─────connect_failed──────┘    Action::Close│  └──PoolMail::Server──► other core │    │
+//!      └───────────── closed ◄────────── closing ◄────┴────────────────────────────────────┘    │
+//!      └────────────────────────────────── discard ◄─────────────────────────────────────────────┘
+//! ```
+//!
+//! The pool decides and does nothing: what is to be done comes out as [`Action`]s. The connection `C` is opaque,
+//! and travels inside a [`Lease`] that remembers its age.
+
+mod limits;
+mod slice;
+mod waiters;
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+pub use self::limits::Limits;
+pub use self::slice::{Place, PoolMail, ORDER_SLACK};
+pub use self::waiters::Ticket;
+
+use self::limits::{Jitter, Pace};
+use self::slice::{Asks, Promise, Told};
+use self::waiters::Waiters;
+
+/// A client of this core, as its owner names it. The pool only hands it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientId(pub u64);
+
+/// One core's slice of a pool.
+#[derive(Debug)]
+pub struct Pool<C> {
+    /// Connections at rest, the least recently used one in front, the next one to be used at the back.
+    idle: VecDeque<Rest<C>>,
+    /// Checked out.
+    active: usize,
+    waiters: Waiters,
+    asks: Asks,
+    promise: Option<Promise>,
+    /// Permits to be given up because the pool shrank; while there are any, no permit is free.
+    debt: usize,
+    state: State,
+    /// Connections of an older one are closed instead of being used again. The same on all cores, as all of them
+    /// are told of every RECONNECT.
+    generation: u32,
+    limits: Limits,
+
+    /// Permits bound to nothing.
+    free: usize,
+    /// Connections being opened.
+    connecting: usize,
+    /// Connections being closed.
+    closing: usize,
+    told: Told,
+    /// Connections that this slice keeps open; negative for a moment when the minimum shrank.
+    duty: isize,
+    /// Time spent waiting counts from here at the earliest.
+    resumed: Instant,
+    pace: Pace,
+    jitter: Jitter,
+    next_sweep: Instant,
+    next_nudge: Instant,
+    /// How long the longest waiting client has been waiting, as an average of the last moments; and when it was
+    /// last looked at.
+    usual_wait: Duration,
+    sampled: Instant,
+    /// Permits given to other cores so far.
+    given: u64,
+    place: Place,
+}
+
+/// What a checkout is answered.
+#[derive(Debug)]
+#[must_use]
+pub enum Checkout<C> {
+    /// Here it is.
+    Ready(Lease<C>),
+    /// `Action::Serve` or `Action::Fail` with this ticket will follow, unless the client cancels.
+    Wait(Ticket),
+    /// The pool was drained: there is another one, or the database is gone.
+    Closed,
+}
+
+/// What the owner of the pool has to do, in this order.
+#[derive(Debug)]
+#[must_use]
+pub enum Action<C> {
+    /// Open one server connection, then call `connected` or `connect_failed`.
+    Connect {
+        /// To be handed back to `connected`.
+        generation: u32,
+    },
+    /// Give this connection to the waiting client; if it has left meanwhile, check the connection in again.
+    Serve {
+        /// Who waited.
+        client: ClientId,
+        /// Its place in the queue, now void.
+        ticket: Ticket,
+        /// What it gets.
+        lease: Lease<C>,
+    },
+    /// Tell the waiting client that it gets nothing.
+    Fail {
+        /// Who waited.
+        client: ClientId,
+        /// Its place in the queue, now void.
+        ticket: Ticket,
+        /// Why.
+        why: WaitError,
+    },
+    /// Close this connection, then call `closed`: only then may its permit be used again.
+    Close {
+        /// The connection.
+        server: C,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Send this to the same pool on another core. It must arrive, once, and in order.
+    Mail {
+        /// Index of the other core.
+        to: usize,
+        /// For its `receive`.
+        mail: PoolMail<C>,
+    },
+}
+
+/// Why a waiting client gets no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitError {
+    /// `checkout_timeout` has passed.
+    Timeout {
+        /// Since the checkout.
+        waited: Duration,
+    },
+    /// The server does not let us in, or is not there.
+    Connect(Error),
+    /// The pool was drained.
+    Closed,
+}
+
+/// Why a connection was not opened.
+#[derive(Clone, Debug)]
+pub enum ConnectFailure {
+    /// The server is there and will let us in later: starting up, or at its limit of connections.
+    Retryable,
+    /// The server refuses us and will go on refusing: wrong password, no such database.
+    Fatal(Error),
+    /// No server answers there: refused, timed out, name not found, connection lost during the login.
+    Unreachable(Error),
+}
+
+/// Why a connection is closed by the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// `idle_timeout`.
+    Idle,
+    /// `server_lifetime`.
+    Lifetime,
+    /// The pool became smaller.
+    Shrunk,
+    /// RECONNECT.
+    Reconnect,
+    /// PAUSE.
+    Paused,
+    /// The pool is being drained.
+    Drained,
+}
+
+/// A server connection in the hands of a client. It goes back by `checkin`, or is closed and reported by `discard`;
+/// dropping it silently would lose its permit.
+#[derive(Debug)]
+#[must_use]
+pub struct Lease<C> {
+    /// The connection.
+    pub server: C,
+    /// When it was opened, shifted by its share of `server_lifetime_jitter`.
+    born: Instant,
+    generation: u32,
+}
+
+impl<C> Lease<C> {
+    fn new(server: C, born: Instant, generation: u32) -> Self {
+        Self {
+            server,
+            born,
+            generation,
+        }
+    }
+}
+
+impl<C> Lease<C> {
+    /// The connection, and a lease without one, for the way to another core.
+    pub fn take(self) -> (C, Lease<()>) {
+        (self.server, Lease::new((), self.born, self.generation))
+    }
+}
+
+impl Lease<()> {
+    /// The lease again, with what became of its connection.
+    pub fn with<C>(self, server: C) -> Lease<C> {
+        Lease::new(server, self.born, self.generation)
+    }
+}
+
+impl<C> Deref for Lease<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.server
+    }
+}
+
+impl<C> DerefMut for Lease<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        &mut self.server
+    }
+}
+
+/// A slice in numbers. Summed over the cores, `permits` is `pool_size` but for what is in the mail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Held by this core: the sum of the next five.
+    pub permits: usize,
+    /// Bound to nothing.
+    pub free: usize,
+    /// Connections being opened.
+    pub connecting: usize,
+    /// Connections at rest.
+    pub idle: usize,
+    /// Connections checked out.
+    pub active: usize,
+    /// Connections being closed.
+    pub closing: usize,
+    /// Permits to be given up as connections come back, because the pool shrank.
+    pub debt: usize,
+    /// Clients waiting.
+    pub waiting: usize,
+    /// How long the longest waiting client has been waiting.
+    pub longest_wait: Duration,
+    /// Other cores known to wait for a permit.
+    pub asks: usize,
+    /// Permits, with or without a connection, given to other cores since the start.
+    pub given: u64,
+    /// PAUSE holds.
+    pub paused: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Nothing is idle, nothing is opened, clients wait without a deadline.
+    Paused,
+    /// As `Paused`, but nobody waits and nobody may.
+    Drained,
+}
+
+/// A connection at rest.
+#[derive(Debug)]
+struct Rest<C> {
+    lease: Lease<C>,
+    since: Instant,
+}
+
+impl<C> Pool<C> {
+    /// The slice of the core at `place`. `seed` is for jitter only, and best differs from core to core.
+    ///
+    /// Nothing is opened before the first `tick` or checkout.
+    pub fn new(place: Place, limits: Limits, seed: u64, now: Instant) -> Self {
+        debug_assert!(place.core < place.cores, "a core outside of the ring");
+        let share = limits.share(place);
+        Self {
+            idle: VecDeque::with_capacity(share.min(64)),
+            active: 0,
+            waiters: Waiters::new(),
+            asks: Asks::new(place.cores),
+            promise: None,
+            debt: 0,
+            state: State::Open,
+            generation: 0,
+            free: share,
+            connecting: 0,
+            closing: 0,
+            told: Told::Nothing,
+            duty: limits.duty(place),
+            resumed: now,
+            pace: Pace::STEADY,
+            jitter: Jitter(seed),
+            next_sweep: now,
+            next_nudge: now,
+            usual_wait: Duration::ZERO,
+            sampled: now,
+            given: 0,
+            limits,
+            place,
+        }
+    }
+
+    /// A client wants a connection: the most recently used idle one, or a place in the queue.
+    #[inline]
+    pub fn checkout(
+        &mut self,
+        client: ClientId,
+        now: Instant,
+        out: &mut Vec<Action<C>>,
+    ) -> Checkout<C> {
+        // While one is idle, nobody waits: see `settle`. While the pool is paused, none is idle.
+        match self.idle.pop_back() {
+            Some(rest) => {
+                self.active += 1;
+                Checkout::Ready(rest.lease)
+            }
+            None => self.queue(client, now, out),
+        }
+    }
+
+    /// A connection comes back fit for reuse: at rest, nothing owed, nothing buffered.
+    #[inline]
+    pub fn checkin(&mut self, lease: Lease<C>, now: Instant, out: &mut Vec<Action<C>>) {
+        debug_assert!(self.active > 0, "nothing is checked out");
+        self.active -= 1;
+        if self.nobody_waits() && self.unfit(&lease, now).is_none() {
+            self.idle.push_back(Rest { lease, since: now });
+        } else {
+            self.rest(lease, now, out);
+            self.settle(now, out);
+        }
+    }
+
+    /// A checked-out connection is closed, or broken and dropped: its permit is free at once.
+    pub fn discard(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        debug_assert!(self.active > 0, "nothing is checked out");
+        self.active -= 1;
+        self.free += 1;
+        self.settle(now, out);
+    }
+
+    /// The connection of an `Action::Close` is closed: its permit is free.
+    pub fn closed(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        debug_assert!(self.closing > 0, "nothing is being closed");
+        self.closing -= 1;
+        self.free += 1;
+        self.settle(now, out);
+    }
+
+    /// A waiting client leaves. False if it waits no more, because an action with its ticket is on its way.
+    pub fn cancel(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Action<C>>) -> bool {
+        let waited = self.waiters.remove(ticket).is_some();
+        if waited {
+            // A permit may have been kept for it.
+            self.settle(now, out);
+        }
+        waited
+    }
+
+    /// Checks out the least recently used idle connection that `wanted` accepts, for a health check or because its
+    /// socket was closed by the server. It comes back by `checkin` or `discard`.
+    pub fn take_idle(&mut self, mut wanted: impl FnMut(&C) -> bool) -> Option<Lease<C>> {
+        let at = self
+            .idle
+            .iter()
+            .position(|rest| wanted(&rest.lease.server))?;
+        let rest = self.idle.remove(at)?;
+        self.active += 1;
+        Some(rest.lease)
+    }
+
+    /// New limits from a reload. All slices are told, and each adds or gives up its part of the difference; permits
+    /// bound to connections are given up as these come back.
+    pub fn resize(&mut self, limits: Limits, now: Instant, out: &mut Vec<Action<C>>) {
+        let (before, after) = (self.limits.share(self.place), limits.share(self.place));
+        self.duty += limits.duty(self.place) - self.limits.duty(self.place);
+        self.debt += before.saturating_sub(after);
+        self.free += after.saturating_sub(before);
+        self.limits = limits;
+        self.settle(now, out);
+    }
+
+    /// PAUSE: idle connections are closed, the others at check-in. Clients wait, and the time does not count.
+    /// It is complete when no slice has connections any more.
+    pub fn pause(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        if self.state == State::Open {
+            self.state = State::Paused;
+            self.close_idle(CloseReason::Paused, out);
+            self.settle(now, out);
+        }
+    }
+
+    /// RESUME.
+    pub fn resume(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        if self.state == State::Paused {
+            self.state = State::Open;
+            self.resumed = now;
+            self.settle(now, out);
+        }
+    }
+
+    /// RECONNECT: idle connections are closed, the others at check-in, and new ones take their place.
+    pub fn reconnect(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        self.generation = self.generation.wrapping_add(1);
+        let current = self.generation;
+        for _ in 0..self.idle.len() {
+            let rest = self.idle.pop_front().expect("counted above");
+            if older(rest.lease.generation, current) {
+                self.close(rest.lease, CloseReason::Reconnect, out);
+            } else {
+                self.idle.push_back(rest);
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// The pool is no longer part of the configuration: who waits fails with `WaitError::Closed`, idle connections
+    /// are closed, the others at check-in. Mail must still be received until all slices are `is_drained`.
+    pub fn drain(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        self.state = State::Drained;
+        self.fail_waiters(&WaitError::Closed, out);
+        self.close_idle(CloseReason::Drained, out);
+        self.settle(now, out);
+    }
+
+    /// True once a drained slice has no connection any more.
+    pub fn is_drained(&self) -> bool {
+        self.state == State::Drained && self.servers() + self.closing == 0
+    }
+
+    /// The slice in numbers.
+    pub fn stats(&self, now: Instant) -> PoolStats {
+        PoolStats {
+            permits: self.permits(),
+            free: self.free,
+            connecting: self.connecting,
+            idle: self.idle.len(),
+            active: self.active,
+            closing: self.closing,
+            debt: self.debt,
+            waiting: self.waiters.len(),
+            longest_wait: self
+                .waiters
+                .oldest()
+                .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            asks: self.asks.open(),
+            given: self.given,
+            paused: self.state == State::Paused,
+        }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    #[cold]
+    fn queue(&mut self, client: ClientId, now: Instant, out: &mut Vec<Action<C>>) -> Checkout<C> {
+        if self.state == State::Drained {
+            return Checkout::Closed;
+        }
+        let ticket = self.waiters.push(client, now);
+        self.settle(now, out);
+        Checkout::Wait(ticket)
+    }
+
+    /// Permits held, free or bound.
+    fn permits(&self) -> usize {
+        self.free + self.servers() + self.closing
+    }
+
+    /// Connections that exist or are about to.
+    fn servers(&self) -> usize {
+        self.connecting + self.idle.len() + self.active
+    }
+
+    /// True when a connection that comes back simply rests.
+    fn nobody_waits(&self) -> bool {
+        self.waiters.is_empty()
+            && self.asks.open() == 0
+            && self.promise.is_none()
+            && self.debt == 0
+            && self.state == State::Open
+    }
+
+    /// Why this connection may not be used again.
+    fn unfit(&self, lease: &Lease<C>, now: Instant) -> Option<CloseReason> {
+        match self.state {
+            State::Paused => Some(CloseReason::Paused),
+            State::Drained => Some(CloseReason::Drained),
+            State::Open if older(lease.generation, self.generation) => Some(CloseReason::Reconnect),
+            State::Open if self.expired(lease.born, now) => Some(CloseReason::Lifetime),
+            State::Open => None,
+        }
+    }
+
+    fn close(&mut self, lease: Lease<C>, reason: CloseReason, out: &mut Vec<Action<C>>) {
+        self.closing += 1;
+        out.push(Action::Close {
+            server: lease.server,
+            reason,
+        });
+    }
+
+    fn close_idle(&mut self, reason: CloseReason, out: &mut Vec<Action<C>>) {
+        while let Some(rest) = self.idle.pop_front() {
+            self.close(rest.lease, reason, out);
+        }
+    }
+}
+
+/// A count of connections as a number that may be compared with a debt.
+fn signed(count: usize) -> isize {
+    isize::try_from(count).expect("far fewer connections than addresses")
+}
+
+/// Is generation `a` before `b`? One that another core has reached before us is not.
+fn older(a: u32, b: u32) -> bool {
+    a != b && b.wrapping_sub(a) < u32::MAX / 2
+}
+
+#[cfg(test)]
+mod tests;

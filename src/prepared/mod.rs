@@ -1,1 +1,682 @@
-//! (being built)
+//! Prepared statements: names of clients, statements they share, names on servers.
+//!
+//! A statement's name on a server is derived from what it is: text, types of parameters, and the settings that
+//! PostgreSQL's parser reads. Cores need no registry, and a server connection that changes cores knows what it
+//! has prepared. The hash is SHA-256, cut to 128 bits: clients are not trusted, and who could make two texts
+//! with one hash could have others run the wrong one. It is computed once per core and text; after that a text
+//! is found by its bytes.
+
+pub mod server;
+
+use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+
+/// What a statement is, in 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(u128);
+
+/// A statement's name on servers: `__pgdog_` and 32 hexadecimal digits.
+pub type ServerName = [u8; SERVER_NAME_BYTES];
+
+/// Bytes of a server's name, without the terminating zero. PostgreSQL cuts names after 63.
+pub const SERVER_NAME_BYTES: usize = PREFIX.len() + 32;
+
+const PREFIX: &[u8; 8] = b"__pgdog_";
+
+impl Id {
+    /// The name on servers.
+    pub fn server_name(self) -> ServerName {
+        let mut name = [0; SERVER_NAME_BYTES];
+        let (prefix, digits) = name.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        for (digit, shift) in digits.iter_mut().zip((0..32_u32).rev()) {
+            let nibble = (self.0 >> (4 * shift)) & 0xf;
+            *digit = b"0123456789abcdef"
+                .get(nibble as usize)
+                .copied()
+                .unwrap_or(b'0');
+        }
+        name
+    }
+}
+
+/// A statement as it was prepared. Immutable, shared by all clients of a core that prepared the same.
+#[derive(Debug)]
+pub struct Statement {
+    id: Id,
+    /// `definition` and, behind it, the context.
+    bytes: Box<[u8]>,
+    definition: usize,
+    text: usize,
+}
+
+impl Statement {
+    /// What it is.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Its name on servers.
+    pub fn server_name(&self) -> ServerName {
+        self.id.server_name()
+    }
+
+    /// What follows the name in `Parse`: text, zero, number of parameter types, their OIDs.
+    ///
+    /// Meaningless if [`Self::is_sql`].
+    pub fn definition(&self) -> &[u8] {
+        self.bytes.get(..self.definition).unwrap_or_default()
+    }
+
+    /// The query; of `PREPARE`, what follows the name: `(int) AS SELECT …`.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.get(..self.text).unwrap_or_default()
+    }
+
+    /// Made by `PREPARE` and not by `Parse`.
+    pub fn is_sql(&self) -> bool {
+        self.definition().get(self.text + 1..) == Some(&SQL_MARK)
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + OVERHEAD_BYTES
+    }
+}
+
+/// In place of the number of types, and without the types that such a number would need: the statement is one of
+/// `PREPARE`.
+const SQL_MARK: [u8; 2] = [0xff; 2];
+
+/// What a statement takes besides its bytes, about: itself, its counters, its place in the table.
+const OVERHEAD_BYTES: usize = 96;
+
+/// The statements of one core: each text once.
+///
+/// A statement is dropped at the next sweep after its last client has let go of it; the server keeps it until
+/// the server's own limit is met.
+#[derive(Debug)]
+pub struct Statements {
+    kept: HashSet<Kept>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Unused statements are dropped when there are this many bytes.
+    sweep_at: usize,
+    /// To look up a definition together with its context.
+    scratch: Vec<u8>,
+}
+
+/// Found by its bytes.
+#[derive(Debug)]
+struct Kept(Rc<Statement>);
+
+impl Borrow<[u8]> for Kept {
+    fn borrow(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Hash for Kept {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.bytes.hash(state);
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bytes == other.0.bytes
+    }
+}
+
+impl Eq for Kept {}
+
+/// Less than this is not worth a sweep.
+const SWEEP_MIN_BYTES: usize = 1024 * 1024;
+
+impl Statements {
+    /// None yet, and never more than this many bytes of them.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            kept: HashSet::new(),
+            bytes: 0,
+            bytes_max,
+            sweep_at: SWEEP_MIN_BYTES.min(bytes_max),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The statement of a `Parse`: `definition` is what follows the name in it (`Parse::content`). `context` stands for the settings
+    /// that the parser reads (`Settings::parse_context`), empty if the session has set none.
+    ///
+    /// Errors: 08P01 for a definition that is no such thing, 53200 if clients hold `bytes_max` already.
+    pub fn intern(&mut self, definition: &[u8], context: &[u8]) -> Result<Rc<Statement>, Error> {
+        let text = text_of(definition)
+            .ok_or_else(|| Error::protocol_violation("malformed Parse message"))?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let found = if context.is_empty() {
+            self.find_or_add(definition, definition.len(), text)
+        } else {
+            scratch.clear();
+            scratch.extend(definition);
+            scratch.extend(context);
+            self.find_or_add(&scratch, definition.len(), text)
+        };
+        scratch.shrink_to(SCRATCH_BYTES_MAX);
+        self.scratch = scratch;
+        found
+    }
+
+    /// The statement of an SQL `PREPARE`: `rest` is what follows its name, up to the end of the statement.
+    ///
+    /// Errors: as [`Self::intern`].
+    pub fn intern_sql(&mut self, rest: &[u8], context: &[u8]) -> Result<Rc<Statement>, Error> {
+        let mut bytes = Vec::with_capacity(rest.len() + 1 + SQL_MARK.len() + context.len());
+        bytes.extend(rest);
+        bytes.push(0);
+        bytes.extend(SQL_MARK);
+        let definition = bytes.len();
+        bytes.extend(context);
+        self.find_or_add(&bytes, definition, rest.len())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Bytes of all of them, with what it takes to keep them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn find_or_add(
+        &mut self,
+        bytes: &[u8],
+        definition: usize,
+        text: usize,
+    ) -> Result<Rc<Statement>, Error> {
+        if let Some(kept) = self.kept.get(bytes) {
+            return Ok(Rc::clone(&kept.0));
+        }
+        let statement = Rc::new(Statement {
+            id: id_of(bytes),
+            bytes: bytes.into(),
+            definition,
+            text,
+        });
+        let size = statement.size();
+        if self.bytes.saturating_add(size) > self.sweep_at {
+            self.sweep();
+        }
+        if self.bytes.saturating_add(size) > self.bytes_max {
+            let message = format!(
+                "prepared statements need more than {} bytes",
+                self.bytes_max
+            );
+            return Err(Error::error(
+                Fault::Client,
+                SqlState::OUT_OF_MEMORY,
+                message,
+            ));
+        }
+        self.bytes += size;
+        self.kept.insert(Kept(Rc::clone(&statement)));
+        Ok(statement)
+    }
+
+    /// Drops what no client holds. Each sweep waits until as much has been added as was left by the last.
+    fn sweep(&mut self) {
+        self.kept.retain(|kept| Rc::strong_count(&kept.0) > 1);
+        self.bytes = self.kept.iter().map(|kept| kept.0.size()).sum();
+        self.sweep_at = (2 * self.bytes).max(SWEEP_MIN_BYTES).min(self.bytes_max);
+    }
+}
+
+/// A scratch buffer is not kept larger than this.
+const SCRATCH_BYTES_MAX: usize = 4096;
+
+/// The length of the text in a definition, if that is what it says it is.
+fn text_of(definition: &[u8]) -> Option<usize> {
+    let text = memchr::memchr(0, definition)?;
+    let (count, types) = definition.get(text + 1..)?.split_first_chunk::<2>()?;
+    let count = usize::from(u16::from_be_bytes(*count));
+    (types.len() == 4 * count).then_some(text)
+}
+
+fn id_of(bytes: &[u8]) -> Id {
+    let digest = Sha256::digest(bytes);
+    let id = digest.first_chunk::<16>().copied().unwrap_or_default();
+    Id(u128::from_be_bytes(id))
+}
+
+/// The prepared statements of one client, by the names that it gave them. 16 bytes while there are none.
+///
+/// The client's messages are taken at their word when they arrive, and may turn out to have failed or to have been
+/// skipped after an error. So what they change is noted until the server has answered, and undone at ReadyForQuery
+/// if it has not.
+#[derive(Debug, Default)]
+pub struct ClientStatements {
+    names: Option<Box<Names>>,
+    /// Syncs without their ReadyForQuery.
+    syncs: u32,
+}
+
+#[derive(Debug)]
+struct Names {
+    statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// Changes without an answer, oldest first.
+    unanswered: VecDeque<Change>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Added(Box<[u8]>),
+    Replaced(Box<[u8]>, Rc<Statement>),
+    Removed(Box<[u8]>, Option<Rc<Statement>>),
+    Cleared(HashMap<Box<[u8]>, Rc<Statement>>),
+    Sync,
+}
+
+/// What became of a name that a client gave to a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// It is new, or unnamed and replaced.
+    New,
+    /// The client has given this name to this statement before.
+    Same,
+}
+
+impl ClientStatements {
+    /// `Parse` or `PREPARE`: names a statement. The empty name may be given again and again.
+    ///
+    /// Errors: 42P05 if the client has another statement of this name; nothing is changed then.
+    pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<Prepared, Error> {
+        let names = self.names();
+        let change = match names.statements.entry(name.into()) {
+            Entry::Vacant(entry) => {
+                entry.insert(statement);
+                Change::Added(name.into())
+            }
+            Entry::Occupied(entry) if entry.get().id == statement.id && !name.is_empty() => {
+                return Ok(Prepared::Same);
+            }
+            Entry::Occupied(mut entry) if name.is_empty() => {
+                Change::Replaced(name.into(), entry.insert(statement))
+            }
+            Entry::Occupied(_) => {
+                return Err(Error::error(
+                    Fault::Client,
+                    SqlState::DUPLICATE_PREPARED_STATEMENT,
+                    format!(
+                        "prepared statement \"{}\" already exists",
+                        String::from_utf8_lossy(name)
+                    ),
+                ));
+            }
+        };
+        names.unanswered.push_back(change);
+        Ok(Prepared::New)
+    }
+
+    /// The statement of a name.
+    ///
+    /// Errors: 26000 if the client has none of this name.
+    pub fn get(&self, name: &[u8]) -> Result<&Rc<Statement>, Error> {
+        let found = self
+            .names
+            .as_ref()
+            .and_then(|names| names.statements.get(name));
+        found.ok_or_else(|| unknown(name))
+    }
+
+    /// `Close`, or `DEALLOCATE name`: the name is free again. Says if there was one; `Close` does not mind,
+    /// `DEALLOCATE` answers [`unknown`].
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        let names = self.names();
+        let statement = names.statements.remove(name);
+        let found = statement.is_some();
+        let change = Change::Removed(name.into(), statement);
+        names.unanswered.push_back(change);
+        found
+    }
+
+    /// `DEALLOCATE ALL`, `DISCARD ALL`: what comes later in the pipeline is not touched.
+    pub fn clear(&mut self) {
+        let names = self.names();
+        let statements = std::mem::take(&mut names.statements);
+        names.unanswered.push_back(Change::Cleared(statements));
+    }
+
+    /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete; or we
+    /// answered it ourselves. A change is a `prepare` that said `New`, each `remove` and each `clear`.
+    pub fn succeeded(&mut self) {
+        if let Some(names) = &mut self.names {
+            if !matches!(names.unanswered.front(), None | Some(Change::Sync)) {
+                names.unanswered.pop_front();
+            }
+            self.shrink();
+        }
+    }
+
+    /// `Sync` or `Query` came from the client.
+    pub fn sync(&mut self) {
+        self.syncs += 1;
+        if let Some(names) = &mut self.names {
+            names.unanswered.push_back(Change::Sync);
+        }
+    }
+
+    /// ReadyForQuery came from the server: what has no answer up to the Sync was skipped, and is undone.
+    pub fn ready(&mut self) {
+        self.syncs = self.syncs.saturating_sub(1);
+        let Some(names) = &mut self.names else {
+            return;
+        };
+        let sync = names
+            .unanswered
+            .iter()
+            .position(|change| matches!(change, Change::Sync));
+        let skipped = sync.map_or(0, |at| at + 1);
+        let mut skipped: Vec<Change> = names.unanswered.drain(..skipped).collect();
+        while let Some(change) = skipped.pop() {
+            match change {
+                Change::Added(name) => {
+                    names.statements.remove(&name);
+                }
+                Change::Replaced(name, statement) | Change::Removed(name, Some(statement)) => {
+                    names.statements.insert(name, statement);
+                }
+                Change::Cleared(statements) => {
+                    for (name, statement) in statements {
+                        names.statements.entry(name).or_insert(statement);
+                    }
+                }
+                Change::Removed(_, None) | Change::Sync => {}
+            }
+        }
+        self.shrink();
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names
+            .as_ref()
+            .map_or(0, |names| names.statements.len())
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn names(&mut self) -> &mut Names {
+        let syncs = self.syncs;
+        self.names.get_or_insert_with(|| {
+            Box::new(Names {
+                statements: HashMap::new(),
+                unanswered: (0..syncs).map(|_| Change::Sync).collect(),
+            })
+        })
+    }
+
+    /// Nothing to keep takes no room.
+    fn shrink(&mut self) {
+        if let Some(names) = &self.names {
+            if names.statements.is_empty() && names.unanswered.is_empty() {
+                self.names = None;
+            }
+        }
+    }
+}
+
+/// `prepared statement "…" does not exist`, 26000.
+pub fn unknown(name: &[u8]) -> Error {
+    Error::error(
+        Fault::Client,
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        format!(
+            "prepared statement \"{}\" does not exist",
+            String::from_utf8_lossy(name)
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn definition(text: &str, types: &[u32]) -> Vec<u8> {
+        let mut definition = [text.as_bytes(), b"\0"].concat();
+        definition.extend(u16::try_from(types.len()).unwrap().to_be_bytes());
+        types
+            .iter()
+            .for_each(|oid| definition.extend(oid.to_be_bytes()));
+        definition
+    }
+
+    fn statement(store: &mut Statements, text: &str) -> Rc<Statement> {
+        store.intern(&definition(text, &[]), b"").unwrap()
+    }
+
+    #[test]
+    fn a_statement_is_its_text_its_types_and_what_the_parser_reads() {
+        let mut store = Statements::new(usize::MAX);
+        let one = statement(&mut store, "SELECT $1");
+        assert!(Rc::ptr_eq(&one, &statement(&mut store, "SELECT $1")));
+        let others = [
+            store.intern(&definition("SELECT $1", &[23]), b"").unwrap(),
+            store.intern(&definition("SELECT $2", &[]), b"").unwrap(),
+            store
+                .intern(&definition("SELECT $1", &[]), b"timezone='UTC'\0")
+                .unwrap(),
+            store.intern_sql(b"SELECT $1", b"").unwrap(),
+        ];
+        for other in &others {
+            assert_ne!(one.server_name(), other.server_name());
+        }
+        let [_, _, utc, sql] = &others;
+        assert!(Rc::ptr_eq(
+            utc,
+            &store
+                .intern(&definition("SELECT $1", &[]), b"timezone='UTC'\0")
+                .unwrap()
+        ));
+        assert_eq!(utc.definition(), definition("SELECT $1", &[]));
+        assert_eq!(utc.text(), b"SELECT $1");
+        assert!(sql.is_sql() && !one.is_sql());
+        assert_eq!(sql.text(), b"SELECT $1");
+        assert_eq!(store.len(), 5);
+    }
+
+    /// `sha256sum` of the definition, cut: a name must mean the same to all versions of this program.
+    #[test]
+    fn names_are_of_fixed_length_and_never_change() {
+        let mut store = Statements::new(usize::MAX);
+        let name = statement(&mut store, "SELECT 1").server_name();
+        assert_eq!(
+            String::from_utf8_lossy(&name),
+            "__pgdog_b1042ee1ac35ef0dad64d6c4f86f40b3"
+        );
+        assert_eq!(Id(0).server_name().len(), SERVER_NAME_BYTES);
+        assert_eq!(&Id(0xab).server_name()[SERVER_NAME_BYTES - 3..], b"0ab");
+    }
+
+    #[test]
+    fn malformed_definitions_are_refused() {
+        let mut store = Statements::new(usize::MAX);
+        for bytes in [
+            &b""[..],
+            b"SELECT 1",
+            b"x\0",
+            b"x\0\0",
+            b"x\0\0\x01",
+            b"x\0\0\0\0",
+            b"x\0\xff\xff",
+        ] {
+            let error = store.intern(bytes, b"").unwrap_err();
+            assert_eq!(error.code, SqlState::PROTOCOL_VIOLATION, "{bytes:?}");
+        }
+        assert_eq!(store.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_clients_hold() {
+        let mut store = Statements::new(2 * SWEEP_MIN_BYTES);
+        let text = "x".repeat(10_000);
+        for n in 0..1_000 {
+            statement(&mut store, &format!("{n}{text}"));
+            assert!(store.bytes() <= SWEEP_MIN_BYTES + 11_000);
+        }
+        let mut held = Vec::new();
+        let refused = (0..1_000).find_map(|n| {
+            let definition = definition(&format!("{n}{text}"), &[]);
+            let found = store.intern(&definition, b"").map(|found| held.push(found));
+            found.err()
+        });
+        assert_eq!(refused.unwrap().code, SqlState::OUT_OF_MEMORY);
+        assert!(store.bytes() <= 2 * SWEEP_MIN_BYTES);
+        assert!(held.len() > 150);
+        held.clear();
+        statement(&mut store, &text);
+    }
+
+    #[test]
+    fn names_of_clients_are_their_own() {
+        let mut store = Statements::new(usize::MAX);
+        let (one, two) = (statement(&mut store, "1"), statement(&mut store, "2"));
+        let (mut a, mut b) = (ClientStatements::default(), ClientStatements::default());
+        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::New));
+        assert_eq!(b.prepare(b"s", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.get(b"s").unwrap().id(), one.id());
+        assert_eq!(b.get(b"s").unwrap().id(), two.id());
+        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::Same));
+
+        let error = a.prepare(b"s", Rc::clone(&two)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ERROR 42P05: prepared statement \"s\" already exists"
+        );
+        let error = a.get(b"t").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ERROR 26000: prepared statement \"t\" does not exist"
+        );
+
+        assert_eq!(a.prepare(b"", one), Ok(Prepared::New));
+        assert_eq!(a.prepare(b"", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.get(b"").unwrap().id(), two.id());
+        assert_eq!(a.len(), 2);
+    }
+
+    #[test]
+    fn a_client_without_statements_is_small() {
+        assert_eq!(size_of::<ClientStatements>(), 16);
+        let mut client = ClientStatements::default();
+        let mut store = Statements::new(usize::MAX);
+        client.prepare(b"s", statement(&mut store, "1")).unwrap();
+        client.remove(b"s");
+        client.sync();
+        client.succeeded();
+        client.succeeded();
+        client.ready();
+        client.sync();
+        client.ready();
+        assert!(client.names.is_none());
+    }
+
+    #[test]
+    fn an_earlier_ready_for_query_does_not_undo_a_later_batch() {
+        let mut client = ClientStatements::default();
+        let mut store = Statements::new(usize::MAX);
+        client.sync(); // a Query, before there was any name
+        client.prepare(b"s", statement(&mut store, "1")).unwrap();
+        client.sync();
+        client.ready();
+        assert!(client.get(b"s").is_ok());
+        client.succeeded();
+        client.ready();
+        assert!(client.get(b"s").is_ok());
+
+        client.remove(b"s");
+        client.clear();
+        client.sync();
+        client.ready(); // both were skipped
+        assert!(client.get(b"s").is_ok());
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Prepare(u8, u8),
+        Remove(u8),
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..3_u8, 0..3_u8).prop_map(|(name, text)| Op::Prepare(name, text)),
+            2 => (0..3_u8).prop_map(Op::Remove),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    proptest! {
+        /// Batches of changes, each failing at some point: only what succeeded before it remains.
+        #[test]
+        fn what_is_skipped_has_never_been(
+            batches in prop::collection::vec((prop::collection::vec(op(), 0..8), 0..8_usize), 0..6)
+        ) {
+            let mut store = Statements::new(usize::MAX);
+            let mut client = ClientStatements::default();
+            let mut expected: HashMap<u8, Id> = HashMap::new();
+            for (ops, succeed) in batches {
+                let mut changes = 0;
+                for op in ops {
+                    let mut change = |expected: &mut HashMap<u8, Id>, apply: &dyn Fn(&mut HashMap<u8, Id>)| {
+                        if changes < succeed {
+                            apply(expected);
+                        }
+                        changes += 1;
+                    };
+                    match op {
+                        Op::Prepare(name, text) => {
+                            let statement = statement(&mut store, &text.to_string());
+                            let id = statement.id();
+                            if client.prepare(&[name], statement) == Ok(Prepared::New) {
+                                change(&mut expected, &|expected| { expected.insert(name, id); });
+                            }
+                        }
+                        Op::Remove(name) => {
+                            client.remove(&[name]);
+                            change(&mut expected, &|expected| { expected.remove(&name); });
+                        }
+                        Op::Clear => {
+                            client.clear();
+                            change(&mut expected, &HashMap::clear);
+                        }
+                    }
+                }
+                client.sync();
+                (0..changes.min(succeed)).for_each(|_| client.succeeded());
+                client.ready();
+                prop_assert_eq!(client.len(), expected.len());
+                for (name, id) in &expected {
+                    prop_assert_eq!(client.get(&[*name]).unwrap().id(), *id);
+                }
+            }
+        }
+    }
+}

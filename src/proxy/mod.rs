@@ -1,1 +1,184 @@
-//! Where decisions meet sockets.
+//! Where decisions meet sockets: what one core runs.
+
+mod client;
+mod core_state;
+mod mail;
+mod pools;
+mod server;
+mod upkeep;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cores::{bind, Core, Listener, Mailbox, PostOffice};
+
+use core_state::{CoreState, Notice, Phase};
+
+pub(crate) use core_state::Boot;
+pub(crate) use mail::{Mail, MAILBOX_CAPACITY};
+pub(crate) use server::connect::tcp_options;
+
+/// Pause after accept failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A core this much above the mean hands fresh clients on: an eighth, and a few.
+const LOAD_SLACK: usize = 4;
+
+/// Serves clients on this core until it is shut down.
+pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
+    let listen = boot.listen;
+    let state = CoreState::new(core.clone(), office, boot);
+    core.spawn(pools::carry_mail(Rc::clone(&state)));
+    core.spawn(upkeep::tick(Rc::clone(&state)));
+    let accepting = Rc::new(Cell::new(true));
+    core.spawn(accept(Rc::clone(&state), listen, Rc::clone(&accepting)));
+    let deadline = loop {
+        match mailbox.recv().await {
+            Mail::Client(fd) => start_session(&state, fd),
+            Mail::Load { core, clients } => {
+                if let Some(load) = state.loads.get(core) {
+                    load.set(clients);
+                }
+            }
+            Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
+            Mail::Cancel { process_id, secret } => {
+                server::cancel::requested(&state, process_id, &secret)
+            }
+            Mail::Shutdown { deadline } => break deadline,
+        }
+    };
+    accepting.set(false);
+    state.phase.set(Phase::Draining);
+    state.gate.close();
+    for link in state.links.borrow().values() {
+        link.notify(Notice::Drain);
+    }
+    // Pool mail goes on meanwhile: other cores may be waiting for our connections.
+    let context = Rc::clone(&state);
+    core.spawn(async move {
+        loop {
+            match mailbox.recv().await {
+                Mail::Pool { pool, mail } => pools::receive(&context, pool, mail),
+                Mail::Cancel { process_id, secret } => {
+                    server::cancel::requested(&context, process_id, &secret)
+                }
+                Mail::Client(_) | Mail::Load { .. } | Mail::Shutdown { .. } => {}
+            }
+        }
+    });
+    if core
+        .timeout_at(deadline, state.gate.drained())
+        .await
+        .is_none()
+    {
+        tracing::warn!(
+            core = core.index(),
+            sessions = state.gate.running(),
+            "shutdown_timeout has passed, closing the rest"
+        );
+        for link in state.links.borrow().values() {
+            link.notify(Notice::ShutDown);
+        }
+        let last = core.now() + Duration::from_secs(2);
+        let _ = core.timeout_at(Some(last), state.gate.drained()).await;
+    }
+    for slot in &state.pools {
+        slot.decide(&state, |pool, now, out| pool.drain(now, out));
+    }
+    let last = core.now() + Duration::from_secs(2);
+    while core.now() < last && !state.pools.iter().all(|slot| slot.is_drained()) {
+        core.sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bool>>) {
+    let options = tcp_options(&state.config.tcp);
+    let listener = match bind(address) {
+        Ok(socket) => Listener::new(&state.core, socket),
+        Err(error) => {
+            return tracing::error!(
+                core = state.core.index(),
+                "cannot listen on {address}: {error}"
+            )
+        }
+    };
+    while accepting.get() {
+        // The wait is bounded so that a shutdown is noticed; a pending accept loses nothing.
+        let deadline = state.core.now() + ACCEPT_PAUSE;
+        match state
+            .core
+            .timeout_at(Some(deadline), listener.accept())
+            .await
+        {
+            None => {}
+            Some(Ok(fd)) => {
+                if let Err(error) = options.apply(cores::SockRef::from(&fd)) {
+                    tracing::debug!("cannot set socket options: {error}");
+                }
+                welcome(&state, fd);
+            }
+            Some(Err(error)) => {
+                tracing::error!("cannot accept: {error}");
+                state.core.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A fresh connection stays here, or goes to a less loaded core before its first byte is read.
+fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
+    let here = state.core.index();
+    let mine = state.gate.running();
+    if let Some(load) = state.loads.get(here) {
+        load.set(mine);
+    }
+    let total: usize = state.loads.iter().map(Cell::get).sum();
+    let mean = total / state.loads.len().max(1);
+    if mine > mean + mean / 8 + LOAD_SLACK {
+        let cores = state.loads.len();
+        let [a, b] = state.random::<2>().map(|byte| usize::from(byte) % cores);
+        let other = if state.loads[a].get() <= state.loads[b].get() {
+            a
+        } else {
+            b
+        };
+        if other != here && state.loads[other].get() < mine {
+            state.loads[other].set(state.loads[other].get() + 1);
+            match state.office.send(other, Mail::Client(fd)) {
+                Ok(()) => return,
+                Err(Mail::Client(fd)) => return start_session(state, fd),
+                Err(_) => return,
+            }
+        }
+    }
+    start_session(state, fd);
+}
+
+fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
+    let Some(pass) = state.gate.enter() else {
+        return;
+    };
+    let context = Rc::clone(state);
+    publish_load(state);
+    state.core.spawn(async move {
+        client::serve(Rc::clone(&context), fd).await;
+        drop(pass);
+        publish_load(&context);
+    });
+}
+
+/// Tells the other cores how many clients there are here, when that has changed noticeably.
+fn publish_load(state: &CoreState) {
+    let clients = state.gate.running();
+    if clients.abs_diff(state.published_load.get()) <= LOAD_SLACK.max(clients / 16) {
+        return;
+    }
+    state.published_load.set(clients);
+    let core = state.core.index();
+    for other in (0..state.office.cores()).filter(|other| *other != core) {
+        // A full box does without: the next change brings news.
+        let _ = state.office.send(other, Mail::Load { core, clients });
+    }
+}

@@ -1,0 +1,312 @@
+//! Streams, mail and timers of real cores against plain blocking sockets.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use cores::{bind, start, Address, Core, Listener, Mailbox, PostOffice, Stream, TcpOptions};
+
+enum Mail {
+    Stop,
+    Count(u64),
+    Socket(OwnedFd, Vec<u8>),
+}
+
+fn cpus(count: usize) -> Vec<usize> {
+    vec![0, 1].into_iter().take(count).collect()
+}
+
+async fn echo(stream: Stream) {
+    while let Ok(Some(buf)) = stream.recv().await {
+        if std::future::poll_fn(|cx| stream.poll_room(cx))
+            .await
+            .is_err()
+        {
+            return;
+        }
+        stream.send(buf);
+    }
+    let _ = stream.close().await;
+}
+
+/// Runs `session` for every connection on `count` cores; the address, and how to stop.
+fn serve<F, Fut>(count: usize, session: F) -> (SocketAddr, impl FnOnce())
+where
+    F: Fn(Core, Stream) -> Fut + Clone + Send + 'static,
+    Fut: std::future::Future<Output = ()> + 'static,
+{
+    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = first.local_address().unwrap();
+    drop(first);
+    let cores = start(
+        &cpus(count),
+        64,
+        move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
+            let listener = Listener::new(&core, bind(address).unwrap());
+            let accepting = core.clone();
+            core.spawn(async move {
+                while let Ok(fd) = listener.accept().await {
+                    accepting.spawn(session(accepting.clone(), Stream::adopt(&accepting, fd)));
+                }
+            });
+            while !matches!(mailbox.recv().await, Mail::Stop) {}
+        },
+    )
+    .unwrap();
+    (address, move || {
+        for core in 0..count {
+            assert!(cores.office().send(core, Mail::Stop).is_ok());
+        }
+        cores.join().unwrap();
+    })
+}
+
+#[test]
+fn echoes_many_sizes_intact() {
+    let (address, stop) = serve(2, |_, stream| echo(stream));
+    std::thread::scope(|scope| {
+        for client in 0..8_u8 {
+            scope.spawn(move || {
+                let mut socket = TcpStream::connect(address).unwrap();
+                for size in [1, 7, 100, 16_383, 16_384, 16_385, 300_000] {
+                    let sent: Vec<u8> = (0..size).map(|at| (at % 251) as u8 ^ client).collect();
+                    let mut writer = socket.try_clone().unwrap();
+                    let mut back = vec![0; size];
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| writer.write_all(&sent).unwrap());
+                        socket.read_exact(&mut back).unwrap();
+                    });
+                    assert!(back == sent, "client {client}, {size} bytes");
+                }
+                socket.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(socket.read(&mut [0; 8]).unwrap(), 0);
+            });
+        }
+    });
+    stop();
+}
+
+#[test]
+fn a_stalled_reader_holds_back_the_sender_and_nobody_else() {
+    let (address, stop) = serve(1, |_, stream| echo(stream));
+    let stalled: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut socket = TcpStream::connect(address).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let chunk = [7; 65_536];
+            // Until the way there and back is full.
+            while socket.write(&chunk).is_ok() {}
+            socket
+        })
+        .collect();
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.write_all(b"still served").unwrap();
+    let mut back = [0; 12];
+    socket.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"still served");
+    drop(stalled);
+    stop();
+}
+
+#[test]
+fn connects_and_reports_refusal() {
+    let (address, stop) = serve(1, |_, stream| echo(stream));
+    let (tell, told) = mpsc::channel();
+    let unused = TcpStream::connect(address).unwrap().local_addr().unwrap();
+    let client = start(
+        &cpus(1),
+        1,
+        move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
+            let options = TcpOptions::default();
+            let refused = Stream::connect(&core, &Address::Tcp(unused), &options).await;
+            tell.send(refused.err().map(|error| error.kind())).unwrap();
+            let stream = Stream::connect(&core, &Address::Tcp(address), &options)
+                .await
+                .unwrap();
+            stream.write(b"ping");
+            stream.write(b"pong");
+            let mut got = Vec::new();
+            while got.len() < 8 {
+                got.extend_from_slice(&stream.recv().await.unwrap().unwrap());
+            }
+            assert_eq!(got, b"pingpong");
+            stream.close().await.unwrap();
+        },
+    )
+    .unwrap();
+    client.join().unwrap();
+    assert_eq!(
+        told.recv().unwrap(),
+        Some(std::io::ErrorKind::ConnectionRefused)
+    );
+    stop();
+}
+
+#[test]
+fn a_panic_ends_one_task_only() {
+    let (address, stop) = serve(1, |_, stream| async move {
+        let first = stream.recv().await.unwrap().unwrap();
+        assert_ne!(first.first(), Some(&b'!'), "a panic on purpose");
+        stream.send(first);
+        let _ = stream.close().await;
+    });
+    let mut bad = TcpStream::connect(address).unwrap();
+    bad.write_all(b"!").unwrap();
+    assert_eq!(bad.read(&mut [0; 8]).unwrap_or(0), 0);
+    let mut good = TcpStream::connect(address).unwrap();
+    good.write_all(b"ok").unwrap();
+    let mut back = Vec::new();
+    good.read_to_end(&mut back).unwrap();
+    assert_eq!(back, b"ok");
+    stop();
+}
+
+#[test]
+fn timers_fire_in_order_and_dropped_ones_do_not() {
+    let (tell, told) = mpsc::channel();
+    let cores = start(
+        &cpus(1),
+        1,
+        move |core, _: Mailbox<()>, _: PostOffice<()>| async move {
+            let begun = core.now();
+            let none = core
+                .timeout_at(
+                    Some(core.now() + Duration::from_millis(20)),
+                    std::future::pending::<()>(),
+                )
+                .await;
+            tell.send(none.is_none()).unwrap();
+            assert!(core.now() - begun >= Duration::from_millis(20));
+            drop(core.sleep(Duration::from_secs(3600)));
+            let some = core
+                .timeout_at(Some(core.now() + Duration::from_secs(3600)), async { 7 })
+                .await;
+            tell.send(some == Some(7)).unwrap();
+        },
+    )
+    .unwrap();
+    cores.join().unwrap();
+    assert_eq!(told.iter().collect::<Vec<_>>(), [true, true]);
+}
+
+#[test]
+fn mail_reaches_sleeping_and_busy_cores() {
+    const ROUNDS: u64 = 3_000;
+    let (tell, told) = mpsc::channel();
+    let cores = start(
+        &cpus(2),
+        4,
+        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            let other = 1 - core.index();
+            if core.index() == 0 {
+                assert!(office.send(other, Mail::Count(0)).is_ok());
+            }
+            loop {
+                let Mail::Count(count) = mailbox.recv().await else {
+                    return;
+                };
+                if count % 7 == 0 {
+                    // Something else to do now and then, so that mail also meets a busy core.
+                    for _ in 0..count % 50 {
+                        core.yield_now().await;
+                    }
+                }
+                if count >= ROUNDS {
+                    let _ = office.send(other, Mail::Stop);
+                    tell.send(count).unwrap();
+                    return;
+                }
+                assert!(office.send(other, Mail::Count(count + 1)).is_ok());
+            }
+        },
+    )
+    .unwrap();
+    cores.join().unwrap();
+    assert_eq!(told.recv().unwrap(), ROUNDS);
+}
+
+#[test]
+fn a_full_mailbox_gives_the_mail_back() {
+    let (tell, told) = mpsc::channel();
+    let cores = start(
+        &cpus(1),
+        2,
+        move |_, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            assert!(office.send(0, Mail::Count(1)).is_ok());
+            assert!(office.send(0, Mail::Count(2)).is_ok());
+            let back = office.send(0, Mail::Count(3));
+            tell.send(matches!(back, Err(Mail::Count(3)))).unwrap();
+            assert!(office.send(7, Mail::Stop).is_err());
+            assert!(matches!(mailbox.recv().await, Mail::Count(1)));
+        },
+    )
+    .unwrap();
+    cores.join().unwrap();
+    assert!(told.recv().unwrap());
+}
+
+#[test]
+fn a_connection_moves_between_cores_mid_stream() {
+    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = first.local_address().unwrap();
+    drop(first);
+    // Every 10,000 bytes the connection changes cores, in whatever state it is.
+    let cores = start(
+        &cpus(2),
+        64,
+        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
+            let other = 1 - core.index();
+            if core.index() == 0 {
+                let listener = Listener::new(&core, bind(address).unwrap());
+                let fd = listener.accept().await.unwrap();
+                assert!(office.send(0, Mail::Socket(fd, Vec::new())).is_ok());
+            }
+            while let Mail::Socket(fd, rest) = mailbox.recv().await {
+                let stream = Stream::adopt(&core, fd);
+                let mut seen = rest.len();
+                stream.send_vec(rest);
+                let ended = loop {
+                    if seen > 10_000 {
+                        break false;
+                    }
+                    let Some(buf) = stream.recv().await.unwrap() else {
+                        break true;
+                    };
+                    seen += buf.len();
+                    std::future::poll_fn(|cx| stream.poll_room(cx))
+                        .await
+                        .unwrap();
+                    stream.send(buf);
+                };
+                if ended {
+                    stream.close().await.unwrap();
+                    assert!(office.send(0, Mail::Stop).is_ok());
+                    assert!(office.send(1, Mail::Stop).is_ok());
+                } else {
+                    // A receive that is armed must be taken back: arm one first.
+                    let _ = stream.has_received();
+                    let (fd, rest) = stream.detach().await.unwrap();
+                    assert!(office.send(other, Mail::Socket(fd, rest)).is_ok());
+                }
+            }
+        },
+    )
+    .unwrap();
+    let sent: Vec<u8> = (0..2_000_000_u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut socket = TcpStream::connect(address).unwrap();
+    let mut writer = socket.try_clone().unwrap();
+    let mut back = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            writer.write_all(&sent).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        socket.read_to_end(&mut back).unwrap();
+    });
+    assert!(back == sent);
+    cores.join().unwrap();
+}

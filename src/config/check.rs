@@ -1,0 +1,544 @@
+//! Settings that contradict each other, over both files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::choice::{
+    AuthType, LoadBalancingStrategy, PassthroughAuth, PrimaryKeyRewrite, QueryParser, RewriteMode,
+    Role, ServerAuth, TlsVerify, VaultAuthMethod,
+};
+use super::document::Entry;
+use super::file::{Database, File};
+use super::problem::Problems;
+use super::section::Section;
+use super::sharding;
+use super::users::{UserEntry, UsersFile};
+use super::value::Millis;
+
+/// Largest `statement_timeout` and `lock_timeout` that PostgreSQL takes, in milliseconds.
+const POSTGRES_TIMEOUT_MAX: u64 = i32::MAX as u64;
+
+/// Reports all contradictions. Nothing is concluded from sections that could not be read.
+pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
+    let names = file
+        .databases
+        .iter()
+        .map(|database| database.value.name.as_str());
+    let mut check = Check {
+        file,
+        names: names.collect(),
+        problems,
+    };
+    check.general();
+    check.small_sections();
+    check.databases();
+    check.references();
+    check.users(users);
+    for table in &file.sharded_tables {
+        sharding::check(table, problems);
+    }
+}
+
+struct Check<'a> {
+    file: &'a File,
+    /// Of all databases.
+    names: BTreeSet<&'a str>,
+    problems: &'a mut Problems,
+}
+
+impl Check<'_> {
+    fn error<S: Section>(&mut self, entry: &Entry<S>, key: &str, reason: impl Into<String>) {
+        if !entry.place.broken {
+            self.problems.errors.push(entry.problem(key, reason));
+        }
+    }
+
+    fn warn<S: Section>(&mut self, entry: &Entry<S>, key: &str, reason: impl Into<String>) {
+        self.problems.warnings.push(entry.problem(key, reason));
+    }
+
+    fn general(&mut self) {
+        let entry = &self.file.general;
+        let general = &entry.value;
+        for (key, size) in [
+            ("default_pool_size", general.default_pool_size),
+            ("connect_attempts", general.connect_attempts),
+        ] {
+            if size == 0 {
+                self.error(entry, key, "must be at least 1");
+            }
+        }
+        let pairs = [
+            (
+                "tls_certificate",
+                &general.tls_certificate,
+                "tls_private_key",
+                &general.tls_private_key,
+            ),
+            (
+                "tls_server_certificate",
+                &general.tls_server_certificate,
+                "tls_server_private_key",
+                &general.tls_server_private_key,
+            ),
+        ];
+        for (certificate_key, certificate, private_key, key) in pairs {
+            match (certificate, key) {
+                (Some(_), None) => self.warn(
+                    entry,
+                    certificate_key,
+                    format!("without {private_key} it has no effect"),
+                ),
+                (None, Some(_)) => self.warn(
+                    entry,
+                    private_key,
+                    format!("without {certificate_key} it has no effect"),
+                ),
+                _ => {}
+            }
+        }
+        let tls = general.tls_certificate.is_some() && general.tls_private_key.is_some();
+        if !tls
+            && matches!(
+                general.passthrough_auth,
+                PassthroughAuth::Enabled | PassthroughAuth::EnabledAllowChange
+            )
+        {
+            let reason = "passwords would travel in clear text: set tls_certificate and tls_private_key, or choose a value with \"plain\"";
+            self.error(entry, "passthrough_auth", reason);
+        }
+        if !tls && general.tls_client_required {
+            self.error(
+                entry,
+                "tls_client_required",
+                "needs tls_certificate and tls_private_key",
+            );
+        }
+        if general.two_phase_commit_auto && !general.two_phase_commit {
+            self.warn(
+                entry,
+                "two_phase_commit_auto",
+                "without two_phase_commit it has no effect",
+            );
+        }
+        if general.query_parser_enabled {
+            self.warn(
+                entry,
+                "query_parser_enabled",
+                "deprecated, write query_parser = \"on\"",
+            );
+            if entry.given("query_parser") && general.query_parser != QueryParser::On {
+                self.warn(entry, "query_parser", "query_parser_enabled overrules it");
+            }
+        }
+        let Millis(interval) = general.idle_healthcheck_interval;
+        let Millis(ban) = general.ban_timeout;
+        if ban > 0 && interval >= ban {
+            self.warn(
+                entry,
+                "idle_healthcheck_interval",
+                format!("keep it below ban_timeout ({ban} ms), or bans end unchecked"),
+            );
+        }
+    }
+
+    fn small_sections(&mut self) {
+        let rewrite = &self.file.rewrite;
+        if !rewrite.value.enabled {
+            let reason = "has no effect while rewrite.enabled is false";
+            for (key, mode) in [
+                ("shard_key", rewrite.value.shard_key),
+                ("split_inserts", rewrite.value.split_inserts),
+            ] {
+                if mode == RewriteMode::Rewrite {
+                    self.warn(rewrite, key, reason);
+                }
+            }
+            if matches!(
+                rewrite.value.primary_key,
+                PrimaryKeyRewrite::Rewrite | PrimaryKeyRewrite::RewriteOmni
+            ) {
+                self.warn(rewrite, "primary_key", reason);
+            }
+        }
+        if rewrite.value.split_inserts == RewriteMode::Ignore {
+            self.warn(
+                rewrite,
+                "split_inserts",
+                "every shard will get every row of an INSERT of several rows",
+            );
+        }
+        if let Some(lag) = &self.file.replica_lag {
+            self.warn(lag, "", "legacy, prefer ban_replica_lag in [general]");
+            if lag.value.max_age.is_none() && lag.given("check_interval") {
+                self.error(lag, "check_interval", "needs max_age");
+            }
+        }
+        if let Some(vault) = &self.file.vault {
+            let value = &vault.value;
+            let (key, missing) = match value.auth_method {
+                VaultAuthMethod::Kubernetes => ("kubernetes_role", value.kubernetes_role.is_none()),
+                VaultAuthMethod::Approle => ("approle_role_id", value.approle_role_id.is_none()),
+            };
+            if missing {
+                self.error(
+                    vault,
+                    key,
+                    format!("required by auth_method = \"{}\"", value.auth_method),
+                );
+            }
+        }
+    }
+
+    fn databases(&mut self) {
+        let file = self.file;
+        let mut clusters: BTreeMap<&str, Vec<&Entry<Database>>> = BTreeMap::new();
+        for entry in &file.databases {
+            self.limits(
+                entry,
+                [
+                    ("pool_size", entry.value.pool_size),
+                    ("pool_size_primary", entry.value.pool_size_primary),
+                    ("pool_size_replica", entry.value.pool_size_replica),
+                ],
+                [
+                    ("statement_timeout", entry.value.statement_timeout),
+                    ("lock_timeout", entry.value.lock_timeout),
+                ],
+            );
+            if !entry.place.broken {
+                clusters.entry(&entry.value.name).or_default().push(entry);
+            }
+            if entry.value.name == file.admin.value.name {
+                self.error(entry, "name", "is the name of the admin database");
+            }
+            let weighted = file.general.value.load_balancing_strategy
+                == LoadBalancingStrategy::WeightedRoundRobin;
+            if entry.given("lb_weight") && !weighted {
+                self.warn(
+                    entry,
+                    "lb_weight",
+                    "only used by load_balancing_strategy = \"weighted_round_robin\"",
+                );
+            }
+        }
+        for entries in clusters.into_values() {
+            self.cluster(&entries);
+        }
+    }
+
+    /// All entries of one name, at least one.
+    fn cluster(&mut self, entries: &[&Entry<Database>]) {
+        let Some(first) = entries.first() else {
+            return;
+        };
+        let mut shards: BTreeMap<u32, Vec<&Entry<Database>>> = BTreeMap::new();
+        for entry in entries {
+            shards.entry(entry.value.shard).or_default().push(entry);
+            if entry.value.pooler_mode != first.value.pooler_mode {
+                self.warn(
+                    entry,
+                    "pooler_mode",
+                    format!("differs from other entries of \"{}\"", entry.value.name),
+                );
+            }
+        }
+        for (expected, number) in (0..).zip(shards.keys()) {
+            if expected != *number {
+                self.warn(
+                    first,
+                    "shard",
+                    format!(
+                        "shards of \"{}\" have a gap: {expected} is missing",
+                        first.value.name
+                    ),
+                );
+                break;
+            }
+        }
+        for servers in shards.values() {
+            self.shard(servers);
+        }
+    }
+
+    /// Servers of one shard.
+    fn shard(&mut self, servers: &[&Entry<Database>]) {
+        let with = |role: Role| servers.iter().filter(move |entry| entry.value.role == role);
+        let name = |entry: &Entry<Database>| {
+            format!("shard {} of \"{}\"", entry.value.shard, entry.value.name)
+        };
+        for second in with(Role::Primary).skip(1) {
+            self.error(
+                second,
+                "role",
+                format!("{} has a primary already", name(second)),
+            );
+        }
+        if let (Some(auto), true) = (
+            with(Role::Auto).next(),
+            with(Role::Auto).count() < servers.len(),
+        ) {
+            self.error(
+                auto,
+                "role",
+                format!("{} mixes auto with fixed roles", name(auto)),
+            );
+        }
+        if let (Some(auto), None) = (
+            with(Role::Auto).next(),
+            self.file.general.value.lsn_check_delay.limit(),
+        ) {
+            self.warn(auto, "role", "auto needs lsn_check_delay in [general]");
+        }
+        let mut seen = BTreeSet::new();
+        for entry in servers {
+            let value = &entry.value;
+            let address = (
+                &value.host,
+                value.port,
+                value.database_name.as_deref().unwrap_or(&value.name),
+            );
+            if !seen.insert(address) && value.role != Role::Primary {
+                self.error(
+                    entry,
+                    "host",
+                    format!("{} has this server already", name(entry)),
+                );
+            }
+        }
+    }
+
+    /// Limits that databases and users share.
+    fn limits<S: Section>(
+        &mut self,
+        entry: &Entry<S>,
+        sizes: [(&str, Option<usize>); 3],
+        timeouts: [(&str, Option<Millis>); 2],
+    ) {
+        for (key, size) in sizes {
+            if size == Some(0) {
+                self.error(entry, key, "must be at least 1");
+            }
+        }
+        for (key, timeout) in timeouts {
+            let over =
+                |timeout: &Millis| timeout.limit().is_some() && timeout.0 > POSTGRES_TIMEOUT_MAX;
+            if timeout.as_ref().is_some_and(over) {
+                self.error(
+                    entry,
+                    key,
+                    format!("PostgreSQL takes {POSTGRES_TIMEOUT_MAX} ms at most"),
+                );
+            }
+        }
+    }
+
+    /// Names of databases in sections other than `[[databases]]`.
+    fn references(&mut self) {
+        let file = self.file;
+        for entry in &file.query_parsers {
+            self.known(entry, "database", &entry.value.database);
+        }
+        for entry in &file.mirroring {
+            self.known(entry, "source_db", &entry.value.source_db);
+            self.known(entry, "destination_db", &entry.value.destination_db);
+        }
+        for entry in &file.sharded_tables {
+            self.known(entry, "database", &entry.value.database);
+        }
+        for entry in &file.sharded_schemas {
+            self.known(entry, "database", &entry.value.database);
+        }
+        for entry in &file.omnisharded_tables {
+            self.known(entry, "database", &entry.value.database);
+        }
+    }
+
+    /// Is there a database of this name? Not asked while some of them could not be read; only a warning where
+    /// databases given by URL took the place of those that the files speak of.
+    fn known<S: Section>(&mut self, entry: &Entry<S>, key: &str, name: &str) {
+        let databases = &self.file.databases;
+        if self.names.contains(name) || databases.iter().any(|database| database.place.broken) {
+            return;
+        }
+        let reason = format!("database \"{name}\" is not configured");
+        let from_files =
+            |database: &Entry<Database>| database.place.file == self.file.general.place.file;
+        if databases.iter().all(from_files) {
+            self.error(entry, key, reason);
+        } else {
+            self.warn(entry, key, reason);
+        }
+    }
+
+    fn users(&mut self, users: &UsersFile) {
+        let general = &self.file.general.value;
+        let passthrough = general.passthrough_auth != PassthroughAuth::Disabled;
+        let mut seen: BTreeMap<(&str, &str), &Entry<UserEntry>> = BTreeMap::new();
+        for entry in &users.users {
+            let user = &entry.value;
+            self.limits(
+                entry,
+                [
+                    ("pool_size", user.pool_size),
+                    ("pool_size_primary", user.pool_size_primary),
+                    ("pool_size_replica", user.pool_size_replica),
+                ],
+                [
+                    ("statement_timeout", user.statement_timeout),
+                    ("lock_timeout", user.lock_timeout),
+                ],
+            );
+            let databases = user.database_names(self.file);
+            if databases.is_empty() && !user.all_databases {
+                self.error(
+                    entry,
+                    "database",
+                    "no database: give database, databases or all_databases = true",
+                );
+            }
+            for database in databases {
+                if !user.all_databases {
+                    let key = if user.database.is_empty() {
+                        "databases"
+                    } else {
+                        "database"
+                    };
+                    self.known(entry, key, database);
+                }
+                if !entry.place.broken && seen.insert((&user.name, database), entry).is_some() {
+                    self.error(
+                        entry,
+                        "name",
+                        format!(
+                            "\"{}\" has an entry for database \"{database}\" already",
+                            user.name
+                        ),
+                    );
+                }
+            }
+            if user.credentials().is_empty() && !passthrough && general.auth_type != AuthType::Trust
+            {
+                self.warn(
+                    entry,
+                    "password",
+                    "no password, nobody can log in as this user",
+                );
+            }
+            if user
+                .password_hash
+                .as_ref()
+                .is_some_and(|hash| !hash.expose().starts_with("SCRAM-SHA-256$"))
+            {
+                self.error(
+                    entry,
+                    "password_hash",
+                    "expected a verifier that begins with SCRAM-SHA-256$",
+                );
+            }
+            if user.server_auth != ServerAuth::Password {
+                if passthrough {
+                    self.error(entry, "server_auth", "excludes passthrough_auth");
+                }
+                if general.tls_verify == TlsVerify::Disabled {
+                    self.error(
+                        entry,
+                        "server_auth",
+                        "needs TLS to servers, but tls_verify is \"disabled\"",
+                    );
+                }
+            }
+            if !(1..=80).contains(&user.vault_refresh_percent) {
+                self.error(entry, "vault_refresh_percent", "must be from 1 to 80");
+            }
+            let needs_vault = user.vault_path.is_some()
+                || matches!(
+                    user.server_auth,
+                    ServerAuth::VaultDynamic | ServerAuth::VaultStatic
+                );
+            if needs_vault && self.file.vault.is_none() {
+                self.error(entry, "vault_path", "needs a section [vault] in pgdog.toml");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{errors, files, warnings, Case};
+
+    /// Contradictions that are errors: lines of `[general]`, the database and the user, and the one message.
+    #[test]
+    fn contradictions() {
+        for (general, database, user, error) in [
+            ("default_pool_size = 0", "", "pool_size = 1", "p.toml:2: general.default_pool_size: must be at least 1"),
+            ("connect_attempts = 0", "", "", "p.toml:2: general.connect_attempts: must be at least 1"),
+            ("", "pool_size = 0", "pool_size = 1", "p.toml:6: databases.pool_size: must be at least 1"),
+            ("", "", "pool_size_primary = 0", "u.toml:5: users.pool_size_primary: must be at least 1"),
+            ("", "statement_timeout = 2147483648", "", "p.toml:6: databases.statement_timeout: PostgreSQL takes 2147483647 ms at most"),
+            ("", "", "lock_timeout = 2147483648", "u.toml:5: users.lock_timeout: PostgreSQL takes 2147483647 ms at most"),
+            ("passthrough_auth = \"enabled\"", "", "", "p.toml:2: general.passthrough_auth: passwords would travel in clear text: set tls_certificate and tls_private_key, or choose a value with \"plain\""),
+            ("tls_client_required = true", "", "", "p.toml:2: general.tls_client_required: needs tls_certificate and tls_private_key"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"i\"", "", "p.toml:6: databases.role: shard 0 of \"d\" has a primary already"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"i\"\nrole = \"auto\"", "", "p.toml:9: databases.role: shard 0 of \"d\" mixes auto with fixed roles"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"h\"\nrole = \"replica\"", "", "p.toml:8: databases.host: shard 0 of \"d\" has this server already"),
+            ("", "[[databases]]\nname = \"admin\"\nhost = \"h\"", "", "p.toml:7: databases.name: is the name of the admin database"),
+            ("", "[[sharded_tables]]\ndatabase = \"x\"", "", "p.toml:7: sharded_tables.database: database \"x\" is not configured"),
+            ("", "[replica_lag]\ncheck_interval = 5", "", "p.toml:7: replica_lag.check_interval: needs max_age"),
+            ("", "[multi_tenant]", "", "p.toml:6: multi_tenant.column: required, but missing"),
+            ("", "[vault]\nurl = \"u\"\nauth_method = \"approle\"", "", "p.toml:6: vault.approle_role_id: required by auth_method = \"approle\""),
+            ("", "", "[[users]]\nname = \"v\"\ndatabase = \"x\"", "u.toml:7: users.database: database \"x\" is not configured"),
+            ("", "", "[[users]]\nname = \"v\"\ndatabases = [\"d\", \"x\"]", "u.toml:7: users.databases: database \"x\" is not configured"),
+            ("", "", "[[users]]\nname = \"v\"", "u.toml:5: users.database: no database: give database, databases or all_databases = true"),
+            ("", "", "[[users]]\nname = \"u\"\nall_databases = true", "u.toml:6: users.name: \"u\" has an entry for database \"d\" already"),
+            ("", "", "password_hash = \"md5abc\"", "u.toml:5: users.password_hash: expected a verifier that begins with SCRAM-SHA-256$"),
+            ("", "", "vault_refresh_percent = 81", "u.toml:5: users.vault_refresh_percent: must be from 1 to 80"),
+            ("tls_verify = \"none\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: needs TLS to servers, but tls_verify is \"disabled\""),
+            ("passthrough_auth = \"enabled_plain\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: excludes passthrough_auth"),
+            ("", "", "server_auth = \"vault_static\"", "u.toml:1: users.vault_path: needs a section [vault] in pgdog.toml"),
+        ] {
+            let (config, users) = files(general, database, user);
+            assert_eq!(errors(&config, &users), [error]);
+        }
+    }
+
+    /// The same for warnings; the configuration stands.
+    #[test]
+    fn doubts() {
+        for (general, database, user, warning) in [
+            ("tls_certificate = \"c\"", "", "", "p.toml:2: general.tls_certificate: without tls_private_key it has no effect"),
+            ("tls_private_key = \"c\"", "", "", "p.toml:2: general.tls_private_key: without tls_certificate it has no effect"),
+            ("two_phase_commit_auto = true", "", "", "p.toml:2: general.two_phase_commit_auto: without two_phase_commit it has no effect"),
+            ("query_parser_enabled = true", "", "", "p.toml:2: general.query_parser_enabled: deprecated, write query_parser = \"on\""),
+            ("ban_timeout = 1000", "", "", "p.toml:1: general.idle_healthcheck_interval: keep it below ban_timeout (1000 ms), or bans end unchecked"),
+            ("", "lb_weight = 5", "", "p.toml:6: databases.lb_weight: only used by load_balancing_strategy = \"weighted_round_robin\""),
+            ("", "shard = 1", "", "p.toml:6: databases.shard: shards of \"d\" have a gap: 0 is missing"),
+            ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs lsn_check_delay in [general]"),
+            ("", "[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\npooler_mode = \"session\"", "", "p.toml:10: databases.pooler_mode: differs from other entries of \"d\""),
+            ("", "[rewrite]\nshard_key = \"rewrite\"", "", "p.toml:7: rewrite.shard_key: has no effect while rewrite.enabled is false"),
+            ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: every shard will get every row of an INSERT of several rows"),
+            ("", "[replica_lag]\nmax_age = 5", "", "p.toml:6: replica_lag: legacy, prefer ban_replica_lag in [general]"),
+            ("", "[replication]\nother = 5", "", "p.toml:7: replication.other: unknown key"),
+            ("", "[[omnisharded_tables]]\ndatabase = \"d\"\ntables = [\"t\"]\nother = 5", "", "p.toml:9: omnisharded_tables.other: unknown key"),
+            ("", "[qos]\nenabled = true", "", "p.toml:6: qos: out of scope of this program, ignored"),
+            ("", "", "min_pool_size = 20", "u.toml:1: users: min_pool_size 20 is above pool_size 10 for database \"d\", using 10"),
+            ("", "", "[[users]]\nname = \"v\"\ndatabase = \"d\"", "u.toml:5: users.password: no password, nobody can log in as this user"),
+        ] {
+            let (config, users) = files(general, database, user);
+            assert_eq!(warnings(&config, &users), [warning]);
+        }
+    }
+
+    #[test]
+    fn urls_may_take_away_databases_that_the_files_speak_of() {
+        let config =
+            "[[databases]]\nname = \"d\"\nhost = \"h\"\n[[sharded_tables]]\ndatabase = \"d\"\n";
+        let environment = [("PGDOG_DATABASE_URL_1", "postgres://u:p@h/other")];
+        let case = Case {
+            config,
+            environment: &environment,
+            ..Case::default()
+        };
+        let warning = "p.toml:5: sharded_tables.database: database \"d\" is not configured";
+        assert_eq!(case.resolve().unwrap().warnings, [warning]);
+    }
+}

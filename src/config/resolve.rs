@@ -1,0 +1,474 @@
+//! Two files, the environment and the flags to one [`Config`]: inheritance, defaults, all errors at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use super::check::check;
+use super::choice::{QueryParser, Role, ServerAuth};
+use super::document::Entry;
+use super::environment::{self, Environment, Overrides};
+use super::file::{Admin, Database, File};
+use super::general::General;
+use super::problem::{Problem, Problems};
+use super::secret::Secret;
+use super::sharding::convert_legacy;
+use super::users::{UserEntry, UsersFile};
+use super::value::{Millis, DISABLED};
+use super::{
+    AdminIdentity, ClientLimits, Cluster, Config, Credentials, Host, Instance, Listen, LogSettings,
+    Mirror, PoolConfig, PoolLimits, PreparedLimits, Server, ServerAddress, ServerLimits,
+    ServerLogin, Shard, ShutdownLimits, TcpOptions, TwoPhaseCommit, User, Users,
+};
+
+/// One file, already read.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its path, for messages.
+    pub path: &'a str,
+    /// Its text; `None` if there is no such file.
+    pub text: Option<&'a str>,
+}
+
+/// All that a configuration is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// pgdog.toml.
+    pub config: Source<'a>,
+    /// users.toml.
+    pub users: Source<'a>,
+    /// Variables of the process.
+    pub environment: &'a Environment,
+    /// Flags.
+    pub overrides: &'a Overrides,
+}
+
+/// A configuration and what should be said about it.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Valid.
+    pub config: Config,
+    /// Each a line: where, and what will not do what its writer may expect.
+    pub warnings: Vec<String>,
+}
+
+/// Builds the configuration.
+///
+/// Errors: all that were found in both files and in the flags, in the order of files and lines. A syntax error hides
+/// the others of its file.
+pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let config_path: Arc<str> = Arc::from(sources.config.path);
+    let users_path: Arc<str> = Arc::from(sources.users.path);
+    for source in [sources.config, sources.users] {
+        if source.text.is_none() {
+            problems.warnings.push(environment::problem(
+                source.path,
+                "",
+                "no such file, using defaults",
+            ));
+        }
+    }
+    let (mut file, found) = File::read(&config_path, sources.config.text.unwrap_or_default());
+    problems.merge(found);
+    let (mut users, found) = UsersFile::read(&users_path, sources.users.text.unwrap_or_default());
+    let doubtful = problems.syntax_error || found.syntax_error;
+    problems.merge(found);
+
+    environment::apply(&mut file, sources.environment, &mut problems);
+    environment::apply_overrides(&mut file, sources.overrides, &mut problems);
+    environment::replace_databases(
+        &mut file,
+        &mut users,
+        sources.overrides,
+        sources.environment,
+        &mut problems,
+    );
+    if let Some(admin) = &users.admin {
+        file.admin = admin.clone();
+    }
+    convert_legacy(&mut file, &mut problems);
+    if !doubtful {
+        check(&file, &users, &mut problems);
+    }
+    let config = build(file, users, sources.environment, &mut problems);
+    if problems.errors.is_empty() {
+        let warnings = problems.warnings.iter().map(ToString::to_string).collect();
+        return Ok(Resolved { config, warnings });
+    }
+    let order = |problem: &Problem| {
+        (
+            problem.file == users_path,
+            problem.file.clone(),
+            problem.line,
+        )
+    };
+    problems.errors.sort_by_key(order);
+    problems.errors.dedup();
+    Err(problems.errors)
+}
+
+/// Splits the files into parts. Sees invalid files too, then its result is dropped.
+fn build(
+    mut file: File,
+    users_file: UsersFile,
+    environment: &Environment,
+    problems: &mut Problems,
+) -> Config {
+    if file.general.value.query_parser_enabled {
+        file.general.value.query_parser = QueryParser::On;
+    }
+    let general = &file.general.value;
+    let (users, pools) = users_and_pools(&file, &users_file, problems);
+    Config {
+        listen: Listen {
+            host: general.host.clone(),
+            port: general.port,
+        },
+        workers: NonZeroUsize::new(general.workers),
+        clients: client_limits(general),
+        servers: server_limits(general),
+        shutdown: ShutdownLimits {
+            timeout: general.shutdown_timeout.limit(),
+            termination_timeout: general.shutdown_termination_timeout.and_then(Millis::limit),
+        },
+        prepared: PreparedLimits {
+            level: general.prepared_statements,
+            statements_max: Some(general.prepared_statements_limit)
+                .filter(|limit| *limit < DISABLED),
+        },
+        log: log_settings(general),
+        tcp: tcp_options(&file),
+        admin: admin_identity(&file.admin.value),
+        instance: Instance {
+            node_id: environment.get("NODE_ID").cloned(),
+            deployment_id: environment.get("DEPLOYMENT_ID").cloned(),
+        },
+        clusters: clusters(&file.databases),
+        pools,
+        users,
+        mirrors: mirrors(&file),
+        file,
+        users_file,
+    }
+}
+
+fn client_limits(general: &General) -> ClientLimits {
+    ClientLimits {
+        auth_type: general.auth_type,
+        login_timeout: general.client_login_timeout.limit(),
+        idle_timeout: general.client_idle_timeout.limit(),
+        idle_in_transaction_timeout: general.client_idle_in_transaction_timeout.limit(),
+        query_bytes_max: general
+            .query_size_limit
+            .map(|limit| limit.0)
+            .filter(|limit| *limit < DISABLED),
+        query_size_action: general.query_size_limit_action,
+        recovery: general.client_connection_recovery,
+    }
+}
+
+fn server_limits(general: &General) -> ServerLimits {
+    ServerLimits {
+        connect_timeout: general.connect_timeout.limit(),
+        connect_attempts: general.connect_attempts,
+        connect_attempt_delay: general.connect_attempt_delay.duration(),
+        rollback_timeout: general.rollback_timeout.limit(),
+        query_timeout: general.query_timeout.limit(),
+        recovery: general.connection_recovery,
+    }
+}
+
+fn log_settings(general: &General) -> LogSettings {
+    let window = general
+        .log_dedup_window
+        .limit()
+        .filter(|window| !window.is_zero());
+    LogSettings {
+        format: general.log_format,
+        level: general.log_level.clone(),
+        connections: general.log_connections,
+        disconnections: general.log_disconnections,
+        dedup: window.zip(Some(general.log_dedup_threshold).filter(|repeats| *repeats > 0)),
+        min_duration_parse: general.log_min_duration_parse.and_then(Millis::limit),
+        query_sample_chars: general.log_query_sample_length,
+    }
+}
+
+fn tcp_options(file: &File) -> TcpOptions {
+    let tcp = &file.tcp.value;
+    TcpOptions {
+        keepalive: tcp.keepalive,
+        time: tcp.time.and_then(Millis::limit),
+        interval: tcp.interval.and_then(Millis::limit),
+        retries: tcp.retries,
+        user_timeout: tcp.user_timeout.and_then(Millis::limit),
+        congestion_control: tcp.congestion_control.clone(),
+    }
+}
+
+fn admin_identity(admin: &Admin) -> AdminIdentity {
+    AdminIdentity {
+        name: admin.name.clone(),
+        user: admin.user.clone(),
+        password: admin.password.clone(),
+    }
+}
+
+fn clusters(databases: &[Entry<Database>]) -> Vec<Cluster> {
+    let mut clusters: BTreeMap<&str, BTreeMap<u32, Vec<Server>>> = BTreeMap::new();
+    for Entry { value, .. } in databases {
+        let shards = clusters.entry(&value.name).or_default();
+        shards.entry(value.shard).or_default().push(Server {
+            address: value.address(),
+            role: value.role,
+            weight: value.lb_weight,
+            resharding_only: value.resharding_only,
+        });
+    }
+    let shard = |(number, servers)| Shard { number, servers };
+    let cluster = |(name, shards): (&str, BTreeMap<_, _>)| Cluster {
+        name: name.to_owned(),
+        shards: shards.into_iter().map(shard).collect(),
+    };
+    clusters.into_iter().map(cluster).collect()
+}
+
+fn mirrors(file: &File) -> Vec<Mirror> {
+    let general = &file.general.value;
+    let mirror = |Entry { value, .. }: &Entry<super::file::Mirroring>| Mirror {
+        source: value.source_db.clone(),
+        destination: value.destination_db.clone(),
+        queue_max: value.queue_length.unwrap_or(general.mirror_queue),
+        exposure: value.exposure.unwrap_or(general.mirror_exposure).0,
+        level: value.level,
+    };
+    file.mirroring.iter().map(mirror).collect()
+}
+
+/// Everyone's entry for each of their databases, and a pool for each of its servers.
+fn users_and_pools(
+    file: &File,
+    users_file: &UsersFile,
+    problems: &mut Problems,
+) -> (Users, Vec<PoolConfig>) {
+    let mut servers: BTreeMap<&str, Vec<&Entry<Database>>> = BTreeMap::new();
+    for database in &file.databases {
+        servers
+            .entry(&database.value.name)
+            .or_default()
+            .push(database);
+    }
+    let mut users = Users::default();
+    let mut pools = Vec::new();
+    for entry in &users_file.users {
+        for database in entry.value.database_names(file) {
+            if users
+                .insert(user(&entry.value, database, &file.general.value))
+                .is_err()
+            {
+                continue; // reported by `check`
+            }
+            for server in servers.get(database).into_iter().flatten() {
+                pools.push(pool(&file.general.value, server, entry, problems));
+            }
+        }
+    }
+    let key = |pool: &PoolConfig| (pool.user.clone(), pool.database.clone(), pool.shard);
+    pools.sort_by_key(key);
+    (users, pools)
+}
+
+fn user(entry: &UserEntry, database: &str, general: &General) -> User {
+    let two_phase = entry.two_phase_commit.unwrap_or(general.two_phase_commit);
+    let two_phase_auto = entry
+        .two_phase_commit_auto
+        .unwrap_or(general.two_phase_commit_auto);
+    User {
+        name: entry.name.clone(),
+        database: database.to_owned(),
+        credentials: entry.credentials(),
+        cross_shard_disabled: entry
+            .cross_shard_disabled
+            .unwrap_or(general.cross_shard_disabled),
+        two_phase_commit: match (two_phase, two_phase_auto) {
+            (false, _) => TwoPhaseCommit::Off,
+            (true, false) => TwoPhaseCommit::Transactions,
+            (true, true) => TwoPhaseCommit::Statements,
+        },
+        schema_admin: entry.schema_admin,
+    }
+}
+
+/// All inheritance of one pool: the user's entry, then the database's, then `[general]`.
+fn pool(
+    general: &General,
+    server: &Entry<Database>,
+    entry: &Entry<UserEntry>,
+    problems: &mut Problems,
+) -> PoolConfig {
+    let (database, user) = (&server.value, &entry.value);
+    // Limits of the server's role are stronger than plain ones, the user's stronger than the database's.
+    let (size, size_min, idle_timeout) = match database.role {
+        Role::Primary => (
+            user.pool_size_primary.or(database.pool_size_primary),
+            user.min_pool_size_primary
+                .or(database.min_pool_size_primary),
+            user.idle_timeout_primary.or(database.idle_timeout_primary),
+        ),
+        Role::Replica => (
+            user.pool_size_replica.or(database.pool_size_replica),
+            user.min_pool_size_replica
+                .or(database.min_pool_size_replica),
+            user.idle_timeout_replica.or(database.idle_timeout_replica),
+        ),
+        Role::Auto => (None, None, None),
+    };
+    let size = size
+        .or(user.pool_size)
+        .or(database.pool_size)
+        .unwrap_or(general.default_pool_size);
+    let size_min = size_min
+        .or(user.min_pool_size)
+        .or(database.min_pool_size)
+        .unwrap_or(general.min_pool_size);
+    let idle_timeout = idle_timeout
+        .or(user.idle_timeout)
+        .or(database.idle_timeout)
+        .unwrap_or(general.idle_timeout);
+    let lifetime = user
+        .server_lifetime
+        .or(database.server_lifetime)
+        .unwrap_or(general.server_lifetime);
+    let jitter = user
+        .server_lifetime_jitter
+        .or(database.server_lifetime_jitter)
+        .unwrap_or(general.server_lifetime_jitter);
+    // Without credentials only passthrough can open connections, and only when a client is there.
+    let size_min = if user.credentials().is_empty() {
+        0
+    } else {
+        size_min
+    };
+    if size_min > size {
+        let reason = format!(
+            "min_pool_size {size_min} is above pool_size {size} for database \"{}\", using {size}",
+            database.name
+        );
+        problems.warnings.push(entry.problem("", reason));
+    }
+
+    let timeout = |user: Option<Millis>, database: Option<Millis>| {
+        let timeout = user.or(database).and_then(Millis::limit)?;
+        Some(timeout.as_millis().to_string())
+    };
+    let read_only = user
+        .read_only
+        .unwrap_or(database.read_only)
+        .then(|| "on".to_owned());
+    let startup = [
+        ("default_transaction_read_only", read_only),
+        (
+            "lock_timeout",
+            timeout(user.lock_timeout, database.lock_timeout),
+        ),
+        (
+            "statement_timeout",
+            timeout(user.statement_timeout, database.statement_timeout),
+        ),
+    ];
+    PoolConfig {
+        user: user.name.clone(),
+        database: database.name.clone(),
+        shard: database.shard,
+        role: database.role,
+        address: database.address(),
+        login: server_login(database, user),
+        mode: user
+            .pooler_mode
+            .or(database.pooler_mode)
+            .unwrap_or(general.pooler_mode),
+        limits: PoolLimits {
+            size,
+            size_min: size_min.min(size),
+            checkout_timeout: general.checkout_timeout.limit(),
+            idle_timeout: idle_timeout.limit(),
+            lifetime: lifetime.limit(),
+            lifetime_jitter: jitter.duration(),
+        },
+        startup: startup
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+    }
+}
+
+/// The first that is given; for server credentials the database's entry is stronger than the user's.
+fn server_login(database: &Database, user: &UserEntry) -> ServerLogin {
+    let name = database
+        .user
+        .as_ref()
+        .or(user.server_user.as_ref())
+        .unwrap_or(&user.name);
+    let passwords: Vec<Secret> = if user.server_auth != ServerAuth::Password {
+        Vec::new()
+    } else if let Some(password) = database.password.as_ref().or(user.server_password.as_ref()) {
+        vec![password.clone()]
+    } else {
+        user.password
+            .iter()
+            .chain(&user.passwords)
+            .cloned()
+            .collect()
+    };
+    ServerLogin {
+        user: name.clone(),
+        passwords,
+    }
+}
+
+impl Database {
+    fn address(&self) -> ServerAddress {
+        ServerAddress {
+            host: Host::from(self.host.as_str()),
+            port: self.port,
+            database_name: self.database_name.as_ref().unwrap_or(&self.name).clone(),
+        }
+    }
+}
+
+impl UserEntry {
+    /// The databases that this entry is for, each once.
+    pub(super) fn database_names<'a>(&'a self, file: &'a File) -> BTreeSet<&'a str> {
+        if self.all_databases {
+            file.databases
+                .iter()
+                .map(|database| database.value.name.as_str())
+                .collect()
+        } else if self.database.is_empty() {
+            self.databases.iter().map(String::as_str).collect()
+        } else {
+            BTreeSet::from([self.database.as_str()])
+        }
+    }
+
+    /// How a client may prove to be this user.
+    pub(super) fn credentials(&self) -> Credentials {
+        match &self.identity {
+            Some(identity) => Credentials {
+                identity: Some(identity.clone()),
+                ..Credentials::default()
+            },
+            None => Credentials {
+                passwords: self
+                    .password
+                    .iter()
+                    .chain(&self.passwords)
+                    .cloned()
+                    .collect(),
+                password_hash: self.password_hash.clone(),
+                identity: None,
+            },
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Clients waiting for a connection, in order of arrival; any of them may leave at once.
+
+use std::time::Instant;
+
+use super::ClientId;
+
+/// "No slot": ends the list and the list of free slots.
+const NIL: usize = usize::MAX;
+
+/// Slots whose memory is kept when the queue runs empty.
+const SLOTS_KEPT: usize = 256;
+
+/// One client's place in the queue. Never valid again once the client was served, failed or cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    slot: usize,
+    serial: u64,
+}
+
+/// Who waits, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) client: ClientId,
+    pub(super) since: Instant,
+}
+
+/// A queue as a doubly linked list through a vector:
+///
+/// ```text
+/// slots   [ a | - | c | b ]      head ─► a ⇄ b ⇄ c ◄─ tail
+///               └ free ─► NIL
+/// ```
+///
+/// Push, pop and removal are constant time. It has no limit of its own: a client waits in at most one
+/// place per pool, so there are never more entries than clients on this core (48 bytes each), and clients
+/// are limited where they are accepted.
+///
+/// Invariant: `since` never decreases from head to tail, so deadlines expire from the head.
+#[derive(Debug)]
+pub(super) struct Waiters {
+    slots: Vec<Slot>,
+    head: usize,
+    tail: usize,
+    free: usize,
+    len: usize,
+    /// Serial of the next ticket; 0 marks a free slot.
+    next_serial: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    waiter: Waiter,
+    serial: u64,
+    prev: usize,
+    next: usize,
+}
+
+impl Waiters {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            head: NIL,
+            tail: NIL,
+            free: NIL,
+            len: 0,
+            next_serial: 1,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Arrival of the client that waits longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.slots.get(self.head).map(|slot| slot.waiter.since)
+    }
+
+    /// Joins the end of the queue.
+    pub(super) fn push(&mut self, client: ClientId, now: Instant) -> Ticket {
+        let since = match self.slots.get(self.tail) {
+            Some(last) => now.max(last.waiter.since),
+            None => now,
+        };
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let slot = Slot {
+            waiter: Waiter { client, since },
+            serial,
+            prev: self.tail,
+            next: NIL,
+        };
+        let at = if self.free == NIL {
+            self.slots.push(slot);
+            self.slots.len() - 1
+        } else {
+            let at = self.free;
+            self.free = self.slots[at].next;
+            self.slots[at] = slot;
+            at
+        };
+        match self.slots.get_mut(self.tail) {
+            Some(last) => last.next = at,
+            None => self.head = at,
+        }
+        self.tail = at;
+        self.len += 1;
+        Ticket { slot: at, serial }
+    }
+
+    /// Takes the client that waits longest.
+    pub(super) fn pop(&mut self) -> Option<(Ticket, Waiter)> {
+        let serial = self.slots.get(self.head)?.serial;
+        let ticket = Ticket {
+            slot: self.head,
+            serial,
+        };
+        let waiter = self.remove(ticket).expect("the head is in the queue");
+        Some((ticket, waiter))
+    }
+
+    /// Takes one client out of the queue; `None` when it is not waiting any more.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let slot = self.slots.get_mut(ticket.slot)?;
+        if slot.serial != ticket.serial {
+            return None;
+        }
+        let (waiter, prev, next) = (slot.waiter, slot.prev, slot.next);
+        slot.serial = 0;
+        slot.next = self.free;
+        self.free = ticket.slot;
+        match self.slots.get_mut(prev) {
+            Some(before) => before.next = next,
+            None => self.head = next,
+        }
+        match self.slots.get_mut(next) {
+            Some(after) => after.prev = prev,
+            None => self.tail = prev,
+        }
+        self.len -= 1;
+        if self.len == 0 && self.slots.len() > SLOTS_KEPT {
+            // After a burst: serials never repeat, so that old tickets stay invalid.
+            self.slots.clear();
+            self.slots.shrink_to(SLOTS_KEPT);
+            self.free = NIL;
+        }
+        Some(waiter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn drain(waiters: &mut Waiters) -> Vec<u64> {
+        std::iter::from_fn(|| waiters.pop().map(|(_, waiter)| waiter.client.0)).collect()
+    }
+
+    #[test]
+    fn first_come_first_served() {
+        let start = Instant::now();
+        let mut waiters = Waiters::new();
+        for client in 0..4 {
+            waiters.push(ClientId(client), start + Duration::from_millis(client));
+        }
+        assert_eq!(waiters.oldest(), Some(start));
+        assert_eq!(drain(&mut waiters), [0, 1, 2, 3]);
+        assert!(waiters.is_empty());
+        assert_eq!(waiters.oldest(), None);
+    }
+
+    #[test]
+    fn anyone_may_leave() {
+        let start = Instant::now();
+        for leaving in 0..5 {
+            let mut waiters = Waiters::new();
+            let tickets: Vec<_> = (0..5).map(|c| waiters.push(ClientId(c), start)).collect();
+            assert!(waiters.remove(tickets[leaving]).is_some());
+            assert!(waiters.remove(tickets[leaving]).is_none());
+            let again = waiters.push(ClientId(9), start);
+            assert_eq!(
+                again.slot, tickets[leaving].slot,
+                "the free slot is used again"
+            );
+            assert!(
+                waiters.remove(tickets[leaving]).is_none(),
+                "an old ticket is void"
+            );
+            let mut expected: Vec<u64> = (0..5).filter(|c| *c != leaving as u64).collect();
+            expected.push(9);
+            assert_eq!(drain(&mut waiters), expected);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_keeps_the_order() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let mut waiters = Waiters::new();
+        waiters.push(ClientId(0), start);
+        waiters.push(ClientId(1), start - Duration::from_millis(5));
+        waiters.pop();
+        assert_eq!(waiters.oldest(), Some(start));
+    }
+
+    #[test]
+    fn memory_of_a_burst_is_returned() {
+        let start = Instant::now();
+        let mut waiters = Waiters::new();
+        let first = waiters.push(ClientId(0), start);
+        for client in 1..5_000 {
+            waiters.push(ClientId(client), start);
+        }
+        assert_eq!(drain(&mut waiters).len(), 5_000);
+        assert!(waiters.slots.capacity() <= SLOTS_KEPT);
+        waiters.push(ClientId(1), start);
+        assert!(waiters.remove(first).is_none());
+        assert_eq!(waiters.len(), 1);
+    }
+}

@@ -1,0 +1,481 @@
+//! The conversation with one server: which replies it owes, and what becomes of each.
+//!
+//! Every message sent is noted with [`Exchange::sent`], every reply shown to [`Exchange::received`], which answers
+//! whether the client gets it. A server is at rest when nothing is owed and it said ReadyForQuery idle after all
+//! that was sent.
+//!
+//! ```text
+//!              Parse  Bind  Execute  Sync        sent, in order
+//!   owed:     [ 1      2     D* C     Z ]
+//!              ▲ the head: what the next reply must answer
+//!   an error:  1 2 E            ─►  [ Z ]        the server skips to Sync, and so do we
+//! ```
+//!
+//! Source: <https://www.postgresql.org/docs/current/protocol-flow.html>
+
+use std::collections::VecDeque;
+
+use super::backend::TransactionStatus;
+
+/// What a message that we send makes the server answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// Parse: ParseComplete.
+    ParseComplete,
+    /// Bind: BindComplete.
+    BindComplete,
+    /// Close: CloseComplete.
+    CloseComplete,
+    /// Describe: ParameterDescription for a statement, then RowDescription or NoData.
+    Description,
+    /// Execute: rows or COPY data, then CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execution,
+    /// Query or FunctionCall: anything up to ReadyForQuery.
+    Results,
+    /// Sync: ReadyForQuery.
+    Ready,
+    /// CopyDone or CopyFail: nothing of its own; it ends what the server reads as COPY data.
+    CopyEnd,
+}
+
+/// What becomes of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The client gets it.
+    Forward,
+    /// It answers a message of ours: nobody gets it.
+    Drop,
+    /// The server was never asked: the client gets one made by us when its turn comes.
+    Synthesize,
+}
+
+/// The server said something that answers nothing we sent: it and we are out of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfStep {
+    /// The type byte of the message.
+    pub tag: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    None,
+    /// The server reads COPY data, and ignores Flush and Sync among it.
+    In,
+    /// CopyBothResponse: replication, which never ends in order.
+    Both,
+}
+
+/// What one server owes. See the module's text.
+#[derive(Debug)]
+pub struct Exchange {
+    owed: VecDeque<(Owed, Fate)>,
+    status: TransactionStatus,
+    /// Extended-protocol messages were sent after the last Sync.
+    unsynced: bool,
+    /// After an error the server ignores everything up to a Sync that we have yet to send.
+    skipping: bool,
+    copy: Copy,
+    /// A Sync was sent amid COPY data: after an error nobody can tell whether the server ignored it.
+    ambiguous: bool,
+    failed_drops: u32,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            owed: VecDeque::new(),
+            status: TransactionStatus::Idle,
+            unsynced: false,
+            skipping: false,
+            copy: Copy::None,
+            ambiguous: false,
+            failed_drops: 0,
+        }
+    }
+}
+
+impl Exchange {
+    /// Replies that may be owed before [`Exchange::is_full`] asks for a pause: the depth of a pipeline.
+    pub const OWED_MAX: usize = 16_384;
+
+    /// Nothing is owed, no transaction is open, and the server has synchronised after all we sent.
+    #[inline]
+    pub fn at_rest(&self) -> bool {
+        self.owed.is_empty() && self.status == TransactionStatus::Idle && !self.unsynced
+    }
+
+    /// Nothing is owed right now; a transaction may be open.
+    #[inline]
+    pub fn nothing_owed(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// The status of the last ReadyForQuery.
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// A batch was begun that no Sync has ended.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Take no more from the client until replies have come.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= Self::OWED_MAX
+    }
+
+    /// The server reads COPY data.
+    pub fn copying_in(&self) -> bool {
+        self.copy == Copy::In
+    }
+
+    /// The server speaks the streaming replication protocol, and its connection will never be fit for another use.
+    pub fn replicating(&self) -> bool {
+        self.copy == Copy::Both
+    }
+
+    /// How many messages of ours (fate [`Fate::Drop`]) were answered by an error since the last call.
+    pub fn take_failed_drops(&mut self) -> u32 {
+        std::mem::take(&mut self.failed_drops)
+    }
+
+    /// Notes that a message was sent, or, for [`Fate::Synthesize`], that it was not.
+    #[inline]
+    pub fn sent(&mut self, owed: Owed, fate: Fate) {
+        match owed {
+            Owed::Ready if self.copy == Copy::In => self.ambiguous = true,
+            Owed::Ready => {
+                self.skipping = false;
+                self.unsynced = false;
+                self.owed.push_back((owed, fate));
+            }
+            _ if self.skipping => {}
+            Owed::Results => {
+                self.unsynced = false;
+                self.owed.push_back((owed, fate));
+            }
+            Owed::CopyEnd if self.copy == Copy::In => self.copy = Copy::None,
+            // The server has yet to say that it wants COPY data, or already said that it does not.
+            Owed::CopyEnd if self.owed.is_empty() => {}
+            Owed::CopyEnd => self.owed.push_back((owed, fate)),
+            Owed::ParseComplete
+            | Owed::BindComplete
+            | Owed::CloseComplete
+            | Owed::Description
+            | Owed::Execution => {
+                self.unsynced |= fate != Fate::Synthesize;
+                self.owed.push_back((owed, fate));
+            }
+        }
+    }
+
+    /// Is the next reply ours to make?
+    #[inline]
+    pub fn has_synthetic(&self) -> bool {
+        matches!(self.owed.front(), Some((_, Fate::Synthesize)))
+    }
+
+    /// The next reply that is ours to make, in its turn: ParseComplete or CloseComplete.
+    #[inline]
+    pub fn next_synthetic(&mut self) -> Option<Owed> {
+        match self.owed.front() {
+            Some(&(owed, Fate::Synthesize)) => {
+                self.owed.pop_front();
+                Some(owed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Shows a message of the server. `first` is the first byte of its body (ReadyForQuery's status).
+    ///
+    /// NoticeResponse, NotificationResponse and ParameterStatus may come at any time and change nothing.
+    ///
+    /// Errors: the message answers nothing that was sent; the connection is of no further use.
+    #[inline]
+    pub fn received(&mut self, tag: u8, first: Option<u8>) -> Result<Fate, OutOfStep> {
+        let Some(&(head, fate)) = self.owed.front() else {
+            return self.unprompted(tag);
+        };
+        match (tag, head) {
+            (b'D' | b'd', Owed::Execution | Owed::Results) => Ok(fate),
+            (b'Z', Owed::Ready | Owed::Results) => {
+                self.status = first
+                    .and_then(|byte| TransactionStatus::parse(&[byte]).ok())
+                    .ok_or(OutOfStep { tag })?;
+                self.copy = Copy::None;
+                self.ambiguous = false;
+                self.pop();
+                Ok(fate)
+            }
+            (b'C' | b'I' | b's', Owed::Execution)
+            | (b'1', Owed::ParseComplete)
+            | (b'2', Owed::BindComplete)
+            | (b'3', Owed::CloseComplete)
+            | (b'T' | b'n', Owed::Description) => {
+                self.pop();
+                Ok(fate)
+            }
+            (b't', Owed::Description)
+            | (b'C' | b'I' | b'T' | b'V', Owed::Results)
+            | (b'H' | b'c', Owed::Execution | Owed::Results)
+            | (b'N' | b'A' | b'S', _) => Ok(fate),
+            (b'G', Owed::Execution | Owed::Results) => {
+                self.begin_copy_in();
+                Ok(fate)
+            }
+            (b'W', Owed::Execution | Owed::Results) => {
+                self.copy = Copy::Both;
+                Ok(fate)
+            }
+            (b'E', _) => self.failed(head, fate),
+            _ => Err(OutOfStep { tag }),
+        }
+    }
+
+    fn unprompted(&mut self, tag: u8) -> Result<Fate, OutOfStep> {
+        match tag {
+            // An error without a question is a farewell: the server is about to close.
+            b'N' | b'A' | b'S' | b'E' => Ok(Fate::Forward),
+            _ => Err(OutOfStep { tag }),
+        }
+    }
+
+    /// The head is answered.
+    fn pop(&mut self) {
+        self.owed.pop_front();
+        while let Some((Owed::CopyEnd, _)) = self.owed.front() {
+            self.owed.pop_front();
+        }
+    }
+
+    /// The server reads COPY data from here on: whatever Syncs were sent ahead of their end it ignores.
+    fn begin_copy_in(&mut self) {
+        let end = self
+            .owed
+            .iter()
+            .position(|(owed, _)| *owed == Owed::CopyEnd);
+        self.copy = if end.is_some() { Copy::None } else { Copy::In };
+        let until = end.unwrap_or(self.owed.len());
+        let mut at = 0;
+        self.owed.retain(|(owed, _)| {
+            let ignored = at < until && *owed == Owed::Ready || Some(at) == end;
+            at += 1;
+            !ignored
+        });
+        self.unsynced |= self
+            .owed
+            .front()
+            .is_some_and(|(owed, _)| *owed == Owed::Execution)
+            && !self.owed.iter().any(|(owed, _)| *owed == Owed::Ready);
+    }
+
+    /// An error ends the batch: the server skips to Sync. After a Query it says ReadyForQuery by itself.
+    fn failed(&mut self, head: Owed, fate: Fate) -> Result<Fate, OutOfStep> {
+        self.failed_drops += u32::from(fate == Fate::Drop);
+        match head {
+            Owed::Results => {
+                self.copy = Copy::None;
+                return Ok(fate);
+            }
+            // The server could not even synchronise (a deferred constraint at commit): ReadyForQuery follows.
+            Owed::Ready => return Ok(fate),
+            _ if self.ambiguous => return Err(OutOfStep { tag: b'E' }),
+            _ => {}
+        }
+        self.copy = Copy::None;
+        while let Some((owed, _)) = self.owed.front() {
+            if *owed == Owed::Ready {
+                return Ok(Fate::Forward);
+            }
+            self.owed.pop_front();
+        }
+        self.skipping = true;
+        self.unsynced = true;
+        // An error in a message of ours is an error in what it was sent for: the client hears of it.
+        Ok(Fate::Forward)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const F: Fate = Fate::Forward;
+
+    /// Plays a script: `>x` sends, `<x` receives; `x` names are those of the protocol's type bytes.
+    fn play(script: &str) -> (Exchange, Vec<Result<Fate, OutOfStep>>) {
+        let mut exchange = Exchange::default();
+        let mut fates = Vec::new();
+        for step in script.split_whitespace() {
+            let (direction, what) = step.split_at(1);
+            let (what, fate) = match what.strip_suffix('!') {
+                Some(what) => (what, Fate::Drop),
+                None => match what.strip_suffix('?') {
+                    Some(what) => (what, Fate::Synthesize),
+                    None => (what, F),
+                },
+            };
+            if direction == ">" {
+                match what {
+                    "P" => exchange.sent(Owed::ParseComplete, fate),
+                    "B" => exchange.sent(Owed::BindComplete, fate),
+                    "C" => exchange.sent(Owed::CloseComplete, fate),
+                    "D" => exchange.sent(Owed::Description, fate),
+                    "E" => exchange.sent(Owed::Execution, fate),
+                    "Q" => exchange.sent(Owed::Results, fate),
+                    "S" => exchange.sent(Owed::Ready, fate),
+                    "H" => {} // Flush is answered by nothing
+                    "c" | "f" => exchange.sent(Owed::CopyEnd, fate),
+                    other => panic!("no such message: {other}"),
+                }
+            } else {
+                let bytes = what.as_bytes();
+                fates.push(exchange.received(bytes[0], bytes.get(1).copied()));
+                while exchange.next_synthetic().is_some() {
+                    fates.push(Ok(Fate::Synthesize));
+                }
+            }
+        }
+        (exchange, fates)
+    }
+
+    #[test]
+    fn rests_only_when_everything_is_answered() {
+        // (script, at rest at the end)
+        let cases = [
+            ("", true),
+            (">Q", false),
+            (">Q <T <D <C", false),
+            (">Q <T <D <C <ZI", true),
+            (">Q <C <ZT", false),
+            (">Q <C <ZT >Q <C <ZI", true),
+            (">Q <E <ZI", true),
+            (">Q <E <ZE", false),
+            (">Q <T <D <C <C <I <ZI", true),
+            (">P >B >D >E >S <1 <2 <T <D <D <C <ZI", true),
+            (">P >D >H <1 <t <T", false),
+            (">P >D >H <1 <t <n >S <ZI", true),
+            (">B >E >S <2 <s <ZT", false),
+            // A portal with a row limit inside an implicit transaction: nothing owed, but not synchronised.
+            (">P >B >E >H <1 <2 <D <s", false),
+            (">P >B >E >H <1 <2 <D <s >E >S <D <C <ZI", true),
+            // Two batches in one pipeline, the first fails.
+            (">P >B >E >S >B >E >S <1 <E <ZI <2 <C <ZI", true),
+            // An error before the Sync was sent: what comes until then is ignored.
+            (">P >H <E >B >E", false),
+            (">P >H <E >B >E >S <ZI", true),
+            (">P >H <E >Q >S <ZI", true),
+            // A failed Sync (deferred constraint).
+            (">P >B >E >S <1 <2 <C <E <ZI", true),
+            // Function call.
+            (">Q <V <ZI", true),
+            // Empty query.
+            (">Q <I <ZI", true),
+            (">P >B >E >S <1 <2 <I <ZI", true),
+        ];
+        for (script, at_rest) in cases {
+            let (exchange, fates) = play(script);
+            assert!(fates.iter().all(Result::is_ok), "{script}: {fates:?}");
+            assert_eq!(exchange.at_rest(), at_rest, "{script}: {exchange:?}");
+        }
+    }
+
+    #[test]
+    fn copy_in_ignores_syncs_until_its_data_ends() {
+        let cases = [
+            // Simple protocol.
+            (">Q <G", false),
+            (">Q <G >c <C <ZI", true),
+            (">Q <G >f <E <ZI", true),
+            // The server fails while the client streams; its CopyDone comes late and means nothing.
+            (">Q <G <E <ZI", true),
+            (">Q <G <E <ZI >c", true),
+            // CopyDone was on its way when the error came.
+            (">Q <G >c <E <ZI", true),
+            (">Q >c <E <ZI", true),
+            // All sent ahead.
+            (">Q >c <G <C <ZI", true),
+            (">Q >c >Q <G <C <ZI <C <ZI", true),
+            // libpq: Sync ahead of the data is ignored, the one after it counts.
+            (">P >B >D >E >S <1 <2 <n <G >c >S <C <ZI", true),
+            (">P >B >D >E >S <1 <2 <n <G >c", false),
+            (">P >B >D >E >S <1 <2 <n <G", false),
+            (">P >B >E >S >c >S <1 <2 <G <C <ZI", true),
+            // It fails amid the data: the server waits for a Sync.
+            (">P >B >E >S <1 <2 <G <E", false),
+            (">P >B >E >S <1 <2 <G <E >c >S <ZI", true),
+            // It fails before it begins: that Sync counts.
+            (">P >B >E >S <1 <2 <E <ZI", true),
+            // Out.
+            (">Q <H <d <d <c <C <ZI", true),
+            (">P >B >E >S <1 <2 <H <d <c <C <ZI", true),
+        ];
+        for (script, at_rest) in cases {
+            let (exchange, fates) = play(script);
+            assert!(fates.iter().all(Result::is_ok), "{script}: {fates:?}");
+            assert_eq!(exchange.at_rest(), at_rest, "{script}: {exchange:?}");
+        }
+    }
+
+    #[test]
+    fn replies_to_our_own_messages_do_not_reach_the_client() {
+        use Fate::{Drop, Forward, Synthesize};
+
+        let cases: [(&str, &[Fate]); 5] = [
+            (">Q! >Q <C <ZI <C <ZI", &[Drop, Drop, Forward, Forward]),
+            (
+                ">P! >B >E >S <1 <2 <C <ZI",
+                &[Drop, Forward, Forward, Forward],
+            ),
+            (
+                ">B >P? >E >S <2 <C <ZI",
+                &[Forward, Synthesize, Forward, Forward],
+            ),
+            // Our Parse of the client's statement fails: the client hears it, once.
+            (">P! >B >E >S <E <ZI", &[Forward, Forward]),
+            // What was not sent is not answered after an error either.
+            (">B >P? >E >S <E <ZI", &[Forward, Forward]),
+        ];
+        for (script, expected) in cases {
+            let (exchange, fates) = play(script);
+            let fates: Vec<Fate> = fates.into_iter().map(Result::unwrap).collect();
+            assert_eq!(fates, expected, "{script}");
+            assert!(exchange.at_rest(), "{script}");
+        }
+    }
+
+    #[test]
+    fn failures_of_our_own_statements_are_counted() {
+        let (mut exchange, _) = play(">Q! <E <ZI");
+        assert_eq!(
+            (exchange.take_failed_drops(), exchange.take_failed_drops()),
+            (1, 0)
+        );
+    }
+
+    #[test]
+    fn an_answer_to_nothing_is_out_of_step() {
+        for script in [
+            "<D", "<ZI", "<C", ">S <D", ">P <2", ">B <1", ">Q <1", ">Q <Z?", ">S <C", ">E <T",
+            "<K", ">Q <R",
+        ] {
+            let (_, fates) = play(&script.replace("<Z?", "<Zx"));
+            assert!(fates.last().unwrap().is_err(), "{script}");
+        }
+        // A Sync amid COPY data, then an error: was it ignored or not?
+        let (_, fates) = play(">P >B >E <1 <2 <G >S <E");
+        assert!(fates.last().unwrap().is_err());
+    }
+
+    #[test]
+    fn notices_may_come_at_any_time() {
+        for script in ["<N", "<S", "<A", ">Q <N <C <S <ZI", ">P >S <N <1 <ZI <A"] {
+            let (exchange, fates) = play(script);
+            assert!(fates.iter().all(|fate| *fate == Ok(F)), "{script}");
+            assert!(exchange.at_rest());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a client has sent and nobody has taken yet.
+
+use cores::{Buf, Stream};
+
+use crate::error::Error;
+use crate::protocol::frame::{peek, Header, BODY_BYTES_MAX};
+
+/// An incomplete request up to this size waits for the rest before it takes a server.
+const REQUEST_BYTES_MAX: usize = 8 * 1024;
+
+/// Received bytes, in the receive buffer while they are on their way through, in a vector of their own size when
+/// they have to wait. Nothing while the client idles.
+#[derive(Default)]
+pub(super) struct Inbound {
+    pending: Pending,
+    /// Bytes still to come of a message whose beginning was passed on or skipped.
+    amid: Option<Amid>,
+}
+
+#[derive(Default)]
+enum Pending {
+    #[default]
+    Nothing,
+    Lent(Buf),
+    Kept {
+        bytes: Vec<u8>,
+        done: usize,
+    },
+}
+
+/// In the middle of a message.
+#[derive(Clone, Copy)]
+enum Amid {
+    Passed { bytes_left: usize },
+    Skipped { bytes_left: usize },
+}
+
+impl Inbound {
+    /// What came along with the login.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        let pending = if bytes.is_empty() {
+            Pending::Nothing
+        } else {
+            Pending::Kept { bytes, done: 0 }
+        };
+        Self {
+            pending,
+            amid: None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.pending {
+            Pending::Nothing => &[],
+            Pending::Lent(buf) => buf,
+            Pending::Kept { bytes, done } => bytes.get(*done..).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.pending, Pending::Nothing)
+    }
+
+    /// Was a part of a message passed on whose rest has not come?
+    pub(super) fn is_amid_message(&self) -> bool {
+        matches!(self.amid, Some(Amid::Passed { .. }))
+    }
+
+    /// Adds what has come.
+    pub(super) fn push(&mut self, buf: Buf) {
+        match &mut self.pending {
+            Pending::Nothing => self.pending = Pending::Lent(buf),
+            Pending::Lent(_) => {
+                self.settle();
+                self.push(buf);
+            }
+            Pending::Kept { bytes, done } => {
+                bytes.drain(..std::mem::take(done));
+                bytes.extend_from_slice(&buf);
+            }
+        }
+    }
+
+    /// Gives the receive buffer back, keeping its bytes.
+    pub(super) fn settle(&mut self) {
+        if let Pending::Lent(buf) = &self.pending {
+            self.pending = match buf.is_empty() {
+                true => Pending::Nothing,
+                false => Pending::Kept {
+                    bytes: buf.to_vec(),
+                    done: 0,
+                },
+            };
+        }
+    }
+
+    /// The header of the next message; the rest of a skipped one is removed on the way.
+    ///
+    /// Errors: a length that cannot be. In the middle of a message that was passed on there is no next one.
+    pub(super) fn next(&mut self) -> Result<Option<Header>, Error> {
+        if let Some(Amid::Skipped { bytes_left }) = self.amid.take() {
+            self.skip_bytes(bytes_left);
+        }
+        if self.amid.is_some() {
+            return Ok(None);
+        }
+        Ok(peek(self.bytes(), BODY_BYTES_MAX)?)
+    }
+
+    /// May a server be taken for this request: is it here in full, or too large to wait for?
+    pub(super) fn is_ready(&self, header: Header) -> bool {
+        self.len() >= header.frame_bytes().min(REQUEST_BYTES_MAX)
+    }
+
+    /// Removes the next message.
+    pub(super) fn skip(&mut self, header: Header) {
+        self.skip_bytes(header.frame_bytes());
+    }
+
+    fn skip_bytes(&mut self, count: usize) {
+        let here = count.min(self.len());
+        self.consume(here);
+        self.amid = (here < count).then_some(Amid::Skipped {
+            bytes_left: count - here,
+        });
+    }
+
+    /// Passes the rest of a message on that was begun. False when there is none, or no byte of it.
+    pub(super) fn pass_rest(&mut self, to: &Stream) -> bool {
+        let Some(Amid::Passed { bytes_left }) = self.amid else {
+            return false;
+        };
+        let here = bytes_left.min(self.len());
+        self.pass(here, to);
+        self.amid = (here < bytes_left).then_some(Amid::Passed {
+            bytes_left: bytes_left - here,
+        });
+        here > 0
+    }
+
+    /// Passes `count` bytes on, at most those that are here; the rest follows as it comes.
+    pub(super) fn pass_messages(&mut self, count: usize, to: &Stream) {
+        let here = count.min(self.len());
+        self.pass(here, to);
+        self.amid = (here < count).then_some(Amid::Passed {
+            bytes_left: count - here,
+        });
+    }
+
+    fn pass(&mut self, count: usize, to: &Stream) {
+        match &mut self.pending {
+            Pending::Nothing => {}
+            Pending::Lent(buf) => to.send(buf.split_to(count)),
+            Pending::Kept { bytes, done } => {
+                to.write(bytes.get(*done..*done + count).unwrap_or_default())
+            }
+        }
+        if let Pending::Kept { done, .. } = &mut self.pending {
+            *done += count;
+        }
+        self.release_if_done();
+    }
+
+    fn consume(&mut self, count: usize) {
+        match &mut self.pending {
+            Pending::Nothing => {}
+            Pending::Lent(buf) => buf.advance(count),
+            Pending::Kept { done, .. } => *done += count,
+        }
+        self.release_if_done();
+    }
+
+    fn release_if_done(&mut self) {
+        if self.bytes().is_empty() {
+            self.pending = Pending::Nothing;
+        }
+    }
+}

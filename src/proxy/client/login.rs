@@ -1,0 +1,514 @@
+//! From an accepted socket to a session: encryption requests, startup, authentication, welcome.
+
+use std::rc::Rc;
+
+use cores::Stream;
+
+use crate::auth::{Credentials, Login, LoginRequest, Method, Password, Step, Verifier};
+use crate::config::choice::AuthType;
+use crate::config::User;
+use crate::error::{Error, Fault};
+use crate::pool::{Checkout, ClientId};
+use crate::protocol::authentication::AUTHENTICATION_OK;
+use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
+use crate::protocol::error_fields::{field, put_error, Fields};
+use crate::protocol::frame::{peek, HEADER_BYTES};
+use crate::protocol::parameters::{changes, Parameters};
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::startup::{self, Packet, Replication, StartupMessage, ENCRYPTION_REFUSED};
+use crate::protocol::startup_options;
+
+use super::super::core_state::{CoreState, Link, Phase};
+use super::super::pools::{PoolSlot, Welcome};
+use super::super::server::{cancel, RunError};
+use super::super::Mail;
+use super::{End, Inbound, Session};
+
+/// Encryption requests answered before the startup packet has to come.
+const ENCRYPTION_REQUESTS_MAX: usize = 2;
+
+/// Bytes of a client that is not logged in.
+struct Newcomer<'a> {
+    state: &'a Rc<CoreState>,
+    stream: Stream,
+    received: Vec<u8>,
+}
+
+/// What the startup packet asked for.
+struct Wish {
+    user: String,
+    database: String,
+    settings: Parameters,
+    version: startup::Version,
+    /// NegotiateProtocolVersion, if there is something to negotiate.
+    negotiation: Vec<u8>,
+}
+
+/// The session, or `None` when there is to be none.
+pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Session> {
+    let deadline = state
+        .config
+        .clients
+        .login_timeout
+        .and_then(|timeout| state.core.now().checked_add(timeout));
+    let mut newcomer = Newcomer {
+        state,
+        stream,
+        received: Vec::new(),
+    };
+    let error = match state.core.timeout_at(deadline, newcomer.log_in()).await {
+        Some(Ok(None)) => return None,
+        Some(Ok(Some(admitted))) => return Some(admitted.session(state, newcomer)),
+        Some(Err(End::Fatal(error))) => error,
+        Some(Err(End::Left | End::Silent)) => return None,
+        None => {
+            let limit = state
+                .config
+                .clients
+                .login_timeout
+                .unwrap_or_default()
+                .as_millis();
+            let text = format!("login not finished within {limit} ms (client_login_timeout)");
+            Error::fatal(Fault::Client, SqlState::QUERY_CANCELED, text)
+        }
+    };
+    let mut message = Vec::new();
+    put_error(&mut message, &error);
+    newcomer.stream.send_vec(message);
+    let goodbye = state.core.now() + std::time::Duration::from_secs(1);
+    let _ = state
+        .core
+        .timeout_at(Some(goodbye), newcomer.stream.close())
+        .await;
+    None
+}
+
+/// A client that may have a session.
+struct Admitted {
+    slot: Rc<PoolSlot>,
+    link: Rc<Link>,
+    settings: Rc<Parameters>,
+}
+
+impl Admitted {
+    fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> Session {
+        Session {
+            state: Rc::clone(state),
+            stream: newcomer.stream,
+            link: self.link,
+            slot: self.slot,
+            inbound: Inbound::of(newcomer.received),
+            settings: self.settings,
+            skipping: false,
+        }
+    }
+}
+
+impl Newcomer<'_> {
+    async fn log_in(&mut self) -> Result<Option<Admitted>, End> {
+        let Some(wish) = self.startup().await? else {
+            return Ok(None);
+        };
+        if self.state.phase.get() != Phase::Serving {
+            let text = "shutting down, not accepting connections";
+            return Err(End::Fatal(Error::fatal(
+                Fault::Proxy,
+                SqlState::CANNOT_CONNECT_NOW,
+                text,
+            )));
+        }
+        self.authenticate(&wish).await?;
+        let Some(slot) = self.state.pool_of(&wish.user, &wish.database) else {
+            let text = format!("database \"{}\" is not configured", wish.database);
+            return Err(End::Fatal(Error::fatal(
+                Fault::Client,
+                SqlState::INVALID_CATALOG_NAME,
+                text,
+            )));
+        };
+        let welcome = self.learn(&slot, wish.settings).await?;
+        let (key, link) = self.state.enroll(wish.version);
+        let mut message = AUTHENTICATION_OK.to_vec();
+        for (name, value) in welcome.reported.iter() {
+            ParameterStatus { name, value }.encode(&mut message);
+        }
+        key.backend_key_data().encode(&mut message);
+        message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
+        self.stream.send_vec(message);
+        if self.state.config.log.connections {
+            let (user, database) = (&wish.user, &wish.database);
+            tracing::info!(%user, %database, "client logged in");
+        }
+        Ok(Some(Admitted {
+            slot,
+            link,
+            settings: welcome.settings,
+        }))
+    }
+
+    /// Reads untagged packets up to the one that asks for a session; `None` when it was something else.
+    async fn startup(&mut self) -> Result<Option<Wish>, End> {
+        let mut requests = 0;
+        loop {
+            let parsed = startup::parse(&self.received).map_err(|error| match error {
+                startup::StartupError::CancelKey => End::Silent,
+                error => End::Fatal(error.into()),
+            })?;
+            let bytes = match parsed {
+                None => {
+                    self.read().await?;
+                    continue;
+                }
+                Some((Packet::Startup(message), bytes)) => {
+                    let wish = Wish::read(&message)?;
+                    self.received.drain(..bytes);
+                    return Ok(Some(wish));
+                }
+                Some((Packet::CancelRequest(request), _)) => {
+                    self.cancel(request.process_id, request.secret);
+                    return Ok(None);
+                }
+                Some((Packet::SslRequest | Packet::GssEncRequest, bytes)) => bytes,
+            };
+            requests += 1;
+            // What follows in the same segment was not meant for an unencrypted connection.
+            if requests > ENCRYPTION_REQUESTS_MAX || self.received.len() > bytes {
+                let text = "unencrypted data received after TLS request";
+                return Err(End::Fatal(Error::fatal(
+                    Fault::Client,
+                    SqlState::PROTOCOL_VIOLATION,
+                    text,
+                )));
+            }
+            self.received.clear();
+            self.stream.send_static(&[ENCRYPTION_REFUSED]);
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        match self.stream.recv().await? {
+            Some(buf) => {
+                self.received.extend_from_slice(&buf);
+                Ok(())
+            }
+            None => Err(End::Left),
+        }
+    }
+
+    /// Hands a cancel request to the core that issued its key.
+    fn cancel(&self, process_id: i32, secret: &[u8]) {
+        let state = self.state;
+        let cores = u16::try_from(state.core.count()).unwrap_or(u16::MAX);
+        let Some(core) = crate::protocol::cancel_key::core_of(process_id, cores) else {
+            return;
+        };
+        if usize::from(core) == state.core.index() {
+            cancel::requested(state, process_id, secret);
+        } else if state
+            .office
+            .send(
+                usize::from(core),
+                Mail::Cancel {
+                    process_id,
+                    secret: secret.to_vec(),
+                },
+            )
+            .is_err()
+        {
+            tracing::warn!("cancel request lost: the other core's mailbox is full");
+        }
+    }
+
+    async fn authenticate(&mut self, wish: &Wish) -> Result<(), End> {
+        let state = self.state;
+        let method = match state.config.clients.auth_type {
+            AuthType::Trust => Method::Trust,
+            AuthType::Plain => Method::Plain,
+            AuthType::Md5 => Method::Md5,
+            AuthType::Scram => Method::Scram,
+        };
+        let mut login = Login::new(LoginRequest {
+            user: &wish.user,
+            database: &wish.database,
+            method,
+            credentials: credentials(state.config.users.find(&wish.user, &wish.database)),
+            end_point: None,
+            secret: &state.instance_secret,
+            random: state.login_random(),
+        });
+        if !wish.negotiation.is_empty() {
+            self.stream.write(&wish.negotiation);
+        }
+        let mut step = login.start();
+        loop {
+            step = match step {
+                Step::Send(bytes) => {
+                    self.stream.send_vec(bytes);
+                    let (tag, body) = self.message().await?;
+                    login.message(tag, &body)
+                }
+                Step::Derive(derivations) => {
+                    let mut keys = Vec::with_capacity(derivations.len());
+                    for derivation in derivations {
+                        let busy = || {
+                            Error::fatal(
+                                Fault::Proxy,
+                                SqlState::TOO_MANY_CONNECTIONS,
+                                "too many clients",
+                            )
+                        };
+                        keys.push(
+                            state
+                                .derive(derivation)
+                                .await
+                                .ok_or_else(|| End::Fatal(busy()))?,
+                        );
+                    }
+                    login.derived(&keys)
+                }
+                Step::Accepted(bytes) => {
+                    // AuthenticationOk goes out with the welcome; what comes ahead of it now.
+                    let ahead = bytes.strip_suffix(&AUTHENTICATION_OK[..]).unwrap_or(&bytes);
+                    self.stream.write(ahead);
+                    return Ok(());
+                }
+                Step::Refused { error, reason } => {
+                    tracing::warn!(user = %wish.user, database = %wish.database, "login refused: {reason}");
+                    return Err(End::Fatal(error));
+                }
+            };
+        }
+    }
+
+    /// The next tagged message.
+    async fn message(&mut self) -> Result<(u8, Vec<u8>), End> {
+        let limit = crate::auth::login::LOGIN_MESSAGE_BYTES_MAX;
+        loop {
+            if let Some(header) =
+                peek(&self.received, limit).map_err(|error| End::Fatal(error.into()))?
+            {
+                if self.received.len() >= header.frame_bytes() {
+                    let body = self
+                        .received
+                        .drain(..header.frame_bytes())
+                        .skip(HEADER_BYTES)
+                        .collect();
+                    return Ok((header.tag, body));
+                }
+            }
+            self.read().await?;
+        }
+    }
+
+    /// What a server reports to a session with these settings: from memory, or from a server.
+    async fn learn(&mut self, slot: &Rc<PoolSlot>, settings: Parameters) -> Result<Welcome, End> {
+        if let Some(welcome) = slot.welcome(&settings) {
+            return Ok(welcome);
+        }
+        let state = self.state;
+        let (_, link) = state.enroll(startup::Version::V3_0);
+        let visitor = Visitor {
+            state,
+            slot,
+            link: &link,
+        };
+        let outcome = visitor.learn(Rc::new(settings)).await;
+        state.links.borrow_mut().remove(&link.key.process_id());
+        outcome.map_err(End::Fatal)
+    }
+}
+
+/// A client in the pool's queue that only wants to look.
+struct Visitor<'a> {
+    state: &'a Rc<CoreState>,
+    slot: &'a Rc<PoolSlot>,
+    link: &'a Rc<Link>,
+}
+
+impl Visitor<'_> {
+    async fn learn(&self, settings: Rc<Parameters>) -> Result<Welcome, Error> {
+        let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+        let checkout = self
+            .slot
+            .decide(self.state, |pool, now, out| pool.checkout(client, now, out));
+        let served = match checkout {
+            Checkout::Ready(lease) => Ok(lease),
+            Checkout::Wait(ticket) => {
+                let leave = LeaveOnDrop {
+                    visitor: self,
+                    ticket,
+                };
+                let served = std::future::poll_fn(|cx| {
+                    self.link.listen(cx);
+                    self.link
+                        .take_served()
+                        .map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+                })
+                .await;
+                drop(leave);
+                served
+            }
+            Checkout::Closed => Err(crate::pool::WaitError::Closed),
+        };
+        let mut lease = served.map_err(|why| self.unavailable(why))?;
+        let mut change = changes(&settings, &lease.server.applied).sql();
+        if lease.server.take_unprompted().is_err() {
+            change = "SELECT 1".to_owned(); // finds out, below
+        }
+        let ran = if change.is_empty() {
+            Ok(())
+        } else {
+            lease.server.run(&change).await
+        };
+        match ran {
+            Ok(()) => {
+                lease.server.applied = Rc::clone(&settings);
+                let welcome = self.slot.remember(&settings, &lease.server.reported);
+                self.slot
+                    .decide(self.state, |pool, now, out| pool.checkin(lease, now, out));
+                Ok(welcome)
+            }
+            Err(RunError::Server(body)) => {
+                self.slot.discard(self.state, lease);
+                Err(from_server(&body))
+            }
+            Err(RunError::Lost(lost)) => {
+                self.slot.discard(self.state, lease);
+                Err(self.no_server().detail(lost.to_string()))
+            }
+        }
+    }
+
+    fn no_server(&self) -> Error {
+        let (user, database) = (&self.slot.config.user, &self.slot.config.database);
+        let text = format!("no server available for user \"{user}\", database \"{database}\"");
+        Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
+    }
+
+    fn unavailable(&self, why: crate::pool::WaitError) -> Error {
+        match why {
+            crate::pool::WaitError::Connect(error) => {
+                let detail = error.detail.clone().map_or_else(
+                    || error.message.to_string(),
+                    |detail| format!("{}: {detail}", error.message),
+                );
+                self.no_server().detail(detail)
+            }
+            crate::pool::WaitError::Timeout { .. } | crate::pool::WaitError::Closed => {
+                self.no_server()
+            }
+        }
+    }
+}
+
+/// Leaves the queue when the login is given up.
+struct LeaveOnDrop<'a> {
+    visitor: &'a Visitor<'a>,
+    ticket: crate::pool::Ticket,
+}
+
+impl Drop for LeaveOnDrop<'_> {
+    fn drop(&mut self) {
+        let Visitor { state, slot, link } = self.visitor;
+        slot.decide(state, |pool, now, out| pool.cancel(self.ticket, now, out));
+        if let Some(Ok(lease)) = link.take_served() {
+            slot.decide(state, |pool, now, out| pool.checkin(lease, now, out));
+        }
+        state.links.borrow_mut().remove(&link.key.process_id());
+    }
+}
+
+/// A server's error about the client's own startup parameters: told as it is, but it ends the login.
+fn from_server(body: &[u8]) -> Error {
+    let Ok(fields) = Fields::parse(body) else {
+        return Error::fatal(
+            Fault::Server,
+            SqlState::CONNECTION_FAILURE,
+            "server connection lost",
+        );
+    };
+    let message = String::from_utf8_lossy(fields.message()).into_owned();
+    let error = Error::fatal(
+        Fault::Client,
+        fields.code().unwrap_or(SqlState::INVALID_PARAMETER_VALUE),
+        message,
+    );
+    match fields.get(field::DETAIL) {
+        Some(detail) => error.detail(String::from_utf8_lossy(detail)),
+        None => error,
+    }
+}
+
+fn credentials(user: Option<&User>) -> Credentials {
+    let Some(user) = user else {
+        return Credentials::Unknown;
+    };
+    let known = &user.credentials;
+    if let Some(Ok(verifier)) = known
+        .password_hash
+        .as_ref()
+        .map(|hash| Verifier::parse(hash.expose()))
+    {
+        return Credentials::Stored(verifier);
+    }
+    Credentials::Passwords(
+        known
+            .passwords
+            .iter()
+            .map(|password| Password::new(password.expose()))
+            .collect(),
+    )
+}
+
+impl Wish {
+    fn read(message: &StartupMessage<'_>) -> Result<Self, End> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let user = text(message.user().map_err(End::Fatal)?);
+        let database = text(message.database().map_err(End::Fatal)?);
+        if message.replication().map_err(End::Fatal)? != Replication::None {
+            let text = format!("replication connections are not available to user \"{user}\"");
+            return Err(End::Fatal(Error::fatal(
+                Fault::Client,
+                SqlState::FEATURE_NOT_SUPPORTED,
+                text,
+            )));
+        }
+        let mut settings = Parameters::new();
+        if let Some(options) = message.get("options") {
+            for (name, value) in startup_options::parameters(options).map_err(End::Fatal)? {
+                set(&mut settings, &name, &value)?;
+            }
+        }
+        for (name, value) in message.session_parameters() {
+            set(&mut settings, name, value)?;
+        }
+        let negotiation = message.negotiate();
+        let mut reply = Vec::new();
+        negotiation.encode(&mut reply);
+        Ok(Self {
+            user,
+            database,
+            settings,
+            version: negotiation.version,
+            negotiation: reply,
+        })
+    }
+}
+
+fn set(settings: &mut Parameters, name: &[u8], value: &[u8]) -> Result<(), End> {
+    if name.len() > 7
+        && name
+            .get(..6)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pgdog."))
+    {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let error = Error::fatal(
+            Fault::Client,
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("\"{name}\" is not available yet"),
+        );
+        return Err(End::Fatal(error));
+    }
+    settings.set(name, value);
+    Ok(())
+}

@@ -1,0 +1,518 @@
+//! One client's session, from its first byte to its last.
+
+mod inbound;
+mod login;
+mod relay;
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Poll;
+
+use cores::{Buf, Stream};
+
+use crate::config::choice::{ClientRecovery, PoolerMode};
+use crate::error::{Error, Fault};
+use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
+use crate::protocol::backend::{ready_for_query, TransactionStatus};
+use crate::protocol::error_fields::put_error;
+use crate::protocol::frontend::tag;
+use crate::protocol::parameters::{changes, Parameters};
+use crate::protocol::sqlstate::SqlState;
+
+use super::core_state::{Activity, CoreState, Link, Notice, Phase};
+use super::pools::{Conn, PoolSlot};
+use super::server::{Lost, Reset, RunError, Server};
+
+use inbound::Inbound;
+
+/// Bytes of requests that a client may pile up while it waits for a server.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// A logged-in client.
+struct Session {
+    state: Rc<CoreState>,
+    stream: Stream,
+    link: Rc<Link>,
+    slot: Rc<PoolSlot>,
+    inbound: Inbound,
+    /// What this client has set, as far as servers must be told.
+    settings: Rc<Parameters>,
+    /// After an error of ours in a batch: everything up to Sync is ignored.
+    skipping: bool,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+enum End {
+    /// The client said goodbye or is gone.
+    Left,
+    /// We end it, and say why.
+    Fatal(Error),
+    /// The server's own last words have been passed on; nothing is to be added.
+    Silent,
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        End::Fatal(error)
+    }
+}
+
+impl From<std::io::Error> for End {
+    fn from(_: std::io::Error) -> Self {
+        End::Left
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd) {
+    let stream = Stream::adopt(&state.core, fd);
+    // Boxed: a login is long gone when its session idles.
+    let Some(mut session) = Box::pin(login::log_in(&state, stream)).await else {
+        return;
+    };
+    let end = session.run().await;
+    Box::pin(session.end(end)).await;
+}
+
+impl Session {
+    async fn run(&mut self) -> End {
+        let outcome = match self.slot.config.mode {
+            PoolerMode::Session => self.run_session().await,
+            PoolerMode::Transaction | PoolerMode::Statement => self.run_transactions().await,
+        };
+        match outcome {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    /// A server for each transaction.
+    async fn run_transactions(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            self.next_request().await?;
+            let Some(lease) = self.checkout().await? else {
+                continue;
+            };
+            self.transact(lease).await?;
+        }
+    }
+
+    /// One server for all of the session.
+    async fn run_session(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut lease = loop {
+            self.next_request().await?;
+            if let Some(lease) = self.checkout().await? {
+                break lease;
+            }
+        };
+        let end = loop {
+            match relay::Relay::new(self, &mut lease).run().await {
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+            if let Some(notice) = self.link.notice() {
+                break End::Fatal(self.farewell(notice));
+            }
+            match poll_fn(|cx| self.poll_idle_with_server(&lease, cx)).await {
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+        };
+        self.give_back(lease, Reset::Session);
+        Err(end)
+    }
+
+    /// Waits for the client or for news of its server; for session mode between transactions.
+    fn poll_idle_with_server(
+        &mut self,
+        server: &Server,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<(), End>> {
+        self.link.listen(cx);
+        if self.link.notice().is_some() || !self.inbound.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if server.stream.has_received() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_inbound(cx)
+    }
+
+    /// Waits until the client sends something that needs a server. What needs none is answered here.
+    async fn next_request(&mut self) -> Result<(), End> {
+        loop {
+            while self.inbound.is_empty() {
+                self.link.enter(Activity::Idle, self.state.core.now());
+                poll_fn(|cx| {
+                    self.link.listen(cx);
+                    if let Some(notice) = self.link.notice() {
+                        return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
+                    }
+                    self.poll_inbound(cx)
+                })
+                .await?;
+            }
+            if self.needs_server()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what has come from the client.
+    fn poll_inbound(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), End>> {
+        match self.stream.poll_recv(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Some(buf))) => {
+                self.inbound.push(buf);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(None) | Err(_)) => Poll::Ready(Err(End::Left)),
+        }
+    }
+
+    /// Does the next message need a server? Answers and removes those in front of it that do not. False: nothing
+    /// is left, or only the beginning of a message.
+    fn needs_server(&mut self) -> Result<bool, End> {
+        while let Some(header) = self.inbound.next()? {
+            match header.tag {
+                tag::TERMINATE => return Err(End::Left),
+                tag::SYNC => {
+                    self.skipping = false;
+                    self.inbound.skip(header);
+                    self.stream
+                        .send_static(const { &ready_for_query(TransactionStatus::Idle) });
+                }
+                _ if self.skipping => self.inbound.skip(header),
+                // The rest of COPY data whose COPY has failed, and a Flush of nothing.
+                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH => {
+                    self.inbound.skip(header)
+                }
+                tag::QUERY
+                | tag::PARSE
+                | tag::BIND
+                | tag::DESCRIBE
+                | tag::EXECUTE
+                | tag::CLOSE
+                | tag::FUNCTION_CALL => {
+                    // A client that is slow in saying what it wants does not hold a server meanwhile.
+                    return Ok(self.inbound.is_ready(header) || self.wait_for_more());
+                }
+                other => {
+                    let what = format!("unexpected message '{}'", other.escape_ascii());
+                    return Err(End::Fatal(Error::protocol_violation(what)));
+                }
+            }
+        }
+        Ok(self.wait_for_more())
+    }
+
+    /// Keeps an incomplete message without keeping a receive buffer.
+    fn wait_for_more(&mut self) -> bool {
+        self.inbound.settle();
+        false
+    }
+
+    /// A server that has this client's settings; `None` if the request was answered with an error.
+    async fn checkout(&mut self) -> Result<Option<Lease<Conn>>, End> {
+        loop {
+            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+            let checkout = self.slot.decide(&self.state, |pool, now, out| {
+                pool.checkout(client, now, out)
+            });
+            let served = match checkout {
+                Checkout::Ready(lease) => Ok(lease),
+                Checkout::Wait(ticket) => self.wait(ticket).await?,
+                Checkout::Closed => Err(WaitError::Closed),
+            };
+            let mut lease = match served {
+                Ok(lease) => lease,
+                Err(why) => {
+                    let error = self.pool_error(why);
+                    return self.refuse(error).map(|()| None);
+                }
+            };
+            if lease.server.take_unprompted().is_err() {
+                // Closed by the server while idle: that is no error of the pool, the next one will do.
+                self.slot.discard(&self.state, lease);
+                continue;
+            }
+            if !Rc::ptr_eq(&lease.server.applied, &self.settings)
+                && *lease.server.applied != *self.settings
+            {
+                match self.apply_settings(lease).await? {
+                    Some(ready) => lease = ready,
+                    None => return Ok(None),
+                }
+            }
+            *self.link.target.borrow_mut() = Some(Rc::clone(&lease.server.target));
+            self.link.enter(Activity::Active, self.state.core.now());
+            return Ok(Some(lease));
+        }
+    }
+
+    /// Brings the server's settings in line with the client's.
+    async fn apply_settings(&mut self, mut lease: Lease<Conn>) -> Result<Option<Lease<Conn>>, End> {
+        let sql = changes(&self.settings, &lease.server.applied).sql();
+        match Box::pin(lease.server.run(&sql)).await {
+            Ok(()) => {
+                lease.server.applied = Rc::clone(&self.settings);
+                Ok(Some(lease))
+            }
+            Err(RunError::Server(body)) => {
+                self.slot.discard(&self.state, lease);
+                let detail = String::from_utf8_lossy(&body).replace('\0', " ");
+                let error = Error::error(
+                    Fault::Server,
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    "cannot apply this session's parameters",
+                );
+                self.refuse(error.detail(detail)).map(|()| None)
+            }
+            Err(RunError::Lost(lost)) => {
+                self.slot.discard(&self.state, lease);
+                self.refuse(lost_error(&lost)).map(|()| None)
+            }
+        }
+    }
+
+    /// Waits in the queue, for as long as the client stays.
+    async fn wait(&mut self, ticket: Ticket) -> Result<Result<Lease<Conn>, WaitError>, End> {
+        self.link.enter(Activity::Waiting, self.state.core.now());
+        // A request that waits does not occupy a receive buffer.
+        self.inbound.settle();
+        let mut waiting = Waiting {
+            session: self,
+            ticket: Some(ticket),
+        };
+        poll_fn(|cx| waiting.poll(cx)).await
+    }
+
+    /// What a client hears when the pool has nothing for it.
+    fn pool_error(&self, why: WaitError) -> Error {
+        match why {
+            WaitError::Timeout { .. } => {
+                let limit = self
+                    .slot
+                    .config
+                    .limits
+                    .checkout_timeout
+                    .unwrap_or_default()
+                    .as_millis();
+                let message =
+                    format!("checkout timeout: no server connection free within {limit} ms");
+                Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
+            }
+            WaitError::Connect(error) => error,
+            WaitError::Closed => {
+                let message = format!(
+                    "database \"{}\" was removed from the configuration",
+                    self.slot.config.database
+                );
+                Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, message)
+            }
+        }
+    }
+
+    /// Answers the request with an error, if the session may go on after it.
+    fn refuse(&mut self, error: Error) -> Result<(), End> {
+        if self.state.config.clients.recovery != ClientRecovery::Recover
+            || error.severity() == "FATAL"
+        {
+            return Err(End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            }));
+        }
+        let mut message = Vec::new();
+        put_error(&mut message, &error);
+        if let Some(header) = self.inbound.next()? {
+            if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
+                self.inbound.skip(header);
+                message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
+            } else {
+                self.skipping = true;
+            }
+        }
+        self.stream.send_vec(message);
+        Ok(())
+    }
+
+    /// One transaction, or several requests sent at once, on one server.
+    async fn transact(&mut self, mut lease: Lease<Conn>) -> Result<(), End> {
+        let outcome = relay::Relay::new(self, &mut lease).run().await;
+        self.give_back(lease, Reset::Transaction);
+        outcome
+    }
+
+    /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
+    fn give_back(&mut self, lease: Lease<Conn>, reset: Reset) {
+        *self.link.target.borrow_mut() = None;
+        if reset == Reset::Transaction && lease.server.is_fit() && !self.inbound.is_amid_message() {
+            // Arms the receive, so that a server that goes away is noticed.
+            lease.server.stream.has_received();
+            return self
+                .slot
+                .decide(&self.state, |pool, now, out| pool.checkin(lease, now, out));
+        }
+        let (state, slot, half_sent) = (
+            Rc::clone(&self.state),
+            Rc::clone(&self.slot),
+            self.inbound.is_amid_message(),
+        );
+        self.state.core.spawn(async move {
+            let mut lease = lease;
+            if lease.server.reset(&state, reset, half_sent).await {
+                slot.decide(&state, |pool, now, out| pool.checkin(lease, now, out));
+            } else {
+                slot.discard(&state, lease);
+            }
+        });
+    }
+
+    /// The error that goes with a notice.
+    fn farewell(&self, notice: Notice) -> Error {
+        let clients = &self.state.config.clients;
+        let ms = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_millis();
+        match notice {
+            Notice::Drain | Notice::ShutDown => Error::fatal(
+                Fault::Proxy,
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection: shutting down",
+            ),
+            Notice::IdleTimeout => {
+                let text = format!(
+                    "idle for {} ms (client_idle_timeout)",
+                    ms(clients.idle_timeout)
+                );
+                Error::fatal(Fault::Client, SqlState::IDLE_SESSION_TIMEOUT, text)
+            }
+            Notice::IdleInTransactionTimeout => {
+                let limit = ms(clients.idle_in_transaction_timeout);
+                let text = format!(
+                    "idle in transaction for {limit} ms (client_idle_in_transaction_timeout)"
+                );
+                Error::fatal(
+                    Fault::Client,
+                    SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                    text,
+                )
+            }
+            Notice::QueryTimeout => {
+                let limit = ms(self.state.config.servers.query_timeout);
+                let text = format!("statement cancelled by query_timeout ({limit} ms)");
+                Error::fatal(Fault::Proxy, SqlState::QUERY_CANCELED, text)
+            }
+        }
+    }
+
+    /// Says goodbye, and forgets the session.
+    async fn end(self, end: End) {
+        self.state
+            .links
+            .borrow_mut()
+            .remove(&self.link.key.process_id());
+        if let End::Fatal(error) = end {
+            let mut message = Vec::new();
+            put_error(&mut message, &error);
+            self.stream.send_vec(message);
+        }
+        if self.state.config.log.disconnections {
+            let (user, database) = (&self.slot.config.user, &self.slot.config.database);
+            tracing::info!(%user, %database, "client disconnected");
+        }
+        // A client that does not read cannot keep us.
+        let deadline = self.state.core.now() + std::time::Duration::from_secs(5);
+        let state = Rc::clone(&self.state);
+        let _ = state
+            .core
+            .timeout_at(Some(deadline), self.stream.close())
+            .await;
+    }
+}
+
+/// A place in the queue, left when the client goes.
+struct Waiting<'a> {
+    session: &'a mut Session,
+    ticket: Option<Ticket>,
+}
+
+impl Waiting<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
+        self.session.link.listen(cx);
+        if let Some(served) = self.session.link.take_served() {
+            self.ticket = None;
+            return Poll::Ready(Ok(served));
+        }
+        match self.session.link.notice() {
+            Some(notice)
+                if notice != Notice::Drain || self.session.state.phase.get() == Phase::Draining =>
+            {
+                return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
+            }
+            _ => {}
+        }
+        while self.session.inbound.len() < WAITING_BYTES_MAX {
+            match self.session.poll_inbound(cx) {
+                Poll::Ready(Ok(())) => self.session.inbound.settle(),
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let session = &mut *self.session;
+        session.slot.decide(&session.state, |pool, now, out| {
+            pool.cancel(ticket, now, out)
+        });
+        // It may have been served in the same moment.
+        if let Some(Ok(lease)) = session.link.take_served() {
+            session.slot.decide(&session.state, |pool, now, out| {
+                pool.checkin(lease, now, out)
+            });
+        }
+    }
+}
+
+/// The error for a server that was lost before it answered anything.
+fn lost_error(lost: &Lost) -> Error {
+    tracing::warn!("server connection lost: {lost}");
+    Error::error(
+        Fault::Server,
+        SqlState::CONNECTION_FAILURE,
+        "server connection lost",
+    )
+}
+
+impl super::server::Recipient for Session {
+    #[inline]
+    fn forward(&mut self, buf: Buf) {
+        self.stream.send(buf);
+    }
+
+    fn forward_copy(&mut self, bytes: &[u8]) {
+        self.stream.write(bytes);
+    }
+
+    fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]) {
+        // The client changed it: it is the client's wish from now on, and true of this server.
+        if self.settings.get(name) != Some(value) {
+            if !Parameters::is_settable(name) {
+                return;
+            }
+            let mut settings = (*self.settings).clone();
+            settings.set(name, value);
+            self.settings = Rc::new(settings);
+        }
+        *server = Rc::clone(&self.settings);
+    }
+}

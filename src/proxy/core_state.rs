@@ -1,0 +1,246 @@
+//! Everything that one core owns, reached through `Rc` and `Cell`; no borrow is held across an await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use cores::blocking::Blocking;
+use cores::gate::Gate;
+use cores::{Core, PostOffice};
+
+use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
+use crate::config::Config;
+use crate::pool::{Lease, WaitError};
+use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
+use crate::protocol::startup::Version;
+
+use super::mail::Mail;
+use super::pools::{Conn, PoolSlot, Postbag};
+use super::server::Target;
+
+/// Derived SCRAM keys kept per core: one for each user and server salt.
+const KEYS_MAX: usize = 4096;
+/// Random bytes fetched at a time.
+const RANDOM_BYTES: usize = 1024;
+
+/// One core's state.
+pub(crate) struct CoreState {
+    pub(crate) core: Core,
+    pub(crate) config: Arc<Config>,
+    pub(crate) office: PostOffice<Mail>,
+    pub(crate) blocking: Blocking,
+    /// Same index on all cores.
+    pub(crate) pools: Vec<Rc<PoolSlot>>,
+    /// Sessions that are logged in, by the process id they were told.
+    pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
+    pub(crate) gate: Gate,
+    pub(crate) phase: Cell<Phase>,
+    pub(crate) postbag: Postbag,
+    /// Clients of every core, as last heard.
+    pub(crate) loads: Vec<Cell<usize>>,
+    pub(crate) published_load: Cell<usize>,
+    pub(crate) instance_secret: InstanceSecret,
+    ids: RefCell<ProcessIds>,
+    keys: RefCell<KeyCache>,
+    random: RefCell<Vec<u8>>,
+}
+
+/// Serving, or on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new clients; each session ends with its transaction.
+    Draining,
+}
+
+/// What cores are started with.
+#[derive(Clone)]
+pub(crate) struct Boot {
+    pub(crate) config: Arc<Config>,
+    pub(crate) blocking: Blocking,
+    pub(crate) instance_secret: InstanceSecret,
+    pub(crate) listen: std::net::SocketAddr,
+}
+
+impl CoreState {
+    pub(crate) fn new(core: Core, office: PostOffice<Mail>, boot: Boot) -> Rc<Self> {
+        let (index, count) = (core.index(), core.count());
+        let seed = |pool: usize| (pool as u64) << 32 | index as u64;
+        let pools = boot.config.pools.iter().enumerate();
+        let pools = pools
+            .map(|(at, config)| Rc::new(PoolSlot::new(at, config, &boot.config, &core, seed(at))))
+            .collect();
+        let narrow = |number: usize| u16::try_from(number).expect("fewer than 65,536 CPUs");
+        Rc::new(Self {
+            core,
+            config: boot.config,
+            office,
+            blocking: boot.blocking,
+            pools,
+            links: RefCell::new(HashMap::new()),
+            gate: Gate::new(),
+            phase: Cell::new(Phase::Serving),
+            postbag: Postbag::default(),
+            loads: (0..count).map(|_| Cell::new(0)).collect(),
+            published_load: Cell::new(0),
+            instance_secret: boot.instance_secret,
+            ids: RefCell::new(ProcessIds::new(narrow(index), narrow(count))),
+            keys: RefCell::new(KeyCache::new(KEYS_MAX)),
+            random: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Fresh random bytes.
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut store = self.random.borrow_mut();
+        if store.len() < N {
+            store.resize(RANDOM_BYTES.max(N), 0);
+            getrandom::fill(&mut store).expect("the kernel has random bytes once it has started");
+        }
+        let rest = store.len() - N;
+        let bytes = store.split_off(rest);
+        bytes.try_into().expect("N bytes were split off")
+    }
+
+    /// Random bytes for one login.
+    pub(crate) fn login_random(&self) -> Random {
+        self.random()
+    }
+
+    /// A process id and secret for a new session, and its link.
+    pub(crate) fn enroll(&self, version: Version) -> (CancelKey, Rc<Link>) {
+        let mut links = self.links.borrow_mut();
+        let process_id = loop {
+            let id = self.ids.borrow_mut().issue();
+            if !links.contains_key(&id) {
+                break id;
+            }
+        };
+        let key = CancelKey::new(process_id, version, self.random::<LONG_SECRET_BYTES>());
+        let link = Rc::new(Link::new(key.clone(), self.core.now()));
+        links.insert(process_id, Rc::clone(&link));
+        (key, link)
+    }
+
+    /// Keys from the cache, or derived on a helper thread.
+    pub(crate) async fn derive(&self, derivation: Derivation) -> Option<Keys> {
+        if let Some(keys) = self.keys.borrow_mut().get(&derivation) {
+            return Some(keys);
+        }
+        let job = derivation.clone();
+        let keys = self
+            .core
+            .foreign(self.blocking.run(move || job.run()))
+            .await
+            .ok()?;
+        self.keys.borrow_mut().insert(&derivation, keys.clone());
+        Some(keys)
+    }
+
+    /// The pool of this user and database.
+    pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
+        self.pools
+            .iter()
+            .find(|slot| slot.config.user == user && slot.config.database == database)
+            .cloned()
+    }
+}
+
+/// What a session does, for time-outs and SHOW CLIENTS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Idle,
+    Waiting,
+    Active,
+    IdleInTransaction,
+}
+
+/// What a session is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// End at the next transaction boundary.
+    Drain,
+    /// End now.
+    ShutDown,
+    IdleTimeout,
+    IdleInTransactionTimeout,
+    QueryTimeout,
+}
+
+/// One session as the rest of its core sees it.
+pub(crate) struct Link {
+    pub(crate) key: CancelKey,
+    pub(crate) activity: Cell<Activity>,
+    pub(crate) since: Cell<Instant>,
+    notice: Cell<Option<Notice>>,
+    waker: RefCell<Option<Waker>>,
+    /// The server it holds, for cancel requests.
+    pub(crate) target: RefCell<Option<Rc<Target>>>,
+    served: RefCell<Option<Served>>,
+}
+
+/// What a waiting client gets.
+pub(crate) type Served = Result<Lease<Conn>, WaitError>;
+
+impl Link {
+    fn new(key: CancelKey, now: Instant) -> Self {
+        Self {
+            key,
+            activity: Cell::new(Activity::Idle),
+            since: Cell::new(now),
+            notice: Cell::new(None),
+            waker: RefCell::new(None),
+            target: RefCell::new(None),
+            served: RefCell::new(None),
+        }
+    }
+
+    /// Tells the session something; a later notice replaces one that it has not seen.
+    pub(crate) fn notify(&self, notice: Notice) {
+        self.notice.set(Some(notice));
+        self.wake();
+    }
+
+    /// What the session was told, without forgetting it.
+    #[inline]
+    pub(crate) fn notice(&self) -> Option<Notice> {
+        self.notice.get()
+    }
+
+    /// Remembers whom to wake.
+    #[inline]
+    pub(crate) fn listen(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    pub(crate) fn serve(&self, served: Served) {
+        *self.served.borrow_mut() = Some(served);
+        self.wake();
+    }
+
+    pub(crate) fn take_served(&self) -> Option<Served> {
+        self.served.borrow_mut().take()
+    }
+
+    #[inline]
+    pub(crate) fn enter(&self, activity: Activity, now: Instant) {
+        self.activity.set(activity);
+        self.since.set(now);
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.borrow().clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One core's slices of the pools, and the carrying out of what they decide.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use cores::Core;
+
+use crate::config::{Config, PoolConfig};
+use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolMail};
+use crate::protocol::parameters::Parameters;
+
+use super::core_state::CoreState;
+use super::mail::Mail;
+use super::server::{connect, Server};
+
+/// A server connection as pools hold it.
+pub(crate) type Conn = Box<Server>;
+
+/// Sets of startup parameters remembered per pool and core; the oldest goes first.
+const WELCOMES_MAX: usize = 64;
+
+/// One core's slice of a pool, with what it needs to connect.
+pub(crate) struct PoolSlot {
+    pub(crate) index: usize,
+    pub(crate) config: PoolConfig,
+    slice: RefCell<Pool<Conn>>,
+    spare: RefCell<Vec<Action<Conn>>>,
+    welcomes: RefCell<VecDeque<Welcome>>,
+}
+
+/// What a server reports to a session that has made these settings.
+#[derive(Clone)]
+pub(crate) struct Welcome {
+    pub(crate) settings: Rc<Parameters>,
+    pub(crate) reported: Rc<Parameters>,
+}
+
+impl PoolSlot {
+    pub(crate) fn new(
+        index: usize,
+        pool: &PoolConfig,
+        config: &Config,
+        core: &Core,
+        seed: u64,
+    ) -> Self {
+        let place = Place {
+            core: core.index(),
+            cores: core.count(),
+            offset: index,
+        };
+        let slice = Pool::new(place, limits(pool, config), seed, core.now());
+        Self {
+            index,
+            config: pool.clone(),
+            slice: RefCell::new(slice),
+            spare: RefCell::new(Vec::new()),
+            welcomes: RefCell::new(VecDeque::new()),
+        }
+    }
+
+    /// Lets the slice decide, then carries its decision out.
+    #[inline]
+    pub(crate) fn decide<T>(
+        self: &Rc<Self>,
+        state: &Rc<CoreState>,
+        decision: impl FnOnce(&mut Pool<Conn>, Instant, &mut Vec<Action<Conn>>) -> T,
+    ) -> T {
+        let mut actions = self.spare.take();
+        let outcome = decision(&mut self.slice.borrow_mut(), state.core.now(), &mut actions);
+        if !actions.is_empty() {
+            for action in actions.drain(..) {
+                self.carry_out(state, action);
+            }
+        }
+        self.spare.replace(actions);
+        outcome
+    }
+
+    fn carry_out(self: &Rc<Self>, state: &Rc<CoreState>, action: Action<Conn>) {
+        match action {
+            Action::Connect { generation } => {
+                let (slot, context) = (Rc::clone(self), Rc::clone(state));
+                state
+                    .core
+                    .spawn(async move { connect::open(context, slot, generation).await });
+            }
+            Action::Serve { client, lease, .. } => match state.link(client) {
+                Some(link) => link.serve(Ok(lease)),
+                None => self.decide(state, |pool, now, out| pool.checkin(lease, now, out)),
+            },
+            Action::Fail { client, why, .. } => {
+                if let Some(link) = state.link(client) {
+                    link.serve(Err(why));
+                }
+            }
+            Action::Close { server, reason } => {
+                tracing::debug!(pool = self.index, ?reason, "closing a server connection");
+                let (slot, context) = (Rc::clone(self), Rc::clone(state));
+                state.core.spawn(async move {
+                    server.close(&context).await;
+                    slot.decide(&context, Pool::closed);
+                });
+            }
+            Action::Mail { to, mail } => state.postbag.put(to, self.index, mail),
+        }
+    }
+
+    /// A checked-out connection is of no further use: closes it, and only then frees its permit.
+    pub(crate) fn discard(self: &Rc<Self>, state: &Rc<CoreState>, lease: Lease<Conn>) {
+        let (slot, context) = (Rc::clone(self), Rc::clone(state));
+        state.core.spawn(async move {
+            lease.server.close(&context).await;
+            slot.decide(&context, Pool::discard);
+        });
+    }
+
+    /// Has every connection of a drained slice been closed?
+    pub(crate) fn is_drained(&self) -> bool {
+        self.slice.borrow().is_drained()
+    }
+
+    /// What is known to be reported for these settings.
+    pub(crate) fn welcome(&self, settings: &Parameters) -> Option<Welcome> {
+        self.welcomes
+            .borrow()
+            .iter()
+            .find(|welcome| *welcome.settings == *settings)
+            .cloned()
+    }
+
+    /// Remembers what is reported for these settings.
+    pub(crate) fn remember(&self, settings: &Rc<Parameters>, reported: &Rc<Parameters>) -> Welcome {
+        let welcome = Welcome {
+            settings: Rc::clone(settings),
+            reported: Rc::clone(reported),
+        };
+        let mut welcomes = self.welcomes.borrow_mut();
+        welcomes.retain(|known| *known.settings != **settings);
+        if welcomes.len() >= WELCOMES_MAX {
+            welcomes.pop_front();
+        }
+        welcomes.push_back(welcome.clone());
+        welcome
+    }
+}
+
+fn limits(pool: &PoolConfig, config: &Config) -> Limits {
+    let forever = Duration::MAX;
+    Limits {
+        pool_size: pool.limits.size,
+        min_pool_size: pool.limits.size_min,
+        checkout_timeout: pool.limits.checkout_timeout.unwrap_or(forever),
+        connect_attempts: u32::try_from(config.servers.connect_attempts).unwrap_or(u32::MAX),
+        connect_attempt_delay: config.servers.connect_attempt_delay,
+        idle_timeout: pool.limits.idle_timeout.unwrap_or(forever),
+        server_lifetime: pool.limits.lifetime.unwrap_or(forever),
+        server_lifetime_jitter: pool.limits.lifetime_jitter,
+    }
+}
+
+impl CoreState {
+    fn link(&self, client: ClientId) -> Option<Rc<super::core_state::Link>> {
+        let process_id = i32::try_from(client.0).ok()?;
+        self.links.borrow().get(&process_id).cloned()
+    }
+}
+
+/// Pool mail on its way out. One task carries it, in order: connections have to leave this core's ring first.
+#[derive(Default)]
+pub(crate) struct Postbag {
+    waiting: RefCell<VecDeque<(usize, usize, PoolMail<Conn>)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Pause before a full mailbox is tried again.
+const FULL_BOX_PAUSE: Duration = Duration::from_millis(1);
+
+impl Postbag {
+    fn put(&self, to: usize, pool: usize, mail: PoolMail<Conn>) {
+        self.waiting.borrow_mut().push_back((to, pool, mail));
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    async fn next(&self) -> (usize, usize, PoolMail<Conn>) {
+        poll_fn(|cx| match self.waiting.borrow_mut().pop_front() {
+            Some(mail) => Poll::Ready(mail),
+            None => {
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// Carries this core's pool mail, for as long as the core runs.
+pub(crate) async fn carry_mail(state: Rc<CoreState>) {
+    loop {
+        let (to, pool, mail) = state.postbag.next().await;
+        let mail = match mail.without_server() {
+            Ok(mail) => mail,
+            Err((lease, duty)) => {
+                let (server, rest) = lease.take();
+                match server.pack().await {
+                    Ok(parcel) => PoolMail::Server {
+                        lease: rest.with(parcel),
+                        duty,
+                    },
+                    // It broke on the way: at least its permit arrives.
+                    Err(()) => PoolMail::Permit { duty },
+                }
+            }
+        };
+        let mut mail = Mail::Pool { pool, mail };
+        while let Err(back) = state.office.send(to, mail) {
+            mail = back;
+            state.core.sleep(FULL_BOX_PAUSE).await;
+        }
+    }
+}
+
+/// Takes pool mail in.
+pub(crate) fn receive(state: &Rc<CoreState>, pool: usize, mail: PoolMail<super::server::Parcel>) {
+    let Some(slot) = state.pools.get(pool) else {
+        return;
+    };
+    let mail = match mail.without_server() {
+        Ok(mail) => mail,
+        Err((lease, duty)) => {
+            let (parcel, rest) = lease.take();
+            PoolMail::Server {
+                lease: rest.with(Box::new(Server::unpack(&state.core, parcel))),
+                duty,
+            }
+        }
+    };
+    slot.decide(state, |pool, now, out| pool.receive(mail, now, out));
+}

@@ -1,0 +1,140 @@
+//! CancelRequest to the server that works for a client, fenced so that it never hits another one.
+//!
+//! A request is only sent while its client holds the server. It may arrive late all the same; so a server with
+//! requests under way is not lent again before each was answered (the server closes that connection after it has
+//! sent the signal) and a statement of ours has gone through: see `reset`.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use cores::{Stream, TcpOptions};
+
+use crate::protocol::startup::CancelRequest;
+
+use super::super::core_state::CoreState;
+
+/// How long one cancel request may take. The request is answered long before, or the server is in trouble.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where to send a cancel request, and what to say there.
+#[derive(Clone)]
+pub(crate) struct Address {
+    pub(crate) connect: cores::Address,
+    /// As in its BackendKeyData; `None` if it sent none, and cannot be cancelled.
+    pub(crate) key: Option<(i32, Vec<u8>)>,
+}
+
+/// A server as cancel requests see it.
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    under_way: Cell<usize>,
+    /// Requests were sent since the server was last proven idle.
+    touched: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Target {
+    pub(crate) fn new(address: Address) -> Self {
+        Self {
+            address,
+            under_way: Cell::new(0),
+            touched: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// May a cancel request still arrive there?
+    #[inline]
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched.get()
+    }
+
+    /// Waits until no request is under way.
+    pub(super) async fn settled(&self) {
+        poll_fn(|cx| {
+            if self.under_way.get() == 0 {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// A statement of ours went through after the last request was answered.
+    pub(super) fn proven_idle(&self) {
+        self.touched.set(false);
+    }
+}
+
+/// One request under way.
+struct UnderWay(Rc<Target>);
+
+impl UnderWay {
+    fn new(target: &Rc<Target>) -> Self {
+        target.touched.set(true);
+        target.under_way.set(target.under_way.get() + 1);
+        Self(Rc::clone(target))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        let waker = self.0.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Sends a cancel request and waits until the server has acted on it.
+pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
+    let Some((process_id, secret)) = &target.address.key else {
+        return;
+    };
+    let _under_way = UnderWay::new(target);
+    let mut request = Vec::new();
+    CancelRequest {
+        process_id: *process_id,
+        secret,
+    }
+    .encode(&mut request);
+    let deadline = state.core.now() + CANCEL_TIMEOUT;
+    let exchange = async {
+        let stream =
+            Stream::connect(&state.core, &target.address.connect, &TcpOptions::default()).await?;
+        stream.send_vec(request);
+        stream.flush().await?;
+        while stream.recv().await?.is_some() {}
+        Ok::<_, std::io::Error>(())
+    };
+    match state.core.timeout_at(Some(deadline), exchange).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::warn!("cannot send a cancel request: {error}"),
+        None => tracing::warn!("a cancel request was not answered within {CANCEL_TIMEOUT:?}"),
+    }
+}
+
+/// A client's request, at the core of its session. Unknown and wrong keys are met with silence, as PostgreSQL does.
+pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
+    let Some(link) = state.links.borrow().get(&process_id).cloned() else {
+        return;
+    };
+    if !link.key.matches(&CancelRequest { process_id, secret }) {
+        return;
+    }
+    let Some(target) = link.target.borrow().clone() else {
+        return;
+    };
+    // Marked at once: from here on the server cannot be lent to another client before the request was answered.
+    let under_way = UnderWay::new(&target);
+    let context = Rc::clone(state);
+    state.core.spawn(async move {
+        send(&context, &target).await;
+        drop(under_way);
+    });
+}

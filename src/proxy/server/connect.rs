@@ -1,0 +1,257 @@
+//! A new server connection: resolve, dial, log in, learn what it reports.
+
+use std::rc::Rc;
+
+use cores::{Stream, TcpOptions};
+
+use crate::auth::{Password, ServerLogin, ServerLoginRequest, ServerStep};
+use crate::config::Host;
+use crate::error::{Error, Fault};
+use crate::pool::{ConnectFailure, Pool};
+use crate::protocol::backend::{tag, BackendKeyData, ParameterStatus};
+use crate::protocol::error_fields::{field, Fields};
+use crate::protocol::frame::Frames;
+use crate::protocol::parameters::Parameters;
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::startup::{StartupMessage, Version};
+
+use super::super::core_state::CoreState;
+use super::super::pools::PoolSlot;
+use super::cancel::Address;
+use super::{Lost, Server};
+
+/// Longest message of a login.
+const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Opens one connection for the slice that asked for it.
+pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
+    let deadline = state
+        .config
+        .servers
+        .connect_timeout
+        .and_then(|timeout| state.core.now().checked_add(timeout));
+    let outcome = state
+        .core
+        .timeout_at(deadline, Box::pin(connect(&state, &slot)))
+        .await;
+    match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
+        Ok(server) => {
+            let reported = Rc::clone(&server.reported);
+            slot.remember(&Rc::default(), &reported);
+            slot.decide(&state, |pool, now, out| {
+                pool.connected(Box::new(server), generation, now, out)
+            });
+        }
+        Err(failure) => {
+            match &failure {
+                ConnectFailure::Retryable => {
+                    tracing::info!(pool = slot.index, "server is not ready yet")
+                }
+                ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
+                    tracing::error!(pool = slot.index, address = %slot.config.address, "{error}");
+                }
+            }
+            slot.decide(&state, |pool: &mut Pool<_>, now, out| {
+                pool.connect_failed(failure, now, out)
+            });
+        }
+    }
+}
+
+fn unreachable_server(slot: &PoolSlot, reason: impl std::fmt::Display) -> ConnectFailure {
+    ConnectFailure::Unreachable(cannot_connect(slot, reason))
+}
+
+fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
+    let message = format!(
+        "cannot connect to server for database \"{}\"",
+        slot.config.database
+    );
+    let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+    Error::error(Fault::Server, code, message).detail(reason.to_string())
+}
+
+/// Tries the passwords in turn, each on a connection of its own.
+async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
+    let passwords = &slot.config.login.passwords;
+    let mut last = None;
+    let candidates = passwords
+        .iter()
+        .map(|secret| Some(Password::new(secret.expose())))
+        .chain(passwords.is_empty().then_some(None));
+    for password in candidates {
+        match log_in(state, slot, password).await {
+            Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => {
+                last = Some(error)
+            }
+            other => return other,
+        }
+    }
+    Err(last.map_or_else(
+        || unreachable_server(slot, "no way to log in"),
+        ConnectFailure::Fatal,
+    ))
+}
+
+async fn log_in(
+    state: &Rc<CoreState>,
+    slot: &PoolSlot,
+    password: Option<Password>,
+) -> Result<Server, ConnectFailure> {
+    let pool = &slot.config;
+    let gone = |error: std::io::Error| unreachable_server(slot, error);
+    let (stream, address) = dial(state, slot).await.map_err(gone)?;
+    let mut startup = Vec::new();
+    let mut pairs: Vec<(&[u8], &[u8])> = vec![
+        (b"user", pool.login.user.as_bytes()),
+        (b"database", pool.address.database_name.as_bytes()),
+        (b"application_name", b"pgdog"),
+        (b"client_encoding", b"UTF8"),
+    ];
+    pairs.extend(
+        pool.startup
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+    );
+    StartupMessage::encode(&mut startup, Version::V3_0, pairs);
+    stream.send_vec(startup);
+    let mut login = ServerLogin::new(ServerLoginRequest {
+        user: &pool.login.user,
+        database: &pool.database,
+        password,
+        end_point: None,
+        random: state.login_random(),
+    });
+    let mut accepted = false;
+    let mut key = None;
+    let mut reported = Parameters::new();
+    let mut received = Vec::new();
+    loop {
+        let mut frames = Frames::new(&received, LOGIN_BODY_BYTES_MAX);
+        for frame in frames.by_ref() {
+            let frame = frame.map_err(|_| unreachable_server(slot, Lost::Malformed))?;
+            match frame.tag {
+                tag::AUTHENTICATION => {
+                    let Some((code, body)) = frame.body.split_first_chunk::<4>() else {
+                        return Err(unreachable_server(slot, Lost::Malformed));
+                    };
+                    let mut step = login.authentication(i32::from_be_bytes(*code), body);
+                    if let ServerStep::Derive(derivation) = step {
+                        let keys = state.derive(derivation).await;
+                        step =
+                            login.derived(&keys.ok_or_else(|| {
+                                unreachable_server(slot, "too busy to derive keys")
+                            })?);
+                    }
+                    match step {
+                        ServerStep::Send(bytes) => stream.send_vec(bytes),
+                        ServerStep::Wait => {}
+                        ServerStep::Accepted => accepted = true,
+                        ServerStep::Refused(error) => return Err(ConnectFailure::Fatal(error)),
+                        ServerStep::Derive(_) => {
+                            return Err(unreachable_server(slot, "authentication goes in circles"))
+                        }
+                    }
+                }
+                tag::ERROR_RESPONSE => return Err(refused(slot, frame.body)),
+                tag::PARAMETER_STATUS if accepted => {
+                    if let Ok(status) = ParameterStatus::parse(frame.body) {
+                        reported.set(status.name, status.value);
+                    }
+                }
+                tag::BACKEND_KEY_DATA if accepted => {
+                    if let Ok(data) = BackendKeyData::parse(frame.body) {
+                        key = Some((data.process_id, data.secret.to_vec()));
+                    }
+                }
+                tag::READY_FOR_QUERY if accepted => {
+                    let target = Address {
+                        connect: address,
+                        key,
+                    };
+                    return Ok(Server::new(stream, Rc::new(reported), target));
+                }
+                tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
+                other => {
+                    return Err(unreachable_server(
+                        slot,
+                        format!("unexpected message '{}'", other.escape_ascii()),
+                    ));
+                }
+            }
+        }
+        let done = frames.at();
+        received.drain(..done);
+        match stream.recv().await.map_err(gone)? {
+            Some(buf) => received.extend_from_slice(&buf),
+            None => {
+                return Err(unreachable_server(
+                    slot,
+                    "server closed the connection during login",
+                ))
+            }
+        }
+    }
+}
+
+async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream, cores::Address)> {
+    let address = &slot.config.address;
+    let options = tcp_options(&state.config.tcp);
+    if let Some(path) = address.socket_path() {
+        let to = cores::Address::Unix(path);
+        return Ok((Stream::connect(&state.core, &to, &options).await?, to));
+    }
+    let Host::Tcp(host) = &address.host else {
+        return Err(std::io::Error::other("no socket path"));
+    };
+    let found = state
+        .core
+        .foreign(state.blocking.resolve(host, address.port))
+        .await?;
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
+    for ip in found {
+        let to = cores::Address::Tcp(ip);
+        match Stream::connect(&state.core, &to, &options).await {
+            Ok(stream) => return Ok((stream, to)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The configured socket options, as the runtime knows them.
+pub(crate) fn tcp_options(tcp: &crate::config::TcpOptions) -> TcpOptions {
+    TcpOptions {
+        keepalive: tcp.keepalive,
+        keepalive_time: tcp.time,
+        keepalive_interval: tcp.interval,
+        keepalive_retries: tcp.retries,
+        user_timeout: tcp.user_timeout,
+        congestion_control: tcp.congestion_control.clone(),
+    }
+}
+
+/// What a server's refusal means for those who wait, by its SQLSTATE.
+fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
+    let Ok(fields) = Fields::parse(body) else {
+        return unreachable_server(slot, Lost::Malformed);
+    };
+    let code = fields.code().unwrap_or(SqlState::INTERNAL_ERROR);
+    let text = |name| {
+        fields
+            .get(name)
+            .map(|text| String::from_utf8_lossy(text).into_owned())
+    };
+    match code {
+        // Starting up, shutting down, recovering; or full: it will let us in later.
+        SqlState::CANNOT_CONNECT_NOW | SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Retryable,
+        SqlState::INVALID_PASSWORD => ConnectFailure::Fatal(Error {
+            code,
+            ..cannot_connect(slot, text(field::MESSAGE).unwrap_or_default())
+        }),
+        _ => {
+            let reason = format!("{} ({code})", text(field::MESSAGE).unwrap_or_default());
+            ConnectFailure::Fatal(cannot_connect(slot, reason))
+        }
+    }
+}

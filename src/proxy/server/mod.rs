@@ -1,0 +1,381 @@
+//! One authenticated server connection.
+
+pub(crate) mod cancel;
+pub(crate) mod connect;
+mod reset;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use cores::{Buf, Core, Stream};
+
+use crate::protocol::backend::{tag, ParameterStatus};
+use crate::protocol::exchange::{Exchange, Fate, OutOfStep, Owed};
+use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frontend;
+use crate::protocol::parameters::Parameters;
+
+use super::core_state::CoreState;
+
+pub(crate) use cancel::Target;
+pub(crate) use reset::Reset;
+
+/// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
+const WHOLE_BYTES_MAX: usize = 64 * 1024;
+/// How long a server may take to close its side after Terminate.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server connection of this core.
+pub(crate) struct Server {
+    pub(crate) stream: Stream,
+    pub(crate) exchange: Exchange,
+    replies: Replies,
+    /// As it last reported.
+    pub(crate) reported: Rc<Parameters>,
+    /// What was set on it beyond its defaults.
+    pub(crate) applied: Rc<Parameters>,
+    pub(crate) target: Rc<Target>,
+}
+
+/// Where in the server's stream of messages we are.
+#[derive(Default)]
+struct Replies {
+    /// Bytes still to come of a message whose beginning went through.
+    body_left: usize,
+    fate: Option<Fate>,
+    /// Beginning of a message: its header, or all of one that is read whole.
+    partial: Vec<u8>,
+}
+
+/// A server connection between cores.
+pub(crate) struct Parcel {
+    fd: OwnedFd,
+    reported: Parameters,
+    applied: Parameters,
+    target: cancel::Address,
+}
+
+/// The connection is of no further use.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// Closed, or failed.
+    Closed(Option<std::io::Error>),
+    /// It said what cannot be.
+    OutOfStep(OutOfStep),
+    /// Its bytes are no messages.
+    Malformed,
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lost::Closed(None) => f.write_str("closed by the server"),
+            Lost::Closed(Some(error)) => error.fmt(f),
+            Lost::OutOfStep(message) => {
+                write!(f, "unexpected message '{}'", message.tag.escape_ascii())
+            }
+            Lost::Malformed => f.write_str("malformed message"),
+        }
+    }
+}
+
+impl From<OutOfStep> for Lost {
+    fn from(message: OutOfStep) -> Self {
+        Lost::OutOfStep(message)
+    }
+}
+
+/// Who gets a server's replies.
+pub(crate) trait Recipient {
+    /// Bytes of whole or partial messages, in order.
+    fn forward(&mut self, buf: Buf);
+    /// The same, for bytes not in a receive buffer.
+    fn forward_copy(&mut self, bytes: &[u8]);
+    /// The server reported a parameter because of what the recipient did.
+    fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]);
+}
+
+impl Server {
+    pub(crate) fn new(stream: Stream, reported: Rc<Parameters>, target: cancel::Address) -> Self {
+        Self {
+            stream,
+            exchange: Exchange::default(),
+            replies: Replies::default(),
+            reported,
+            applied: Rc::default(),
+            target: Rc::new(Target::new(target)),
+        }
+    }
+
+    /// At rest with nothing half sent or half received.
+    #[inline]
+    pub(crate) fn at_rest(&self) -> bool {
+        self.exchange.at_rest() && self.replies.body_left == 0 && self.replies.partial.is_empty()
+    }
+
+    /// Shows received bytes to the exchange, message by message, and passes on what the client shall get.
+    pub(crate) fn take(&mut self, mut buf: Buf, to: &mut impl Recipient) -> Result<(), Lost> {
+        while !buf.is_empty() {
+            if self.replies.body_left > 0 {
+                let part = buf.split_to(self.replies.body_left);
+                self.replies.body_left -= part.len();
+                if self.replies.fate == Some(Fate::Forward) {
+                    to.forward(part);
+                }
+            } else if !self.replies.partial.is_empty() {
+                self.complete_partial(&mut buf, to)?;
+            } else {
+                self.take_messages(&mut buf, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages at the front of `buf`, up to where one must be cut out or is incomplete.
+    #[inline]
+    fn take_messages(&mut self, buf: &mut Buf, to: &mut impl Recipient) -> Result<(), Lost> {
+        let mut at = 0;
+        loop {
+            let rest = &buf[at..];
+            let Some(header) = peek(rest, BODY_BYTES_MAX).map_err(|_| Lost::Malformed)? else {
+                forward(buf, at, to);
+                self.replies.partial.extend_from_slice(buf);
+                buf.advance(buf.len());
+                return Ok(());
+            };
+            let body = &rest[HEADER_BYTES..];
+            let whole = body.len() >= header.body_bytes;
+            if !whole && read_whole(header.tag) {
+                forward(buf, at, to);
+                return self.begin_partial(buf, header.frame_bytes());
+            }
+            let fate = self.exchange.received(header.tag, body.first().copied())?;
+            if header.tag == tag::PARAMETER_STATUS {
+                self.parameter(body.get(..header.body_bytes).unwrap_or_default(), fate, to);
+            }
+            let here = header.frame_bytes().min(rest.len());
+            if !whole {
+                self.replies.body_left = header.frame_bytes() - here;
+                self.replies.fate = Some(fate);
+            }
+            match fate {
+                Fate::Forward => at += here,
+                Fate::Drop | Fate::Synthesize => {
+                    forward(buf, at, to);
+                    buf.advance(here);
+                    at = 0;
+                }
+            }
+            if at == buf.len() || self.exchange.has_synthetic() {
+                forward(buf, at, to);
+                self.synthesize(to);
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin_partial(&mut self, buf: &mut Buf, frame_bytes: usize) -> Result<(), Lost> {
+        if frame_bytes > WHOLE_BYTES_MAX {
+            return Err(Lost::Malformed);
+        }
+        self.replies.partial.extend_from_slice(buf);
+        buf.advance(buf.len());
+        Ok(())
+    }
+
+    /// Goes on with a message whose beginning was kept.
+    fn complete_partial(&mut self, buf: &mut Buf, to: &mut impl Recipient) -> Result<(), Lost> {
+        let mut partial = std::mem::take(&mut self.replies.partial);
+        let missing = HEADER_BYTES.saturating_sub(partial.len());
+        partial.extend_from_slice(&buf.split_to(missing));
+        let Some(header) = peek(&partial, BODY_BYTES_MAX).map_err(|_| Lost::Malformed)? else {
+            self.replies.partial = partial;
+            return Ok(());
+        };
+        if read_whole(header.tag) {
+            if header.frame_bytes() > WHOLE_BYTES_MAX {
+                return Err(Lost::Malformed);
+            }
+            partial.extend_from_slice(&buf.split_to(header.frame_bytes() - partial.len()));
+            if partial.len() < header.frame_bytes() {
+                self.replies.partial = partial;
+                return Ok(());
+            }
+        }
+        // Only a message read whole is looked into.
+        let body = partial.get(HEADER_BYTES..).unwrap_or_default();
+        let fate = self.exchange.received(header.tag, body.first().copied())?;
+        if header.tag == tag::PARAMETER_STATUS {
+            self.parameter(body, fate, to);
+        }
+        if fate == Fate::Forward {
+            to.forward_copy(&partial);
+        }
+        self.replies.body_left = header.frame_bytes() - partial.len();
+        self.replies.fate = Some(fate);
+        self.synthesize(to);
+        Ok(())
+    }
+
+    fn parameter(&mut self, body: &[u8], fate: Fate, to: &mut impl Recipient) {
+        let Ok(status) = ParameterStatus::parse(body) else {
+            return;
+        };
+        if self.reported.get(status.name) != Some(status.value) {
+            Rc::make_mut(&mut self.reported).set(status.name, status.value);
+        }
+        if fate == Fate::Forward {
+            to.parameter(&mut self.applied, status.name, status.value);
+        }
+    }
+
+    fn synthesize(&mut self, to: &mut impl Recipient) {
+        while let Some(owed) = self.exchange.next_synthetic() {
+            match owed {
+                Owed::ParseComplete => to.forward_copy(&crate::protocol::backend::PARSE_COMPLETE),
+                Owed::CloseComplete => to.forward_copy(&crate::protocol::backend::CLOSE_COMPLETE),
+                _ => debug_assert!(false, "only Parse and Close are answered here"),
+            }
+        }
+    }
+
+    /// Runs a statement of ours and reads its replies to the end. The exchange must owe nothing.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<(), RunError> {
+        let mut message = Vec::with_capacity(sql.len() + 6);
+        frontend::Query {
+            text: sql.as_bytes(),
+        }
+        .encode(&mut message);
+        self.stream.send_vec(message);
+        self.exchange.sent(Owed::Results, Fate::Forward);
+        let mut replies = Collector::default();
+        self.drain(&mut replies).await.map_err(RunError::Lost)?;
+        replies
+            .error()
+            .map_or(Ok(()), |body| Err(RunError::Server(body)))
+    }
+
+    /// Reads until nothing is owed.
+    async fn drain(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
+        while !self.exchange.nothing_owed()
+            || self.replies.body_left > 0
+            || !self.replies.partial.is_empty()
+        {
+            match self.stream.recv().await {
+                Ok(Some(buf)) => self.take(buf, to)?,
+                Ok(None) => return Err(Lost::Closed(None)),
+                Err(error) => return Err(Lost::Closed(Some(error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what came while the connection was at rest: reported parameters and notices are fine.
+    pub(crate) fn take_unprompted(&mut self) -> Result<(), Lost> {
+        while self.stream.has_received() {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            match self.stream.poll_recv(&mut cx) {
+                Poll::Ready(Ok(Some(buf))) => self.take(buf, &mut Collector::default())?,
+                Poll::Ready(Ok(None)) => return Err(Lost::Closed(None)),
+                Poll::Ready(Err(error)) => return Err(Lost::Closed(Some(error))),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves this core. Errors: it is not at rest any more, and has been closed.
+    pub(crate) async fn pack(self) -> Result<Parcel, ()> {
+        let Self {
+            stream,
+            reported,
+            applied,
+            target,
+            ..
+        } = self;
+        match stream.detach().await {
+            Ok((fd, rest)) if rest.is_empty() => Ok(Parcel {
+                fd,
+                reported: Rc::unwrap_or_clone(reported),
+                applied: Rc::unwrap_or_clone(applied),
+                target: target.address.clone(),
+            }),
+            _ => Err(()),
+        }
+    }
+
+    /// Arrives on this core.
+    pub(crate) fn unpack(core: &Core, parcel: Parcel) -> Self {
+        let stream = Stream::adopt(core, parcel.fd);
+        let mut server = Self::new(stream, Rc::new(parcel.reported), parcel.target);
+        server.applied = Rc::new(parcel.applied);
+        server
+    }
+
+    /// Ends the connection and waits until the server has closed its side, so that it no longer counts there.
+    pub(crate) async fn close(self: Box<Self>, state: &Rc<CoreState>) {
+        let deadline = state.core.now() + CLOSE_TIMEOUT;
+        if !self.exchange.nothing_owed() {
+            // It is at work for nobody, and would notice only at the end.
+            cancel::send(state, &self.target).await;
+        }
+        self.stream.send_static(&frontend::TERMINATE);
+        let gone = async {
+            if self.stream.flush().await.is_ok() {
+                while let Ok(Some(_)) = self.stream.recv().await {}
+            }
+        };
+        if state.core.timeout_at(Some(deadline), gone).await.is_none() {
+            tracing::warn!("a server did not close its connection within {CLOSE_TIMEOUT:?}");
+        }
+    }
+}
+
+fn forward(buf: &mut Buf, bytes: usize, to: &mut impl Recipient) {
+    if bytes > 0 {
+        to.forward(buf.split_to(bytes));
+    }
+}
+
+/// Messages whose content matters here.
+fn read_whole(tag: u8) -> bool {
+    matches!(tag, tag::READY_FOR_QUERY | tag::PARAMETER_STATUS)
+}
+
+/// Why a statement of ours did not run.
+#[derive(Debug)]
+pub(crate) enum RunError {
+    /// The body of the server's ErrorResponse.
+    Server(Vec<u8>),
+    /// The connection is gone.
+    Lost(Lost),
+}
+
+/// Takes the replies to our own statements, as far as they are short.
+#[derive(Default)]
+struct Collector(Vec<u8>);
+
+impl Collector {
+    /// The body of the first ErrorResponse.
+    fn error(&self) -> Option<Vec<u8>> {
+        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
+        frames
+            .find(|frame| frame.tag == tag::ERROR_RESPONSE)
+            .map(|frame| frame.body.to_vec())
+    }
+}
+
+impl Recipient for Collector {
+    fn forward(&mut self, buf: Buf) {
+        self.forward_copy(&buf);
+    }
+
+    fn forward_copy(&mut self, bytes: &[u8]) {
+        let room = WHOLE_BYTES_MAX - self.0.len();
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn parameter(&mut self, _: &mut Rc<Parameters>, _: &[u8], _: &[u8]) {}
+}

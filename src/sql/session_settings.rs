@@ -1,0 +1,269 @@
+//! A session's settings through its transactions: what is undone, what ends, what stays.
+//!
+//! ```text
+//!   baseline     from the startup message; what RESET goes back to
+//!   committed    what the session has between transactions
+//!   on_server    what its server has then: not the same after RESET, which puts the server back to
+//!                its own values and not to the client's
+//!   open         while a transaction is open, and once more per savepoint:
+//!     session      what `committed` becomes at COMMIT
+//!     server       what `on_server` becomes at COMMIT
+//!     current      `session` with SET LOCAL in force
+//! ```
+//!
+//! Statements outside a transaction block are one transaction up to the next ReadyForQuery, too.
+//!
+//! Source: <https://www.postgresql.org/docs/current/sql-set.html>
+
+use std::sync::Arc;
+
+use super::cursor::Name;
+use super::session::Effect;
+use super::set::{Change, Scope, Value};
+use super::settings::{Settings, SettingsStore};
+
+/// The settings of one client's session. 40 bytes while no transaction changes any.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    baseline: Arc<Settings>,
+    committed: Arc<Settings>,
+    on_server: Arc<Settings>,
+    open: Option<Box<Open>>,
+    exact: bool,
+}
+
+/// Names and values of one session may take this much. What is set beyond is not kept account of.
+pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
+
+/// A transaction may have this many savepoints before we lose account of its settings.
+const SAVEPOINTS_MAX: usize = 1024;
+
+#[derive(Clone, Debug)]
+struct Open {
+    block: Block,
+    now: Layer,
+    savepoints: Vec<(Name, Layer)>,
+}
+
+/// How an open transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    /// With ReadyForQuery.
+    Implicit,
+    /// The same, undone, because a statement failed.
+    Failed,
+    /// With COMMIT or ROLLBACK.
+    Explicit,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    session: Arc<Settings>,
+    server: Arc<Settings>,
+    current: Arc<Settings>,
+    exact: bool,
+}
+
+impl SessionSettings {
+    /// A session that begins with the run-time parameters of its startup message, those of `options=-c …`
+    /// included; not `user`, `database`, `replication` and the like.
+    pub fn new<'a>(
+        startup: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        store: &mut SettingsStore,
+    ) -> Self {
+        let mut settings = Settings::default();
+        for (name, value) in startup {
+            let name = name.to_ascii_lowercase();
+            let value = Value::from_text(&name, value);
+            settings.set(&name, Some(value));
+        }
+        let baseline = store.intern(settings);
+        Self {
+            committed: Arc::clone(&baseline),
+            on_server: Arc::clone(&baseline),
+            baseline,
+            open: None,
+            exact: true,
+        }
+    }
+
+    /// What a server must have when this client comes to it. Once it has, say so with [`Self::in_line`].
+    pub fn committed(&self) -> &Arc<Settings> {
+        &self.committed
+    }
+
+    /// What the server of this client has, outside a transaction: to be noted when the client leaves it.
+    pub fn on_server(&self) -> &Arc<Settings> {
+        &self.on_server
+    }
+
+    /// The client's server has been brought to [`Self::committed`].
+    pub fn in_line(&mut self) {
+        if !Arc::ptr_eq(&self.on_server, &self.committed) {
+            self.on_server = Arc::clone(&self.committed);
+        }
+    }
+
+    /// What is in force for the client at this moment, SET LOCAL included.
+    pub fn current(&self) -> &Arc<Settings> {
+        match &self.open {
+            Some(open) => &open.now.current,
+            None => &self.committed,
+        }
+    }
+
+    /// Is the account complete? If not, only the server that the client has knows its settings: the client must
+    /// keep it, and it must be reset afterwards.
+    pub fn is_exact(&self) -> bool {
+        self.open.as_ref().map_or(self.exact, |open| open.now.exact)
+    }
+
+    /// A statement succeeded. `tag` is that of its CommandComplete: COMMIT of a failed transaction says ROLLBACK.
+    pub fn succeeded(&mut self, effect: &Effect, tag: &[u8], store: &mut SettingsStore) {
+        match effect {
+            Effect::Begin => self.open().block = Block::Explicit,
+            Effect::Commit { chain } => self.finish(tag != b"ROLLBACK", *chain, store),
+            Effect::PrepareTransaction => self.finish(tag != b"ROLLBACK", false, store),
+            Effect::Rollback { chain } => self.finish(false, *chain, store),
+            Effect::Savepoint(name) => {
+                let open = self.open();
+                if open.savepoints.len() < SAVEPOINTS_MAX {
+                    open.savepoints.push((name.clone(), open.now.clone()));
+                } else {
+                    open.now.exact = false;
+                }
+            }
+            Effect::Release(name) => {
+                if let Some((at, open)) = self.savepoint(name) {
+                    open.savepoints.truncate(at);
+                }
+            }
+            Effect::RollbackTo(name) => {
+                if let Some((at, open)) = self.savepoint(name) {
+                    open.savepoints.truncate(at + 1);
+                    if let Some((_, layer)) = open.savepoints.last() {
+                        open.now = layer.clone();
+                    }
+                }
+            }
+            Effect::Setting(change) => self.change(change),
+            Effect::SettingsUnknown | Effect::SetConfig(_) => self.open().now.exact = false,
+            Effect::DiscardAll => {
+                let baseline = Arc::clone(&self.baseline);
+                self.open().now = Layer {
+                    session: Arc::clone(&baseline),
+                    server: Arc::default(),
+                    current: baseline,
+                    exact: true, // whatever was unknown is gone
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// A statement failed: outside a transaction block, what came before it since the last ReadyForQuery is undone.
+    pub fn failed(&mut self) {
+        if let Some(open) = &mut self.open {
+            if open.block == Block::Implicit {
+                open.block = Block::Failed;
+            }
+        }
+    }
+
+    /// ReadyForQuery: `I`, `T` or `E`.
+    pub fn ready(&mut self, status: u8, store: &mut SettingsStore) {
+        let block = self.open.as_ref().map(|open| open.block);
+        match (status, block) {
+            (b'I', None) => {}
+            (b'I', Some(Block::Implicit)) => self.finish(true, false, store),
+            (b'I', Some(Block::Failed)) => self.finish(false, false, store),
+            (b'I', Some(Block::Explicit)) => {
+                // It ended out of our sight, in a procedure for instance. If it changed nothing, no harm is done.
+                let changed = self
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| !Settings::same(&open.now.session, &self.committed));
+                self.finish(true, false, store);
+                self.exact &= !changed;
+            }
+            (_, Some(Block::Explicit)) => {}
+            (_, _) => self.open().block = Block::Explicit,
+        }
+    }
+
+    fn change(&mut self, change: &Change) {
+        let baseline = Arc::clone(&self.baseline);
+        let now = &mut self.open().now;
+        let (name, value, local) = match change {
+            Change::ResetAll => {
+                Arc::make_mut(&mut now.session).reset_all(&baseline);
+                Arc::make_mut(&mut now.current).reset_all(&baseline);
+                Arc::make_mut(&mut now.server).reset_all(&Settings::default());
+                return;
+            }
+            Change::Set { scope, name, value } => (name, value, *scope == Scope::Local),
+        };
+        // What was set in one encoding cannot be sent in another.
+        if **name == *b"client_encoding" {
+            let mut entries = now.current.iter();
+            now.exact &= entries.all(|entry| entry.value.sql().is_ascii());
+        }
+        let empty = Settings::default();
+        let levels = [
+            (&mut now.current, &*baseline),
+            (&mut now.session, &*baseline),
+            (&mut now.server, &empty),
+        ];
+        for (settings, start) in levels.into_iter().take(if local { 1 } else { 3 }) {
+            match value {
+                Some(value) => Arc::make_mut(settings).set(name, Some(value.clone())),
+                None => Arc::make_mut(settings).reset(name, start),
+            }
+        }
+        now.exact &= now.current.bytes() <= SETTINGS_BYTES_MAX;
+    }
+
+    /// The open transaction, begun by this statement if there is none.
+    fn open(&mut self) -> &mut Open {
+        self.open.get_or_insert_with(|| {
+            Box::new(Open {
+                block: Block::Implicit,
+                now: Layer {
+                    session: Arc::clone(&self.committed),
+                    server: Arc::clone(&self.on_server),
+                    current: Arc::clone(&self.committed),
+                    exact: self.exact,
+                },
+                savepoints: Vec::new(),
+            })
+        })
+    }
+
+    fn savepoint(&mut self, name: &Name) -> Option<(usize, &mut Open)> {
+        let open = self.open.as_mut()?;
+        let at = open.savepoints.iter().rposition(|(other, _)| other == name);
+        open.now.exact &= at.is_some(); // the server knew it
+        Some((at?, open))
+    }
+
+    fn finish(&mut self, commit: bool, chain: bool, store: &mut SettingsStore) {
+        if let Some(open) = self.open.take().filter(|_| commit) {
+            let Layer {
+                session, server, ..
+            } = open.now;
+            if !Arc::ptr_eq(&session, &self.committed) {
+                self.committed = store.intern(Arc::unwrap_or_clone(session));
+            }
+            if !Arc::ptr_eq(&server, &self.on_server) {
+                self.on_server = store.intern(Arc::unwrap_or_clone(server));
+            }
+            self.exact = open.now.exact;
+        }
+        if chain {
+            self.open().block = Block::Explicit;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

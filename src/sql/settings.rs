@@ -1,0 +1,420 @@
+//! The settings of a session as a value: compare two, and bring a server from one to the other.
+//!
+//! A server's own settings, those it has when nothing was set, are not in here: a name that a [`Settings`] lacks
+//! has the server's own value, and `RESET name` restores it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::cursor::Name;
+use super::set::Value;
+
+/// What a session has set, by startup parameters or statements. Immutable and shared.
+///
+/// `Arc`, although cores share no state: a server connection takes its settings along when it changes cores.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// In order of names, each once.
+    entries: Vec<Arc<Setting>>,
+}
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Setting {
+    /// In lower case.
+    pub name: Name,
+    /// What it is set to.
+    pub value: Value,
+    /// Was it set while `role` or `session_authorization` were? Then their privileges may be needed to set it
+    /// again.
+    pub as_role: bool,
+}
+
+const ROLE: &[u8] = b"role";
+const AUTHORIZATION: &[u8] = b"session_authorization";
+const ENCODING: &[u8] = b"client_encoding";
+
+/// Settings that decide what a literal in a statement means when it is parsed. A statement prepared under other
+/// values of these is another statement, although its text is the same.
+const READ_BY_PARSER: [&[u8]; 11] = [
+    b"array_nulls",
+    b"backslash_quote",
+    b"client_encoding",
+    b"datestyle",
+    b"intervalstyle",
+    b"lc_monetary",
+    b"standard_conforming_strings",
+    b"timezone",
+    b"timezone_abbreviations",
+    b"transform_null_equals",
+    b"xmloption",
+];
+
+impl Settings {
+    /// The value of a setting, if the session has set it.
+    pub fn get(&self, name: &[u8]) -> Option<&Value> {
+        Some(&self.entry(name)?.value)
+    }
+
+    /// All settings in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
+        self.entries.iter().map(|entry| &**entry)
+    }
+
+    /// Is nothing set?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of names and values, for limits.
+    pub fn bytes(&self) -> usize {
+        self.iter()
+            .map(|entry| entry.name.len() + entry.value.sql().len())
+            .sum()
+    }
+
+    /// Compares quickly where both come from the same [`SettingsStore`].
+    pub fn same(a: &Arc<Self>, b: &Arc<Self>) -> bool {
+        Arc::ptr_eq(a, b) || a == b
+    }
+
+    /// What the meaning of a prepared statement's text depends on; empty unless the session has set something of
+    /// the kind, and appended to `context`.
+    pub fn parse_context(&self, context: &mut Vec<u8>) {
+        for entry in self.iter() {
+            if READ_BY_PARSER.contains(&&*entry.name) {
+                context.extend(&entry.name[..]);
+                context.push(b'=');
+                context.extend(entry.value.sql());
+                context.push(0);
+            }
+        }
+    }
+
+    /// Sets or, without a value, forgets a setting. Changing `session_authorization` ends `role`.
+    pub(super) fn set(&mut self, name: &[u8], value: Option<Value>) {
+        if name == AUTHORIZATION {
+            self.put(ROLE, None);
+        }
+        self.put(name, value);
+    }
+
+    /// Puts a setting back to what it is in `baseline`.
+    pub(super) fn reset(&mut self, name: &[u8], baseline: &Self) {
+        if name == AUTHORIZATION {
+            self.copy(ROLE, baseline);
+        }
+        self.copy(name, baseline);
+    }
+
+    /// `RESET ALL`: all but role and session authorization.
+    pub(super) fn reset_all(&mut self, baseline: &Self) {
+        let (role, authorization) = (
+            self.entry(ROLE).cloned(),
+            self.entry(AUTHORIZATION).cloned(),
+        );
+        *self = baseline.clone();
+        for (name, entry) in [(ROLE, role), (AUTHORIZATION, authorization)] {
+            self.replace(name, entry);
+        }
+    }
+
+    fn put(&mut self, name: &[u8], value: Option<Value>) {
+        let as_role = name != ROLE
+            && name != AUTHORIZATION
+            && (self.entry(ROLE).is_some() || self.entry(AUTHORIZATION).is_some());
+        let entry = value.map(|value| {
+            Arc::new(Setting {
+                name: name.into(),
+                value,
+                as_role,
+            })
+        });
+        self.replace(name, entry);
+    }
+
+    fn copy(&mut self, name: &[u8], from: &Self) {
+        self.replace(name, from.entry(name).cloned());
+    }
+
+    fn replace(&mut self, name: &[u8], entry: Option<Arc<Setting>>) {
+        let found = self
+            .entries
+            .binary_search_by(|other| (*other.name).cmp(name));
+        match (found, entry) {
+            (Ok(at), Some(entry)) => self.entries[at] = entry,
+            (Ok(at), None) => {
+                self.entries.remove(at);
+            }
+            (Err(at), Some(entry)) => self.entries.insert(at, entry),
+            (Err(_), None) => {}
+        }
+    }
+
+    fn entry(&self, name: &[u8]) -> Option<&Arc<Setting>> {
+        let at = self
+            .entries
+            .binary_search_by(|entry| (*entry.name).cmp(name));
+        self.entries.get(at.ok()?)
+    }
+}
+
+/// Equal settings of one core, kept once, so that clients with the same settings share a pointer.
+#[derive(Debug, Default)]
+pub struct SettingsStore {
+    kept: HashSet<Arc<Settings>>,
+    /// Entries that nobody else holds are dropped when the store has grown to this many.
+    sweep_at: usize,
+}
+
+/// A store smaller than this is not worth sweeping.
+const SWEEP_MIN: usize = 256;
+
+impl SettingsStore {
+    /// The one shared copy of these settings.
+    pub fn intern(&mut self, settings: Settings) -> Arc<Settings> {
+        if let Some(kept) = self.kept.get(&settings) {
+            return Arc::clone(kept);
+        }
+        if self.kept.len() >= self.sweep_at {
+            self.kept.retain(|kept| Arc::strong_count(kept) > 1);
+            self.sweep_at = (2 * self.kept.len()).max(SWEEP_MIN);
+        }
+        let settings = Arc::new(settings);
+        self.kept.insert(Arc::clone(&settings));
+        settings
+    }
+
+    /// How many different settings are kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Is nothing kept?
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
+/// What to send to a server so that it has other settings: one simple query, or two, which may be sent together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transition {
+    /// Sent first, if not empty: changes the encoding in which the text of the other is read.
+    pub encoding: Vec<u8>,
+    /// All other changes. They are one implicit transaction: all or none.
+    pub text: Vec<u8>,
+}
+
+impl Transition {
+    /// From the settings that a server has to those that its next client wants. None if they are the same.
+    ///
+    /// Order: what was set as another role is undone as that role, then the role ends, then all else follows,
+    /// the new role, and what needs it.
+    pub fn between(from: &Arc<Settings>, to: &Arc<Settings>) -> Option<Self> {
+        if Settings::same(from, to) {
+            return None;
+        }
+        let differs = |name: &[u8]| from.get(name) != to.get(name);
+        let authorization = differs(AUTHORIZATION);
+        let role = authorization || differs(ROLE);
+        let mut text = Vec::new();
+        let surplus = |as_role: bool| {
+            from.iter().filter(move |entry| {
+                !is_role(&entry.name) && entry.as_role == as_role && to.get(&entry.name).is_none()
+            })
+        };
+        let missing = |as_role: bool| {
+            to.iter().filter(move |entry| {
+                !is_role(&entry.name) && entry.as_role == as_role && differs(&entry.name)
+            })
+        };
+        surplus(true).for_each(|entry| reset(&mut text, &entry.name));
+        if authorization && from.get(AUTHORIZATION).is_some() {
+            text.extend(b"RESET SESSION AUTHORIZATION;");
+        }
+        if role && from.get(ROLE).is_some() {
+            reset(&mut text, ROLE);
+        }
+        surplus(false).for_each(|entry| reset(&mut text, &entry.name));
+        missing(false).for_each(|entry| set(&mut text, entry));
+        for (changes, name) in [(authorization, AUTHORIZATION), (role, ROLE)] {
+            if let Some(entry) = to.entry(name).filter(|_| changes) {
+                set(&mut text, entry);
+            }
+        }
+        missing(true).for_each(|entry| set(&mut text, entry));
+
+        let mut encoding = Vec::new();
+        if differs(ENCODING) && !text.is_ascii() {
+            match to.entry(ENCODING) {
+                Some(entry) => set(&mut encoding, entry),
+                None => reset(&mut encoding, ENCODING),
+            }
+        }
+        Some(Self { encoding, text }).filter(|transition| !transition.text.is_empty())
+    }
+}
+
+fn is_role(name: &[u8]) -> bool {
+    name == ROLE || name == AUTHORIZATION
+}
+
+fn reset(text: &mut Vec<u8>, name: &[u8]) {
+    text.extend(b"RESET ");
+    push_name(text, name);
+    text.push(b';');
+}
+
+fn set(text: &mut Vec<u8>, entry: &Setting) {
+    let time_zone = *entry.name == *b"timezone";
+    match &entry.value {
+        Value::List(literal) => {
+            text.extend(b"SELECT pg_catalog.set_config('");
+            text.extend(&entry.name[..]);
+            text.extend(b"',");
+            text.extend(&literal[..]);
+            text.extend(b",false)");
+        }
+        // Of all values, only an interval needs this form, and only for the time zone.
+        Value::Words(words) if time_zone && words.starts_with(b"interval") => {
+            text.extend(b"SET TIME ZONE ");
+            text.extend(&words[..]);
+        }
+        Value::Words(words) => {
+            text.extend(b"SET ");
+            push_name(text, &entry.name);
+            text.extend(b" TO ");
+            text.extend(&words[..]);
+        }
+    }
+    text.push(b';');
+}
+
+/// Parts of a name with dots may be any word, hence the quotes; names without are PostgreSQL's own, unless a
+/// client made something up.
+fn push_name(text: &mut Vec<u8>, name: &[u8]) {
+    let own = name
+        .iter()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_');
+    if own && name.first().is_some_and(|first| !first.is_ascii_digit()) {
+        text.extend(name);
+        return;
+    }
+    for (index, part) in name.split(|byte| *byte == b'.').enumerate() {
+        text.extend(if index == 0 { &b"\""[..] } else { b".\"" });
+        for &byte in part {
+            if byte == b'"' {
+                text.push(byte);
+            }
+            text.push(byte);
+        }
+        text.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(value: &str) -> Option<Value> {
+        Some(Value::Words(value.as_bytes().into()))
+    }
+
+    /// `name=value` pairs, set in this order.
+    fn settings(pairs: &[&str]) -> Arc<Settings> {
+        let mut settings = Settings::default();
+        for pair in pairs {
+            let (name, value) = pair.split_once('=').unwrap();
+            settings.set(name.as_bytes(), words(value));
+        }
+        Arc::new(settings)
+    }
+
+    #[test]
+    fn transitions_are_minimal_and_in_order() {
+        let cases: &[(&[&str], &[&str], &str)] = &[
+            (&[], &["a=1"], "SET a TO 1;"),
+            (&["a=1"], &[], "RESET a;"),
+            (&["a=1", "b=2"], &["a=1", "b=3", "c=4"], "SET b TO 3;SET c TO 4;"),
+            (&["x.y=1"], &["user.\"b=2"], "RESET \"x\".\"y\";SET \"user\".\"\"\"b\" TO 2;"),
+            (&["timezone='UTC'"], &["timezone=interval '1' hour"], "SET TIME ZONE interval '1' hour;"),
+            (&["role=a"], &[], "RESET role;"),
+            (&["role=a"], &["role=b"], "RESET role;SET role TO b;"),
+            (&["session_authorization=a", "role=b"], &["z=1"], "RESET SESSION AUTHORIZATION;RESET role;SET z TO 1;"),
+            (
+                &["session_authorization=a", "role=b"],
+                &["session_authorization=c", "role=b"],
+                "RESET SESSION AUTHORIZATION;RESET role;SET session_authorization TO c;SET role TO b;",
+            ),
+            (
+                &["a=1", "role=x", "b=2"],
+                &["c=3", "role=y", "d=4"],
+                "RESET b;RESET role;RESET a;SET c TO 3;SET role TO y;SET d TO 4;",
+            ),
+        ];
+        for (from, to, expected) in cases {
+            let transition = Transition::between(&settings(from), &settings(to)).unwrap();
+            assert_eq!(String::from_utf8_lossy(&transition.text), *expected);
+            assert!(transition.encoding.is_empty());
+        }
+        for pairs in [&[][..], &["a=1", "role=x"]] {
+            assert_eq!(
+                Transition::between(&settings(pairs), &settings(pairs)),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn lists_are_replayed_as_lists() {
+        let mut to = Settings::default();
+        to.set(
+            b"search_path",
+            Some(Value::from_text(b"search_path", b"a, \"it's\"")),
+        );
+        to.set(
+            b"application_name",
+            Some(Value::from_text(b"application_name", b"a, b")),
+        );
+        let transition = Transition::between(&settings(&[]), &Arc::new(to)).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&transition.text),
+            "SET application_name TO 'a, b';SELECT pg_catalog.set_config('search_path','a, \"it''s\"',false);"
+        );
+    }
+
+    #[test]
+    fn the_encoding_changes_before_text_that_depends_on_it() {
+        let latin = settings(&["a.b='\u{e9}'", "client_encoding='LATIN1'"]);
+        let transition = Transition::between(&settings(&[]), &latin).unwrap();
+        assert_eq!(transition.encoding, b"SET client_encoding TO 'LATIN1';");
+        let utf = settings(&["a.b='e'", "client_encoding='UTF8'"]);
+        let transition = Transition::between(&latin, &utf).unwrap();
+        assert!(transition.encoding.is_empty());
+    }
+
+    #[test]
+    fn settings_are_kept_once_and_forgotten() {
+        let mut store = SettingsStore::default();
+        let one = store.intern((*settings(&["a=1"])).clone());
+        let two = store.intern((*settings(&["a=1"])).clone());
+        assert!(Arc::ptr_eq(&one, &two));
+        for n in 0..10 * SWEEP_MIN {
+            store.intern((*settings(&[&format!("a={n}x")])).clone());
+        }
+        assert!(store.len() <= SWEEP_MIN + 1, "{}", store.len());
+        assert!(Arc::ptr_eq(
+            &one,
+            &store.intern((*settings(&["a=1"])).clone())
+        ));
+    }
+
+    #[test]
+    fn what_the_parser_reads_is_the_context() {
+        let mut context = Vec::new();
+        settings(&["work_mem=1", "search_path=a"]).parse_context(&mut context);
+        assert!(context.is_empty());
+        settings(&["timezone='UTC'", "work_mem=1", "datestyle=iso"]).parse_context(&mut context);
+        assert_eq!(context, b"datestyle=iso\0timezone='UTC'\0");
+    }
+}
