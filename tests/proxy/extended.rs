@@ -326,6 +326,7 @@ fn checkout_failing_ends_the_client_by_default() {
         ("FATAL".to_owned(), "53300".to_owned())
     );
     assert_eq!(client.rest(), "");
+    assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
     pgdog.stop();
 }
 

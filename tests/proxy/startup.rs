@@ -187,6 +187,7 @@ fn startup_parameters_reach_the_session() {
 
 /// Sends bytes before the login; the connection must end without a login, and pgdog stay well.
 fn check_hostile(bytes: &[u8]) {
+    println!("{bytes:?}");
     let (pgdog, database) = start();
     let before_kb = pgdog.forget_peak();
     let mut wire = Wire::open(pgdog.port());
@@ -248,6 +249,7 @@ fn encryption_requested_again_and_again() {
 
 /// Sends bytes after the login; the answer must be a protocol violation.
 fn check_violation(bytes: &[u8]) {
+    println!("{bytes:?}");
     let (pgdog, database) = start();
     let mut wire = pgdog.client(&database);
     let before_kb = pgdog.forget_peak();
