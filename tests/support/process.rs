@@ -39,6 +39,7 @@ done
 "#;
 
 /// Tells the reaper something: `kill SIGNAL PID`, `forget PID` or `remove FOLDER`.
+#[expect(clippy::zombie_processes, reason = "the reaper outlives this process")]
 fn tell_reaper(line: &str) {
     static PIPE: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
     let pipe = PIPE.get_or_init(|| {

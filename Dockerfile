@@ -1,0 +1,24 @@
+# One binary on a small image. io_uring must be allowed where it runs: Docker's default seccomp profile forbids it
+# (docker run --security-opt seccomp=unconfined, or a profile that adds io_uring_setup, _enter and _register),
+# and rings count against locked memory (--ulimit memlock=-1 where the default is low).
+
+FROM debian:12-slim AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends build-essential ca-certificates curl git pkg-config \
+ && rm -rf /var/lib/apt/lists/*
+ENV PATH=/root/.cargo/bin:$PATH
+RUN curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+WORKDIR /src
+COPY . .
+RUN cargo build --locked --profile dist && cp target/dist/pgdog /usr/local/bin/
+
+FROM debian:12-slim
+RUN useradd --system --home-dir /etc/pgdog --shell /usr/sbin/nologin pgdog
+COPY --from=build /usr/local/bin/pgdog /usr/local/bin/
+COPY pgdog.toml users.toml /etc/pgdog/
+USER pgdog
+WORKDIR /etc/pgdog
+EXPOSE 6432
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["pgdog"]
+CMD ["--config", "/etc/pgdog/pgdog.toml", "--users", "/etc/pgdog/users.toml"]

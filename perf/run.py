@@ -1,0 +1,358 @@
+"""Measures proxies side by side: every workload against every contender in turn, several rounds.
+
+Interleaving lets the noise of a machine hit all alike. The figure to trust on a small machine is the CPU time of the
+proxy (utime + stime of its threads) per transaction, next to throughput and latency. PostgreSQL and pgbench run on the
+same machine. Written to perf/results/NAME: host.txt, runs.csv (one line per run), summary.md (medians and ratios).
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import pwd
+import re
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+SERVER_PORT = 15_800
+FIRST_PROXY_PORT = 16_800
+USER = PASSWORD = DATABASE = "bench"
+
+SCRIPTS = {
+    "one": "\\set n random(1, 100000)\nSELECT :n;\n",
+    "point": "\\set n random(1, 100000)\nSELECT abalance FROM pgbench_accounts WHERE aid = :n;\n",
+    "transaction": "\\set n random(1, 100000)\nBEGIN;\nSELECT abalance FROM pgbench_accounts WHERE aid = :n;\n"
+    "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :n;\nCOMMIT;\n",
+    "rows": "SELECT g, repeat('x', 100) FROM generate_series(1, 10000) g;\n",
+}
+
+# name: script, protocol, clients, more arguments of pgbench, TLS
+WORKLOADS = {
+    "one-simple-1": ("one", "simple", 1, [], False),
+    "one-simple-16": ("one", "simple", 16, [], False),
+    "one-extended-16": ("one", "extended", 16, [], False),
+    "one-prepared-16": ("one", "prepared", 16, [], False),
+    "point-prepared-64": ("point", "prepared", 64, [], False),
+    # Not prepared: pgbench prepares synchronously and blocks itself when clients outnumber servers.
+    "transaction-extended-32": ("transaction", "extended", 32, [], False),
+    "one-simple-500": ("one", "simple", 500, [], False),
+    "rows-simple-4": ("rows", "simple", 4, [], False),
+    "one-prepared-16-tls": ("one", "prepared", 16, [], True),
+    "one-simple-8-reconnect": ("one", "simple", 8, ["-C"], False),
+}
+IDLE = "idle-5000"
+COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "busiest", "rss_kb", "bytes_per_client", "error"]
+
+
+class Server:
+    """A throw-away PostgreSQL cluster with pgbench's tables."""
+
+    def __init__(self, folder, pg_bin):
+        self.bin = pg_bin
+        self.data = f"{folder}/data"
+        self.demote = {}
+        if os.getuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+            self.demote = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        self.call("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync")
+        with open(f"{self.data}/postgresql.conf", "a") as conf:
+            conf.write(
+                f"port = {SERVER_PORT}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{folder}'\n"
+                "max_connections = 700\nshared_buffers = '512MB'\nfsync = off\nsynchronous_commit = off\n"
+                "full_page_writes = off\nautovacuum = off\n"
+            )
+        self.call("pg_ctl", "-D", self.data, "-w", "-l", f"{folder}/postgres.log", "start")
+        admin = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(SERVER_PORT), PGUSER="postgres")
+        for sql in [f"CREATE ROLE {USER} LOGIN SUPERUSER PASSWORD '{PASSWORD}'", f"CREATE DATABASE {DATABASE} OWNER {USER}"]:
+            subprocess.run([f"{pg_bin}/psql", "-Xqc", sql, "postgres"], env=admin, check=True)
+        subprocess.run([f"{pg_bin}/pgbench", "-iq", "-s", "1", DATABASE], env=admin, check=True, stderr=subprocess.DEVNULL)
+
+    def call(self, program, *arguments):
+        subprocess.run([f"{self.bin}/{program}", *arguments], check=True, stdout=subprocess.DEVNULL, cwd="/", **self.demote)
+
+    def stop(self):
+        self.call("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def pgdog(binary, folder, port, pool, workers, tls):
+    lines = f'tls_certificate = "{tls[0]}"\ntls_private_key = "{tls[1]}"\n' if tls else ""
+    write(
+        f"{folder}/pgdog.toml",
+        f'[general]\nhost = "127.0.0.1"\nport = {port}\nworkers = {workers}\ndefault_pool_size = {pool}\n'
+        f"log_connections = false\nlog_disconnections = false\n{lines}"
+        f'[[databases]]\nname = "{DATABASE}"\nhost = "127.0.0.1"\nport = {SERVER_PORT}\n',
+    )
+    write(f"{folder}/users.toml", f'[[users]]\nname = "{USER}"\npassword = "{PASSWORD}"\ndatabase = "{DATABASE}"\n')
+    return [binary, "--config", f"{folder}/pgdog.toml", "--users", f"{folder}/users.toml"]
+
+
+def pgbouncer(binary, folder, port, pool, tls):
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = map(int, re.search(r"(\d+)\.(\d+)", version).groups())
+    prepared = "max_prepared_statements = 500" if (major, minor) >= (1, 21) else ""
+    lines = f"client_tls_sslmode = allow\nclient_tls_cert_file = {tls[0]}\nclient_tls_key_file = {tls[1]}" if tls else ""
+    write(f"{folder}/users.txt", f'"{USER}" "{PASSWORD}"\n')
+    write(
+        f"{folder}/pgbouncer.ini",
+        f"[databases]\n{DATABASE} = host=127.0.0.1 port={SERVER_PORT} dbname={DATABASE}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\n"
+        f"auth_file = {folder}/users.txt\npool_mode = transaction\nmax_client_conn = 20000\n"
+        f"default_pool_size = {pool}\nlog_connections = 0\nlog_disconnections = 0\n{prepared}\n{lines}\n",
+    )
+    user = ["-u", "postgres"] if os.getuid() == 0 else []
+    return [binary, *user, f"{folder}/pgbouncer.ini"]
+
+
+def haproxy(binary, folder, port, workers):
+    write(
+        f"{folder}/haproxy.cfg",
+        f"global\n  maxconn 9000\n  nbthread {workers}\ndefaults\n  mode tcp\n  timeout connect 5s\n"
+        f"  timeout client 10m\n  timeout server 10m\nlisten pg\n  bind 127.0.0.1:{port}\n"
+        f"  server s1 127.0.0.1:{SERVER_PORT}\n",
+    )
+    return [binary, "-f", f"{folder}/haproxy.cfg", "-db"]
+
+
+class Proxy:
+    """A running contender; `direct` is PostgreSQL itself."""
+
+    def __init__(self, name, options, folder, tls):
+        self.name, self.process, self.port = name, None, SERVER_PORT
+        if name == "direct":
+            return
+        self.port = FIRST_PROXY_PORT + options.contenders.index(name)
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o755)
+        if name == "haproxy":
+            command = haproxy(options.haproxy, folder, self.port, options.workers)
+        elif name == "pgbouncer":
+            command = pgbouncer(options.pgbouncer, folder, self.port, options.pool, tls)
+        else:
+            workers = 1 if name == "pgdog-1" else options.workers
+            command = pgdog(options.pgdog, folder, self.port, options.pool, workers, tls)
+        self.log = f"{folder}/log"
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise SystemExit(f"{name} did not start: {open(self.log).read()[-2000:]}")
+                time.sleep(0.02)
+
+    def threads(self):
+        """CPU seconds of each thread."""
+        seconds = {}
+        for pid in self.pids():
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                fields = open(f"/proc/{pid}/task/{thread}/stat").read().rsplit(")", 1)[1].split()
+                seconds[thread] = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+        return seconds
+
+    def pids(self):
+        """The process and its children: HAProxy may have some."""
+        if self.process is None:
+            return []
+        children = open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()
+        return [self.process.pid, *map(int, children)]
+
+    def rss_kb(self):
+        status = [open(f"/proc/{pid}/status").read() for pid in self.pids()]
+        return sum(int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in status)
+
+    def stop(self):
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def pgbench(proxy, workload, seconds, options, folder):
+    script, protocol, clients, more, tls = WORKLOADS[workload]
+    write(f"{folder}/script.sql", SCRIPTS[script])
+    logs = tempfile.mkdtemp(dir=folder)
+    environment = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(proxy.port), PGUSER=USER, PGPASSWORD=PASSWORD)
+    environment["PGSSLMODE"] = "require" if tls else "disable"
+    threads = "1" if clients < 8 else "2"
+    command = [f"{options.pg_bin}/pgbench", "-n", "-f", f"{folder}/script.sql", "-M", protocol, "-c", str(clients)]
+    command += ["-j", threads, "-T", str(seconds), "-l", "--log-prefix", f"{logs}/log", *more, DATABASE]
+    before = proxy.threads()
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60)
+    except subprocess.TimeoutExpired:
+        return {"error": "timeout"}
+    after = proxy.threads()
+    latencies = sorted(int(line.split()[2]) for name in os.listdir(logs) for line in open(f"{logs}/{name}"))
+    shutil.rmtree(logs)
+    tps = re.search(r"tps = ([\d.]+)", done.stdout)
+    failed = re.search(r"number of failed transactions: (\d+)", done.stdout)
+    if done.returncode != 0 or not tps or not latencies or int(failed[1]) > 0:
+        return {"error": (done.stderr.strip().splitlines() or ["no transactions"])[-1][:200]}
+    result = {"tps": float(tps[1]), "p50_us": latencies[len(latencies) // 2], "p99_us": latencies[len(latencies) * 99 // 100]}
+    used = sorted(seconds - before.get(thread, 0) for thread, seconds in after.items())
+    if used:
+        result["cpu_us"] = sum(used) * 1e6 / len(latencies)
+        result["rss_kb"] = proxy.rss_kb()
+        # Threads that did a hundredth of the work or less are not the ones that serve.
+        serving = [value for value in used if value > sum(used) / 100]
+        result["busiest"] = max(serving) / statistics.mean(serving) if serving else 1.0
+    return result
+
+
+def idle(proxy):
+    """Memory per logged-in client that does nothing."""
+    import psycopg2
+
+    parameters = f"host=127.0.0.1 port={proxy.port} user={USER} password={PASSWORD} dbname={DATABASE} sslmode=disable"
+    psycopg2.connect(parameters).close()
+    before_kb = proxy.rss_kb()
+    clients = []
+    try:
+        for _ in range(5_000):
+            clients.append(psycopg2.connect(parameters))
+        time.sleep(2)
+        after_kb = proxy.rss_kb()
+    except psycopg2.OperationalError as error:
+        return {"error": f"after {len(clients)} clients: {str(error).strip()[:150]}"}
+    finally:
+        for client in clients:
+            client.close()
+    return {"rss_kb": after_kb, "bytes_per_client": (after_kb - before_kb) * 1024 / 5_000}
+
+
+def applies(workload, contender):
+    """HAProxy and PostgreSQL itself have a server connection per client and no TLS here."""
+    if contender not in ("direct", "haproxy"):
+        return True
+    return workload != IDLE and not workload.endswith("-tls")
+
+
+def self_signed(folder):
+    certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        + ["-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    os.chmod(key, 0o644)
+    return certificate, key
+
+
+def summary(rows, options):
+    """Medians per workload and contender, with ratios of pgdog to the others."""
+    lines = ["|workload|contender|tps|p50 µs|p99 µs|CPU µs/transaction|busiest core|RSS MB|pgdog's CPU against it|", "|-|-|-|-|-|-|-|-|-|"]
+    for workload in options.workloads:
+        for contender in options.contenders:
+            runs = [row for row in rows if row["workload"] == workload and row["contender"] == contender]
+            if not runs:
+                continue
+
+            def median(column, of=contender):
+                values = [row[column] for row in rows if row["workload"] == workload and row["contender"] == of and column in row]
+                return statistics.median(values) if values else None
+
+            errors = [row["error"] for row in runs if "error" in row]
+            if errors and median("tps") is None and median("rss_kb") is None:
+                lines.append(f"|{workload}|{contender}|{errors[0]}|||||||")
+                continue
+            show = lambda column, digits=0, scale=1: "" if median(column) is None else f"{median(column) / scale:.{digits}f}"
+            ours, theirs = median("cpu_us", "pgdog"), median("cpu_us")
+            ratio = f"{ours / theirs:.2f}" if ours and theirs and contender != "pgdog" else ""
+            per_client = f" ({show('bytes_per_client')} B per client)" if median("bytes_per_client") is not None else ""
+            lines.append(
+                f"|{workload}|{contender}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}"
+                f"|{show('busiest', 2)}|{show('rss_kb', 1, 1024)}{per_client}|{ratio}|"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def parse_options():
+    names = [*WORKLOADS, IDLE]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pgdog", required=True, help="our binary")
+    parser.add_argument("--pgbouncer", default=os.environ.get("PGBOUNCER", "/usr/sbin/pgbouncer"))
+    parser.add_argument("--haproxy", default="/usr/sbin/haproxy")
+    parser.add_argument("--pg-bin", default=os.environ.get("PG_BIN", "/usr/lib/postgresql/15/bin"))
+    parser.add_argument("--contenders", default="direct,haproxy,pgbouncer,pgdog,pgdog-1", help="pgdog-1 is pgdog on one core")
+    parser.add_argument("--workloads", default=",".join(names), help=f"default: all of {', '.join(names)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--pool", type=int, default=20, help="server connections")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="cores for pgdog and HAProxy")
+    parser.add_argument("--name", default=f"{datetime.date.today()}", help="folder under perf/results")
+    options = parser.parse_args()
+    options.contenders = options.contenders.split(",")
+    options.workloads = options.workloads.split(",")
+    unknown = [name for name in options.workloads if name not in names]
+    if unknown:
+        parser.error(f"unknown workload: {', '.join(unknown)}")
+    options.pgdog = os.path.abspath(options.pgdog)
+    return options
+
+
+def main():
+    options = parse_options()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    results = f"{HERE}/results/{options.name}"
+    os.makedirs(results, exist_ok=True)
+    host = subprocess.run([f"{HERE}/host.sh"], capture_output=True, text=True, check=True).stdout
+    write(f"{results}/host.txt", f"{host}\nsettings\n" + "".join(f"  {key}: {value}\n" for key, value in vars(options).items() if key not in ("pgdog", "name")))
+    folder = tempfile.mkdtemp(prefix="pgdog-perf-")
+    os.chmod(folder, 0o755)
+    rows = []
+    server = Server(folder, options.pg_bin)
+    try:
+        tls = self_signed(folder)
+        with open(f"{results}/runs.csv", "w", newline="") as file:
+            out = csv.DictWriter(file, COLUMNS)
+            out.writeheader()
+            for number in range(1, options.rounds + 1):
+                for workload in options.workloads:
+                    for contender in options.contenders:
+                        if not applies(workload, contender):
+                            continue
+                        proxy = Proxy(contender, options, f"{folder}/{contender}", tls if workload.endswith("-tls") else None)
+                        try:
+                            result = idle(proxy) if workload == IDLE else pgbench(proxy, workload, options.seconds, options, folder)
+                        finally:
+                            proxy.stop()
+                        row = {"round": number, "workload": workload, "contender": contender, **result}
+                        rows.append(row)
+                        out.writerow({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
+                        file.flush()
+                        print(" ".join(f"{key}={value:.1f}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), file=sys.stderr)
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    table = summary(rows, options)
+    write(f"{results}/summary.md", table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

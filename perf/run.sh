@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Measures pgdog beside PgBouncer and HAProxy; `perf/run.sh --help` lists what can be chosen, README.md how to read it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+.ci/setup build postgres python peers
+cargo build --release --quiet
+exec target/venv/bin/python perf/run.py --pgdog "${CARGO_TARGET_DIR:-target}/release/pgdog" "$@"
