@@ -102,7 +102,8 @@ impl Inbound {
     ///
     /// Errors: a length that cannot be. In the middle of a message that was passed on there is no next one.
     pub(super) fn next(&mut self) -> Result<Option<Header>, Error> {
-        if let Some(Amid::Skipped { bytes_left }) = self.amid.take() {
+        if let Some(Amid::Skipped { bytes_left }) = self.amid {
+            self.amid = None;
             self.skip_bytes(bytes_left);
         }
         if self.amid.is_some() {

@@ -76,6 +76,9 @@ impl Relay<'_> {
                 Class::Pass(_) => {}
             }
         }
+        if self.lease.server.exchange.has_synthetic() {
+            self.lease.server.synthesize(self.session);
+        }
         let Session { link, state, .. } = &*self.session;
         if progress && link.activity.get() != Activity::Active {
             link.enter(Activity::Active, state.core.now());

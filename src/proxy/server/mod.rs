@@ -290,7 +290,8 @@ impl Server {
         }
     }
 
-    fn synthesize(&mut self, to: &mut impl Recipient) {
+    /// Makes the replies that are ours to make, as far as their turn has come.
+    pub(crate) fn synthesize(&mut self, to: &mut impl Recipient) {
         while let Some(owed) = self.exchange.next_synthetic() {
             if self.exchange.take_note() & NOTE_CLIENT != 0 {
                 to.statement_answered();
