@@ -160,6 +160,11 @@ impl Exchange {
         std::mem::take(&mut self.failed_drops)
     }
 
+    /// An error of severity FATAL was received: the server closes after it.
+    pub fn note_farewell(&mut self) {
+        self.farewell = true;
+    }
+
     /// Has the server announced that it is about to close?
     pub fn said_farewell(&self) -> bool {
         self.farewell

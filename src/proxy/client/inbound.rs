@@ -3,10 +3,10 @@
 use cores::{Buf, Stream};
 
 use crate::error::Error;
-use crate::protocol::frame::{peek, Header, BODY_BYTES_MAX};
+use crate::protocol::frame::{peek, Header};
 
-/// An incomplete request up to this size waits for the rest before it takes a server.
-const REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// Largest body of a client's message: PostgreSQL's own limit for those that may be large.
+pub(super) const CLIENT_BODY_BYTES_MAX: usize = 0x3fff_fffe - 4;
 
 /// Received bytes, in the receive buffer while they are on their way through, in a vector of their own size when
 /// they have to wait. Nothing while the client idles.
@@ -109,12 +109,7 @@ impl Inbound {
         if self.amid.is_some() {
             return Ok(None);
         }
-        Ok(peek(self.bytes(), BODY_BYTES_MAX)?)
-    }
-
-    /// May a server be taken for this request: is it here in full, or too large to wait for?
-    pub(super) fn is_ready(&self, header: Header) -> bool {
-        self.len() >= header.frame_bytes().min(REQUEST_BYTES_MAX)
+        Ok(peek(self.bytes(), CLIENT_BODY_BYTES_MAX)?)
     }
 
     /// Takes the next `count` bytes out, at most those that are here.

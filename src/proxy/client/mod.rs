@@ -29,6 +29,10 @@ use super::server::{Lost, Reset, RunError, Server};
 use inbound::Inbound;
 use relay::Relay;
 
+/// An incomplete request up to this size waits for the rest before it takes a server.
+const REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// Of a larger Bind this much has to be there: its names.
+const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + 5;
 /// Bytes of requests that a client may pile up while it waits for a server.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
@@ -148,20 +152,18 @@ impl Session {
     /// Waits until the client sends something that needs a server. What needs none is answered here.
     async fn next_request(&mut self) -> Result<(), End> {
         loop {
-            while self.inbound.is_empty() {
-                self.link.enter(Activity::Idle, self.state.core.now());
-                poll_fn(|cx| {
-                    self.link.listen(cx);
-                    if let Some(notice) = self.link.notice() {
-                        return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
-                    }
-                    self.poll_inbound(cx)
-                })
-                .await?;
-            }
-            if self.needs_server()? {
+            if !self.inbound.is_empty() && self.needs_server()? {
                 return Ok(());
             }
+            self.link.enter(Activity::Idle, self.state.core.now());
+            poll_fn(|cx| {
+                self.link.listen(cx);
+                if let Some(notice) = self.link.notice() {
+                    return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
+                }
+                self.poll_inbound(cx)
+            })
+            .await?;
         }
     }
 
@@ -211,7 +213,7 @@ impl Session {
                         continue;
                     }
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
-                    return Ok(self.inbound.is_ready(header) || self.wait_for_more());
+                    return Ok(self.is_ready(header) || self.wait_for_more());
                 }
                 other => {
                     let what = format!("unexpected message '{}'", other.escape_ascii());
@@ -245,6 +247,25 @@ impl Session {
             .steps()
             .iter()
             .any(|step| step.effect == crate::sql::session::Effect::Begin)
+    }
+
+    /// Is enough of the message here for it to be passed on once there is a server?
+    fn is_ready(&self, header: crate::protocol::frame::Header) -> bool {
+        let enough = match header.tag {
+            tag::QUERY | tag::PARSE if self.slot.config.mode != PoolerMode::Session => {
+                request::READ_BYTES_MAX
+            }
+            tag::BIND | tag::DESCRIBE | tag::CLOSE => request::NAMES_BYTES_MAX,
+            _ => REQUEST_BYTES_MAX,
+        };
+        let frame_bytes = header.frame_bytes();
+        // What is too large to be waited for passes as it comes.
+        let wanted = if frame_bytes <= enough {
+            frame_bytes
+        } else {
+            REQUEST_BYTES_MAX.max(NAMES_AHEAD_BYTES).min(frame_bytes)
+        };
+        self.inbound.len() >= wanted
     }
 
     /// Keeps an incomplete message without keeping a receive buffer.

@@ -11,7 +11,7 @@ use crate::error::{Error, Fault};
 use crate::prepared::server::Ensure;
 use crate::prepared::{Id, Prepared, Statement};
 use crate::protocol::exchange::{Fate, Note, Owed};
-use crate::protocol::frame::{peek, Header, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Target};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -22,13 +22,14 @@ use crate::sql::statements::Traits;
 
 use super::super::core_state::Activity;
 use super::super::server::{Server, NOTE_CLIENT, NOTE_SERVER};
+use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::{End, Relay, Session};
 
 /// A statement is read whole, to see what it does to the session, up to this size. A larger one passes unread, and
 /// its server is cleaned afterwards.
-const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Describe, Close and the names in Bind: PostgreSQL's names have 63 bytes.
-const NAMES_BYTES_MAX: usize = 64 * 1024;
+pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// What to do with a message.
 enum Class {
@@ -93,7 +94,7 @@ impl Relay<'_> {
         let mut run = Vec::new();
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(header) =
-                peek(rest, BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
+                peek(rest, CLIENT_BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
             else {
                 break;
             };

@@ -13,6 +13,7 @@ use cores::{Buf, Core, Stream};
 
 use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, ParameterStatus};
+use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
@@ -210,6 +211,12 @@ impl Server {
             }
             let fate = self.exchange.received(header.tag, body.first().copied())?;
             self.account(header.tag, fate, to);
+            if header.tag == tag::ERROR_RESPONSE && whole {
+                let body = body.get(..header.body_bytes).unwrap_or_default();
+                if Fields::parse(body).is_ok_and(|fields| fields.is_fatal()) {
+                    self.exchange.note_farewell();
+                }
+            }
             if header.tag == tag::PARAMETER_STATUS {
                 self.parameter(body.get(..header.body_bytes).unwrap_or_default(), fate, to);
             }
