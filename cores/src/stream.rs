@@ -165,10 +165,15 @@ impl Stream {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
+    /// Ends our direction: the peer sees the end of the stream behind what was flushed.
+    pub fn shutdown_write(&self) {
+        self.core.ring().shutdown(self.id, Shutdown::Write);
+    }
+
     /// Sends what is queued, then ends the connection in order.
     pub async fn close(self) -> io::Result<()> {
         self.flush().await?;
-        self.core.ring().shutdown(self.id, Shutdown::Write);
+        self.shutdown_write();
         Ok(())
     }
 

@@ -132,7 +132,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
         threads: HELPERS,
         jobs_max: HELPER_JOBS_MAX,
         avoid: Vec::new(),
-        nice: 5,
+        nice: 0,
     })
     .map_err(|error| format!("cannot start helper threads: {error}"))?;
     let listen = listen_address(&config)?;

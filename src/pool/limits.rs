@@ -18,7 +18,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// `connect_attempt_delay` above this counts as this.
 const ATTEMPT_DELAY_MAX: Duration = Duration::from_secs(3_600);
 
-/// How often idle connections are looked through.
+/// How often idle connections are looked through; lifetimes and idle times are this precise.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits of one pool, for all cores together. `Duration::MAX` means never.
@@ -166,7 +166,9 @@ impl<C> Pool<C> {
         if self.free > 0 && self.wants_connection() && self.connecting == 0 {
             at(self.pace.not_before);
         }
-        if !self.idle.is_empty() || self.wants_connection() || self.owes() {
+        let raised = self.home.as_ref().is_some_and(|home| home.has_told());
+        let sweeps = raised || !self.idle.is_empty();
+        if sweeps || self.wants_connection() || self.overburdened() {
             at(Some(self.next_sweep));
         }
         next
@@ -251,8 +253,8 @@ impl<C> Pool<C> {
     }
 
     /// Is `born` too long ago?
-    pub(super) fn expired(&self, born: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(born) >= self.limits.server_lifetime
+    pub(super) fn expired(&self, born: Instant) -> bool {
+        self.retired.is_some_and(|retired| born <= retired)
     }
 
     fn expire_waiters(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
@@ -276,9 +278,10 @@ impl<C> Pool<C> {
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        self.retired = now.checked_sub(self.limits.server_lifetime);
         for _ in 0..self.idle.len() {
             let rest = self.idle.pop_front().expect("counted above");
-            if self.expired(rest.lease.born, now) {
+            if self.expired(rest.lease.born) {
                 self.close(rest.lease, CloseReason::Lifetime, out);
             } else {
                 self.idle.push_back(rest);
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_second() {
-        let mut now = Instant::now();
+        let mut now = crate::pool::tests::start();
         let mut pace = Pace::STEADY;
         let mut jitter = Jitter(1);
         assert_eq!(pace.connecting_max(now), CONNECTING_MAX);

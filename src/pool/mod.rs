@@ -3,21 +3,24 @@
 //! Each core owns one [`Pool`], its slice. Together the slices hold exactly `pool_size` **permits**. A permit is
 //! free or bound to one server connection, from the moment the connection is begun until its socket is closed;
 //! so the server never sees more than `pool_size` of them. Permits, and idle connections with them, move between
-//! cores by mail ([`PoolMail`]): `slice` says when.
+//! cores by mail ([`PoolMail`]): `slice` says how a core without any gets one, `drift` how the others are evened
+//! out.
 //!
 //! ```text
-//!                Action::Connect          connected            checkout, Action::Serve
+//!                Action::Connect          connected           checkout, Action::Serve
 //!  free permit ───────────────► connecting ────────► idle ◄──────────────────────────► checked out
-//!      ▲  ▲                         │                 │  ▲          checkin                │    │
-//!      │  └─────connect_failed──────┘    Action::Close│  └──PoolMail::Server──► other core │    │
-//!      └───────────── closed ◄────────── closing ◄────┴────────────────────────────────────┘    │
-//!      └────────────────────────────────── discard ◄─────────────────────────────────────────────┘
+//!      ▲  ▲                         │                 │ │          checkin                   │
+//!      │  └──────connect_failed─────┘    Action::Close│ └───Action::Mail──► other core       │
+//!      ├────────────── closed ◄───────── closing ◄────┘                                      │
+//!      └───────────────────────────────── discard ◄──────────────────────────────────────────┘
 //! ```
 //!
 //! The pool decides and does nothing: what is to be done comes out as [`Action`]s. The connection `C` is opaque,
 //! and travels inside a [`Lease`] that remembers its age.
 
+mod drift;
 mod limits;
+mod mail;
 mod slice;
 mod waiters;
 
@@ -28,11 +31,13 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 
 pub use self::limits::Limits;
-pub use self::slice::{Place, PoolMail, ORDER_SLACK};
+pub use self::mail::{Ask, Gift, PoolMail};
+pub use self::slice::{Place, ORDER_SLACK};
 pub use self::waiters::Ticket;
 
+use self::drift::Promise;
 use self::limits::{Jitter, Pace};
-use self::slice::{Asks, Promise, Told};
+use self::slice::{Home, Told};
 use self::waiters::Waiters;
 
 /// A client of this core, as its owner names it. The pool only hands it back.
@@ -47,7 +52,9 @@ pub struct Pool<C> {
     /// Checked out.
     active: usize,
     waiters: Waiters,
-    asks: Asks,
+    /// Whom a connection goes to if its clients wait for longer than ours: on the home the oldest ask, elsewhere
+    /// the home.
+    rival: Option<(Instant, usize)>,
     promise: Option<Promise>,
     /// Permits to be given up because the pool shrank; while there are any, no permit is free.
     debt: usize,
@@ -55,6 +62,8 @@ pub struct Pool<C> {
     /// Connections of an older one are closed instead of being used again. The same on all cores, as all of them
     /// are told of every RECONNECT.
     generation: u32,
+    /// Connections born then or earlier have reached `server_lifetime`; kept up by `tick`.
+    retired: Option<Instant>,
     limits: Limits,
 
     /// Permits bound to nothing.
@@ -63,7 +72,11 @@ pub struct Pool<C> {
     connecting: usize,
     /// Connections being closed.
     closing: usize,
+    /// On the home only.
+    home: Option<Box<Home>>,
     told: Told,
+    /// Of the last ask.
+    serial: u32,
     /// Connections that this slice keeps open; negative for a moment when the minimum shrank.
     duty: isize,
     /// Time spent waiting counts from here at the earliest.
@@ -249,10 +262,10 @@ pub struct PoolStats {
     pub waiting: usize,
     /// How long the longest waiting client has been waiting.
     pub longest_wait: Duration,
-    /// Other cores known to wait for a permit.
-    pub asks: usize,
     /// Permits, with or without a connection, given to other cores since the start.
     pub given: u64,
+    /// Clients of cores without permits are known to wait.
+    pub wanted: bool,
     /// PAUSE holds.
     pub paused: bool,
 }
@@ -284,15 +297,18 @@ impl<C> Pool<C> {
             idle: VecDeque::with_capacity(share.min(64)),
             active: 0,
             waiters: Waiters::new(),
-            asks: Asks::new(place.cores),
+            rival: None,
             promise: None,
             debt: 0,
             state: State::Open,
             generation: 0,
+            retired: None,
             free: share,
             connecting: 0,
             closing: 0,
+            home: place.is_home().then(|| Box::new(Home::new(place.cores))),
             told: Told::Nothing,
+            serial: 0,
             duty: limits.duty(place),
             resumed: now,
             pace: Pace::STEADY,
@@ -330,7 +346,7 @@ impl<C> Pool<C> {
     pub fn checkin(&mut self, lease: Lease<C>, now: Instant, out: &mut Vec<Action<C>>) {
         debug_assert!(self.active > 0, "nothing is checked out");
         self.active -= 1;
-        if self.nobody_waits() && self.unfit(&lease, now).is_none() {
+        if self.nobody_waits() && self.unfit(&lease).is_none() {
             self.idle.push_back(Rest { lease, since: now });
         } else {
             self.rest(lease, now, out);
@@ -378,6 +394,9 @@ impl<C> Pool<C> {
 
     /// New limits from a reload. All slices are told, and each adds or gives up its part of the difference; permits
     /// bound to connections are given up as these come back.
+    ///
+    /// The sum never exceeds the larger of the two sizes. If a pool grows while it still has to shrink (`debt` in
+    /// [`PoolStats`]), it may exceed that by what it grows, until the connections owed come back.
     pub fn resize(&mut self, limits: Limits, now: Instant, out: &mut Vec<Action<C>>) {
         let (before, after) = (self.limits.share(self.place), limits.share(self.place));
         self.duty += limits.duty(self.place) - self.limits.duty(self.place);
@@ -450,7 +469,7 @@ impl<C> Pool<C> {
                 .waiters
                 .oldest()
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
-            asks: self.asks.open(),
+            wanted: self.rival.is_some(),
             given: self.given,
             paused: self.state == State::Paused,
         }
@@ -484,19 +503,19 @@ impl<C> Pool<C> {
     /// True when a connection that comes back simply rests.
     fn nobody_waits(&self) -> bool {
         self.waiters.is_empty()
-            && self.asks.open() == 0
+            && self.rival.is_none()
             && self.promise.is_none()
             && self.debt == 0
             && self.state == State::Open
     }
 
     /// Why this connection may not be used again.
-    fn unfit(&self, lease: &Lease<C>, now: Instant) -> Option<CloseReason> {
+    fn unfit(&self, lease: &Lease<C>) -> Option<CloseReason> {
         match self.state {
             State::Paused => Some(CloseReason::Paused),
             State::Drained => Some(CloseReason::Drained),
             State::Open if older(lease.generation, self.generation) => Some(CloseReason::Reconnect),
-            State::Open if self.expired(lease.born, now) => Some(CloseReason::Lifetime),
+            State::Open if self.expired(lease.born) => Some(CloseReason::Lifetime),
             State::Open => None,
         }
     }

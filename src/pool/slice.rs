@@ -2,55 +2,49 @@
 //!
 //! # How a permit finds the core that needs it
 //!
-//! Cores form a ring. A core whose clients wait and that holds no permit **asks**: the mail goes round the ring.
-//! The first core that has an idle connection or a free permit to spare gives it and stops the mail; every core
-//! that has not remembers the ask. A permit that comes free later goes to the oldest claim that its core knows of:
-//! its own longest waiting client or a remembered ask. A core that needs nothing more **withdraws**; that mail
-//! follows the ask as far as it went. Gifts travel straight to whom they are for.
+//! A core whose clients wait and that holds no permit first **seeks**: the mail goes from core to core, and the
+//! first one that has an idle connection or a free permit to spare gives it. Nothing is remembered, and nothing
+//! more is said:
 //!
 //! ```text
-//!            Ask ──►        Ask ──►        Ask ──►
+//!            Seek ──►       Seek ──►       Seek ──►
 //!   [0] waits     [1] busy       [2] busy       [3] has an idle connection
-//!    ▲             remembers      remembers      │
-//!    └──────────────── Server{lease} ────────────┘
-//!        Withdraw ──►   Withdraw ──►   Withdraw ──► stops
+//!    ▲                                           │
+//!    └────────────────── Donate ─────────────────┘
 //! ```
 //!
-//! A core that holds permits but too few sends a **nudge** round the ring, now and then: unused permits are given
-//! to it, or the first core whose clients would still wait less after giving one promises its next.
+//! If the mail comes back with nothing, all permits are in use, and order matters. The core **asks** the pool's
+//! *home*, one core that differs from pool to pool. While it has asks the home lets all cores know since when
+//! permits are **wanted**. A connection that comes back then goes to that core's own client if it waits for longer,
+//! otherwise it is **released** to the home, which **grants** it to the oldest ask. A core that releases its last
+//! permit asks in the same mail, so that a transaction costs two mails at most, however many cores there are:
+//!
+//! ```text
+//!   [2] client done ──Release, Ask──► [home] ──Grant──► [5] waits for longest
+//! ```
+//!
+//! When there are no more asks the next needless release comes straight back, and the home's next tick tells
+//! the others.
 //!
 //! # Why this ends well
 //!
 //! - *Nothing is lost*: permits leave a core only inside a mail, and mail is delivered once.
-//! - *No starvation*: an ask is older than every client that comes after it, on every core that heard of it. As
-//!   long as connections come back it becomes the oldest claim there is, and a core gives to the oldest claim.
-//! - *No circle*: a core never waits for an answer. It gives what it has at that moment or remembers.
-//! - *No bouncing*: a gift goes from a younger claim to an older one, a promise from a shorter wait to a longer
-//!   one with a margin that the way back would have to overcome again.
+//! - *No starvation*: only clients that came before the oldest ask go before it, and they are finitely many. As
+//!   long as connections come back they reach the home, and it grants the oldest ask first.
+//! - *No circle*: a core never waits for an answer. It gives what it has at that moment.
+//! - *No bouncing*: with permits to spare, a borrower keeps what it got. A grant says how old the next ask is, and
+//!   its receiver's client is older.
+//!
+//! A core that holds some permits, but too few, is the subject of `drift`.
 
 use std::time::{Duration, Instant};
 
+use super::mail::{Ask, Gift, PoolMail};
 use super::{signed, Action, CloseReason, Lease, Pool, Rest, State};
 
 /// Clients on different cores whose arrivals differ by less than this count as equally old, and the client of
-/// the core that has the connection goes first. Spares a move per transaction when the pool is smaller than the
-/// number of cores.
+/// the core that has the connection goes first. Spares moves while permits are wanted.
 pub const ORDER_SLACK: Duration = Duration::from_micros(500);
-
-/// A core that has permits asks for more once a client waited this long.
-const PATIENCE: Duration = Duration::from_millis(2);
-
-/// Least time between two nudges of one core; also how long a promise is good for.
-const NUDGE_INTERVAL: Duration = Duration::from_millis(50);
-
-/// A connection used more recently than this is not "unused".
-const RECENT: Duration = Duration::from_millis(50);
-
-/// A nudged core promises only if its clients would, after giving, still wait this much less.
-const NUDGE_MARGIN: Duration = Duration::from_millis(2);
-
-/// Waiting times are compared as averages over about this long, so that chance moves nothing.
-const SMOOTHING: Duration = Duration::from_millis(200);
 
 /// One core's place among those that share the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,231 +67,146 @@ impl Place {
         total / self.cores + usize::from(turn < total % self.cores)
     }
 
-    fn next(self) -> usize {
+    pub(super) fn next(self) -> usize {
         (self.core + 1) % self.cores
     }
-}
 
-/// What slices of one pool send each other.
-///
-/// To be delivered exactly once, and in order between any two cores: permits and connections travel in it.
-#[derive(Debug)]
-pub enum PoolMail<C> {
-    /// `asker` holds no permit, and a client there waits since `since`.
-    Ask {
-        /// Who asks.
-        asker: usize,
-        /// Arrival of its longest waiting client.
-        since: Instant,
-    },
-    /// `asker` needs nothing any more.
-    Withdraw {
-        /// Who had asked.
-        asker: usize,
-    },
-    /// `asker` holds too few permits for `want` clients.
-    Nudge {
-        /// Who asks.
-        asker: usize,
-        /// How long clients have to wait there, as an average of the last moments.
-        wait: Duration,
-        /// Permits wished for.
-        want: usize,
-    },
-    /// A permit to open a connection.
-    Permit {
-        /// The duty to keep one connection of `min_pool_size` open comes along.
-        duty: bool,
-    },
-    /// A permit and the idle connection bound to it.
-    Server {
-        /// The connection.
-        lease: Lease<C>,
-        /// As in `Permit`.
-        duty: bool,
-    },
-    /// What a core cannot bear itself after a resize, because permits have moved; goes round until someone can.
-    Burden {
-        /// Permits to give up.
-        debt: usize,
-        /// Connections to be kept open, or, if negative, fewer to be kept open.
-        duty: isize,
-    },
-}
+    /// The core that orders the asks of all.
+    fn home(self) -> usize {
+        self.offset % self.cores
+    }
 
-impl<C> PoolMail<C> {
-    /// The same mail for another kind of connection, as long as it carries none.
-    ///
-    /// Errors: the lease that it carries, and whether a duty comes along.
-    pub fn without_server<D>(self) -> Result<PoolMail<D>, (Lease<C>, bool)> {
-        Ok(match self {
-            Self::Server { lease, duty } => return Err((lease, duty)),
-            Self::Ask { asker, since } => PoolMail::Ask { asker, since },
-            Self::Withdraw { asker } => PoolMail::Withdraw { asker },
-            Self::Nudge { asker, wait, want } => PoolMail::Nudge { asker, wait, want },
-            Self::Permit { duty } => PoolMail::Permit { duty },
-            Self::Burden { debt, duty } => PoolMail::Burden { debt, duty },
-        })
+    pub(super) fn is_home(self) -> bool {
+        self.core == self.home()
     }
 }
 
-/// What a core knows of another one's ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    /// Nothing, or we stopped its ask by giving: no core after us knows of it.
-    Nothing,
-    /// It waits. `passed_on`: cores after us have heard of it.
-    Asking { since: Instant, passed_on: bool },
-    /// We gave, but cores after us have heard of its ask.
-    Given,
-}
-
-/// Asks of the other cores, by core.
+/// What the home knows of the others.
 #[derive(Debug)]
-pub(super) struct Asks {
-    known: Vec<Known>,
-    /// How many of them are `Asking`.
-    open: usize,
+pub(super) struct Home {
+    /// By core: its ask.
+    asks: Vec<Option<Ask>>,
+    /// By core: since when it believes that permits are wanted.
+    told: Vec<Option<Instant>>,
 }
 
-impl Asks {
+impl Home {
     pub(super) fn new(cores: usize) -> Self {
         Self {
-            known: vec![Known::Nothing; cores],
-            open: 0,
+            asks: vec![None; cores],
+            told: vec![None; cores],
         }
     }
 
-    /// Cores known to wait.
-    pub(super) fn open(&self) -> usize {
-        self.open
-    }
-
-    fn set(&mut self, core: usize, known: Known) -> Known {
-        let before = std::mem::replace(&mut self.known[core], known);
-        self.open += usize::from(matches!(known, Known::Asking { .. }));
-        self.open -= usize::from(matches!(before, Known::Asking { .. }));
-        before
+    /// Does any core believe that permits are wanted?
+    pub(super) fn has_told(&self) -> bool {
+        self.told.iter().any(Option::is_some)
     }
 
     /// The longest waiting core; among equals the first.
     fn oldest(&self) -> Option<(Instant, usize)> {
-        if self.open == 0 {
-            return None;
-        }
-        self.known
-            .iter()
-            .enumerate()
-            .filter_map(|(core, known)| match known {
-                Known::Asking { since, .. } => Some((*since, core)),
-                Known::Nothing | Known::Given => None,
-            })
+        let asks = self.asks.iter().enumerate();
+        asks.filter_map(|(core, ask)| Some(((*ask)?.since, core)))
             .min()
     }
-
-    /// `core` gets what it asked for.
-    fn answer(&mut self, core: usize) {
-        let after = match self.known[core] {
-            Known::Asking {
-                passed_on: false, ..
-            }
-            | Known::Nothing => Known::Nothing,
-            Known::Asking {
-                passed_on: true, ..
-            }
-            | Known::Given => Known::Given,
-        };
-        self.set(core, after);
-    }
 }
 
-/// What the others have been told of our own need.
+/// What this core has said of its own need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// Nothing, or that we need nothing.
+    /// Nothing, or that it needs nothing.
     Nothing,
-    /// That we ask, since then.
-    Asking(Instant),
-    /// That we ask; meanwhile a permit came. To be corrected: at once when nobody waits here any more, otherwise
-    /// when we ask again, or at the next tick.
-    Outdated,
-}
-
-/// A permit pledged to a core whose clients wait longer than ours.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Promise {
-    core: usize,
-    wait: Duration,
-    until: Instant,
+    /// It seeks; the mail is on its way.
+    Seeking,
+    /// It asks; on the home itself, the others know.
+    Asking(Ask),
 }
 
 /// Who is next.
 enum Next {
+    /// Our own longest waiting client.
     Local,
-    Core(usize),
+    /// Another core.
+    Away(Away),
+    /// Nobody waits.
     Nobody,
+}
+
+/// Where a permit goes.
+enum Away {
+    /// From the home to a core that asks.
+    Grant(usize),
+    /// To the home.
+    Release(usize),
+    /// To a core that was promised it.
+    Donate(usize),
 }
 
 impl<C> Pool<C> {
     /// Another core's mail.
     pub fn receive(&mut self, mail: PoolMail<C>, now: Instant, out: &mut Vec<Action<C>>) {
         match mail {
-            PoolMail::Ask { asker, since } => self.hear_ask(asker, since, now, out),
-            PoolMail::Withdraw { asker } => {
-                let before = self.asks.set(asker, Known::Nothing);
-                if before != Known::Nothing {
-                    self.pass_on(asker, PoolMail::Withdraw { asker }, out);
+            PoolMail::Seek { asker } if asker == self.place.core => {
+                if self.told == Told::Seeking {
+                    self.told = Told::Nothing;
+                    if let Some(since) = self.need() {
+                        self.ask(since, out);
+                    }
                 }
             }
-            PoolMail::Nudge { asker, wait, want } => self.hear_nudge(asker, wait, want, now, out),
-            PoolMail::Permit { duty } => {
-                self.free += 1;
-                self.accept(duty);
-                self.settle(now, out);
+            PoolMail::Seek { asker } => match self.spare() {
+                Some(gift) => self.send(asker, PoolMail::Donate { gift }, out),
+                None => self.pass_on(PoolMail::Seek { asker }, out),
+            },
+            PoolMail::Ask { asker, ask } => self.hear(asker, Some(ask)),
+            PoolMail::Withdraw { asker } => self.hear(asker, None),
+            PoolMail::Wanted { since } => self.want(since),
+            PoolMail::Release { from, gift, ask } => {
+                if ask.is_some() {
+                    self.hear(from, ask);
+                }
+                if self.rival.is_none() && self.waiters.is_empty() && self.state == State::Open {
+                    self.grant(from, gift, out);
+                } else {
+                    self.accept(gift, now, out);
+                }
             }
-            PoolMail::Server { lease, duty } => {
-                self.accept(duty);
-                self.rest(lease, now, out);
-                self.settle(now, out);
+            PoolMail::Grant {
+                gift,
+                serial,
+                wanted,
+            } => {
+                self.want(wanted);
+                if matches!(self.told, Told::Asking(ask) if ask.serial == serial) {
+                    self.told = Told::Nothing;
+                }
+                self.accept(gift, now, out);
+            }
+            PoolMail::Donate { gift } => {
+                if self.told == Told::Seeking {
+                    self.told = Told::Nothing;
+                }
+                self.accept(gift, now, out);
+            }
+            PoolMail::Nudge { asker, wait, want } => {
+                self.hear_nudge(asker, wait, want, now, out);
             }
             PoolMail::Burden { debt, duty } => {
                 self.debt += debt;
                 self.duty += duty;
-                self.settle(now, out);
             }
         }
+        self.settle(now, out);
     }
 
     /// Permits that may still be used here: all but those to be given up.
-    fn usable(&self) -> usize {
+    pub(super) fn usable(&self) -> usize {
         self.permits().saturating_sub(self.debt)
-    }
-
-    /// True while this core has something to tell the next one at its next tick.
-    pub(super) fn owes(&self) -> bool {
-        self.told == Told::Outdated || self.overburdened()
-    }
-
-    /// Does this core owe permits, or the upkeep of connections, for which it has no permits?
-    fn overburdened(&self) -> bool {
-        let permits = self.permits();
-        self.debt > permits || self.duty < 0 || self.duty > signed(permits)
-    }
-
-    /// When this core asks for a further permit, if it has some, but too few.
-    pub(super) fn nudge_due(&self) -> Option<Instant> {
-        let oldest = self.waiters.oldest()?.max(self.resumed);
-        let short = self.state == State::Open
-            && self.place.cores > 1
-            && self.free == 0
-            && self.usable() > 0
-            && self.waiters.len() > self.connecting;
-        short.then(|| self.next_nudge.max(oldest + PATIENCE))
     }
 
     /// Puts a connection to rest; `settle` then finds its next user. It is closed if it may not be used again.
     pub(super) fn rest(&mut self, lease: Lease<C>, now: Instant, out: &mut Vec<Action<C>>) {
-        match self.unfit(&lease, now) {
+        match self.unfit(&lease) {
             None => self.idle.push_back(Rest { lease, since: now }),
             Some(reason) => self.close(lease, reason, out),
         }
@@ -329,12 +238,11 @@ impl<C> Pool<C> {
                         lease: rest.lease,
                     });
                 }
-                // The least recently used one: the lender keeps those that it works with.
-                Next::Core(core) => {
-                    let rest = self.idle.pop_front().expect("not empty");
-                    self.give_server(core, rest.lease, out);
-                }
                 Next::Nobody => break,
+                Next::Away(to) => {
+                    let gift = self.wrap_idle().expect("not empty");
+                    self.hand_over(&to, gift, out);
+                }
             }
         }
     }
@@ -345,7 +253,6 @@ impl<C> Pool<C> {
             let needed = self.waiters.len().saturating_sub(self.connecting);
             let local = self.waiters.oldest().filter(|_| self.free <= needed);
             match self.next(local, now) {
-                Next::Core(core) => self.give_permit(core, out),
                 Next::Local | Next::Nobody => {
                     if !self.wants_connection() || self.connecting >= self.pace.connecting_max(now)
                     {
@@ -357,134 +264,129 @@ impl<C> Pool<C> {
                         generation: self.generation,
                     });
                 }
+                Next::Away(to) => {
+                    let gift = self.wrap_free();
+                    self.hand_over(&to, gift, out);
+                }
             }
         }
     }
 
     /// The oldest claim on the next connection or permit; `local` is that of our own clients.
     fn next(&self, local: Option<Instant>, now: Instant) -> Next {
-        match (local, self.asks.oldest()) {
-            (None, Some((_, core))) => return Next::Core(core),
-            (Some(local), Some((since, core))) if since + ORDER_SLACK < local => {
-                return Next::Core(core)
-            }
-            (Some(_), Some(_)) => return Next::Local,
-            (_, None) => {}
-        }
-        match self.promise {
-            Some(promise) if self.lends(promise.wait, local, now) && now < promise.until => {
-                Next::Core(promise.core)
-            }
-            _ if local.is_some() => Next::Local,
-            _ => Next::Nobody,
-        }
-    }
-
-    /// Would our clients, with one permit fewer, still wait less than `wait`, with a margin?
-    fn lends(&self, wait: Duration, local: Option<Instant>, now: Instant) -> bool {
-        let permits = self.usable();
-        if permits < 2 {
-            return false;
-        }
-        let ours = self.waited(local, now).max(self.usual_wait);
-        // Time spent waiting is inversely proportional to permits; a quarter more against noise.
-        let with_one_less = ours.as_nanos() * permits as u128 / (permits as u128 - 1);
-        wait.as_nanos() > with_one_less * 5 / 4 + NUDGE_MARGIN.as_nanos()
-    }
-
-    fn hear_ask(&mut self, asker: usize, since: Instant, now: Instant, out: &mut Vec<Action<C>>) {
-        let passed_on = self.asks.known[asker] != Known::Nothing;
-        self.asks.set(asker, Known::Asking { since, passed_on });
-        self.settle(now, out);
-        if let Known::Asking { since, .. } = self.asks.known[asker] {
-            let passed_on = true;
-            self.asks.set(asker, Known::Asking { since, passed_on });
-            self.pass_on(asker, PoolMail::Ask { asker, since }, out);
+        let away = |core| match self.home {
+            Some(_) => Next::Away(Away::Grant(core)),
+            None => Next::Away(Away::Release(core)),
+        };
+        match (local, self.rival) {
+            (None, Some((_, core))) => away(core),
+            (Some(local), Some((since, core))) if since + ORDER_SLACK < local => away(core),
+            (Some(_), Some(_)) => Next::Local,
+            (_, None) => match self.promised(local, now) {
+                Some(core) => Next::Away(Away::Donate(core)),
+                None if local.is_some() => Next::Local,
+                None => Next::Nobody,
+            },
         }
     }
 
-    fn hear_nudge(
-        &mut self,
-        asker: usize,
-        wait: Duration,
-        mut want: usize,
-        now: Instant,
-        out: &mut Vec<Action<C>>,
-    ) {
-        if self.state == State::Open && self.debt == 0 {
-            while want > 0 && self.give_unused(asker, now, out) {
-                want -= 1;
-            }
-            let local = self.waiters.oldest();
-            let promised = self.promise.is_some_and(|promise| now < promise.until);
-            if want > 0 && !promised && self.lends(wait, local, now) {
-                let until = now + NUDGE_INTERVAL;
-                self.promise = Some(Promise {
-                    core: asker,
-                    wait,
-                    until,
-                });
-                want = 0;
-            }
-            self.settle(now, out);
-        }
-        if want > 0 {
-            self.pass_on(asker, PoolMail::Nudge { asker, wait, want }, out);
+    /// An ask at the home: new, changed or withdrawn.
+    fn hear(&mut self, asker: usize, ask: Option<Ask>) {
+        if let Some(home) = &mut self.home {
+            home.asks[asker] = ask;
+            self.rival = home.oldest();
         }
     }
 
-    /// Gives a permit that nobody here needs or needed in the last moments.
-    fn give_unused(&mut self, to: usize, now: Instant, out: &mut Vec<Action<C>>) -> bool {
-        let unused = |rest: &Rest<C>| now.saturating_duration_since(rest.since) >= RECENT;
-        if self.idle.front().is_some_and(unused) {
-            let rest = self.idle.pop_front().expect("seen above");
-            self.give_server(to, rest.lease, out);
-            return true;
+    /// The home's word.
+    fn want(&mut self, since: Option<Instant>) {
+        self.rival = since.map(|since| (since, self.place.home()));
+    }
+
+    /// A permit that is not needed here now, with a connection if possible.
+    fn spare(&mut self) -> Option<Gift<C>> {
+        if self.state != State::Open {
+            return None;
         }
+        // While one is idle, nobody waits here.
+        self.wrap_idle().or_else(|| self.wrap_surplus())
+    }
+
+    /// A free permit beyond those that our clients wait for.
+    pub(super) fn wrap_surplus(&mut self) -> Option<Gift<C>> {
         let needed = self.waiters.len().saturating_sub(self.connecting);
-        if self.free > needed {
-            self.give_permit(to, out);
-            return true;
-        }
-        false
+        (self.free > needed).then(|| self.wrap_free())
     }
 
-    fn give_server(&mut self, to: usize, lease: Lease<C>, out: &mut Vec<Action<C>>) {
-        let mail = PoolMail::Server {
-            lease,
-            duty: self.hand_over_duty(),
-        };
-        self.give(to, mail, out);
+    /// The least recently used connection: the lender keeps those that it works with.
+    pub(super) fn wrap_idle(&mut self) -> Option<Gift<C>> {
+        let rest = self.idle.pop_front()?;
+        Some(self.wrap(Some(rest.lease)))
     }
 
-    fn give_permit(&mut self, to: usize, out: &mut Vec<Action<C>>) {
+    fn wrap_free(&mut self) -> Gift<C> {
         self.free -= 1;
-        let mail = PoolMail::Permit {
-            duty: self.hand_over_duty(),
-        };
-        self.give(to, mail, out);
-    }
-
-    fn give(&mut self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
-        self.asks.answer(to);
-        self.promise.take_if(|promise| promise.core == to);
-        self.given += 1;
-        out.push(Action::Mail { to, mail });
+        self.wrap(None)
     }
 
     /// The duty to keep a connection open goes where the connection goes, so that `min_pool_size` stays a total.
-    fn hand_over_duty(&mut self) -> bool {
-        let moves = self.duty > 0 && signed(self.servers()) < self.duty;
-        self.duty -= isize::from(moves);
-        moves
+    fn wrap(&mut self, lease: Option<Lease<C>>) -> Gift<C> {
+        let duty = self.duty > 0 && signed(self.servers()) < self.duty;
+        self.duty -= isize::from(duty);
+        self.given += 1;
+        Gift { lease, duty }
     }
 
-    /// A gift came.
-    fn accept(&mut self, duty: bool) {
-        self.duty += isize::from(duty);
-        if let Told::Asking(_) = self.told {
-            self.told = Told::Outdated;
+    fn accept(&mut self, gift: Gift<C>, now: Instant, out: &mut Vec<Action<C>>) {
+        self.duty += isize::from(gift.duty);
+        match gift.lease {
+            Some(lease) => self.rest(lease, now, out),
+            None => self.free += 1,
         }
+    }
+
+    fn hand_over(&mut self, to: &Away, gift: Gift<C>, out: &mut Vec<Action<C>>) {
+        match *to {
+            Away::Grant(core) => self.grant(core, gift, out),
+            Away::Release(home) => {
+                let ask = self.need().map(|since| self.next_ask(since));
+                if let Some(ask) = ask {
+                    self.told = Told::Asking(ask);
+                }
+                let from = self.place.core;
+                self.send(home, PoolMail::Release { from, gift, ask }, out);
+            }
+            Away::Donate(core) => {
+                self.promise = None;
+                self.send(core, PoolMail::Donate { gift }, out);
+            }
+        }
+    }
+
+    /// The home gives.
+    fn grant(&mut self, to: usize, gift: Gift<C>, out: &mut Vec<Action<C>>) {
+        let home = self.home.as_mut().expect("only the home grants");
+        let serial = home.asks[to].take().map_or(0, |ask| ask.serial);
+        self.rival = home.oldest();
+        let wanted = self.wanted();
+        let home = self.home.as_mut().expect("only the home grants");
+        home.told[to] = wanted;
+        let mail = PoolMail::Grant {
+            gift,
+            serial,
+            wanted,
+        };
+        self.send(to, mail, out);
+    }
+
+    /// Since when permits are wanted, as the home sees it.
+    pub(super) fn wanted(&self) -> Option<Instant> {
+        let own = match self.told {
+            Told::Asking(ask) => Some(ask.since),
+            Told::Nothing | Told::Seeking => None,
+        };
+        let others = self.rival.map(|(since, _)| since);
+        own.into_iter().chain(others).min()
     }
 
     /// Gives up permits of a pool that shrank; connections count once they are closed.
@@ -500,84 +402,96 @@ impl<C> Pool<C> {
         }
     }
 
+    /// Arrival of the client that waits longest, if this core has no permit for it.
+    fn need(&self) -> Option<Instant> {
+        let bare = self.state == State::Open && self.usable() == 0 && self.place.cores > 1;
+        self.waiters.oldest().filter(|_| bare)
+    }
+
     /// Tells the other cores if our need is not what they were told.
     fn tell(&mut self, out: &mut Vec<Action<C>>) {
-        let need = match self.waiters.oldest() {
-            Some(since) if self.state == State::Open && self.usable() == 0 => Some(since),
-            _ => None,
-        };
-        let asker = self.place.core;
-        match (need, self.told) {
-            (Some(since), told) if told != Told::Asking(since) => {
-                self.told = Told::Asking(since);
-                self.pass_on(asker, PoolMail::Ask { asker, since }, out);
+        match (self.need(), self.told) {
+            (Some(since), Told::Nothing) if self.rival.is_some() => self.ask(since, out),
+            (Some(_), Told::Nothing) => {
+                self.told = Told::Seeking;
+                let asker = self.place.core;
+                self.pass_on(PoolMail::Seek { asker }, out);
             }
-            (None, Told::Asking(_) | Told::Outdated) if self.waiters.is_empty() => {
-                self.withdraw(out);
+            (Some(since), Told::Asking(ask)) if ask.since != since => self.ask(since, out),
+            (None, Told::Asking(_)) => {
+                self.told = Told::Nothing;
+                if !self.place.is_home() {
+                    let asker = self.place.core;
+                    self.send(self.place.home(), PoolMail::Withdraw { asker }, out);
+                }
             }
-            (None, Told::Asking(_)) => self.told = Told::Outdated,
-            (None, Told::Nothing | Told::Outdated) | (Some(_), _) => {}
+            (Some(_), Told::Seeking | Told::Asking(_)) | (None, Told::Nothing | Told::Seeking) => {}
         }
+        self.raise(out);
     }
 
-    fn withdraw(&mut self, out: &mut Vec<Action<C>>) {
-        let asker = self.place.core;
-        self.told = Told::Nothing;
-        self.pass_on(asker, PoolMail::Withdraw { asker }, out);
+    fn next_ask(&mut self, since: Instant) -> Ask {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        Ask { since, serial }
     }
 
-    /// On to the next core of the ring, unless the mail has been everywhere.
-    fn pass_on(&mut self, origin: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
-        let to = self.place.next();
-        if to != origin {
-            out.push(Action::Mail { to, mail });
-        }
-    }
-
-    /// How long `since` is ago, not counting a pause.
-    fn waited(&self, since: Option<Instant>, now: Instant) -> Duration {
-        since.map_or(Duration::ZERO, |since| {
-            now.saturating_duration_since(since.max(self.resumed))
-        })
-    }
-
-    fn sample_wait(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.sampled).min(SMOOTHING);
-        self.sampled = now;
-        let weight = passed.as_secs_f64() / SMOOTHING.as_secs_f64();
-        let wait = self.waited(self.waiters.oldest(), now);
-        self.usual_wait = self.usual_wait.mul_f64(1.0 - weight) + wait.mul_f64(weight);
-    }
-
-    /// The slow part of lending: corrections, nudges, debts. Called by `tick`, after `settle`.
-    pub(super) fn drift(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
-        self.sample_wait(now);
-        self.promise.take_if(|promise| now >= promise.until);
-        if self.told == Told::Outdated {
-            self.withdraw(out);
-        }
-        if self.overburdened() {
-            let debt = self.debt.saturating_sub(self.permits());
-            let duty = self.duty - self.duty.clamp(0, signed(self.permits()));
-            self.debt -= debt;
-            self.duty -= duty;
-            let to = self.place.next();
-            let mail = PoolMail::Burden { debt, duty };
-            out.push(Action::Mail { to, mail });
-        }
-        if self.nudge_due().is_some_and(|due| now >= due) {
-            self.next_nudge = now + NUDGE_INTERVAL;
+    fn ask(&mut self, since: Instant, out: &mut Vec<Action<C>>) {
+        let ask = self.next_ask(since);
+        self.told = Told::Asking(ask);
+        if !self.place.is_home() {
             let asker = self.place.core;
-            let want = self.waiters.len() - self.connecting;
-            let wait = self.usual_wait;
-            self.pass_on(asker, PoolMail::Nudge { asker, wait, want }, out);
+            self.send(self.place.home(), PoolMail::Ask { asker, ask }, out);
         }
+    }
+
+    /// The home lets those know who have not heard that permits are wanted, or not of one so old.
+    fn raise(&mut self, out: &mut Vec<Action<C>>) {
+        let (Some(wanted), true) = (self.wanted(), self.place.is_home()) else {
+            return;
+        };
+        self.spread(
+            Some(wanted),
+            |told| told.is_none_or(|told| wanted < told),
+            out,
+        );
+    }
+
+    /// The home's word to all cores that believe what `outdated` says.
+    pub(super) fn spread(
+        &mut self,
+        since: Option<Instant>,
+        outdated: impl Fn(Option<Instant>) -> bool,
+        out: &mut Vec<Action<C>>,
+    ) {
+        let Some(home) = &mut self.home else {
+            return;
+        };
+        let others = home.told.iter_mut().enumerate();
+        for (to, told) in others.filter(|(to, _)| *to != self.place.core) {
+            if outdated(*told) {
+                *told = since;
+                let mail = PoolMail::Wanted { since };
+                out.push(Action::Mail { to, mail });
+            }
+        }
+    }
+
+    /// Mail for another core.
+    pub(super) fn send(&self, to: usize, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+        out.push(Action::Mail { to, mail });
+    }
+
+    /// On to the next core.
+    pub(super) fn pass_on(&self, mail: PoolMail<C>, out: &mut Vec<Action<C>>) {
+        self.send(self.place.next(), mail, out);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{Checkout, ClientId, Limits, Ticket};
 
     #[test]
     fn slices_add_up_and_move_the_same_way() {
@@ -605,28 +519,198 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_ask_is_next_and_is_forgotten_once_answered() {
-        let start = Instant::now();
-        let later = start + Duration::from_millis(1);
-        let mut asks = Asks::new(4);
-        let asking = |since, passed_on| Known::Asking { since, passed_on };
-        asks.set(1, asking(later, true));
-        asks.set(3, asking(start, false));
-        asks.set(2, asking(start, true));
-        assert_eq!(asks.oldest(), Some((start, 2)));
-        asks.answer(2);
+    fn the_oldest_ask_is_next() {
+        let start = crate::pool::tests::start();
+        let ask = |millis| {
+            let since = start + Duration::from_millis(millis);
+            Some(Ask { since, serial: 1 })
+        };
+        let mut home = Home::new(4);
+        assert_eq!(home.oldest(), None);
+        home.asks = vec![None, ask(5), ask(2), ask(2)];
+        assert_eq!(home.oldest(), Some((start + Duration::from_millis(2), 2)));
+    }
+
+    /// The slices of all cores, and the mail between them.
+    struct Cores {
+        pools: Vec<Pool<u32>>,
+        leases: Vec<Vec<Lease<u32>>>,
+        mail: Vec<(usize, PoolMail<u32>)>,
+        log: Vec<String>,
+        now: Instant,
+        out: Vec<Action<u32>>,
+    }
+
+    impl Cores {
+        /// `pool_size` connections, open and idle at first, home on core 0.
+        fn new(cores: usize, pool_size: usize) -> Self {
+            let now = crate::pool::tests::start();
+            let limits = Limits {
+                pool_size,
+                min_pool_size: pool_size,
+                ..Limits::default()
+            };
+            let slice = |core| {
+                let place = Place {
+                    core,
+                    cores,
+                    offset: 0,
+                };
+                Pool::new(place, limits.clone(), 1, now)
+            };
+            let mut new = Self {
+                pools: (0..cores).map(slice).collect(),
+                leases: (0..cores).map(|_| Vec::new()).collect(),
+                mail: Vec::new(),
+                log: Vec::new(),
+                now,
+                out: Vec::new(),
+            };
+            for core in 0..cores {
+                new.pools[core].tick(now, &mut new.out);
+                for _ in 0..new.out.drain(..).count() {
+                    new.pools[core].connected(0, 0, now, &mut new.out);
+                }
+            }
+            new
+        }
+
+        /// A client takes a connection, or waits for one.
+        fn checkout(&mut self, core: usize) -> Option<Ticket> {
+            self.now += Duration::from_millis(1);
+            let answer = self.pools[core].checkout(ClientId(0), self.now, &mut self.out);
+            self.carry_out(core);
+            match answer {
+                Checkout::Ready(lease) => {
+                    self.leases[core].push(lease);
+                    None
+                }
+                Checkout::Wait(ticket) => Some(ticket),
+                Checkout::Closed => panic!("open"),
+            }
+        }
+
+        fn checkin(&mut self, core: usize) {
+            let lease = self.leases[core].pop().expect("one is checked out");
+            self.pools[core].checkin(lease, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn cancel(&mut self, core: usize, ticket: Ticket) {
+            self.pools[core].cancel(ticket, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn tick(&mut self, core: usize) {
+            self.pools[core].tick(self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        fn carry_out(&mut self, core: usize) {
+            for action in self.out.drain(..) {
+                match action {
+                    Action::Mail { to, mail } => {
+                        let name = format!("{mail:?}");
+                        let name = name.split(' ').next().expect("a name");
+                        self.log.push(format!("{core}>{to} {name}"));
+                        self.mail.push((to, mail));
+                    }
+                    Action::Serve { lease, .. } => {
+                        self.log.push(format!("{core} serves"));
+                        self.leases[core].push(lease);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        fn deliver_one(&mut self) {
+            let (core, mail) = self.mail.remove(0);
+            self.pools[core].receive(mail, self.now, &mut self.out);
+            self.carry_out(core);
+        }
+
+        /// What happens until no mail is on its way, and what has happened since the last call.
+        fn run(&mut self) -> Vec<String> {
+            while !self.mail.is_empty() {
+                self.deliver_one();
+            }
+            std::mem::take(&mut self.log)
+        }
+    }
+
+    #[test]
+    fn who_seeks_gets_the_first_that_is_spare() {
+        let mut cores = Cores::new(4, 2);
+        cores.checkout(0);
+        cores.checkout(3);
         assert_eq!(
-            (asks.known[2], asks.oldest()),
-            (Known::Given, Some((start, 3)))
+            cores.run(),
+            ["3>0 Seek", "0>1 Seek", "1>3 Donate", "3 serves"]
         );
-        asks.answer(3);
-        assert_eq!(
-            (asks.known[3], asks.oldest()),
-            (Known::Nothing, Some((later, 1)))
-        );
-        asks.answer(1);
-        asks.answer(0);
-        assert_eq!(asks.open(), 0);
-        assert_eq!(asks.oldest(), None);
+        // It keeps what it got.
+        cores.checkin(3);
+        cores.checkout(3);
+        assert_eq!(cores.run(), [""; 0]);
+    }
+
+    #[test]
+    fn one_connection_goes_to_the_oldest_for_two_mails() {
+        let mut cores = Cores::new(3, 1);
+        cores.checkout(0);
+        cores.checkout(1);
+        let search = ["1>2 Seek", "2>0 Seek", "0>1 Seek", "1>0 Ask"];
+        let raised = ["0>1 Wanted", "0>2 Wanted"];
+        assert_eq!(cores.run(), [&search[..], &raised[..]].concat());
+        // From now on everybody asks directly.
+        cores.checkout(2);
+        cores.checkout(0);
+        assert_eq!(cores.run(), ["2>0 Ask"]);
+        cores.checkin(0);
+        assert_eq!(cores.run(), ["0>1 Grant", "1 serves"]);
+        cores.checkout(1);
+        cores.checkin(1);
+        assert_eq!(cores.run(), ["1>0 Release", "0>2 Grant", "2 serves"]);
+        // Core 0 has waited since before core 1 asked again.
+        cores.checkin(2);
+        assert_eq!(cores.run(), ["2>0 Release", "0 serves"]);
+        cores.checkin(0);
+        assert_eq!(cores.run(), ["0>1 Grant", "1 serves"]);
+        // Core 1 was told by the grant that nobody else waits.
+        cores.checkin(1);
+        assert_eq!(cores.run(), [""; 0]);
+    }
+
+    #[test]
+    fn a_release_that_is_not_needed_comes_back_and_the_others_are_told() {
+        let mut cores = Cores::new(3, 2);
+        cores.checkout(0);
+        cores.checkout(1);
+        let ticket = cores.checkout(2).expect("nothing is idle");
+        cores.run();
+        cores.cancel(2, ticket);
+        assert_eq!(cores.run(), ["2>0 Withdraw"]);
+        cores.checkin(1);
+        assert_eq!(cores.run(), ["1>0 Release", "0>1 Grant"]);
+        assert_eq!(cores.pools[1].stats(cores.now).idle, 1);
+        cores.tick(0);
+        assert_eq!(cores.run(), ["0>2 Wanted"]);
+        assert!(cores.pools.iter().all(|pool| pool.rival.is_none()));
+    }
+
+    #[test]
+    fn an_ask_that_crossed_a_grant_is_withdrawn() {
+        let mut cores = Cores::new(2, 1);
+        cores.checkout(0);
+        let first = cores.checkout(1).expect("nothing is idle");
+        cores.checkout(1);
+        cores.run();
+        // The grant is on its way when the client leaves, and the next one's ask meets it.
+        cores.checkin(0);
+        cores.cancel(1, first);
+        assert_eq!(cores.log, ["0>1 Grant", "1>0 Ask"]);
+        let rest = cores.run();
+        assert!(rest.contains(&"1>0 Withdraw".to_owned()), "{rest:?}");
+        assert_eq!(cores.pools[0].rival, None);
     }
 }

@@ -157,6 +157,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pool::tests::start;
 
     fn drain(waiters: &mut Waiters) -> Vec<u64> {
         std::iter::from_fn(|| waiters.pop().map(|(_, waiter)| waiter.client.0)).collect()
@@ -164,12 +165,12 @@ mod tests {
 
     #[test]
     fn first_come_first_served() {
-        let start = Instant::now();
+        let begin = start();
         let mut waiters = Waiters::new();
         for client in 0..4 {
-            waiters.push(ClientId(client), start + Duration::from_millis(client));
+            waiters.push(ClientId(client), begin + Duration::from_millis(client));
         }
-        assert_eq!(waiters.oldest(), Some(start));
+        assert_eq!(waiters.oldest(), Some(begin));
         assert_eq!(drain(&mut waiters), [0, 1, 2, 3]);
         assert!(waiters.is_empty());
         assert_eq!(waiters.oldest(), None);
@@ -177,13 +178,13 @@ mod tests {
 
     #[test]
     fn anyone_may_leave() {
-        let start = Instant::now();
+        let begin = start();
         for leaving in 0..5 {
             let mut waiters = Waiters::new();
-            let tickets: Vec<_> = (0..5).map(|c| waiters.push(ClientId(c), start)).collect();
+            let tickets: Vec<_> = (0..5).map(|c| waiters.push(ClientId(c), begin)).collect();
             assert!(waiters.remove(tickets[leaving]).is_some());
             assert!(waiters.remove(tickets[leaving]).is_none());
-            let again = waiters.push(ClientId(9), start);
+            let again = waiters.push(ClientId(9), begin);
             assert_eq!(
                 again.slot, tickets[leaving].slot,
                 "the free slot is used again"
@@ -200,25 +201,25 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_keeps_the_order() {
-        let start = Instant::now() + Duration::from_secs(1);
+        let begin = start() + Duration::from_secs(1);
         let mut waiters = Waiters::new();
-        waiters.push(ClientId(0), start);
-        waiters.push(ClientId(1), start - Duration::from_millis(5));
+        waiters.push(ClientId(0), begin);
+        waiters.push(ClientId(1), begin - Duration::from_millis(5));
         waiters.pop();
-        assert_eq!(waiters.oldest(), Some(start));
+        assert_eq!(waiters.oldest(), Some(begin));
     }
 
     #[test]
     fn memory_of_a_burst_is_returned() {
-        let start = Instant::now();
+        let begin = start();
         let mut waiters = Waiters::new();
-        let first = waiters.push(ClientId(0), start);
+        let first = waiters.push(ClientId(0), begin);
         for client in 1..5_000 {
-            waiters.push(ClientId(client), start);
+            waiters.push(ClientId(client), begin);
         }
         assert_eq!(drain(&mut waiters).len(), 5_000);
         assert!(waiters.slots.capacity() <= SLOTS_KEPT);
-        waiters.push(ClientId(1), start);
+        waiters.push(ClientId(1), begin);
         assert!(waiters.remove(first).is_none());
         assert_eq!(waiters.len(), 1);
     }

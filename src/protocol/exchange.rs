@@ -65,11 +65,27 @@ enum Copy {
     Both,
 }
 
+/// A mark that comes back with the answer to a message; what it means is up to the sender.
+pub type Note = u8;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    owed: Owed,
+    fate: Fate,
+    note: Note,
+}
+
 /// What one server owes. See the module's text.
 #[derive(Debug)]
 pub struct Exchange {
-    owed: VecDeque<(Owed, Fate)>,
+    owed: VecDeque<Entry>,
     status: TransactionStatus,
+    /// The note of the last answered Parse or Close.
+    note: Note,
+    /// The server has said an unprompted error: it is about to close.
+    farewell: bool,
+    /// Syncs that the server ignored, because they came amid COPY data.
+    ignored_syncs: u32,
     /// Extended-protocol messages were sent after the last Sync.
     unsynced: bool,
     /// After an error the server ignores everything up to a Sync that we have yet to send.
@@ -85,6 +101,9 @@ impl Default for Exchange {
         Self {
             owed: VecDeque::new(),
             status: TransactionStatus::Idle,
+            note: 0,
+            farewell: false,
+            ignored_syncs: 0,
             unsynced: false,
             skipping: false,
             copy: Copy::None,
@@ -141,32 +160,59 @@ impl Exchange {
         std::mem::take(&mut self.failed_drops)
     }
 
+    /// Has the server announced that it is about to close?
+    pub fn said_farewell(&self) -> bool {
+        self.farewell
+    }
+
+    /// The note of the Parse or Close that the last reply answered; 0 if it answered something else.
+    #[inline]
+    pub fn take_note(&mut self) -> Note {
+        std::mem::take(&mut self.note)
+    }
+
+    /// How many Syncs the server has ignored since the last call: no ReadyForQuery will come for them.
+    #[inline]
+    pub fn take_ignored_syncs(&mut self) -> u32 {
+        std::mem::take(&mut self.ignored_syncs)
+    }
+
     /// Notes that a message was sent, or, for [`Fate::Synthesize`], that it was not.
     #[inline]
     pub fn sent(&mut self, owed: Owed, fate: Fate) {
+        self.sent_with(owed, fate, 0);
+    }
+
+    /// As [`Self::sent`], with a note that comes back with the answer.
+    #[inline]
+    pub fn sent_with(&mut self, owed: Owed, fate: Fate, note: Note) {
+        let entry = Entry { owed, fate, note };
         match owed {
-            Owed::Ready if self.copy == Copy::In => self.ambiguous = true,
+            Owed::Ready if self.copy == Copy::In => {
+                self.ambiguous = true;
+                self.ignored_syncs += 1;
+            }
             Owed::Ready => {
                 self.skipping = false;
                 self.unsynced = false;
-                self.owed.push_back((owed, fate));
+                self.owed.push_back(entry);
             }
             _ if self.skipping => {}
             Owed::Results => {
                 self.unsynced = false;
-                self.owed.push_back((owed, fate));
+                self.owed.push_back(entry);
             }
             Owed::CopyEnd if self.copy == Copy::In => self.copy = Copy::None,
             // The server has yet to say that it wants COPY data, or already said that it does not.
             Owed::CopyEnd if self.owed.is_empty() => {}
-            Owed::CopyEnd => self.owed.push_back((owed, fate)),
+            Owed::CopyEnd => self.owed.push_back(entry),
             Owed::ParseComplete
             | Owed::BindComplete
             | Owed::CloseComplete
             | Owed::Description
             | Owed::Execution => {
                 self.unsynced |= fate != Fate::Synthesize;
-                self.owed.push_back((owed, fate));
+                self.owed.push_back(entry);
             }
         }
     }
@@ -174,19 +220,20 @@ impl Exchange {
     /// Is the next reply ours to make?
     #[inline]
     pub fn has_synthetic(&self) -> bool {
-        matches!(self.owed.front(), Some((_, Fate::Synthesize)))
+        self.owed
+            .front()
+            .is_some_and(|entry| entry.fate == Fate::Synthesize)
     }
 
     /// The next reply that is ours to make, in its turn: ParseComplete or CloseComplete.
     #[inline]
     pub fn next_synthetic(&mut self) -> Option<Owed> {
-        match self.owed.front() {
-            Some(&(owed, Fate::Synthesize)) => {
-                self.owed.pop_front();
-                Some(owed)
-            }
-            _ => None,
+        if !self.has_synthetic() {
+            return None;
         }
+        let entry = self.owed.pop_front()?;
+        self.note = entry.note;
+        Some(entry.owed)
     }
 
     /// Shows a message of the server. `first` is the first byte of its body (ReadyForQuery's status).
@@ -196,7 +243,12 @@ impl Exchange {
     /// Errors: the message answers nothing that was sent; the connection is of no further use.
     #[inline]
     pub fn received(&mut self, tag: u8, first: Option<u8>) -> Result<Fate, OutOfStep> {
-        let Some(&(head, fate)) = self.owed.front() else {
+        let Some(&Entry {
+            owed: head,
+            fate,
+            note,
+        }) = self.owed.front()
+        else {
             return self.unprompted(tag);
         };
         match (tag, head) {
@@ -210,10 +262,13 @@ impl Exchange {
                 self.pop();
                 Ok(fate)
             }
+            (b'1', Owed::ParseComplete) | (b'3', Owed::CloseComplete) => {
+                self.pop();
+                self.note = note;
+                Ok(fate)
+            }
             (b'C' | b'I' | b's', Owed::Execution)
-            | (b'1', Owed::ParseComplete)
             | (b'2', Owed::BindComplete)
-            | (b'3', Owed::CloseComplete)
             | (b'T' | b'n', Owed::Description) => {
                 self.pop();
                 Ok(fate)
@@ -238,7 +293,11 @@ impl Exchange {
     fn unprompted(&mut self, tag: u8) -> Result<Fate, OutOfStep> {
         match tag {
             // An error without a question is a farewell: the server is about to close.
-            b'N' | b'A' | b'S' | b'E' => Ok(Fate::Forward),
+            b'E' => {
+                self.farewell = true;
+                Ok(Fate::Forward)
+            }
+            b'N' | b'A' | b'S' => Ok(Fate::Forward),
             _ => Err(OutOfStep { tag }),
         }
     }
@@ -246,7 +305,11 @@ impl Exchange {
     /// The head is answered.
     fn pop(&mut self) {
         self.owed.pop_front();
-        while let Some((Owed::CopyEnd, _)) = self.owed.front() {
+        while self
+            .owed
+            .front()
+            .is_some_and(|entry| entry.owed == Owed::CopyEnd)
+        {
             self.owed.pop_front();
         }
     }
@@ -256,20 +319,23 @@ impl Exchange {
         let end = self
             .owed
             .iter()
-            .position(|(owed, _)| *owed == Owed::CopyEnd);
+            .position(|entry| entry.owed == Owed::CopyEnd);
         self.copy = if end.is_some() { Copy::None } else { Copy::In };
         let until = end.unwrap_or(self.owed.len());
-        let mut at = 0;
-        self.owed.retain(|(owed, _)| {
-            let ignored = at < until && *owed == Owed::Ready || Some(at) == end;
+        let (mut at, mut ignored_syncs) = (0, 0);
+        self.owed.retain(|entry| {
+            let sync = at < until && entry.owed == Owed::Ready;
+            let kept = !sync && Some(at) != end;
+            ignored_syncs += u32::from(sync);
             at += 1;
-            !ignored
+            kept
         });
-        self.unsynced |= self
+        self.ignored_syncs += ignored_syncs;
+        let extended = self
             .owed
             .front()
-            .is_some_and(|(owed, _)| *owed == Owed::Execution)
-            && !self.owed.iter().any(|(owed, _)| *owed == Owed::Ready);
+            .is_some_and(|entry| entry.owed == Owed::Execution);
+        self.unsynced |= extended && !self.owed.iter().any(|entry| entry.owed == Owed::Ready);
     }
 
     /// An error ends the batch: the server skips to Sync. After a Query it says ReadyForQuery by itself.
@@ -286,8 +352,8 @@ impl Exchange {
             _ => {}
         }
         self.copy = Copy::None;
-        while let Some((owed, _)) = self.owed.front() {
-            if *owed == Owed::Ready {
+        while let Some(entry) = self.owed.front() {
+            if entry.owed == Owed::Ready {
                 return Ok(Fate::Forward);
             }
             self.owed.pop_front();

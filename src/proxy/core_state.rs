@@ -14,6 +14,7 @@ use cores::{Core, PostOffice};
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
 use crate::config::Config;
 use crate::pool::{Lease, WaitError};
+use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
 
@@ -23,6 +24,8 @@ use super::server::Target;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
 const KEYS_MAX: usize = 4096;
+/// Bytes of prepared statements that the clients of one core may hold.
+const STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Random bytes fetched at a time.
 const RANDOM_BYTES: usize = 1024;
 
@@ -43,6 +46,8 @@ pub(crate) struct CoreState {
     pub(crate) loads: Vec<Cell<usize>>,
     pub(crate) published_load: Cell<usize>,
     pub(crate) instance_secret: InstanceSecret,
+    /// Each prepared text once.
+    pub(crate) statements: RefCell<Statements>,
     ids: RefCell<ProcessIds>,
     keys: RefCell<KeyCache>,
     random: RefCell<Vec<u8>>,
@@ -87,10 +92,17 @@ impl CoreState {
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
+            statements: RefCell::new(Statements::new(STATEMENT_BYTES_MAX)),
             ids: RefCell::new(ProcessIds::new(narrow(index), narrow(count))),
             keys: RefCell::new(KeyCache::new(KEYS_MAX)),
             random: RefCell::new(Vec::new()),
         })
+    }
+
+    /// Prepared statements per server connection.
+    pub(crate) fn prepared_max(&self) -> usize {
+        let max = self.config.prepared.statements_max;
+        max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
     }
 
     /// Fresh random bytes.

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use crate::pool::PoolMail;
+use crate::protocol::parameters::Parameters;
 
 use super::server::Parcel;
 
@@ -27,6 +28,13 @@ pub(crate) enum Mail {
         pool: usize,
         /// For that slice's `receive`.
         mail: PoolMail<Parcel>,
+    },
+    /// What the servers of a pool report to a session without settings of its own.
+    Welcome {
+        /// Which pool.
+        pool: usize,
+        /// Names and values.
+        reported: Parameters,
     },
     /// A CancelRequest that reached another core than its session's.
     Cancel {

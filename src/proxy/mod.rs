@@ -43,6 +43,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 }
             }
             Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
+            Mail::Welcome { pool, reported } => pools::heard(&state, pool, reported),
             Mail::Cancel { process_id, secret } => {
                 server::cancel::requested(&state, process_id, &secret)
             }
@@ -64,7 +65,10 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Cancel { process_id, secret } => {
                     server::cancel::requested(&context, process_id, &secret)
                 }
-                Mail::Client(_) | Mail::Load { .. } | Mail::Shutdown { .. } => {}
+                Mail::Client(_)
+                | Mail::Load { .. }
+                | Mail::Welcome { .. }
+                | Mail::Shutdown { .. } => {}
             }
         }
     });

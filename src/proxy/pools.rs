@@ -118,6 +118,11 @@ impl PoolSlot {
         });
     }
 
+    /// When the slice wants its next tick.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.slice.borrow().next_deadline()
+    }
+
     /// Has every connection of a drained slice been closed?
     pub(crate) fn is_drained(&self) -> bool {
         self.slice.borrow().is_drained()
@@ -169,6 +174,35 @@ impl CoreState {
     }
 }
 
+/// A fresh server's own parameters: known here from now on, and on all cores if they are news.
+pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Parameters>) {
+    let news = slot
+        .welcome(&Parameters::new())
+        .is_none_or(|known| *known.reported != **reported);
+    slot.remember(&Rc::default(), reported);
+    if !news {
+        return;
+    }
+    let here = state.core.index();
+    for other in (0..state.office.cores()).filter(|other| *other != here) {
+        // A core that does not hear of it learns by itself.
+        let _ = state.office.send(
+            other,
+            Mail::Welcome {
+                pool: slot.index,
+                reported: (**reported).clone(),
+            },
+        );
+    }
+}
+
+/// Another core has learned what this pool's servers report.
+pub(crate) fn heard(state: &CoreState, pool: usize, reported: Parameters) {
+    if let Some(slot) = state.pools.get(pool) {
+        slot.remember(&Rc::default(), &Rc::new(reported));
+    }
+}
+
 /// Pool mail on its way out. One task carries it, in order: connections have to leave this core's ring first.
 #[derive(Default)]
 pub(crate) struct Postbag {
@@ -204,20 +238,13 @@ impl Postbag {
 pub(crate) async fn carry_mail(state: Rc<CoreState>) {
     loop {
         let (to, pool, mail) = state.postbag.next().await;
-        let mail = match mail.without_server() {
-            Ok(mail) => mail,
-            Err((lease, duty)) => {
-                let (server, rest) = lease.take();
-                match server.pack().await {
-                    Ok(parcel) => PoolMail::Server {
-                        lease: rest.with(parcel),
-                        duty,
-                    },
-                    // It broke on the way: at least its permit arrives.
-                    Err(()) => PoolMail::Permit { duty },
-                }
+        let (mut mail, lease) = mail.unload();
+        if let Some((server, rest)) = lease.map(Lease::take) {
+            // If it breaks on the way, at least its permit arrives.
+            if let Ok(parcel) = server.pack().await {
+                mail.load(rest.with(parcel));
             }
-        };
+        }
         let mut mail = Mail::Pool { pool, mail };
         while let Err(back) = state.office.send(to, mail) {
             mail = back;
@@ -231,15 +258,9 @@ pub(crate) fn receive(state: &Rc<CoreState>, pool: usize, mail: PoolMail<super::
     let Some(slot) = state.pools.get(pool) else {
         return;
     };
-    let mail = match mail.without_server() {
-        Ok(mail) => mail,
-        Err((lease, duty)) => {
-            let (parcel, rest) = lease.take();
-            PoolMail::Server {
-                lease: rest.with(Box::new(Server::unpack(&state.core, parcel))),
-                duty,
-            }
-        }
-    };
+    let (mut mail, lease) = mail.unload();
+    if let Some((parcel, rest)) = lease.map(Lease::take) {
+        mail.load(rest.with(Box::new(Server::unpack(&state.core, parcel))));
+    }
     slot.decide(state, |pool, now, out| pool.receive(mail, now, out));
 }

@@ -10,6 +10,9 @@ use super::core_state::{Activity, CoreState, Notice};
 /// Coarse: time-outs are late by this much at most.
 const TICK: Duration = Duration::from_millis(50);
 
+/// However pressing it is.
+const TICK_MIN: Duration = Duration::from_millis(2);
+
 /// Ticks for as long as the core runs.
 pub(super) async fn tick(state: Rc<CoreState>) {
     loop {
@@ -17,7 +20,13 @@ pub(super) async fn tick(state: Rc<CoreState>) {
             slot.decide(&state, Pool::tick);
         }
         sweep(&state);
-        state.core.sleep(TICK).await;
+        let latest = state.core.now() + TICK;
+        let deadlines = state.pools.iter().filter_map(|slot| slot.next_deadline());
+        let next = deadlines
+            .min()
+            .unwrap_or(latest)
+            .clamp(state.core.now() + TICK_MIN, latest);
+        state.core.sleep_until(next).await;
     }
 }
 

@@ -274,3 +274,19 @@ fn an_outage_is_not_hammered() {
     // Four cores, eight attempts at first, then one at a time with a pause of up to a second.
     assert!(report.connects < 4 * (8 + 20) + 40, "{report:?}");
 }
+#[test]
+fn a_pool_smaller_than_the_number_of_cores_costs_a_few_mails() {
+    for (cores, pool_size, clients) in [(8, 1, 40), (8, 3, 200), (8, 7, 100), (32, 10, 300)] {
+        let plan = Plan {
+            busy: MS * 1_000,
+            ..calm(cores, pool_size, (0..clients).map(|c| c % cores).collect())
+        };
+        // One of fifty transactions takes ten times as long.
+        let possible = pool_size as f64 * 1_000.0 / 1.18;
+        let report = run(plan);
+        let (mails, _, transactions) = report.late;
+        let name = format!("{cores} cores, {pool_size} permits: {report:?}");
+        assert!(mails < 4 * transactions, "{name}");
+        assert!(report.transactions as f64 > 0.85 * possible, "{name}");
+    }
+}

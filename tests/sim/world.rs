@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use pgdog::error::{Error, Fault as Blame};
 use pgdog::pool::{
-    Action, Checkout, ClientId, ConnectFailure, Lease, Limits, Place, Pool, PoolMail, PoolStats,
-    Ticket, WaitError, ORDER_SLACK,
+    Action, Checkout, ClientId, ConnectFailure, Gift, Lease, Limits, Place, Pool, PoolMail,
+    PoolStats, Ticket, WaitError, ORDER_SLACK,
 };
 use pgdog::protocol::sqlstate::SqlState;
 
@@ -331,9 +331,8 @@ impl World {
     fn is_at_rest(&self) -> bool {
         let stats = self.stats();
         let total = |part: fn(&PoolStats) -> usize| stats.iter().map(part).sum::<usize>();
-        let busy =
-            |s: &PoolStats| s.waiting + s.active + s.connecting + s.closing + s.debt + s.asks;
-        let quiet = total(busy) == 0;
+        let busy = |s: &PoolStats| s.waiting + s.active + s.connecting + s.closing + s.debt;
+        let quiet = total(busy) == 0 && !stats.iter().any(|s| s.wanted);
         quiet
             && self.mailed_permits + self.mailed_debt == 0
             && total(|s| s.permits) == self.size
@@ -498,13 +497,20 @@ impl World {
 
     fn deliver(&mut self, core: usize, mail: Mail) -> Result<(), String> {
         match &mail {
-            PoolMail::Permit { .. } => self.mailed_permits -= 1,
-            PoolMail::Server { lease, .. } => {
+            PoolMail::Release { gift, .. }
+            | PoolMail::Grant { gift, .. }
+            | PoolMail::Donate { gift } => {
                 self.mailed_permits -= 1;
-                self.moves(lease.0, Whereabouts::Mail, Whereabouts::Pool(core))?;
+                if let Some(lease) = &gift.lease {
+                    self.moves(lease.0, Whereabouts::Mail, Whereabouts::Pool(core))?;
+                }
             }
             PoolMail::Burden { debt, .. } => self.mailed_debt -= debt,
-            PoolMail::Ask { .. } | PoolMail::Withdraw { .. } | PoolMail::Nudge { .. } => {}
+            PoolMail::Seek { .. }
+            | PoolMail::Ask { .. }
+            | PoolMail::Withdraw { .. }
+            | PoolMail::Wanted { .. }
+            | PoolMail::Nudge { .. } => {}
         }
         self.cores[core].pool.receive(mail, self.now, &mut self.out);
         self.carry_out(core)
@@ -679,43 +685,41 @@ impl World {
             return Err(format!("core {from} writes to itself"));
         }
         self.report.mails += 1;
-        let gift = matches!(mail, PoolMail::Permit { .. } | PoolMail::Server { .. });
-        if gift {
-            self.report.gifts += 1;
-            self.mailed_permits += 1;
-            self.cores[to].gift_sent = self.now;
-        }
         let earliest = self.now + self.random.up_to(self.plan.mail_delay);
         let link = &mut self.links[from * self.plan.cores + to];
         *link = earliest.max(*link);
         let then = *link;
         match &mail {
-            PoolMail::Server { lease, .. } => {
-                let id = lease.0;
-                self.moves(id, Whereabouts::Pool(from), Whereabouts::Mail)?;
-                if self.fault(Fault::DropServer) {
-                    self.mailed_permits -= 1;
-                    return Ok(());
-                }
-            }
-            PoolMail::Permit { duty } => {
-                let duty = *duty;
-                if self.fault(Fault::DuplicatePermit) {
+            PoolMail::Release { gift, .. }
+            | PoolMail::Grant { gift, .. }
+            | PoolMail::Donate { gift } => {
+                self.report.gifts += 1;
+                self.mailed_permits += 1;
+                self.cores[to].gift_sent = self.now;
+                let duty = gift.duty;
+                if let Some(lease) = &gift.lease {
+                    let id = lease.0;
+                    self.moves(id, Whereabouts::Pool(from), Whereabouts::Mail)?;
+                    if self.fault(Fault::DropServer) {
+                        self.mailed_permits -= 1;
+                        return Ok(());
+                    }
+                } else if self.fault(Fault::DuplicatePermit) {
                     self.mailed_permits += 1;
-                    self.at(then, Event::Deliver(to, PoolMail::Permit { duty }));
-                }
-                if self.fault(Fault::DropPermit) {
+                    let gift = Gift { lease: None, duty };
+                    self.at(then, Event::Deliver(to, PoolMail::Donate { gift }));
+                } else if self.fault(Fault::DropPermit) {
                     self.mailed_permits -= 1;
                     return Ok(());
                 }
             }
             PoolMail::Burden { debt, .. } => self.mailed_debt += debt,
-            PoolMail::Ask { .. } => {
+            PoolMail::Seek { .. } | PoolMail::Ask { .. } => {
                 if self.fault(Fault::DropAsk) {
                     return Ok(());
                 }
             }
-            PoolMail::Withdraw { .. } | PoolMail::Nudge { .. } => {}
+            PoolMail::Withdraw { .. } | PoolMail::Wanted { .. } | PoolMail::Nudge { .. } => {}
         }
         self.at(then, Event::Deliver(to, mail));
         Ok(())
@@ -801,7 +805,8 @@ impl World {
 
     /// Time after which everybody knows that a core needs a permit.
     fn lap(&self) -> Duration {
-        self.plan.mail_delay * u32::try_from(self.plan.cores).expect("few")
+        // To seek once round, to ask, and to be made known.
+        self.plan.mail_delay * u32::try_from(self.plan.cores + 2).expect("few")
     }
 
     /// Since when every core knows of a client that waits where there is no permit, and its arrival.

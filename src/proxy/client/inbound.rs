@@ -102,7 +102,8 @@ impl Inbound {
     ///
     /// Errors: a length that cannot be. In the middle of a message that was passed on there is no next one.
     pub(super) fn next(&mut self) -> Result<Option<Header>, Error> {
-        if let Some(Amid::Skipped { bytes_left }) = self.amid.take() {
+        if let Some(Amid::Skipped { bytes_left }) = self.amid {
+            self.amid = None;
             self.skip_bytes(bytes_left);
         }
         if self.amid.is_some() {
@@ -114,6 +115,14 @@ impl Inbound {
     /// May a server be taken for this request: is it here in full, or too large to wait for?
     pub(super) fn is_ready(&self, header: Header) -> bool {
         self.len() >= header.frame_bytes().min(REQUEST_BYTES_MAX)
+    }
+
+    /// Takes the next `count` bytes out, at most those that are here.
+    pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
+        let bytes = self.bytes();
+        let taken = bytes.get(..count).unwrap_or(bytes).to_vec();
+        self.consume(taken.len());
+        taken
     }
 
     /// Removes the next message.

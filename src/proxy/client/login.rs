@@ -9,6 +9,7 @@ use crate::config::choice::AuthType;
 use crate::config::User;
 use crate::error::{Error, Fault};
 use crate::pool::{Checkout, ClientId};
+use crate::prepared::ClientStatements;
 use crate::protocol::authentication::AUTHENTICATION_OK;
 use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::{field, put_error, Fields};
@@ -98,7 +99,11 @@ impl Admitted {
             link: self.link,
             slot: self.slot,
             inbound: Inbound::of(newcomer.received),
+            baseline: Rc::clone(&self.settings),
             settings: self.settings,
+            statements: ClientStatements::default(),
+            pinned: None,
+            scrub: false,
             skipping: false,
         }
     }
@@ -119,12 +124,7 @@ impl Newcomer<'_> {
         }
         self.authenticate(&wish).await?;
         let Some(slot) = self.state.pool_of(&wish.user, &wish.database) else {
-            let text = format!("database \"{}\" is not configured", wish.database);
-            return Err(End::Fatal(Error::fatal(
-                Fault::Client,
-                SqlState::INVALID_CATALOG_NAME,
-                text,
-            )));
+            return Err(End::Fatal(unknown_database(&wish.database)));
         };
         let welcome = self.learn(&slot, wish.settings).await?;
         let (key, link) = self.state.enroll(wish.version);
@@ -227,6 +227,9 @@ impl Newcomer<'_> {
             AuthType::Md5 => Method::Md5,
             AuthType::Scram => Method::Scram,
         };
+        if method == Method::Trust && state.config.cluster(&wish.database).is_none() {
+            return Err(End::Fatal(unknown_database(&wish.database)));
+        }
         let mut login = Login::new(LoginRequest {
             user: &wish.user,
             database: &wish.database,
@@ -334,6 +337,17 @@ impl Visitor<'_> {
         let served = match checkout {
             Checkout::Ready(lease) => Ok(lease),
             Checkout::Wait(ticket) => {
+                if let Some(own) = self.slot.welcome(&Parameters::new()) {
+                    // All are busy: what would be reported is plain enough to say without asking one.
+                    drop(LeaveOnDrop {
+                        visitor: self,
+                        ticket,
+                    });
+                    return Ok(Welcome {
+                        reported: Rc::new(overlaid(&own.reported, &settings)),
+                        settings,
+                    });
+                }
                 let leave = LeaveOnDrop {
                     visitor: self,
                     ticket,
@@ -401,6 +415,33 @@ impl Visitor<'_> {
     }
 }
 
+/// What a server reports once these settings are made. Spelling may differ from the server's in what it accepts in
+/// several forms; the encoding, which drivers act on, is spelt as the server does.
+fn overlaid(reported: &Parameters, settings: &Parameters) -> Parameters {
+    let mut overlaid = reported.clone();
+    for (name, value) in settings.iter() {
+        if reported.get(name).is_none() || !Parameters::is_settable(name) {
+            continue;
+        }
+        if name.eq_ignore_ascii_case(b"client_encoding") {
+            let spelt: Vec<u8> = value
+                .iter()
+                .filter(|byte| byte.is_ascii_alphanumeric())
+                .map(u8::to_ascii_uppercase)
+                .collect();
+            let known = if spelt == b"UTF8" || spelt == b"UNICODE" {
+                b"UTF8".to_vec()
+            } else {
+                value.to_ascii_uppercase()
+            };
+            overlaid.set(name, known);
+        } else {
+            overlaid.set(name, value);
+        }
+    }
+    overlaid
+}
+
 /// Leaves the queue when the login is given up.
 struct LeaveOnDrop<'a> {
     visitor: &'a Visitor<'a>,
@@ -437,6 +478,11 @@ fn from_server(body: &[u8]) -> Error {
         Some(detail) => error.detail(String::from_utf8_lossy(detail)),
         None => error,
     }
+}
+
+fn unknown_database(database: &str) -> Error {
+    let text = format!("database \"{database}\" is not configured");
+    Error::fatal(Fault::Client, SqlState::INVALID_CATALOG_NAME, text)
 }
 
 fn credentials(user: Option<&User>) -> Credentials {

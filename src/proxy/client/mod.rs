@@ -3,6 +3,7 @@
 mod inbound;
 mod login;
 mod relay;
+mod request;
 
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use cores::{Buf, Stream};
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
+use crate::prepared::ClientStatements;
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
 use crate::protocol::frontend::tag;
@@ -25,6 +27,7 @@ use super::pools::{Conn, PoolSlot};
 use super::server::{Lost, Reset, RunError, Server};
 
 use inbound::Inbound;
+use relay::Relay;
 
 /// Bytes of requests that a client may pile up while it waits for a server.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
@@ -38,6 +41,13 @@ struct Session {
     inbound: Inbound,
     /// What this client has set, as far as servers must be told.
     settings: Rc<Parameters>,
+    /// The settings that it came with, which RESET goes back to.
+    baseline: Rc<Parameters>,
+    statements: ClientStatements,
+    /// Why it keeps its server, if it does.
+    pinned: Option<&'static str>,
+    /// Its server must be cleaned before another client comes.
+    scrub: bool,
     /// After an error of ours in a batch: everything up to Sync is ignored.
     skipping: bool,
 }
@@ -78,50 +88,42 @@ pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd) {
 
 impl Session {
     async fn run(&mut self) -> End {
-        let outcome = match self.slot.config.mode {
-            PoolerMode::Session => self.run_session().await,
-            PoolerMode::Transaction | PoolerMode::Statement => self.run_transactions().await,
-        };
-        match outcome {
-            Ok(never) => match never {},
-            Err(end) => end,
-        }
-    }
-
-    /// A server for each transaction.
-    async fn run_transactions(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
-            self.next_request().await?;
-            let Some(lease) = self.checkout().await? else {
-                continue;
-            };
-            self.transact(lease).await?;
+            if let Err(end) = self.serve_request().await {
+                return end;
+            }
         }
     }
 
-    /// One server for all of the session.
-    async fn run_session(&mut self) -> Result<std::convert::Infallible, End> {
-        let mut lease = loop {
-            self.next_request().await?;
-            if let Some(lease) = self.checkout().await? {
-                break lease;
+    /// A request, and all that needs the same server: one transaction, or the whole session.
+    async fn serve_request(&mut self) -> Result<(), End> {
+        self.next_request().await?;
+        let Some(mut lease) = self.checkout().await? else {
+            return Ok(());
+        };
+        let outcome = loop {
+            if let Err(end) = Relay::new(self, &mut lease).run().await {
+                break Err(end);
+            }
+            if self.pinned.is_none() && self.slot.config.mode != PoolerMode::Session {
+                break Ok(());
+            }
+            self.link.enter(Activity::Idle, self.state.core.now());
+            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(&lease, cx)).await {
+                break Err(end);
             }
         };
-        let end = loop {
-            match relay::Relay::new(self, &mut lease).run().await {
-                Ok(()) => {}
-                Err(end) => break end,
-            }
-            if let Some(notice) = self.link.notice() {
-                break End::Fatal(self.farewell(notice));
-            }
-            match poll_fn(|cx| self.poll_idle_with_server(&lease, cx)).await {
-                Ok(()) => {}
-                Err(end) => break end,
-            }
-        };
-        self.give_back(lease, Reset::Session);
-        Err(end)
+        let scrub = std::mem::take(&mut self.scrub) || self.slot.config.mode == PoolerMode::Session;
+        self.pinned = None;
+        self.give_back(
+            lease,
+            if scrub {
+                Reset::Session
+            } else {
+                Reset::Transaction
+            },
+        );
+        outcome
     }
 
     /// Waits for the client or for news of its server; for session mode between transactions.
@@ -131,7 +133,10 @@ impl Session {
         cx: &mut std::task::Context<'_>,
     ) -> Poll<Result<(), End>> {
         self.link.listen(cx);
-        if self.link.notice().is_some() || !self.inbound.is_empty() {
+        if let Some(notice) = self.link.notice() {
+            return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
+        }
+        if !self.inbound.is_empty() {
             return Poll::Ready(Ok(()));
         }
         if server.stream.has_received() {
@@ -196,6 +201,15 @@ impl Session {
                 | tag::EXECUTE
                 | tag::CLOSE
                 | tag::FUNCTION_CALL => {
+                    if self.begins_in_statement_mode(header) {
+                        let text = "transactions are not available in statement mode";
+                        self.answer(&Error::error(
+                            Fault::Client,
+                            SqlState::FEATURE_NOT_SUPPORTED,
+                            text,
+                        ))?;
+                        continue;
+                    }
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
                     return Ok(self.inbound.is_ready(header) || self.wait_for_more());
                 }
@@ -206,6 +220,31 @@ impl Session {
             }
         }
         Ok(self.wait_for_more())
+    }
+
+    /// Would this message open a transaction where there are none?
+    fn begins_in_statement_mode(&self, header: crate::protocol::frame::Header) -> bool {
+        if self.slot.config.mode != PoolerMode::Statement
+            || !matches!(header.tag, tag::QUERY | tag::PARSE)
+        {
+            return false;
+        }
+        let body = self
+            .inbound
+            .bytes()
+            .get(crate::protocol::frame::HEADER_BYTES..header.frame_bytes())
+            .unwrap_or_default();
+        let text = match header.tag {
+            tag::PARSE => {
+                crate::protocol::frontend::Parse::parse(body).map_or(body, |parse| parse.query)
+            }
+            _ => body.strip_suffix(b"\0").unwrap_or(body),
+        };
+        let effects = crate::sql::session::effects(text, crate::sql::lexer::Dialect::default());
+        effects
+            .steps()
+            .iter()
+            .any(|step| step.effect == crate::sql::session::Effect::Begin)
     }
 
     /// Keeps an incomplete message without keeping a receive buffer.
@@ -325,8 +364,13 @@ impl Session {
                 ..error
             }));
         }
+        self.answer(&error)
+    }
+
+    /// Answers the request in front with an error; the rest of its batch is ignored.
+    fn answer(&mut self, error: &Error) -> Result<(), End> {
         let mut message = Vec::new();
-        put_error(&mut message, &error);
+        put_error(&mut message, error);
         if let Some(header) = self.inbound.next()? {
             if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
                 self.inbound.skip(header);
@@ -337,13 +381,6 @@ impl Session {
         }
         self.stream.send_vec(message);
         Ok(())
-    }
-
-    /// One transaction, or several requests sent at once, on one server.
-    async fn transact(&mut self, mut lease: Lease<Conn>) -> Result<(), End> {
-        let outcome = relay::Relay::new(self, &mut lease).run().await;
-        self.give_back(lease, Reset::Transaction);
-        outcome
     }
 
     /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
@@ -514,5 +551,13 @@ impl super::server::Recipient for Session {
             self.settings = Rc::new(settings);
         }
         *server = Rc::clone(&self.settings);
+    }
+
+    fn statement_answered(&mut self) {
+        self.statements.succeeded();
+    }
+
+    fn ready(&mut self) {
+        self.statements.ready();
     }
 }

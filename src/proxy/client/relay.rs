@@ -7,9 +7,6 @@ use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::pool::Lease;
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::exchange::{Fate, Owed};
-use crate::protocol::frame::{peek, BODY_BYTES_MAX};
-use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::{Activity, Notice};
@@ -22,8 +19,8 @@ const BURST: usize = 16;
 
 /// A client holding a server.
 pub(super) struct Relay<'a> {
-    session: &'a mut Session,
-    lease: &'a mut Lease<Conn>,
+    pub(super) session: &'a mut Session,
+    pub(super) lease: &'a mut Lease<Conn>,
     /// Did the client get any part of the server's answer?
     answered: bool,
 }
@@ -69,81 +66,13 @@ impl<'a> Relay<'a> {
         if server.exchange.is_full() || server.stream.poll_room(cx).is_pending() {
             return Poll::Pending;
         }
-        if self.session.inbound.is_empty() || !self.has_whole_header() {
+        if !self.session.inbound.is_empty() {
+            if self.pass_messages()? {
+                return Poll::Ready(Ok(()));
+            }
             self.session.inbound.settle();
-            match self.session.poll_inbound(cx)? {
-                Poll::Ready(()) => {}
-                Poll::Pending => return Poll::Pending,
-            }
         }
-        self.pass_messages().map_err(|end| end)?;
-        Poll::Ready(Ok(()))
-    }
-
-    fn has_whole_header(&self) -> bool {
-        self.session.inbound.is_amid_message()
-            || matches!(
-                peek(self.session.inbound.bytes(), BODY_BYTES_MAX),
-                Ok(Some(_)) | Err(_)
-            )
-    }
-
-    /// Passes on all messages that have come, noting what each will be answered.
-    fn pass_messages(&mut self) -> Result<(), End> {
-        let Session {
-            inbound,
-            link,
-            state,
-            ..
-        } = &mut *self.session;
-        let server = &mut self.lease.server;
-        inbound.pass_rest(&server.stream);
-        if inbound.is_amid_message() {
-            return Ok(());
-        }
-        let bytes = inbound.bytes();
-        let mut at = 0;
-        let mut terminate = false;
-        while let Some(header) = peek(bytes.get(at..).unwrap_or_default(), BODY_BYTES_MAX)
-            .map_err(|error| End::Fatal(error.into()))?
-        {
-            let owed = match header.tag {
-                tag::QUERY | tag::FUNCTION_CALL => Some(Owed::Results),
-                tag::PARSE => Some(Owed::ParseComplete),
-                tag::BIND => Some(Owed::BindComplete),
-                tag::DESCRIBE => Some(Owed::Description),
-                tag::EXECUTE => Some(Owed::Execution),
-                tag::CLOSE => Some(Owed::CloseComplete),
-                tag::SYNC => Some(Owed::Ready),
-                tag::COPY_DONE | tag::COPY_FAIL => Some(Owed::CopyEnd),
-                tag::FLUSH | tag::COPY_DATA => None,
-                tag::TERMINATE => {
-                    terminate = true;
-                    break;
-                }
-                other => {
-                    let what = format!("unexpected message '{}'", other.escape_ascii());
-                    return Err(End::Fatal(Error::protocol_violation(what)));
-                }
-            };
-            if let Some(owed) = owed {
-                server.exchange.sent(owed, Fate::Forward);
-            }
-            at += header.frame_bytes();
-            if at >= bytes.len() {
-                break;
-            }
-        }
-        if at > 0 {
-            inbound.pass_messages(at, &server.stream);
-            if link.activity.get() != Activity::Active {
-                link.enter(Activity::Active, state.core.now());
-            }
-        }
-        if terminate {
-            return Err(End::Left);
-        }
-        Ok(())
+        self.session.poll_inbound(cx)
     }
 
     /// Server to client. Ready: something moved.
@@ -195,6 +124,9 @@ impl<'a> Relay<'a> {
 
     /// The server is gone, amid whatever it did.
     fn lost(&self, lost: &Lost) -> End {
+        if self.lease.server.exchange.said_farewell() {
+            return End::Silent; // the client has the server's own words
+        }
         let error = lost_error(lost);
         let in_transaction = self.lease.server.exchange.status() != TransactionStatus::Idle;
         match (self.answered || in_transaction, lost) {

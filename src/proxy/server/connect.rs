@@ -8,6 +8,7 @@ use crate::auth::{Password, ServerLogin, ServerLoginRequest, ServerStep};
 use crate::config::Host;
 use crate::error::{Error, Fault};
 use crate::pool::{ConnectFailure, Pool};
+use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, BackendKeyData, ParameterStatus};
 use crate::protocol::error_fields::{field, Fields};
 use crate::protocol::frame::Frames;
@@ -37,7 +38,7 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
     match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
         Ok(server) => {
             let reported = Rc::clone(&server.reported);
-            slot.remember(&Rc::default(), &reported);
+            super::super::pools::learned(&state, &slot, &reported);
             slot.decide(&state, |pool, now, out| {
                 pool.connected(Box::new(server), generation, now, out)
             });
@@ -169,7 +170,8 @@ async fn log_in(
                         connect: address,
                         key,
                     };
-                    return Ok(Server::new(stream, Rc::new(reported), target));
+                    let prepared = ServerStatements::new(state.prepared_max());
+                    return Ok(Server::new(stream, Rc::new(reported), target, prepared));
                 }
                 tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 other => {

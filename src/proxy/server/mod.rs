@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use cores::{Buf, Core, Stream};
 
+use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, ParameterStatus};
-use crate::protocol::exchange::{Exchange, Fate, OutOfStep, Owed};
+use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
@@ -37,7 +38,13 @@ pub(crate) struct Server {
     /// What was set on it beyond its defaults.
     pub(crate) applied: Rc<Parameters>,
     pub(crate) target: Rc<Target>,
+    pub(crate) prepared: ServerStatements,
 }
+
+/// The answered message is accounted for in the server's list of prepared statements.
+pub(crate) const NOTE_SERVER: Note = 1;
+/// The answered message changed the names of the client's prepared statements.
+pub(crate) const NOTE_CLIENT: Note = 2;
 
 /// Where in the server's stream of messages we are.
 #[derive(Default)]
@@ -55,6 +62,7 @@ pub(crate) struct Parcel {
     reported: Parameters,
     applied: Parameters,
     target: cancel::Address,
+    prepared: ServerStatements,
 }
 
 /// The connection is of no further use.
@@ -95,10 +103,19 @@ pub(crate) trait Recipient {
     fn forward_copy(&mut self, bytes: &[u8]);
     /// The server reported a parameter because of what the recipient did.
     fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]);
+    /// The oldest change to the recipient's prepared statements has been answered.
+    fn statement_answered(&mut self) {}
+    /// A Sync or Query of the recipient is answered, or was ignored.
+    fn ready(&mut self) {}
 }
 
 impl Server {
-    pub(crate) fn new(stream: Stream, reported: Rc<Parameters>, target: cancel::Address) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        reported: Rc<Parameters>,
+        target: cancel::Address,
+        prepared: ServerStatements,
+    ) -> Self {
         Self {
             stream,
             exchange: Exchange::default(),
@@ -106,6 +123,46 @@ impl Server {
             reported,
             applied: Rc::default(),
             target: Rc::new(Target::new(target)),
+            prepared,
+        }
+    }
+
+    /// Notes a message that ends with ReadyForQuery.
+    #[inline]
+    pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate) {
+        self.exchange.sent(owed, fate);
+        self.prepared.sync();
+        if self.exchange.take_ignored_syncs() > 0 {
+            self.prepared.ready();
+        }
+    }
+
+    /// What follows from a reply for prepared statements.
+    #[inline]
+    fn account(&mut self, tag: u8, fate: Fate, to: &mut impl Recipient) {
+        match tag {
+            tag::PARSE_COMPLETE | tag::CLOSE_COMPLETE => {
+                let note = self.exchange.take_note();
+                if note & NOTE_SERVER != 0 {
+                    self.prepared.succeeded();
+                }
+                if note & NOTE_CLIENT != 0 {
+                    to.statement_answered();
+                }
+            }
+            tag::READY_FOR_QUERY => {
+                self.prepared.ready();
+                if fate == Fate::Forward {
+                    to.ready();
+                }
+            }
+            tag::COPY_IN_RESPONSE => {
+                for _ in 0..self.exchange.take_ignored_syncs() {
+                    self.prepared.ready();
+                    to.ready();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -152,6 +209,7 @@ impl Server {
                 return self.begin_partial(buf, header.frame_bytes());
             }
             let fate = self.exchange.received(header.tag, body.first().copied())?;
+            self.account(header.tag, fate, to);
             if header.tag == tag::PARAMETER_STATUS {
                 self.parameter(body.get(..header.body_bytes).unwrap_or_default(), fate, to);
             }
@@ -207,6 +265,7 @@ impl Server {
         // Only a message read whole is looked into.
         let body = partial.get(HEADER_BYTES..).unwrap_or_default();
         let fate = self.exchange.received(header.tag, body.first().copied())?;
+        self.account(header.tag, fate, to);
         if header.tag == tag::PARAMETER_STATUS {
             self.parameter(body, fate, to);
         }
@@ -231,8 +290,12 @@ impl Server {
         }
     }
 
-    fn synthesize(&mut self, to: &mut impl Recipient) {
+    /// Makes the replies that are ours to make, as far as their turn has come.
+    pub(crate) fn synthesize(&mut self, to: &mut impl Recipient) {
         while let Some(owed) = self.exchange.next_synthetic() {
+            if self.exchange.take_note() & NOTE_CLIENT != 0 {
+                to.statement_answered();
+            }
             match owed {
                 Owed::ParseComplete => to.forward_copy(&crate::protocol::backend::PARSE_COMPLETE),
                 Owed::CloseComplete => to.forward_copy(&crate::protocol::backend::CLOSE_COMPLETE),
@@ -249,7 +312,7 @@ impl Server {
         }
         .encode(&mut message);
         self.stream.send_vec(message);
-        self.exchange.sent(Owed::Results, Fate::Forward);
+        self.sent_to_ready(Owed::Results, Fate::Forward);
         let mut replies = Collector::default();
         self.drain(&mut replies).await.map_err(RunError::Lost)?;
         replies
@@ -283,6 +346,9 @@ impl Server {
                 Poll::Pending => break,
             }
         }
+        if self.exchange.said_farewell() {
+            return Err(Lost::Closed(None));
+        }
         Ok(())
     }
 
@@ -293,6 +359,7 @@ impl Server {
             reported,
             applied,
             target,
+            prepared,
             ..
         } = self;
         match stream.detach().await {
@@ -301,6 +368,7 @@ impl Server {
                 reported: Rc::unwrap_or_clone(reported),
                 applied: Rc::unwrap_or_clone(applied),
                 target: target.address.clone(),
+                prepared,
             }),
             _ => Err(()),
         }
@@ -309,7 +377,12 @@ impl Server {
     /// Arrives on this core.
     pub(crate) fn unpack(core: &Core, parcel: Parcel) -> Self {
         let stream = Stream::adopt(core, parcel.fd);
-        let mut server = Self::new(stream, Rc::new(parcel.reported), parcel.target);
+        let mut server = Self::new(
+            stream,
+            Rc::new(parcel.reported),
+            parcel.target,
+            parcel.prepared,
+        );
         server.applied = Rc::new(parcel.applied);
         server
     }
@@ -324,6 +397,8 @@ impl Server {
         self.stream.send_static(&frontend::TERMINATE);
         let gone = async {
             if self.stream.flush().await.is_ok() {
+                // Half a message may be on its way there: the end of the stream is an end all the same.
+                self.stream.shutdown_write();
                 while let Ok(Some(_)) = self.stream.recv().await {}
             }
         };

@@ -14,6 +14,9 @@ use super::{cancel, Collector, Server};
 /// How long abandoned work may go on before it is cancelled on the server.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 
+/// A portal that no client has, to fail an abandoned batch with.
+const NO_PORTAL: &[u8] = b"__pgdog_abandoned";
+
 /// What a server needs before it may serve another client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reset {
@@ -27,7 +30,7 @@ impl Server {
     /// Nothing is in the way of the next client.
     #[inline]
     pub(crate) fn is_fit(&self) -> bool {
-        self.at_rest() && !self.target.is_touched()
+        self.at_rest() && !self.target.is_touched() && !self.exchange.said_farewell()
     }
 
     /// Makes the server fit; false if it is of no further use. `half_sent`: the client left amid a message.
@@ -37,7 +40,7 @@ impl Server {
         reset: Reset,
         half_sent: bool,
     ) -> bool {
-        if half_sent || self.exchange.replicating() {
+        if half_sent || self.exchange.replicating() || self.exchange.said_farewell() {
             return false;
         }
         let servers = &state.config.servers;
@@ -71,8 +74,17 @@ impl Server {
             self.exchange.sent(Owed::CopyEnd, Fate::Forward);
         }
         if self.exchange.is_unsynced() {
-            self.stream.send_static(&frontend::SYNC);
-            self.exchange.sent(Owed::Ready, Fate::Forward);
+            // A Sync alone would commit what the client had executed and not wanted yet: fail first.
+            let mut message = Vec::new();
+            frontend::Execute {
+                portal: NO_PORTAL,
+                rows_max: 0,
+            }
+            .encode(&mut message);
+            message.extend_from_slice(&frontend::SYNC);
+            self.stream.send_vec(message);
+            self.exchange.sent(Owed::Execution, Fate::Forward);
+            self.sent_to_ready(Owed::Ready, Fate::Forward);
         }
         let patience = state.core.now() + DRAIN_PATIENCE;
         let drained = state
@@ -94,6 +106,7 @@ impl Server {
             return false;
         }
         if reset == Reset::Session {
+            self.prepared.forget_all();
             if self.run("DISCARD ALL").await.is_err() {
                 return false;
             }
