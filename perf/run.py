@@ -71,6 +71,7 @@ class Server:
                 "max_connections = 700\nshared_buffers = '512MB'\nfsync = off\nsynchronous_commit = off\n"
                 "full_page_writes = off\nautovacuum = off\n"
             )
+        write(f"{self.data}/pg_hba.conf", "local all all trust\nhost all postgres all trust\nhost all all all scram-sha-256\n")
         self.call("pg_ctl", "-D", self.data, "-w", "-l", f"{folder}/postgres.log", "start")
         admin = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(SERVER_PORT), PGUSER="postgres")
         for sql in [f"CREATE ROLE {USER} LOGIN SUPERUSER PASSWORD '{PASSWORD}'", f"CREATE DATABASE {DATABASE} OWNER {USER}"]:
@@ -89,11 +90,17 @@ def write(path, text):
         file.write(text)
 
 
-def pgdog(binary, folder, port, pool, workers, tls):
+def logs_in(workload):
+    """Whether logging in is what is measured. Elsewhere the proxies trust their clients: 500 logins would drown the rest."""
+    return workload == IDLE or workload.endswith("-reconnect")
+
+
+def pgdog(binary, folder, port, pool, workers, tls, auth):
     lines = f'tls_certificate = "{tls[0]}"\ntls_private_key = "{tls[1]}"\n' if tls else ""
     write(
         f"{folder}/pgdog.toml",
         f'[general]\nhost = "127.0.0.1"\nport = {port}\nworkers = {workers}\ndefault_pool_size = {pool}\n'
+        f'auth_type = "{auth}"\n'
         f"log_connections = false\nlog_disconnections = false\n{lines}"
         f'[[databases]]\nname = "{DATABASE}"\nhost = "127.0.0.1"\nport = {SERVER_PORT}\n',
     )
@@ -101,7 +108,7 @@ def pgdog(binary, folder, port, pool, workers, tls):
     return [binary, "--config", f"{folder}/pgdog.toml", "--users", f"{folder}/users.toml"]
 
 
-def pgbouncer(binary, folder, port, pool, tls):
+def pgbouncer(binary, folder, port, pool, tls, auth):
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     major, minor = map(int, re.search(r"(\d+)\.(\d+)", version).groups())
     prepared = "max_prepared_statements = 500" if (major, minor) >= (1, 21) else ""
@@ -110,7 +117,7 @@ def pgbouncer(binary, folder, port, pool, tls):
     write(
         f"{folder}/pgbouncer.ini",
         f"[databases]\n{DATABASE} = host=127.0.0.1 port={SERVER_PORT} dbname={DATABASE}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = {auth}\n"
         f"auth_file = {folder}/users.txt\npool_mode = transaction\nmax_client_conn = 20000\n"
         f"default_pool_size = {pool}\nlog_connections = 0\nlog_disconnections = 0\n{prepared}\n{lines}\n",
     )
@@ -131,7 +138,7 @@ def haproxy(binary, folder, port, workers):
 class Proxy:
     """A running contender; `direct` is PostgreSQL itself."""
 
-    def __init__(self, name, options, folder, tls):
+    def __init__(self, name, options, folder, workload, tls):
         self.name, self.process, self.port = name, None, SERVER_PORT
         if name == "direct":
             return
@@ -141,10 +148,12 @@ class Proxy:
         if name == "haproxy":
             command = haproxy(options.haproxy, folder, self.port, options.workers)
         elif name == "pgbouncer":
-            command = pgbouncer(options.pgbouncer, folder, self.port, options.pool, tls)
+            auth = "scram-sha-256" if logs_in(workload) else "trust"
+            command = pgbouncer(options.pgbouncer, folder, self.port, options.pool, tls, auth)
         else:
             workers = 1 if name == "pgdog-1" else options.workers
-            command = pgdog(options.pgdog, folder, self.port, options.pool, workers, tls)
+            auth = "scram" if logs_in(workload) else "trust"
+            command = pgdog(options.pgdog, folder, self.port, options.pool, workers, tls, auth)
         self.log = f"{folder}/log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
@@ -197,6 +206,7 @@ def pgbench(proxy, workload, seconds, options, folder):
     environment = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(proxy.port), PGUSER=USER, PGPASSWORD=PASSWORD)
     environment["PGSSLMODE"] = "require" if tls else "disable"
     threads = "1" if clients < 8 else "2"
+    seconds += clients // 100  # connecting counts for pgbench
     command = [f"{options.pg_bin}/pgbench", "-n", "-f", f"{folder}/script.sql", "-M", protocol, "-c", str(clients)]
     command += ["-j", threads, "-T", str(seconds), "-l", "--log-prefix", f"{logs}/log", *more, DATABASE]
     before = proxy.threads()
@@ -336,7 +346,7 @@ def main():
                     for contender in options.contenders:
                         if not applies(workload, contender):
                             continue
-                        proxy = Proxy(contender, options, f"{folder}/{contender}", tls if workload.endswith("-tls") else None)
+                        proxy = Proxy(contender, options, f"{folder}/{contender}", workload, tls if workload.endswith("-tls") else None)
                         try:
                             result = idle(proxy) if workload == IDLE else pgbench(proxy, workload, options.seconds, options, folder)
                         finally:

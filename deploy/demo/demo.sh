@@ -25,10 +25,20 @@ fail() {
   printf '%s✗ %s%s\n' "$RED" "$*" "$PLAIN" >&2
   exit 1
 }
-# run COMMAND... : shows a command, then runs it with its output indented.
+# run COMMAND... : shows a command as one would type it, then its output; lines matching `quiet`, if set, are left out.
+quiet='^$'
 run() {
-  printf '%s$ %s%s\n' "$CYAN" "$(printf '%q ' "$@" | sed 's/\\ / /g; s/\\//g')" "$PLAIN"
-  "$@" 2>&1 | sed 's/^/  /'
+  local shown=${1##*/} argument
+  for argument in "${@:2}"; do
+    [[ $argument == *[^[:alnum:]_./=:-]* ]] && argument="\"$argument\""
+    shown+=" $argument"
+  done
+  printf '%s$ %s%s\n' "$CYAN" "$shown" "$PLAIN"
+  if ! "$@" >"$folder/output" 2>&1; then
+    tail -n 12 "$folder/output" | sed 's/^/  /' >&2
+    fail "that failed"
+  fi
+  { grep -vE "$quiet" "$folder/output" || true; } | sed 's/^/  /'
 }
 
 # Everything we start is stopped by its own process id, and its files go with it.
@@ -133,6 +143,7 @@ run "$PG/psql" -X -c "BEGIN; DELETE FROM dogs; ROLLBACK; SELECT count(*) AS stil
 good "statements, transactions and results pass through"
 
 chapter "5. pgbench: 200 clients at once"
+quiet='^(NOTICE|dropping|creating|generating|vacuuming|[0-9]+ of)|^pgbench \(|scaling factor|maximum number|failed transactions|threads'
 run "$PG/pgbench" -i -q -s 1
 # What PostgreSQL sees meanwhile.
 (
