@@ -4,8 +4,8 @@ use crate::support::programs::{pgbench, pgbench_tables};
 use crate::support::sampler::Sampler;
 use crate::support::{Config, Postgres};
 
-/// Runs 200 clients (or `clients`) on a pool and checks the most server connections ever seen.
-fn check(pool_size: usize, clients: &str, arguments: &[&str]) {
+/// Runs `clients` with `each` transactions on a pool and checks the most server connections ever seen.
+fn check(pool_size: usize, clients: &str, each: &str, arguments: &[&str]) {
     let postgres = Postgres::shared();
     let database = postgres.database("load");
     pgbench_tables(&database);
@@ -15,7 +15,7 @@ fn check(pool_size: usize, clients: &str, arguments: &[&str]) {
         ))
         .start();
     let sampler = Sampler::start(&database);
-    let arguments = [&["-c", clients, "-j", "2", "-T", "4"], arguments].concat();
+    let arguments = [&["-c", clients, "-j", "2", "-t", each], arguments].concat();
     let transactions = pgbench(pgdog.port(), &database, &arguments);
     let most = sampler.stop();
     assert!(
@@ -30,37 +30,37 @@ fn check(pool_size: usize, clients: &str, arguments: &[&str]) {
 
 #[test]
 fn two_hundred_clients_select_simple() {
-    check(10, "200", &["-S", "-M", "simple"]);
+    check(10, "200", "100", &["-S", "-M", "simple"]);
 }
 
 #[test]
 fn two_hundred_clients_select_extended() {
-    check(10, "200", &["-S", "-M", "extended"]);
+    check(10, "200", "100", &["-S", "-M", "extended"]);
 }
 
 #[test]
 fn two_hundred_clients_select_prepared() {
-    check(10, "200", &["-S", "-M", "prepared"]);
+    check(10, "200", "100", &["-S", "-M", "prepared"]);
 }
 
 #[test]
 fn two_hundred_clients_tpcb_simple() {
-    check(10, "200", &["-M", "simple"]);
+    check(10, "200", "10", &["-M", "simple"]);
 }
 
 #[test]
 fn two_hundred_clients_tpcb_extended() {
-    check(10, "200", &["-M", "extended"]);
+    check(10, "200", "10", &["-M", "extended"]);
 }
 
 #[test]
 fn one_server_for_clients_on_every_core_select() {
-    check(1, "50", &["-S", "-M", "extended"]);
+    check(1, "50", "100", &["-S", "-M", "extended"]);
 }
 
 #[test]
 fn one_server_for_clients_on_every_core_tpcb() {
-    check(1, "20", &["-M", "simple"]);
+    check(1, "20", "20", &["-M", "simple"]);
 }
 
 #[test]

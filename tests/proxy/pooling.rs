@@ -362,67 +362,6 @@ fn old_servers_are_replaced_without_an_error() {
 }
 
 #[test]
-fn reload_under_load_disturbs_nobody() {
-    let postgres = Postgres::shared();
-    let database = postgres.database("pooling");
-    let config = Config::of(&database).general("default_pool_size = 4");
-    let pgdog = config.start();
-    let backends = |client: &mut Wire| {
-        client.value("SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_activity WHERE datname = current_database()")
-    };
-    let mut clients = (0..4).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
-    clients
-        .iter_mut()
-        .for_each(|client| assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T"));
-    let before = backends(&mut clients[0]);
-    clients
-        .iter_mut()
-        .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
-    std::thread::scope(|scope| {
-        for client in &mut clients {
-            scope.spawn(|| {
-                for _ in 0..400 {
-                    assert_eq!(client.query("SELECT 1 FROM pg_sleep(0.002)"), ONE);
-                }
-            });
-        }
-        for _ in 0..10 {
-            pgdog.reload(&config);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    });
-    assert_eq!(
-        backends(&mut clients[0]),
-        before,
-        "connections to unchanged servers are kept"
-    );
-    pgdog.stop();
-}
-
-#[test]
-fn a_changed_password_keeps_existing_connections() {
-    let database = Postgres::shared().database("pooling");
-    let server = "server_password = \"hunter2\"";
-    let with = |password: &str| {
-        let secret = format!("password = {password:?}\n{server}");
-        Config::empty()
-            .database(&database, "")
-            .user("alice", &database, &secret)
-    };
-    let pgdog = with("old").start();
-    let mut client = Wire::connect(pgdog.port(), "alice", &database, "old");
-    let backend = client.value(BACKEND);
-    pgdog.reload(&with("new"));
-    let mut fresh = poll(PATIENCE, "the new password to count", || {
-        Wire::login(pgdog.port(), "alice", &database, "new").ok()
-    });
-    assert_eq!(client.value(BACKEND), backend);
-    assert_eq!(fresh.query("SELECT 1"), ONE);
-    assert!(Wire::login(pgdog.port(), "alice", &database, "old").is_err());
-    pgdog.stop();
-}
-
-#[test]
 fn a_low_soft_limit_of_open_files_is_raised() {
     let database = Postgres::shared().database("pooling");
     let pgdog = Config::of(&database)

@@ -310,13 +310,3 @@ fn every_byte_in_a_packet_of_its_own() {
     );
     pgdog.stop();
 }
-
-#[test]
-fn a_client_that_half_closes_still_gets_its_answer() {
-    let (pgdog, database) = start();
-    let mut wire = pgdog.client(&database);
-    wire.send(&query("SELECT 1"));
-    wire.half_close();
-    assert_eq!(wire.rest(), "T D:1 C:SELECT_1 Z:I");
-    pgdog.stop();
-}

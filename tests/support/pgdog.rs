@@ -158,12 +158,6 @@ impl Pgdog {
         }
     }
 
-    /// Replaces its files and makes it read them.
-    pub(crate) fn reload(&self, config: &Config) {
-        config.write(self.folder.path(), self.port);
-        self.signal(Signal::HUP);
-    }
-
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.as_mut().map(|process| process.wait(limit))

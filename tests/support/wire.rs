@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use postgres_protocol::authentication::md5_hash;
@@ -276,11 +276,6 @@ impl Wire {
     pub(crate) fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO))
             .expect("a TCP socket");
-    }
-
-    /// Sends no more but goes on reading.
-    pub(crate) fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("connected");
     }
 
     /// How long reads and writes may take before they fail.
