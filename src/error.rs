@@ -46,6 +46,10 @@ pub struct Error {
 
 impl Error {
     /// An error after which the session goes on.
+    #[expect(
+        clippy::self_named_constructors,
+        reason = "named after the severity, beside `fatal`"
+    )]
     pub fn error(fault: Fault, code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             fault,

@@ -165,6 +165,10 @@ struct State {
     dirty: Vec<SlotId>,
     starved: Vec<SlotId>,
     spare_vectors: Vec<Vec<u8>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a queue must not move while the kernel reads its message header"
+    )]
     spare_queues: Vec<Box<Queue>>,
     /// Wakers of a turn, woken after the state is no longer borrowed.
     wake: Vec<Waker>,

@@ -193,7 +193,7 @@ impl Value for Millis {
             (60_000, "m"),
             (1_000, "s"),
         ];
-        let whole = |(length, _): &&(u64, &str)| self.0 > 0 && self.0 % length == 0;
+        let whole = |(length, _): &&(u64, &str)| self.0 > 0 && self.0.is_multiple_of(*length);
         match UNITS.iter().find(whole) {
             Some((length, unit)) if self.0 < WEEK => format!("{}{unit}", self.0 / length),
             _ => format!("{}ms", self.0),

@@ -156,13 +156,8 @@ fn serve(cli: &Cli) -> Result<(), String> {
         "pgdog {} listens on {listen} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
-    loop {
-        match signals.next() {
-            Signal::Hangup => tracing::warn!(
-                "reloading is not available yet: restart to change the configuration"
-            ),
-            Signal::Interrupt | Signal::Terminate => break,
-        }
+    while signals.next() == Signal::Hangup {
+        tracing::warn!("reloading is not available yet: restart to change the configuration");
     }
     tracing::info!("shutting down: waiting for transactions to end");
     let deadline = grace.and_then(|grace| now().checked_add(grace));

@@ -56,6 +56,16 @@ pub struct OutOfStep {
     pub tag: u8,
 }
 
+/// Where the extended protocol is between two Syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batch {
+    /// Nothing was sent after the last Sync.
+    Synced,
+    Open,
+    /// After an error the server ignores everything up to a Sync that we have yet to send.
+    Skipping,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Copy {
     None,
@@ -86,10 +96,7 @@ pub struct Exchange {
     farewell: bool,
     /// Syncs that the server ignored, because they came amid COPY data.
     ignored_syncs: u32,
-    /// Extended-protocol messages were sent after the last Sync.
-    unsynced: bool,
-    /// After an error the server ignores everything up to a Sync that we have yet to send.
-    skipping: bool,
+    batch: Batch,
     copy: Copy,
     /// A Sync was sent amid COPY data: after an error nobody can tell whether the server ignored it.
     ambiguous: bool,
@@ -104,8 +111,7 @@ impl Default for Exchange {
             note: 0,
             farewell: false,
             ignored_syncs: 0,
-            unsynced: false,
-            skipping: false,
+            batch: Batch::Synced,
             copy: Copy::None,
             ambiguous: false,
             failed_drops: 0,
@@ -120,7 +126,9 @@ impl Exchange {
     /// Nothing is owed, no transaction is open, and the server has synchronised after all we sent.
     #[inline]
     pub fn at_rest(&self) -> bool {
-        self.owed.is_empty() && self.status == TransactionStatus::Idle && !self.unsynced
+        self.owed.is_empty()
+            && self.status == TransactionStatus::Idle
+            && self.batch == Batch::Synced
     }
 
     /// Nothing is owed right now; a transaction may be open.
@@ -136,7 +144,7 @@ impl Exchange {
 
     /// A batch was begun that no Sync has ended.
     pub fn is_unsynced(&self) -> bool {
-        self.unsynced
+        self.batch != Batch::Synced
     }
 
     /// Take no more from the client until replies have come.
@@ -198,13 +206,12 @@ impl Exchange {
                 self.ignored_syncs += 1;
             }
             Owed::Ready => {
-                self.skipping = false;
-                self.unsynced = false;
+                self.batch = Batch::Synced;
                 self.owed.push_back(entry);
             }
-            _ if self.skipping => {}
+            _ if self.batch == Batch::Skipping => {}
             Owed::Results => {
-                self.unsynced = false;
+                self.batch = Batch::Synced;
                 self.owed.push_back(entry);
             }
             Owed::CopyEnd if self.copy == Copy::In => self.copy = Copy::None,
@@ -216,7 +223,9 @@ impl Exchange {
             | Owed::CloseComplete
             | Owed::Description
             | Owed::Execution => {
-                self.unsynced |= fate != Fate::Synthesize;
+                if fate != Fate::Synthesize {
+                    self.batch = Batch::Open;
+                }
                 self.owed.push_back(entry);
             }
         }
@@ -340,7 +349,9 @@ impl Exchange {
             .owed
             .front()
             .is_some_and(|entry| entry.owed == Owed::Execution);
-        self.unsynced |= extended && !self.owed.iter().any(|entry| entry.owed == Owed::Ready);
+        if extended && !self.owed.iter().any(|entry| entry.owed == Owed::Ready) {
+            self.batch = Batch::Open;
+        }
     }
 
     /// An error ends the batch: the server skips to Sync. After a Query it says ReadyForQuery by itself.
@@ -363,8 +374,7 @@ impl Exchange {
             }
             self.owed.pop_front();
         }
-        self.skipping = true;
-        self.unsynced = true;
+        self.batch = Batch::Skipping;
         // An error in a message of ours is an error in what it was sent for: the client hears of it.
         Ok(Fate::Forward)
     }

@@ -12,6 +12,10 @@ use super::server::Parcel;
 pub(crate) const MAILBOX_CAPACITY: usize = 4096;
 
 /// What cores, and the control thread, send each other.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "pool mail is most of it, and rare; a box would cost an allocation"
+)]
 pub(crate) enum Mail {
     /// A connection just accepted elsewhere, before its first byte was read.
     Client(OwnedFd),
