@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-/// Bytes of one buffer: a receive never returns more.
-pub const BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes of one buffer: a receive never returns more. A short message touches the first page only.
+pub const BUFFER_BYTES: usize = 64 * 1024;
 /// The same, as the kernel takes it.
-#[expect(clippy::cast_possible_truncation, reason = "16,384")]
+#[expect(clippy::cast_possible_truncation, reason = "65,536")]
 pub(crate) const BUFFER_BYTES_U32: u32 = BUFFER_BYTES as u32;
 /// Buffers that circulate while nothing presses. The ring is first in, first out: few buffers stay in cache.
 const CIRCULATING: u32 = 64;
-/// Buffers there may be at most: 64 MiB a core, touched only when lent at the same time.
+/// Buffers there may be at most: 256 MiB a core, touched only when lent at the same time.
 /// At the limit receives wait until a buffer comes back.
 const BUFFERS_MAX: u16 = 4096;
 
@@ -26,8 +26,8 @@ const BUFFERS_MAX: u16 = 4096;
 pub struct Buf {
     store: Rc<Buffers>,
     id: u16,
-    start: u16,
-    end: u16,
+    start: u32,
+    end: u32,
 }
 
 impl Buf {
@@ -52,8 +52,8 @@ impl Buf {
         first
     }
 
-    fn offset(&self, count: usize) -> u16 {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
+    fn offset(&self, count: usize) -> u32 {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.start.saturating_add(count).min(self.end)
     }
 }
@@ -63,14 +63,14 @@ impl Deref for Buf {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        let at = usize::from(self.id) * BUFFER_BYTES + usize::from(self.start);
+        let at = usize::from(self.id) * BUFFER_BYTES + self.start as usize;
         // SAFETY: `start <= end <= BUFFER_BYTES` and `id < BUFFERS_MAX`, so the range is inside the mapping, which
         // lives as long as `store`. The kernel wrote it before the completion we read, and does not write it again
         // until the last `Buf` of this id is dropped.
         unsafe {
             std::slice::from_raw_parts(
                 self.store.memory.as_ptr().add(at),
-                usize::from(self.end - self.start),
+                (self.end - self.start) as usize,
             )
         }
     }
@@ -141,7 +141,7 @@ impl Buffers {
     pub(crate) fn lend(self: &Rc<Self>, id: u16, bytes: usize) -> Buf {
         self.holders[usize::from(id)].set(1);
         self.lent.set(self.lent.get() + 1);
-        let end = u16::try_from(bytes.min(BUFFER_BYTES)).unwrap_or(0);
+        let end = u32::try_from(bytes.min(BUFFER_BYTES)).unwrap_or(0);
         Buf {
             store: Rc::clone(self),
             id,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 use socket2::SockAddr;
 
-use crate::buffer::{Buf, Buffers, BUFFER_BYTES, BUFFER_BYTES_U32};
+use crate::buffer::{Buf, Buffers, BUFFER_BYTES_U32};
 use crate::limits::RingSize;
 use crate::preflight::RingMode;
 
@@ -38,6 +38,8 @@ const GATHER_MAX: usize = 16;
 const QUEUED_MAX: usize = 4;
 /// Accepted sockets that may wait for their listener's task.
 const ACCEPTED_MAX: usize = 1024;
+/// A queued copy grows up to this before another one is begun.
+const APPEND_BYTES_MAX: usize = 16 * 1024;
 /// Small vectors kept for the next write, so that writing allocates nothing.
 const SPARE_VECTORS: usize = 64;
 const SPARE_VECTOR_BYTES: usize = 4096;
@@ -359,7 +361,9 @@ impl Ring {
         let queue = state.queue(id);
         let appendable = queue.chunks.len() > fixed;
         match queue.chunks.back_mut() {
-            Some(Chunk::Owned(last)) if appendable && last.len() + bytes.len() <= BUFFER_BYTES => {
+            Some(Chunk::Owned(last))
+                if appendable && last.len() + bytes.len() <= APPEND_BYTES_MAX =>
+            {
                 last.extend_from_slice(bytes);
             }
             _ => {

@@ -222,13 +222,13 @@ section! {
     /// One line for each exit.
     log_disconnections: bool = default "true", Live, Now;
     /// Window for collapsing repeated lines; 0 disables.
-    log_dedup_window: Millis = default "0", Restart, Now;
+    log_dedup_window: Millis = default "0", Restart, Later;
     /// Repeats allowed in a window; 0 disables.
-    log_dedup_threshold: usize = default "0", Restart, Now;
+    log_dedup_threshold: usize = default "0", Restart, Later;
     /// Warn about parses slower than this.
-    log_min_duration_parse: Option<Millis> = unset "10", Live, Now;
+    log_min_duration_parse: Option<Millis> = unset "10", Live, Later;
     /// Characters of SQL in log lines.
-    log_query_sample_length: usize = default "1000", Live, Now;
+    log_query_sample_length: usize = default "1000", Live, Later;
     /// Append every query to this file.
     query_log: Option<PathBuf> = unset "/var/log/pgdog/queries.log", Live, Later;
     /// Print every query with user and database.

@@ -12,6 +12,7 @@ use cores::gate::Gate;
 use cores::{Core, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
+use crate::config::choice::Role;
 use crate::config::Config;
 use crate::pool::{Lease, WaitError};
 use crate::prepared::Statements;
@@ -152,11 +153,16 @@ impl CoreState {
         Some(keys)
     }
 
-    /// The pool of this user and database.
+    /// The pool of this user and database: that of the primary, as reads are not sent elsewhere yet.
     pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
-        self.pools
-            .iter()
-            .find(|slot| slot.config.user == user && slot.config.database == database)
+        let pools = || {
+            let belongs =
+                |slot: &&Rc<PoolSlot>| slot.config.user == user && slot.config.database == database;
+            self.pools.iter().filter(belongs)
+        };
+        pools()
+            .find(|slot| slot.config.role == Role::Primary)
+            .or_else(|| pools().next())
             .cloned()
     }
 }
@@ -191,7 +197,8 @@ pub(crate) struct Link {
     waker: RefCell<Option<Waker>>,
     /// The server it holds, for cancel requests.
     pub(crate) target: RefCell<Option<Rc<Target>>>,
-    served: RefCell<Option<Served>>,
+    /// Boxed: most of the time there is none.
+    served: RefCell<Option<Box<Served>>>,
 }
 
 /// What a waiting client gets.
@@ -235,12 +242,12 @@ impl Link {
     }
 
     pub(crate) fn serve(&self, served: Served) {
-        *self.served.borrow_mut() = Some(served);
+        *self.served.borrow_mut() = Some(Box::new(served));
         self.wake();
     }
 
     pub(crate) fn take_served(&self) -> Option<Served> {
-        self.served.borrow_mut().take()
+        self.served.borrow_mut().take().map(|served| *served)
     }
 
     #[inline]

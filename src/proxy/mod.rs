@@ -23,6 +23,9 @@ pub(crate) use server::connect::tcp_options;
 
 /// Pause after accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
+/// `shutdown_termination_timeout` says otherwise.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// A core this much above the mean hands fresh clients on: an eighth, and a few.
 const LOAD_SLACK: usize = 4;
 
@@ -85,13 +88,23 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
         for link in state.links.borrow().values() {
             link.notify(Notice::ShutDown);
         }
-        let last = core.now() + Duration::from_secs(2);
+        let last = core.now()
+            + state
+                .config
+                .shutdown
+                .termination_timeout
+                .unwrap_or(LAST_WAIT);
         let _ = core.timeout_at(Some(last), state.gate.drained()).await;
     }
     for slot in &state.pools {
         slot.decide(&state, |pool, now, out| pool.drain(now, out));
     }
-    let last = core.now() + Duration::from_secs(2);
+    let last = core.now()
+        + state
+            .config
+            .shutdown
+            .termination_timeout
+            .unwrap_or(LAST_WAIT);
     while core.now() < last && !state.pools.iter().all(|slot| slot.is_drained()) {
         core.sleep(Duration::from_millis(2)).await;
     }

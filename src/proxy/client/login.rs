@@ -126,6 +126,23 @@ impl Newcomer<'_> {
         let Some(slot) = self.state.pool_of(&wish.user, &wish.database) else {
             return Err(End::Fatal(unknown_database(&wish.database)));
         };
+        let shards = self
+            .state
+            .config
+            .cluster(&wish.database)
+            .map_or(0, |cluster| cluster.shards.len());
+        if shards > 1 {
+            // Everything would go to one of them.
+            let text = format!(
+                "sharding is not available yet, and database \"{}\" has {shards} shards",
+                wish.database
+            );
+            return Err(End::Fatal(Error::fatal(
+                Fault::Proxy,
+                SqlState::FEATURE_NOT_SUPPORTED,
+                text,
+            )));
+        }
         let welcome = self.learn(&slot, wish.settings).await?;
         let (key, link) = self.state.enroll(wish.version);
         let mut message = AUTHENTICATION_OK.to_vec();

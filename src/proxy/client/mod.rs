@@ -102,31 +102,35 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
-        let Some(mut lease) = self.checkout().await? else {
+        let Some(lease) = self.checkout().await? else {
             return Ok(());
         };
+        let mut held = Held::new(self, lease);
         let outcome = loop {
-            if let Err(end) = Relay::new(self, &mut lease).run().await {
+            let Some(lease) = &mut held.lease else {
+                break Ok(());
+            };
+            if let Err(end) = Relay::new(self, lease).run().await {
                 break Err(end);
             }
             if self.pinned.is_none() && self.slot.config.mode != PoolerMode::Session {
                 break Ok(());
             }
             self.link.enter(Activity::Idle, self.state.core.now());
-            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(&lease, cx)).await {
+            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(lease, cx)).await {
                 break Err(end);
             }
         };
         let scrub = std::mem::take(&mut self.scrub) || self.slot.config.mode == PoolerMode::Session;
         self.pinned = None;
-        self.give_back(
-            lease,
-            if scrub {
-                Reset::Session
-            } else {
-                Reset::Transaction
-            },
-        );
+        let reset = if scrub {
+            Reset::Session
+        } else {
+            Reset::Transaction
+        };
+        if let Some(lease) = held.lease.take() {
+            self.give_back(lease, reset);
+        }
         outcome
     }
 
@@ -487,6 +491,31 @@ impl Session {
             .core
             .timeout_at(Some(deadline), self.stream.close())
             .await;
+    }
+}
+
+/// A server in the hands of a session. A session that panics drops it here: it is closed, and its permit freed.
+struct Held {
+    lease: Option<Lease<Conn>>,
+    state: Rc<CoreState>,
+    slot: Rc<PoolSlot>,
+}
+
+impl Held {
+    fn new(session: &Session, lease: Lease<Conn>) -> Self {
+        Self {
+            lease: Some(lease),
+            state: Rc::clone(&session.state),
+            slot: Rc::clone(&session.slot),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.slot.discard(&self.state, lease);
+        }
     }
 }
 

@@ -89,9 +89,19 @@ impl Relay<'_> {
 
     /// Passes a run of messages that need no hand, in one piece.
     fn pass_run(&mut self) -> Result<usize, End> {
-        let bytes = self.session.inbound.bytes();
+        // Taken out, so that its bytes can be read while the replies they call for are noted.
+        let mut inbound = std::mem::take(&mut self.session.inbound);
+        let passed = self.note_run(inbound.bytes());
+        if let Ok(passed @ 1..) = passed {
+            inbound.pass_messages(passed, &self.lease.server.stream);
+        }
+        self.session.inbound = inbound;
+        passed
+    }
+
+    /// Notes the messages at the front that need no hand; how many bytes they have, those still to come included.
+    fn note_run(&mut self, bytes: &[u8]) -> Result<usize, End> {
         let mut at = 0;
-        let mut run = Vec::new();
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(header) =
                 peek(rest, CLIENT_BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
@@ -101,16 +111,10 @@ impl Relay<'_> {
             let Class::Pass(owed) = self.classify(header, rest)? else {
                 break;
             };
-            run.extend(owed);
+            if let Some(owed) = owed {
+                self.note(owed, Fate::Forward, 0);
+            }
             at += header.frame_bytes();
-        }
-        for owed in run {
-            self.note(owed, Fate::Forward, 0);
-        }
-        if at > 0 {
-            self.session
-                .inbound
-                .pass_messages(at, &self.lease.server.stream);
         }
         Ok(at)
     }
@@ -134,7 +138,7 @@ impl Relay<'_> {
         let translates = self.session.translates();
         Ok(match header.tag {
             tag::QUERY | tag::PARSE => {
-                self.check_size(header)?;
+                self.check_size(header, whole)?;
                 let owed = if header.tag == tag::QUERY {
                     Owed::Results
                 } else {
@@ -188,13 +192,24 @@ impl Relay<'_> {
         })
     }
 
-    fn check_size(&self, header: Header) -> Result<(), End> {
+    fn check_size(&self, header: Header, whole: bool) -> Result<(), End> {
         let clients = &self.session.state.config.clients;
         let Some(max) = clients.query_bytes_max else {
             return Ok(());
         };
         let bytes = header.frame_bytes() as u64;
-        if bytes <= max || clients.query_size_action != QuerySizeAction::Block {
+        if bytes <= max {
+            return Ok(());
+        }
+        if clients.query_size_action != QuerySizeAction::Block {
+            let client = self.session.link.key.process_id();
+            if !whole && header.frame_bytes() <= READ_BYTES_MAX {
+                return Ok(()); // said once, when it is all here
+            }
+            tracing::warn!(
+                client,
+                "query of {bytes} bytes exceeds query_size_limit ({max})"
+            );
             return Ok(());
         }
         let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");

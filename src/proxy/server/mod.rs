@@ -18,6 +18,7 @@ use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
+use crate::protocol::sqlstate::SqlState;
 
 use super::core_state::CoreState;
 
@@ -138,6 +139,24 @@ impl Server {
         }
     }
 
+    /// What an error says about the connection.
+    fn heed(&mut self, body: &[u8]) {
+        let Ok(fields) = Fields::parse(body) else {
+            return;
+        };
+        if fields.is_fatal() {
+            self.exchange.note_farewell();
+        }
+        // "cached plan must not change result type", or a statement deallocated behind our back: whatever is named
+        // next is closed and parsed anew.
+        if matches!(
+            fields.code(),
+            Some(SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_SQL_STATEMENT_NAME)
+        ) {
+            self.prepared.forget_all();
+        }
+    }
+
     /// What follows from a reply for prepared statements.
     #[inline]
     fn account(&mut self, tag: u8, fate: Fate, to: &mut impl Recipient) {
@@ -213,9 +232,7 @@ impl Server {
             self.account(header.tag, fate, to);
             if header.tag == tag::ERROR_RESPONSE && whole {
                 let body = body.get(..header.body_bytes).unwrap_or_default();
-                if Fields::parse(body).is_ok_and(|fields| fields.is_fatal()) {
-                    self.exchange.note_farewell();
-                }
+                self.heed(body);
             }
             if header.tag == tag::PARAMETER_STATUS {
                 self.parameter(body.get(..header.body_bytes).unwrap_or_default(), fate, to);
