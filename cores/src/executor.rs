@@ -250,7 +250,7 @@ impl Core {
                     .busy
                     .set(self.0.busy.get() + now.saturating_duration_since(woke));
             }
-            self.0.ring.turn(wait)?;
+            self.0.ring.turn(wait, now)?;
             self.0.bell.set_sleeping(false);
             let now = Instant::now();
             if wait.is_some() {

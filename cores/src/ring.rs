@@ -15,7 +15,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 use socket2::SockAddr;
@@ -185,6 +185,15 @@ pub(crate) struct Ring {
     state: RefCell<State>,
     buffers: Rc<Buffers>,
     sockets: Cell<usize>,
+}
+
+/// What a round of completions brought.
+struct Completed {
+    any: bool,
+    /// The bell: somebody has sent mail.
+    rang: bool,
+    /// Slots that became free.
+    released: usize,
 }
 
 /// As the kernel's `struct io_uring_getevents_arg`.
@@ -540,19 +549,36 @@ impl Ring {
     }
 
     /// One turn: submits all that is queued with one enter, waits up to `wait` for a first completion (not at all
-    /// if `None`), and wakes the tasks whose operations completed. Returns how many completions there were.
-    pub(crate) fn turn(&self, wait: Option<Duration>) -> io::Result<usize> {
+    /// if `None`), and wakes the tasks whose operations completed.
+    ///
+    /// `now` is the time at which `wait` begins.
+    pub(crate) fn turn(&self, wait: Option<Duration>, now: Instant) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
-        state.feed_starved(&self.buffers);
-        state.flush();
-        state.enter(wait)?;
-        let (completed, released) = state.dispatch(&self.buffers);
+        let mut left = wait;
+        loop {
+            state.feed_starved(&self.buffers);
+            state.flush();
+            state.enter(left)?;
+            let Completed {
+                any,
+                rang,
+                released,
+            } = state.dispatch(&self.buffers);
+            self.sockets.set(self.sockets.get() - released);
+            if rang || !any || !state.wake.is_empty() {
+                break;
+            }
+            // Sends were completed, and nobody waits for that: so do we, without a round through the executor.
+            left = wait.map(|wait| wait.saturating_sub(now.elapsed()));
+            if left.is_none_or(|left| left.is_zero()) {
+                break;
+            }
+        }
         let mut wake = mem::take(&mut state.wake);
         drop(state);
-        self.sockets.set(self.sockets.get() - released);
         wake.drain(..).for_each(Waker::wake);
         self.state.borrow_mut().wake = wake;
-        Ok(completed)
+        Ok(())
     }
 }
 
@@ -788,12 +814,16 @@ impl State {
         }
     }
 
-    fn dispatch(&mut self, buffers: &Rc<Buffers>) -> (usize, usize) {
-        let (mut completed, mut released) = (0, 0);
+    fn dispatch(&mut self, buffers: &Rc<Buffers>) -> Completed {
+        let mut completed = Completed {
+            any: false,
+            rang: false,
+            released: 0,
+        };
         let mut batch = mem::take(&mut self.batch);
         batch.extend(self.ring.completion());
         for cqe in batch.drain(..) {
-            completed += 1;
+            completed.any = true;
             let data = cqe.user_data();
             #[expect(clippy::cast_possible_truncation, reason = "the fields of user_data")]
             let id = SlotId {
@@ -807,16 +837,17 @@ impl State {
                 op if op == Op::Accept as u64 => self.accepted(id, &cqe),
                 op if op == Op::Bell as u64 => {
                     self.arm_bell();
+                    completed.rang = true;
                     continue;
                 }
                 _ => continue, // a cancel that found nothing
             }
             if self.is_abandoned_socket(id) && self.release_if_quiet(id).is_some() {
-                released += 1;
+                completed.released += 1;
             }
         }
         self.batch = batch;
-        (completed, released)
+        completed
     }
 
     fn is_abandoned_socket(&self, id: SlotId) -> bool {
