@@ -103,6 +103,7 @@ impl Admitted {
             settings: self.settings,
             statements: ClientStatements::default(),
             pinned: None,
+            resets: None,
             scrub: false,
             skipping: false,
         }

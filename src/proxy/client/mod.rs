@@ -50,6 +50,8 @@ struct Session {
     statements: ClientStatements,
     /// Why it keeps its server, if it does.
     pinned: Option<&'static str>,
+    /// RESET on its way.
+    resets: Option<Box<request::Resets>>,
     /// Its server must be cleaned before another client comes.
     scrub: bool,
     /// After an error of ours in a batch: everything up to Sync is ignored.
@@ -114,6 +116,7 @@ impl Session {
                 break Err(end);
             }
             if self.pinned.is_none() && self.slot.config.mode != PoolerMode::Session {
+                self.finish_resets();
                 break Ok(());
             }
             self.link.enter(Activity::Idle, self.state.core.now());

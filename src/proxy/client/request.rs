@@ -10,6 +10,7 @@ use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
 use crate::prepared::server::Ensure;
 use crate::prepared::{Id, Prepared, Statement};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Target};
@@ -477,16 +478,14 @@ impl Relay<'_> {
             session.pinned = Some(reason);
         }
         session.scrub |= judgement.scrub || judgement.pin.is_some();
-        if judgement.reset_all {
-            session.settings = Rc::clone(&session.baseline);
-        }
-        for name in &judgement.reset {
-            let mut settings = (*session.settings).clone();
-            match session.baseline.get(name) {
-                Some(value) => settings.set(name, value),
-                None => settings.remove(name),
-            };
-            session.settings = Rc::new(settings);
+        if judgement.reset_all || !judgement.reset.is_empty() {
+            if self.lease.server.exchange.status() != TransactionStatus::Idle {
+                // It may yet be rolled back: the server knows, we would have to guess.
+                session.pinned = Some("reset in a transaction");
+            }
+            let resets = session.resets.get_or_insert_default();
+            resets.all |= judgement.reset_all;
+            resets.names.extend(judgement.reset.iter().cloned());
         }
         if judgement.deallocate_all {
             self.lease.server.prepared.forget_all();
@@ -556,7 +555,34 @@ impl Judgement {
     }
 }
 
+/// Settings that a statement has put back to the server's own values, where the client expects those of the start
+/// of its session.
+#[derive(Default)]
+pub(super) struct Resets {
+    all: bool,
+    names: Vec<Box<[u8]>>,
+}
+
 impl Session {
+    /// The server has done what the client's RESET said: from here on the client has what it began with.
+    pub(super) fn finish_resets(&mut self) {
+        let Some(resets) = self.resets.take() else {
+            return;
+        };
+        if resets.all {
+            self.settings = Rc::clone(&self.baseline);
+            return;
+        }
+        let mut settings = (*self.settings).clone();
+        for name in &resets.names {
+            match self.baseline.get(name) {
+                Some(value) => settings.set(name, value),
+                None => settings.remove(name),
+            };
+        }
+        self.settings = Rc::new(settings);
+    }
+
     /// Are names of prepared statements translated?
     fn translates(&self) -> bool {
         self.slot.config.mode != PoolerMode::Session
