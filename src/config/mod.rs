@@ -96,6 +96,8 @@ pub struct Listen {
 pub struct ClientLimits {
     /// How they prove who they are.
     pub auth_type: AuthType,
+    /// Those who do not encrypt are refused.
+    pub tls_required: bool,
     /// Time to finish logging in.
     pub login_timeout: Option<Duration>,
     /// Silence allowed outside of transactions.

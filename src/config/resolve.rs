@@ -156,6 +156,7 @@ fn build(
 fn client_limits(general: &General) -> ClientLimits {
     ClientLimits {
         auth_type: general.auth_type,
+        tls_required: general.tls_client_required,
         login_timeout: general.client_login_timeout.limit(),
         idle_timeout: general.client_idle_timeout.limit(),
         idle_in_transaction_timeout: general.client_idle_in_transaction_timeout.limit(),

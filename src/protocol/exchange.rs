@@ -94,13 +94,12 @@ pub struct Exchange {
     note: Note,
     /// The server has said an unprompted error: it is about to close.
     farewell: bool,
-    /// Syncs that the server ignored, because they came amid COPY data.
+    /// Syncs and Queries that were noted as owed a ReadyForQuery, and turned out to be ignored.
     ignored_syncs: u32,
     batch: Batch,
     copy: Copy,
     /// A Sync was sent amid COPY data: after an error nobody can tell whether the server ignored it.
     ambiguous: bool,
-    failed_drops: u32,
 }
 
 impl Default for Exchange {
@@ -114,7 +113,6 @@ impl Default for Exchange {
             batch: Batch::Synced,
             copy: Copy::None,
             ambiguous: false,
-            failed_drops: 0,
         }
     }
 }
@@ -163,11 +161,6 @@ impl Exchange {
         self.copy == Copy::Both
     }
 
-    /// How many messages of ours (fate [`Fate::Drop`]) were answered by an error since the last call.
-    pub fn take_failed_drops(&mut self) -> u32 {
-        std::mem::take(&mut self.failed_drops)
-    }
-
     /// An error of severity FATAL was received: the server closes after it.
     pub fn note_farewell(&mut self) {
         self.farewell = true;
@@ -184,40 +177,38 @@ impl Exchange {
         std::mem::take(&mut self.note)
     }
 
-    /// How many Syncs the server has ignored since the last call: no ReadyForQuery will come for them.
+    /// How many Syncs and Queries are owed a ReadyForQuery no more since the last call: Syncs amid COPY data, Queries
+    /// skipped after an error.
     #[inline]
     pub fn take_ignored_syncs(&mut self) -> u32 {
         std::mem::take(&mut self.ignored_syncs)
     }
 
-    /// Notes that a message was sent, or, for [`Fate::Synthesize`], that it was not.
+    /// Notes that a message was sent, or, for [`Fate::Synthesize`], that it was not. False: the server ignores it,
+    /// and answers nothing.
     #[inline]
-    pub fn sent(&mut self, owed: Owed, fate: Fate) {
-        self.sent_with(owed, fate, 0);
+    pub fn sent(&mut self, owed: Owed, fate: Fate) -> bool {
+        self.sent_with(owed, fate, 0)
     }
 
     /// As [`Self::sent`], with a note that comes back with the answer.
     #[inline]
-    pub fn sent_with(&mut self, owed: Owed, fate: Fate, note: Note) {
-        let entry = Entry { owed, fate, note };
+    pub fn sent_with(&mut self, owed: Owed, fate: Fate, note: Note) -> bool {
         match owed {
             Owed::Ready if self.copy == Copy::In => {
                 self.ambiguous = true;
-                self.ignored_syncs += 1;
+                return false;
             }
-            Owed::Ready => {
-                self.batch = Batch::Synced;
-                self.owed.push_back(entry);
+            Owed::Ready => self.batch = Batch::Synced,
+            _ if self.batch == Batch::Skipping => return false,
+            Owed::Results => self.batch = Batch::Synced,
+            Owed::CopyEnd if self.copy == Copy::In => {
+                self.copy = Copy::None;
+                return false;
             }
-            _ if self.batch == Batch::Skipping => {}
-            Owed::Results => {
-                self.batch = Batch::Synced;
-                self.owed.push_back(entry);
-            }
-            Owed::CopyEnd if self.copy == Copy::In => self.copy = Copy::None,
-            // The server has yet to say that it wants COPY data, or already said that it does not.
-            Owed::CopyEnd if self.owed.is_empty() => {}
-            Owed::CopyEnd => self.owed.push_back(entry),
+            // The server has said already that it does not want COPY data.
+            Owed::CopyEnd if self.owed.is_empty() => return false,
+            Owed::CopyEnd => {}
             Owed::ParseComplete
             | Owed::BindComplete
             | Owed::CloseComplete
@@ -226,9 +217,10 @@ impl Exchange {
                 if fate != Fate::Synthesize {
                     self.batch = Batch::Open;
                 }
-                self.owed.push_back(entry);
             }
         }
+        self.owed.push_back(Entry { owed, fate, note });
+        true
     }
 
     /// Is the next reply ours to make?
@@ -356,7 +348,6 @@ impl Exchange {
 
     /// An error ends the batch: the server skips to Sync. After a Query it says ReadyForQuery by itself.
     fn failed(&mut self, head: Owed, fate: Fate) -> Result<Fate, OutOfStep> {
-        self.failed_drops += u32::from(fate == Fate::Drop);
         match head {
             Owed::Results => {
                 self.copy = Copy::None;
@@ -372,6 +363,7 @@ impl Exchange {
             if entry.owed == Owed::Ready {
                 return Ok(Fate::Forward);
             }
+            self.ignored_syncs += u32::from(entry.owed == Owed::Results);
             self.owed.pop_front();
         }
         self.batch = Batch::Skipping;
@@ -400,18 +392,19 @@ mod tests {
                 },
             };
             if direction == ">" {
-                match what {
-                    "P" => exchange.sent(Owed::ParseComplete, fate),
-                    "B" => exchange.sent(Owed::BindComplete, fate),
-                    "C" => exchange.sent(Owed::CloseComplete, fate),
-                    "D" => exchange.sent(Owed::Description, fate),
-                    "E" => exchange.sent(Owed::Execution, fate),
-                    "Q" => exchange.sent(Owed::Results, fate),
-                    "S" => exchange.sent(Owed::Ready, fate),
-                    "H" => {} // Flush is answered by nothing
-                    "c" | "f" => exchange.sent(Owed::CopyEnd, fate),
+                let owed = match what {
+                    "P" => Owed::ParseComplete,
+                    "B" => Owed::BindComplete,
+                    "C" => Owed::CloseComplete,
+                    "D" => Owed::Description,
+                    "E" => Owed::Execution,
+                    "Q" => Owed::Results,
+                    "S" => Owed::Ready,
+                    "c" | "f" => Owed::CopyEnd,
+                    "H" => continue, // Flush is answered by nothing
                     other => panic!("no such message: {other}"),
-                }
+                };
+                exchange.sent(owed, fate);
             } else {
                 let bytes = what.as_bytes();
                 fates.push(exchange.received(bytes[0], bytes.get(1).copied()));
@@ -529,12 +522,24 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_our_own_statements_are_counted() {
-        let (mut exchange, _) = play(">Q! <E <ZI");
-        assert_eq!(
-            (exchange.take_failed_drops(), exchange.take_failed_drops()),
-            (1, 0)
-        );
+    fn syncs_that_are_never_answered_are_counted() {
+        let cases = [
+            (">P >B >E >S <1 <2 <C <ZI", 0),
+            // Skipped with the rest of the batch, known only afterwards.
+            (">P >Q >S <E <ZI", 1),
+            (">P >Q >B >Q >S <E <ZI", 2),
+            // Skipped, known when it is sent: not noted in the first place.
+            (">P >H <E >Q >S <ZI", 0),
+            // Amid COPY data: the same two ways.
+            (">P >B >E >S <1 <2 <G >c >S <C <ZI", 1),
+            (">P >B >E <1 <2 <G >S >c >S <C <ZI", 0),
+        ];
+        for (script, expected) in cases {
+            let (mut exchange, fates) = play(script);
+            assert!(fates.iter().all(Result::is_ok), "{script}");
+            assert_eq!(exchange.take_ignored_syncs(), expected, "{script}");
+            assert!(exchange.at_rest(), "{script}");
+        }
     }
 
     #[test]

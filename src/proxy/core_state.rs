@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -124,7 +125,7 @@ impl CoreState {
     }
 
     /// A process id and secret for a new session, and its link.
-    pub(crate) fn enroll(&self, version: Version) -> (CancelKey, Rc<Link>) {
+    pub(crate) fn enroll(self: &Rc<Self>, version: Version) -> Enrolled {
         let mut links = self.links.borrow_mut();
         let process_id = loop {
             let id = self.ids.borrow_mut().issue();
@@ -133,9 +134,12 @@ impl CoreState {
             }
         };
         let key = CancelKey::new(process_id, version, self.random::<LONG_SECRET_BYTES>());
-        let link = Rc::new(Link::new(key.clone(), self.core.now()));
+        let link = Rc::new(Link::new(key, self.core.now()));
         links.insert(process_id, Rc::clone(&link));
-        (key, link)
+        Enrolled {
+            link,
+            state: Rc::clone(self),
+        }
     }
 
     /// Keys from the cache, or derived on a helper thread.
@@ -199,6 +203,27 @@ pub(crate) struct Link {
     pub(crate) target: RefCell<Option<Rc<Target>>>,
     /// Boxed: most of the time there is none.
     served: RefCell<Option<Box<Served>>>,
+}
+
+/// A session's entry in its core's list, which goes when the session does.
+pub(crate) struct Enrolled {
+    link: Rc<Link>,
+    state: Rc<CoreState>,
+}
+
+impl Deref for Enrolled {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        let process_id = self.link.key.process_id();
+        self.state.links.borrow_mut().remove(&process_id);
+    }
 }
 
 /// What a waiting client gets.

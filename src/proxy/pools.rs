@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -110,7 +111,7 @@ impl PoolSlot {
     }
 
     /// A checked-out connection is of no further use: closes it, and only then frees its permit.
-    pub(crate) fn discard(self: &Rc<Self>, state: &Rc<CoreState>, lease: Lease<Conn>) {
+    fn discard(self: &Rc<Self>, state: &Rc<CoreState>, lease: Lease<Conn>) {
         let (slot, context) = (Rc::clone(self), Rc::clone(state));
         state.core.spawn(async move {
             lease.server.close(&context).await;
@@ -150,6 +151,61 @@ impl PoolSlot {
         }
         welcomes.push_back(welcome.clone());
         welcome
+    }
+}
+
+/// A checked-out server. Dropped on any other way than [`Held::check_in`] it is closed, and its permit freed after
+/// that: a session that panics or a login that is given up loses none.
+pub(crate) struct Held {
+    lease: Option<Lease<Conn>>,
+    state: Rc<CoreState>,
+    slot: Rc<PoolSlot>,
+}
+
+impl Held {
+    pub(crate) fn new(state: &Rc<CoreState>, slot: &Rc<PoolSlot>, lease: Lease<Conn>) -> Self {
+        Self {
+            lease: Some(lease),
+            state: Rc::clone(state),
+            slot: Rc::clone(slot),
+        }
+    }
+
+    /// Gives it back, fit for the next client.
+    pub(crate) fn check_in(mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.slot.decide(&self.state, |pool, now, out| {
+                pool.checkin(lease, now, out);
+            });
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        let lease = self.lease.as_ref();
+        &lease
+            .expect("only check_in and drop take it, and end it")
+            .server
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Server {
+        let lease = self.lease.as_mut();
+        &mut lease
+            .expect("only check_in and drop take it, and end it")
+            .server
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.slot.discard(&self.state, lease);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::wire::{
-    bind, close, describe, execute, parse, startup, sync, terminate, VERSION_3_0,
+    bind, close, describe, execute, parse, query, startup, sync, terminate, VERSION_3_0,
 };
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
@@ -257,6 +257,110 @@ fn ddl_between_executions_is_an_error_once() {
     assert_eq!(run_prepared(&mut client, "s"), "2 D:1|2 C:SELECT_1 Z:I");
     let described = client.ask(&[describe(b'S', "s"), sync()]);
     assert_eq!(described, "t T Z:I");
+    pgdog.stop();
+}
+
+/// A request that comes byte by byte to a client that keeps its server must not keep the core from others.
+fn slow_request(general: &str, first: &str) {
+    let database = Postgres::shared().database("session");
+    let pgdog = Config::of(&database)
+        .general(&format!("workers = 1\ndefault_pool_size = 2\n{general}"))
+        .start();
+    let (mut slow, mut other) = (pgdog.client(&database), pgdog.client(&database));
+    assert!(!slow.query(first).contains("E:"));
+    for byte in query("SELECT 7") {
+        slow.send(&[byte]);
+        assert_eq!(other.value("SELECT 1"), "1");
+    }
+    assert_eq!(slow.expect(4), "T D:7 C:SELECT_1 Z:I");
+    pgdog.stop();
+}
+
+#[test]
+fn a_slow_request_in_session_mode_keeps_nobody_waiting() {
+    slow_request("pooler_mode = \"session\"", "SELECT 1");
+}
+
+#[test]
+fn a_slow_request_of_a_client_that_keeps_its_server_keeps_nobody_waiting() {
+    slow_request("", "CREATE TEMP TABLE t (a int)");
+}
+
+#[test]
+fn names_too_long_to_be_names_keep_nobody_waiting() {
+    let database = Postgres::shared().database("session");
+    let pgdog = Config::of(&database).general("workers = 1").start();
+    let (mut odd, mut other) = (pgdog.client(&database), pgdog.client(&database));
+    let endless = "x".repeat(200_000);
+    let whole = [bind("", &endless, &[]), sync()].concat();
+    for cut in [65_540, 65_541, 65_542] {
+        let (head, tail) = whole.split_at(cut);
+        odd.send(head);
+        assert_eq!(other.value("SELECT 1"), "1");
+        odd.send(tail);
+        assert_eq!(odd.expect(2), "E:26000 Z:I");
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_query_between_an_error_and_its_sync_leaves_statements_in_step() {
+    let (pgdog, database) = one_server();
+    let mut client = pgdog.client(&database);
+    assert_eq!(
+        client.ask(&[parse("bad", "SELEC"), query("SELECT 1"), sync()]),
+        "E:42601 Z:I"
+    );
+    for n in 0..3 {
+        let name = format!("s{n}");
+        assert_eq!(prepare(&mut client, &name, &format!("SELECT {n}")), "1 Z:I");
+        assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+        for _ in 0..2 {
+            assert_eq!(
+                run_prepared(&mut client, &name),
+                format!("2 D:{n} C:SELECT_1 Z:I")
+            );
+        }
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_login_given_up_while_it_asks_a_server_loses_no_permit() {
+    let (pgdog, database) = one_server();
+    // Settings that no server was asked about yet, on connections that are gone at once.
+    for n in 0..50 {
+        let mut client = Wire::open(pgdog.port());
+        let parameters = [
+            ("user", ALICE),
+            ("database", &*database),
+            ("application_name", &format!("a{n}")),
+        ];
+        client.send(&startup(VERSION_3_0, &parameters));
+        if n % 2 == 0 {
+            drop(client);
+        } else {
+            let _ = client.authenticate(ALICE, PASSWORD);
+            client.reset();
+        }
+    }
+    let mut last = pgdog.client(&database);
+    assert_eq!(last.value("SELECT 1"), "1");
+    pgdog.stop();
+}
+
+#[test]
+fn plain_text_is_refused_where_tls_is_required() {
+    let database = Postgres::shared().database("session");
+    let pgdog = Config::of(&database)
+        .general(
+            "tls_client_required = true\ntls_certificate = \"c.pem\"\ntls_private_key = \"k.pem\"",
+        )
+        .start();
+    let refused = Wire::login(pgdog.port(), ALICE, &database, PASSWORD)
+        .err()
+        .unwrap();
+    assert!(format!("{refused:?}").contains("08004"), "{refused:?}");
     pgdog.stop();
 }
 

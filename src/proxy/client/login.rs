@@ -19,8 +19,8 @@ use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Packet, Replication, StartupMessage, ENCRYPTION_REFUSED};
 use crate::protocol::startup_options;
 
-use super::super::core_state::{CoreState, Link, Phase};
-use super::super::pools::{PoolSlot, Welcome};
+use super::super::core_state::{CoreState, Enrolled, Phase};
+use super::super::pools::{Held, PoolSlot, Welcome};
 use super::super::server::{cancel, RunError};
 use super::super::Mail;
 use super::{End, Inbound, Session};
@@ -87,7 +87,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
 /// A client that may have a session.
 struct Admitted {
     slot: Rc<PoolSlot>,
-    link: Rc<Link>,
+    link: Enrolled,
     settings: Rc<Parameters>,
 }
 
@@ -145,12 +145,12 @@ impl Newcomer<'_> {
             )));
         }
         let welcome = self.learn(&slot, wish.settings).await?;
-        let (key, link) = self.state.enroll(wish.version);
+        let link = self.state.enroll(wish.version);
         let mut message = AUTHENTICATION_OK.to_vec();
         for (name, value) in welcome.reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
         }
-        key.backend_key_data().encode(&mut message);
+        link.key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
         self.stream.send_vec(message);
         if self.state.config.log.connections {
@@ -176,6 +176,14 @@ impl Newcomer<'_> {
                 None => {
                     self.read().await?;
                     continue;
+                }
+                Some((Packet::Startup(_), _)) if self.state.config.clients.tls_required => {
+                    let text = "TLS is required by tls_client_required";
+                    return Err(End::Fatal(Error::fatal(
+                        Fault::Client,
+                        SqlState::SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
+                        text,
+                    )));
                 }
                 Some((Packet::Startup(message), bytes)) => {
                     let wish = Wish::read(&message)?;
@@ -327,14 +335,12 @@ impl Newcomer<'_> {
             return Ok(welcome);
         }
         let state = self.state;
-        let (_, link) = state.enroll(startup::Version::V3_0);
         let visitor = Visitor {
             state,
             slot,
-            link: &link,
+            link: state.enroll(startup::Version::V3_0),
         };
         let outcome = visitor.learn(Rc::new(settings)).await;
-        state.links.borrow_mut().remove(&link.key.process_id());
         outcome.map_err(End::Fatal)
     }
 }
@@ -343,7 +349,7 @@ impl Newcomer<'_> {
 struct Visitor<'a> {
     state: &'a Rc<CoreState>,
     slot: &'a Rc<PoolSlot>,
-    link: &'a Rc<Link>,
+    link: Enrolled,
 }
 
 impl Visitor<'_> {
@@ -382,32 +388,26 @@ impl Visitor<'_> {
             }
             Checkout::Closed => Err(crate::pool::WaitError::Closed),
         };
-        let mut lease = served.map_err(|why| self.unavailable(why))?;
-        let mut change = changes(&settings, &lease.server.applied).sql();
-        if lease.server.take_unprompted().is_err() {
+        let lease = served.map_err(|why| self.unavailable(why))?;
+        let mut held = Held::new(self.state, self.slot, lease);
+        let mut change = changes(&settings, &held.applied).sql();
+        if held.take_unprompted().is_err() {
             change = "SELECT 1".to_owned(); // finds out, below
         }
         let ran = if change.is_empty() {
             Ok(())
         } else {
-            lease.server.run(&change).await
+            held.run(&change).await
         };
         match ran {
             Ok(()) => {
-                lease.server.applied = Rc::clone(&settings);
-                let welcome = self.slot.remember(&settings, &lease.server.reported);
-                self.slot
-                    .decide(self.state, |pool, now, out| pool.checkin(lease, now, out));
+                held.applied = Rc::clone(&settings);
+                let welcome = self.slot.remember(&settings, &held.reported);
+                held.check_in();
                 Ok(welcome)
             }
-            Err(RunError::Server(body)) => {
-                self.slot.discard(self.state, lease);
-                Err(from_server(&body))
-            }
-            Err(RunError::Lost(lost)) => {
-                self.slot.discard(self.state, lease);
-                Err(self.no_server().detail(lost.to_string()))
-            }
+            Err(RunError::Server(body)) => Err(from_server(&body)),
+            Err(RunError::Lost(lost)) => Err(self.no_server().detail(lost.to_string())),
         }
     }
 
@@ -473,7 +473,6 @@ impl Drop for LeaveOnDrop<'_> {
         if let Some(Ok(lease)) = link.take_served() {
             slot.decide(state, |pool, now, out| pool.checkin(lease, now, out));
         }
-        state.links.borrow_mut().remove(&link.key.process_id());
     }
 }
 

@@ -8,7 +8,7 @@ mod request;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{ready, Poll};
 
 use cores::{Buf, Stream};
 
@@ -18,12 +18,13 @@ use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::prepared::ClientStatements;
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
+use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
 use crate::protocol::parameters::{changes, Parameters};
 use crate::protocol::sqlstate::SqlState;
 
-use super::core_state::{Activity, CoreState, Link, Notice, Phase};
-use super::pools::{Conn, PoolSlot};
+use super::core_state::{Activity, CoreState, Enrolled, Notice};
+use super::pools::{Conn, Held, PoolSlot};
 use super::server::{Lost, Reset, RunError, Server};
 
 use inbound::Inbound;
@@ -32,7 +33,7 @@ use relay::Relay;
 /// An incomplete request up to this size waits for the rest before it takes a server.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Of a larger Bind this much has to be there: its names.
-const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + 5;
+const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + HEADER_BYTES + 1;
 /// Bytes of requests that a client may pile up while it waits for a server.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
@@ -40,7 +41,7 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 struct Session {
     state: Rc<CoreState>,
     stream: Stream,
-    link: Rc<Link>,
+    link: Enrolled,
     slot: Rc<PoolSlot>,
     inbound: Inbound,
     /// What this client has set, as far as servers must be told.
@@ -104,15 +105,11 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
-        let Some(lease) = self.checkout().await? else {
+        let Some(mut held) = self.checkout().await? else {
             return Ok(());
         };
-        let mut held = Held::new(self, lease);
         let outcome = loop {
-            let Some(lease) = &mut held.lease else {
-                break Ok(());
-            };
-            if let Err(end) = Relay::new(self, lease).run().await {
+            if let Err(end) = Relay::new(self, &mut held).run().await {
                 break Err(end);
             }
             if self.pinned.is_none() && self.slot.config.mode != PoolerMode::Session {
@@ -120,7 +117,7 @@ impl Session {
                 break Ok(());
             }
             self.link.enter(Activity::Idle, self.state.core.now());
-            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(lease, cx)).await {
+            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(&held, cx)).await {
                 break Err(end);
             }
         };
@@ -131,9 +128,7 @@ impl Session {
         } else {
             Reset::Transaction
         };
-        if let Some(lease) = held.lease.take() {
-            self.give_back(lease, reset);
-        }
+        self.give_back(held, reset);
         outcome
     }
 
@@ -147,13 +142,14 @@ impl Session {
         if let Some(notice) = self.link.notice() {
             return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
         }
-        if !self.inbound.is_empty() {
-            return Poll::Ready(Ok(()));
+        loop {
+            let next = self.inbound.next()?;
+            if server.stream.has_received() || next.is_some_and(|header| self.is_ready(header)) {
+                return Poll::Ready(Ok(()));
+            }
+            self.inbound.settle();
+            ready!(self.poll_inbound(cx))?;
         }
-        if server.stream.has_received() {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_inbound(cx)
     }
 
     /// Waits until the client sends something that needs a server. What needs none is answered here.
@@ -232,7 +228,7 @@ impl Session {
     }
 
     /// Would this message open a transaction where there are none?
-    fn begins_in_statement_mode(&self, header: crate::protocol::frame::Header) -> bool {
+    fn begins_in_statement_mode(&self, header: Header) -> bool {
         if self.slot.config.mode != PoolerMode::Statement
             || !matches!(header.tag, tag::QUERY | tag::PARSE)
         {
@@ -241,7 +237,7 @@ impl Session {
         let body = self
             .inbound
             .bytes()
-            .get(crate::protocol::frame::HEADER_BYTES..header.frame_bytes())
+            .get(HEADER_BYTES..header.frame_bytes())
             .unwrap_or_default();
         let text = match header.tag {
             tag::PARSE => {
@@ -257,7 +253,7 @@ impl Session {
     }
 
     /// Is enough of the message here for it to be passed on once there is a server?
-    fn is_ready(&self, header: crate::protocol::frame::Header) -> bool {
+    fn is_ready(&self, header: Header) -> bool {
         let enough = match header.tag {
             tag::QUERY | tag::PARSE if self.slot.config.mode != PoolerMode::Session => {
                 request::READ_BYTES_MAX
@@ -282,7 +278,7 @@ impl Session {
     }
 
     /// A server that has this client's settings; `None` if the request was answered with an error.
-    async fn checkout(&mut self) -> Result<Option<Lease<Conn>>, End> {
+    async fn checkout(&mut self) -> Result<Option<Held>, End> {
         loop {
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
             let checkout = self.slot.decide(&self.state, |pool, now, out| {
@@ -293,55 +289,45 @@ impl Session {
                 Checkout::Wait(ticket) => self.wait(ticket).await?,
                 Checkout::Closed => Err(WaitError::Closed),
             };
-            let mut lease = match served {
-                Ok(lease) => lease,
+            let mut held = match served {
+                Ok(lease) => Held::new(&self.state, &self.slot, lease),
                 Err(why) => {
                     let error = self.pool_error(why);
                     return self.refuse(error).map(|()| None);
                 }
             };
-            if lease.server.take_unprompted().is_err() {
+            if held.take_unprompted().is_err() {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
-                self.slot.discard(&self.state, lease);
                 continue;
             }
-            if !Rc::ptr_eq(&lease.server.applied, &self.settings)
-                && *lease.server.applied != *self.settings
+            if !Rc::ptr_eq(&held.applied, &self.settings)
+                && *held.applied != *self.settings
+                && !self.apply_settings(&mut held).await?
             {
-                match self.apply_settings(lease).await? {
-                    Some(ready) => lease = ready,
-                    None => return Ok(None),
-                }
+                return Ok(None);
             }
-            *self.link.target.borrow_mut() = Some(Rc::clone(&lease.server.target));
+            *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
             self.link.enter(Activity::Active, self.state.core.now());
-            return Ok(Some(lease));
+            return Ok(Some(held));
         }
     }
 
-    /// Brings the server's settings in line with the client's.
-    async fn apply_settings(&mut self, mut lease: Lease<Conn>) -> Result<Option<Lease<Conn>>, End> {
-        let sql = changes(&self.settings, &lease.server.applied).sql();
-        match Box::pin(lease.server.run(&sql)).await {
+    /// Brings the server's settings in line with the client's. False: the request was answered with an error.
+    async fn apply_settings(&mut self, server: &mut Server) -> Result<bool, End> {
+        let sql = changes(&self.settings, &server.applied).sql();
+        let error = match Box::pin(server.run(&sql)).await {
             Ok(()) => {
-                lease.server.applied = Rc::clone(&self.settings);
-                Ok(Some(lease))
+                server.applied = Rc::clone(&self.settings);
+                return Ok(true);
             }
             Err(RunError::Server(body)) => {
-                self.slot.discard(&self.state, lease);
                 let detail = String::from_utf8_lossy(&body).replace('\0', " ");
-                let error = Error::error(
-                    Fault::Server,
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    "cannot apply this session's parameters",
-                );
-                self.refuse(error.detail(detail)).map(|()| None)
+                let text = "cannot apply this session's parameters";
+                Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
             }
-            Err(RunError::Lost(lost)) => {
-                self.slot.discard(&self.state, lease);
-                self.refuse(lost_error(&lost)).map(|()| None)
-            }
-        }
+            Err(RunError::Lost(lost)) => lost_error(&lost),
+        };
+        self.refuse(error).map(|()| false)
     }
 
     /// Waits in the queue, for as long as the client stays.
@@ -412,26 +398,18 @@ impl Session {
     }
 
     /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
-    fn give_back(&mut self, lease: Lease<Conn>, reset: Reset) {
+    fn give_back(&mut self, mut held: Held, reset: Reset) {
         *self.link.target.borrow_mut() = None;
-        if reset == Reset::Transaction && lease.server.is_fit() && !self.inbound.is_amid_message() {
+        let half_sent = self.inbound.is_amid_message();
+        if reset == Reset::Transaction && held.is_fit() && !half_sent {
             // Arms the receive, so that a server that goes away is noticed.
-            lease.server.stream.has_received();
-            return self
-                .slot
-                .decide(&self.state, |pool, now, out| pool.checkin(lease, now, out));
+            held.stream.has_received();
+            return held.check_in();
         }
-        let (state, slot, half_sent) = (
-            Rc::clone(&self.state),
-            Rc::clone(&self.slot),
-            self.inbound.is_amid_message(),
-        );
+        let state = Rc::clone(&self.state);
         self.state.core.spawn(async move {
-            let mut lease = lease;
-            if lease.server.reset(&state, reset, half_sent).await {
-                slot.decide(&state, |pool, now, out| pool.checkin(lease, now, out));
-            } else {
-                slot.discard(&state, lease);
+            if held.reset(&state, reset, half_sent).await {
+                held.check_in();
             }
         });
     }
@@ -474,10 +452,6 @@ impl Session {
 
     /// Says goodbye, and forgets the session.
     async fn end(self, end: End) {
-        self.state
-            .links
-            .borrow_mut()
-            .remove(&self.link.key.process_id());
         if let End::Fatal(error) = end {
             let mut message = Vec::new();
             put_error(&mut message, &error);
@@ -497,31 +471,6 @@ impl Session {
     }
 }
 
-/// A server in the hands of a session. A session that panics drops it here: it is closed, and its permit freed.
-struct Held {
-    lease: Option<Lease<Conn>>,
-    state: Rc<CoreState>,
-    slot: Rc<PoolSlot>,
-}
-
-impl Held {
-    fn new(session: &Session, lease: Lease<Conn>) -> Self {
-        Self {
-            lease: Some(lease),
-            state: Rc::clone(&session.state),
-            slot: Rc::clone(&session.slot),
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            self.slot.discard(&self.state, lease);
-        }
-    }
-}
-
 /// A place in the queue, left when the client goes.
 struct Waiting<'a> {
     session: &'a mut Session,
@@ -538,13 +487,8 @@ impl Waiting<'_> {
             self.ticket = None;
             return Poll::Ready(Ok(served));
         }
-        match self.session.link.notice() {
-            Some(notice)
-                if notice != Notice::Drain || self.session.state.phase.get() == Phase::Draining =>
-            {
-                return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
-            }
-            _ => {}
+        if let Some(notice) = self.session.link.notice() {
+            return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
         }
         while self.session.inbound.len() < WAITING_BYTES_MAX {
             match self.session.poll_inbound(cx) {
@@ -612,5 +556,7 @@ impl super::server::Recipient for Session {
 
     fn ready(&mut self) {
         self.statements.ready();
+        // What the client has sent ahead begins now.
+        self.link.since.set(self.state.core.now());
     }
 }

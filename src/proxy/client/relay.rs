@@ -5,13 +5,11 @@ use std::task::{Context, Poll};
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::pool::Lease;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::{Activity, Notice};
-use super::super::pools::Conn;
-use super::super::server::Lost;
+use super::super::server::{Lost, Server};
 use super::{lost_error, End, Session};
 
 /// Buffers moved in one poll before others get their turn.
@@ -20,21 +18,24 @@ const BURST: usize = 16;
 /// A client holding a server.
 pub(super) struct Relay<'a> {
     pub(super) session: &'a mut Session,
-    pub(super) lease: &'a mut Lease<Conn>,
+    pub(super) server: &'a mut Server,
     /// Did the client get any part of the server's answer?
     answered: bool,
+    /// Has anything passed at all? A rest that nothing led to is no end: it would come at once, for ever.
+    moved: bool,
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(session: &'a mut Session, lease: &'a mut Lease<Conn>) -> Self {
+    pub(super) fn new(session: &'a mut Session, server: &'a mut Server) -> Self {
         Self {
             session,
-            lease,
+            server,
             answered: false,
+            moved: false,
         }
     }
 
-    /// Until the server is at rest again and the client has nothing half sent.
+    /// Until something has passed, the server is at rest again, and the client has nothing half sent.
     pub(super) async fn run(mut self) -> Result<(), End> {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -49,7 +50,8 @@ impl<'a> Relay<'a> {
         for _ in 0..BURST {
             let sent = self.poll_client(cx)?;
             let received = self.poll_server(cx)?;
-            if self.lease.server.at_rest() && !self.session.inbound.is_amid_message() {
+            self.moved |= sent.is_ready() || received.is_ready();
+            if self.moved && self.server.at_rest() && !self.session.inbound.is_amid_message() {
                 return Poll::Ready(Ok(()));
             }
             if sent.is_pending() && received.is_pending() {
@@ -62,7 +64,7 @@ impl<'a> Relay<'a> {
 
     /// Client to server. Ready: something moved.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let server = &mut self.lease.server;
+        let server = &mut *self.server;
         if server.exchange.is_full() || server.stream.poll_room(cx).is_pending() {
             return Poll::Pending;
         }
@@ -80,7 +82,7 @@ impl<'a> Relay<'a> {
         if self.session.stream.poll_room(cx)?.is_pending() {
             return Poll::Pending;
         }
-        let server = &mut self.lease.server;
+        let server = &mut *self.server;
         let lost = match server.stream.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => {
@@ -100,7 +102,7 @@ impl<'a> Relay<'a> {
     }
 
     fn after_replies(&mut self) -> Result<(), End> {
-        let server = &self.lease.server;
+        let server = &*self.server;
         if !server.exchange.nothing_owed() {
             return Ok(());
         }
@@ -124,11 +126,11 @@ impl<'a> Relay<'a> {
 
     /// The server is gone, amid whatever it did.
     fn lost(&self, lost: &Lost) -> End {
-        if self.lease.server.exchange.said_farewell() {
+        if self.server.exchange.said_farewell() {
             return End::Silent; // the client has the server's own words
         }
         let error = lost_error(lost);
-        let in_transaction = self.lease.server.exchange.status() != TransactionStatus::Idle;
+        let in_transaction = self.server.exchange.status() != TransactionStatus::Idle;
         match (self.answered || in_transaction, lost) {
             (false, _) => End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,

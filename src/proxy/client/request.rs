@@ -61,7 +61,7 @@ struct Judgement {
 impl Relay<'_> {
     /// Passes on what has come, noting what each message will be answered. False: nothing could be passed.
     pub(super) fn pass_messages(&mut self) -> Result<bool, End> {
-        let mut progress = self.session.inbound.pass_rest(&self.lease.server.stream);
+        let mut progress = self.session.inbound.pass_rest(&self.server.stream);
         while !self.session.inbound.is_amid_message() {
             let passed = self.pass_run()?;
             progress |= passed > 0;
@@ -78,8 +78,8 @@ impl Relay<'_> {
                 Class::Pass(_) => {}
             }
         }
-        if self.lease.server.exchange.has_synthetic() {
-            self.lease.server.synthesize(self.session);
+        if self.server.exchange.has_synthetic() {
+            self.server.synthesize(self.session);
         }
         let Session { link, state, .. } = &*self.session;
         if progress && link.activity.get() != Activity::Active {
@@ -94,7 +94,7 @@ impl Relay<'_> {
         let mut inbound = std::mem::take(&mut self.session.inbound);
         let passed = self.note_run(inbound.bytes());
         if let Ok(passed @ 1..) = passed {
-            inbound.pass_messages(passed, &self.lease.server.stream);
+            inbound.pass_messages(passed, &self.server.stream);
         }
         self.session.inbound = inbound;
         passed
@@ -121,13 +121,16 @@ impl Relay<'_> {
     }
 
     fn note(&mut self, owed: Owed, fate: Fate, note: Note) {
-        let server = &mut self.lease.server;
+        let server = &mut *self.server;
         match owed {
             Owed::Ready | Owed::Results => {
-                self.session.statements.sync();
-                server.sent_to_ready(owed, fate);
+                if server.sent_to_ready(owed, fate) {
+                    self.session.statements.sync();
+                }
             }
-            _ => server.exchange.sent_with(owed, fate, note),
+            _ => {
+                server.exchange.sent_with(owed, fate, note);
+            }
         }
     }
 
@@ -228,7 +231,7 @@ impl Relay<'_> {
         } else {
             body.strip_suffix(b"\0").unwrap_or(body)
         };
-        effects(text, dialect(&self.lease.server.reported))
+        effects(text, dialect(&self.server.reported))
     }
 
     /// Passes the next message on with what it needs.
@@ -249,7 +252,7 @@ impl Relay<'_> {
             self.note(owed, Fate::Forward, 0);
             self.session
                 .inbound
-                .pass_messages(header.frame_bytes(), &self.lease.server.stream);
+                .pass_messages(header.frame_bytes(), &self.server.stream);
             return Ok(());
         }
         let frame = self.session.inbound.take(header.frame_bytes());
@@ -264,7 +267,7 @@ impl Relay<'_> {
 
     fn send(&mut self, frame: &[u8], owed: Owed, note: Note) {
         self.note(owed, Fate::Forward, note);
-        self.lease.server.stream.write(frame);
+        self.server.stream.write(frame);
     }
 
     fn pass_query(&mut self, frame: &[u8], body: &[u8]) {
@@ -348,12 +351,12 @@ impl Relay<'_> {
 
     /// Answers a client's Parse: by the server if it does not have the statement, otherwise by us.
     fn parse_for_client(&mut self, statement: &Rc<Statement>, note: Note) {
-        let server = &mut self.lease.server;
+        let server = &mut *self.server;
         match server.prepared.ensure(statement.id()) {
             Ensure::Present => {
                 server
                     .exchange
-                    .sent_with(Owed::ParseComplete, Fate::Synthesize, note)
+                    .sent_with(Owed::ParseComplete, Fate::Synthesize, note);
             }
             Ensure::Prepare { evict } => {
                 close(server, evict);
@@ -368,7 +371,7 @@ impl Relay<'_> {
 
     /// Sees to it that the server has the statement, in front of a message that names it.
     fn ensure(&mut self, statement: &Rc<Statement>) {
-        let server = &mut self.lease.server;
+        let server = &mut *self.server;
         match server.prepared.ensure(statement.id()) {
             Ensure::Present => {}
             Ensure::Prepare { evict } => {
@@ -396,7 +399,7 @@ impl Relay<'_> {
             return self
                 .session
                 .inbound
-                .pass_messages(header.frame_bytes(), &self.lease.server.stream);
+                .pass_messages(header.frame_bytes(), &self.server.stream);
         };
         self.ensure(&statement);
         let name = statement.server_name();
@@ -409,12 +412,12 @@ impl Relay<'_> {
         head.push(0);
         head.extend_from_slice(&name);
         head.push(0);
-        self.lease.server.stream.write(&head);
+        self.server.stream.write(&head);
         self.note(Owed::BindComplete, Fate::Forward, 0);
         drop(self.session.inbound.take(head_bytes));
         self.session.inbound.pass_messages(
             header.frame_bytes().saturating_sub(head_bytes),
-            &self.lease.server.stream,
+            &self.server.stream,
         );
     }
 
@@ -431,11 +434,10 @@ impl Relay<'_> {
         if tag == tag::CLOSE {
             // Other clients may use it: the server keeps it until its own limit is met.
             self.session.statements.remove(name);
-            return self.lease.server.exchange.sent_with(
-                Owed::CloseComplete,
-                Fate::Synthesize,
-                NOTE_CLIENT,
-            );
+            self.server
+                .exchange
+                .sent_with(Owed::CloseComplete, Fate::Synthesize, NOTE_CLIENT);
+            return;
         }
         let Ok(statement) = self.session.statements.get(name).cloned() else {
             return self.send(frame, Owed::Description, 0);
@@ -450,9 +452,12 @@ impl Relay<'_> {
     fn deallocate(&mut self, text: &[u8], at: &NameAt) -> Option<Vec<u8>> {
         let statement = self.session.statements.get(&at.name).ok().cloned()?;
         self.ensure(&statement);
+        let settled = self.server.exchange.nothing_owed();
         self.session.statements.remove(&at.name);
-        self.session.statements.succeeded();
-        self.lease.server.prepared.failed(statement.id());
+        if settled {
+            self.session.statements.succeeded();
+        }
+        self.server.prepared.failed(statement.id());
         Some(
             [
                 text.get(..at.start)?,
@@ -465,7 +470,7 @@ impl Relay<'_> {
 
     /// Draws the conclusions from a statement's effects that concern this session and server.
     fn judge(&mut self, effects: &Effects) -> Judgement {
-        let judgement = Judgement::of(effects, &self.lease.server.reported);
+        let judgement = Judgement::of(effects, &self.server.reported);
         let session = &mut *self.session;
         if let Some(reason) = judgement.pin {
             if session.pinned.is_none() {
@@ -479,7 +484,7 @@ impl Relay<'_> {
         }
         session.scrub |= judgement.scrub || judgement.pin.is_some();
         if judgement.reset_all || !judgement.reset.is_empty() {
-            if self.lease.server.exchange.status() != TransactionStatus::Idle {
+            if self.server.exchange.status() != TransactionStatus::Idle {
                 // It may yet be rolled back: the server knows, we would have to guess.
                 session.pinned = Some("reset in a transaction");
             }
@@ -488,8 +493,8 @@ impl Relay<'_> {
             resets.names.extend(judgement.reset.iter().cloned());
         }
         if judgement.deallocate_all {
-            self.lease.server.prepared.forget_all();
-            let settled = self.lease.server.exchange.nothing_owed();
+            self.server.prepared.forget_all();
+            let settled = self.server.exchange.nothing_owed();
             session.statements.clear();
             if settled {
                 session.statements.succeeded();

@@ -107,7 +107,6 @@ async fn log_in(
         (b"user", pool.login.user.as_bytes()),
         (b"database", pool.address.database_name.as_bytes()),
         (b"application_name", b"pgdog"),
-        (b"client_encoding", b"UTF8"),
     ];
     pairs.extend(
         pool.startup

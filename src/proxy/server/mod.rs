@@ -129,14 +129,14 @@ impl Server {
         }
     }
 
-    /// Notes a message that ends with ReadyForQuery.
+    /// Notes a Sync or Query. False: the server ignores it, no ReadyForQuery will come.
     #[inline]
-    pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate) {
-        self.exchange.sent(owed, fate);
-        self.prepared.sync();
-        if self.exchange.take_ignored_syncs() > 0 {
-            self.prepared.ready();
+    pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate) -> bool {
+        let answered = self.exchange.sent(owed, fate);
+        if answered {
+            self.prepared.sync();
         }
+        answered
     }
 
     /// What an error says about the connection.
@@ -176,7 +176,7 @@ impl Server {
                     to.ready();
                 }
             }
-            tag::COPY_IN_RESPONSE => {
+            tag::COPY_IN_RESPONSE | tag::ERROR_RESPONSE => {
                 for _ in 0..self.exchange.take_ignored_syncs() {
                     self.prepared.ready();
                     to.ready();
