@@ -15,6 +15,7 @@ pub mod auth;
 pub mod metrics;
 pub mod pool;
 pub mod prepared;
+pub mod session;
 pub mod sql;
 
 #[cfg(feature = "runtime")]

@@ -37,5 +37,7 @@ mod session;
 mod shutdown;
 #[path = "proxy/startup.rs"]
 mod startup;
+#[path = "proxy/state.rs"]
+mod state;
 #[path = "proxy/streaming.rs"]
 mod streaming;

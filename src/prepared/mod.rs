@@ -9,6 +9,7 @@
 pub mod server;
 
 use std::borrow::Borrow;
+use std::cell::OnceCell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -18,6 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
+use crate::sql::lexer::Dialect;
+use crate::sql::session::{effects, Effects};
 
 /// What a statement is, in 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +59,7 @@ pub struct Statement {
     bytes: Box<[u8]>,
     definition: usize,
     text: usize,
+    effects: OnceCell<Option<Rc<Effects>>>,
 }
 
 impl Statement {
@@ -84,6 +88,16 @@ impl Statement {
     /// Made by `PREPARE` and not by `Parse`.
     pub fn is_sql(&self) -> bool {
         self.definition().get(self.text + 1..) == Some(&SQL_MARK)
+    }
+
+    /// What it does to the session when it is executed; None if it is a plain query. The dialect must be part of the
+    /// context that it was interned with.
+    pub fn effects(&self, dialect: Dialect) -> Option<Rc<Effects>> {
+        let found = self.effects.get_or_init(|| {
+            let effects = effects(self.text(), dialect);
+            (!effects.is_plain()).then(|| Rc::new(effects))
+        });
+        found.clone()
     }
 
     fn size(&self) -> usize {
@@ -215,6 +229,7 @@ impl Statements {
             bytes: bytes.into(),
             definition,
             text,
+            effects: OnceCell::new(),
         });
         let size = statement.size();
         if self.bytes.saturating_add(size) > self.sweep_at {
@@ -407,6 +422,11 @@ impl ClientStatements {
             }
         }
         self.shrink();
+    }
+
+    /// How many Syncs and Queries have no ReadyForQuery yet.
+    pub fn syncs(&self) -> u32 {
+        self.syncs
     }
 
     /// How many names there are.

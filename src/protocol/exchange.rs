@@ -90,7 +90,7 @@ struct Entry {
 pub struct Exchange {
     owed: VecDeque<Entry>,
     status: TransactionStatus,
-    /// The note of the last answered Parse or Close.
+    /// See [`Self::take_note`].
     note: Note,
     /// The server has said an unprompted error: it is about to close.
     farewell: bool,
@@ -171,7 +171,7 @@ impl Exchange {
         self.farewell
     }
 
-    /// The note of the Parse or Close that the last reply answered; 0 if it answered something else.
+    /// The note of the message that the last ParseComplete, CloseComplete or CommandComplete answered; 0 when taken.
     #[inline]
     pub fn take_note(&mut self) -> Note {
         std::mem::take(&mut self.note)
@@ -273,14 +273,23 @@ impl Exchange {
                 self.note = note;
                 Ok(fate)
             }
-            (b'C' | b'I' | b's', Owed::Execution)
+            (b'C', Owed::Execution) => {
+                self.pop();
+                self.note = note;
+                Ok(fate)
+            }
+            (b'C', Owed::Results) => {
+                self.note = note;
+                Ok(fate)
+            }
+            (b'I' | b's', Owed::Execution)
             | (b'2', Owed::BindComplete)
             | (b'T' | b'n', Owed::Description) => {
                 self.pop();
                 Ok(fate)
             }
             (b't', Owed::Description)
-            | (b'C' | b'I' | b'T' | b'V', Owed::Results)
+            | (b'I' | b'T' | b'V', Owed::Results)
             | (b'H' | b'c', Owed::Execution | Owed::Results)
             | (b'N' | b'A' | b'S', _) => Ok(fate),
             (b'G', Owed::Execution | Owed::Results) => {

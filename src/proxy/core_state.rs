@@ -19,6 +19,7 @@ use crate::pool::{Lease, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
+use crate::sql::settings::SettingsStore;
 
 use super::mail::Mail;
 use super::pools::{Conn, PoolSlot, Postbag};
@@ -50,6 +51,8 @@ pub(crate) struct CoreState {
     pub(crate) instance_secret: InstanceSecret,
     /// Each prepared text once.
     pub(crate) statements: RefCell<Statements>,
+    /// Equal settings once.
+    pub(crate) settings: RefCell<SettingsStore>,
     ids: RefCell<ProcessIds>,
     keys: RefCell<KeyCache>,
     random: RefCell<Vec<u8>>,
@@ -95,6 +98,7 @@ impl CoreState {
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
             statements: RefCell::new(Statements::new(STATEMENT_BYTES_MAX)),
+            settings: RefCell::default(),
             ids: RefCell::new(ProcessIds::new(narrow(index), narrow(count))),
             keys: RefCell::new(KeyCache::new(KEYS_MAX)),
             random: RefCell::new(Vec::new()),
@@ -197,6 +201,8 @@ pub(crate) struct Link {
     pub(crate) key: CancelKey,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
+    /// Why it keeps its server, and since when.
+    pub(crate) pinned: Cell<Option<(&'static str, Instant)>>,
     notice: Cell<Option<Notice>>,
     waker: RefCell<Option<Waker>>,
     /// The server it holds, for cancel requests.
@@ -235,6 +241,7 @@ impl Link {
             key,
             activity: Cell::new(Activity::Idle),
             since: Cell::new(now),
+            pinned: Cell::new(None),
             notice: Cell::new(None),
             waker: RefCell::new(None),
             target: RefCell::new(None),

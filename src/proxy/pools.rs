@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use cores::Core;
 use crate::config::{Config, PoolConfig};
 use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolMail};
 use crate::protocol::parameters::Parameters;
+use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
 use super::mail::Mail;
@@ -36,7 +38,7 @@ pub(crate) struct PoolSlot {
 /// What a server reports to a session that has made these settings.
 #[derive(Clone)]
 pub(crate) struct Welcome {
-    pub(crate) settings: Rc<Parameters>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) reported: Rc<Parameters>,
 }
 
@@ -130,7 +132,7 @@ impl PoolSlot {
     }
 
     /// What is known to be reported for these settings.
-    pub(crate) fn welcome(&self, settings: &Parameters) -> Option<Welcome> {
+    pub(crate) fn welcome(&self, settings: &Settings) -> Option<Welcome> {
         self.welcomes
             .borrow()
             .iter()
@@ -139,9 +141,9 @@ impl PoolSlot {
     }
 
     /// Remembers what is reported for these settings.
-    pub(crate) fn remember(&self, settings: &Rc<Parameters>, reported: &Rc<Parameters>) -> Welcome {
+    pub(crate) fn remember(&self, settings: &Arc<Settings>, reported: &Rc<Parameters>) -> Welcome {
         let welcome = Welcome {
-            settings: Rc::clone(settings),
+            settings: Arc::clone(settings),
             reported: Rc::clone(reported),
         };
         let mut welcomes = self.welcomes.borrow_mut();
@@ -233,9 +235,9 @@ impl CoreState {
 /// A fresh server's own parameters: known here from now on, and on all cores if they are news.
 pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Parameters>) {
     let news = slot
-        .welcome(&Parameters::new())
+        .welcome(&Settings::default())
         .is_none_or(|known| *known.reported != **reported);
-    slot.remember(&Rc::default(), reported);
+    slot.remember(&Arc::default(), reported);
     if !news {
         return;
     }
@@ -255,7 +257,7 @@ pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Paramete
 /// Another core has learned what this pool's servers report.
 pub(crate) fn heard(state: &CoreState, pool: usize, reported: Parameters) {
     if let Some(slot) = state.pools.get(pool) {
-        slot.remember(&Rc::default(), &Rc::new(reported));
+        slot.remember(&Arc::default(), &Rc::new(reported));
     }
 }
 

@@ -12,6 +12,7 @@ use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
 use super::plain;
 use super::set::{self, Change, Found, SetConfig};
+use super::settings::Settings;
 use super::statements::{first_keyword, Statement, Statements, Traits};
 
 /// What the statements of a text do, in their order.
@@ -117,6 +118,20 @@ pub enum Effect {
     Load,
 }
 
+impl Effect {
+    /// A setting that ends with the transaction, and that no prepared statement's meaning depends on.
+    fn is_local(&self) -> bool {
+        match self {
+            Effect::Setting(Change::Set {
+                scope: set::Scope::Local,
+                name,
+                ..
+            }) => !Settings::is_read_by_parser(name),
+            _ => false,
+        }
+    }
+}
+
 /// A name and where it stands in the text, so that another can be put in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameAt {
@@ -152,11 +167,82 @@ impl Effects {
         matches!(self.steps, Steps::None) && self.traits.without(Traits::CALLS) == Traits::NONE
     }
 
+    /// Do its statements begin, end or divide transactions, and do nothing else to the session?
+    pub fn only_transactions(&self) -> bool {
+        let control = |step: &Step| {
+            matches!(
+                step.effect,
+                Effect::Begin
+                    | Effect::Commit { .. }
+                    | Effect::Rollback { .. }
+                    | Effect::Savepoint(_)
+                    | Effect::Release(_)
+                    | Effect::RollbackTo(_)
+                    | Effect::TransactionMode
+                    | Effect::FinishPrepared
+                    | Effect::Notify(_)
+            ) || step.effect.is_local()
+        };
+        let harmless = Traits::CALLS
+            .with(Traits::SET_CONFIG)
+            .with(Traits::COPY)
+            .with(Traits::SEQUENCE_READ)
+            .with(Traits::SEQUENCE_WRITE);
+        self.traits.without(harmless) == Traits::NONE && self.steps().iter().all(control)
+    }
+
+    /// Do its statements change what the session is to have elsewhere, too: settings that outlive the transaction,
+    /// the meaning of prepared statements, their names?
+    pub fn sets(&self) -> bool {
+        self.steps().iter().any(|step| {
+            matches!(
+                step.effect,
+                Effect::SetConfig(_)
+                    | Effect::SettingsUnknown
+                    | Effect::DiscardAll
+                    | Effect::Deallocate(_)
+                    | Effect::DeallocateAll
+            ) || matches!(step.effect, Effect::Setting(_)) && !step.effect.is_local()
+        })
+    }
+
+    /// The same with the parameters of Bind in place of `$n`; see [`SetConfig::resolve`].
+    pub fn resolved<'a>(&self, parameter: impl Fn(u16) -> Option<Option<&'a [u8]>>) -> Self {
+        let mut resolved = Self {
+            steps: Steps::None,
+            ..self.clone()
+        };
+        for step in self.steps() {
+            let effect = match &step.effect {
+                Effect::SetConfig(call) => match call.resolve(&parameter) {
+                    Some(change) => Effect::Setting(change),
+                    None => Effect::SettingsUnknown,
+                },
+                effect => effect.clone(),
+            };
+            resolved.push_step(Step {
+                statement: step.statement,
+                effect,
+            });
+        }
+        resolved
+    }
+
+    /// Is there a call of `set_config()` whose arguments come with Bind?
+    pub fn needs_arguments(&self) -> bool {
+        let mut steps = self.steps().iter();
+        steps.any(|step| matches!(step.effect, Effect::SetConfig(_)))
+    }
+
     fn push(&mut self, effect: Effect) {
         let step = Step {
             statement: self.statements.saturating_sub(1),
             effect,
         };
+        self.push_step(step);
+    }
+
+    fn push_step(&mut self, step: Step) {
         match &mut self.steps {
             Steps::None => self.steps = Steps::One(step),
             Steps::Many(steps) => steps.push(step),

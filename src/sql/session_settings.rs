@@ -43,6 +43,15 @@ struct Open {
     block: Block,
     now: Layer,
     savepoints: Vec<(Name, Layer)>,
+    /// There were more savepoints than are kept account of.
+    overflowed: bool,
+}
+
+impl Open {
+    fn savepoint(&self, name: &Name) -> Option<usize> {
+        let mut savepoints = self.savepoints.iter();
+        savepoints.rposition(|(other, _)| other == name)
+    }
 }
 
 /// How an open transaction ends.
@@ -115,7 +124,8 @@ impl SessionSettings {
     /// Is the account complete? If not, only the server that the client has knows its settings: the client must
     /// keep it, and it must be reset afterwards.
     pub fn is_exact(&self) -> bool {
-        self.open.as_ref().map_or(self.exact, |open| open.now.exact)
+        let open = self.open.as_ref();
+        open.map_or(self.exact, |open| open.now.exact && !open.overflowed)
     }
 
     /// A statement succeeded. `tag` is that of its CommandComplete: COMMIT of a failed transaction says ROLLBACK.
@@ -130,20 +140,23 @@ impl SessionSettings {
                 if open.savepoints.len() < SAVEPOINTS_MAX {
                     open.savepoints.push((name.clone(), open.now.clone()));
                 } else {
-                    open.now.exact = false;
+                    open.overflowed = true;
                 }
             }
+            // One that we do not know is older than the first change of this transaction.
             Effect::Release(name) => {
-                if let Some((at, open)) = self.savepoint(name) {
+                if let Some(open) = &mut self.open {
+                    let at = open.savepoint(name).unwrap_or_default();
                     open.savepoints.truncate(at);
                 }
             }
             Effect::RollbackTo(name) => {
-                if let Some((at, open)) = self.savepoint(name) {
-                    open.savepoints.truncate(at + 1);
-                    if let Some((_, layer)) = open.savepoints.last() {
-                        open.now = layer.clone();
-                    }
+                let base = self.base();
+                if let Some(open) = &mut self.open {
+                    let at = open.savepoint(name);
+                    open.savepoints.truncate(at.map_or(0, |at| at + 1));
+                    let layer = open.savepoints.last().map(|(_, layer)| layer.clone());
+                    open.now = layer.unwrap_or(base);
                 }
             }
             Effect::Setting(change) => self.change(change),
@@ -191,6 +204,43 @@ impl SessionSettings {
         }
     }
 
+    /// The server reports the value of a setting (ParameterStatus). That is how it really is, whoever changed it: a
+    /// statement that we know, a function, or the end of a transaction. `own` is what it reports when nothing is
+    /// set: what RESET restores there, while the client has again what it began with.
+    pub fn reported(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        own: Option<&[u8]>,
+        store: &mut SettingsStore,
+    ) {
+        let name = name.to_ascii_lowercase();
+        let is = Some(Value::from_text(&name, value));
+        let was_reset = |server: &Settings| server.get(&name).is_none() && own == Some(value);
+        let Some(open) = &mut self.open else {
+            if !was_reset(&self.on_server) {
+                for settings in [&mut self.committed, &mut self.on_server] {
+                    if settings.get(&name) != is.as_ref() {
+                        Arc::make_mut(settings).set(&name, is.clone());
+                        *settings = store.intern(Arc::unwrap_or_clone(std::mem::take(settings)));
+                    }
+                }
+            }
+            return;
+        };
+        let now = &mut open.now;
+        if was_reset(&now.server) {
+            return;
+        }
+        let local = now.current.get(&name) != now.session.get(&name);
+        let levels = [&mut now.current, &mut now.session, &mut now.server];
+        for settings in levels.into_iter().take(if local { 1 } else { 3 }) {
+            if settings.get(&name) != is.as_ref() {
+                Arc::make_mut(settings).set(&name, is.clone());
+            }
+        }
+    }
+
     fn change(&mut self, change: &Change) {
         let baseline = Arc::clone(&self.baseline);
         let now = &mut self.open().now;
@@ -225,29 +275,30 @@ impl SessionSettings {
 
     /// The open transaction, begun by this statement if there is none.
     fn open(&mut self) -> &mut Open {
+        let base = self.base();
         self.open.get_or_insert_with(|| {
             Box::new(Open {
                 block: Block::Implicit,
-                now: Layer {
-                    session: Arc::clone(&self.committed),
-                    server: Arc::clone(&self.on_server),
-                    current: Arc::clone(&self.committed),
-                    exact: self.exact,
-                },
+                now: base,
                 savepoints: Vec::new(),
+                overflowed: false,
             })
         })
     }
 
-    fn savepoint(&mut self, name: &Name) -> Option<(usize, &mut Open)> {
-        let open = self.open.as_mut()?;
-        let at = open.savepoints.iter().rposition(|(other, _)| other == name);
-        open.now.exact &= at.is_some(); // the server knew it
-        Some((at?, open))
+    /// What a transaction begins with.
+    fn base(&self) -> Layer {
+        Layer {
+            session: Arc::clone(&self.committed),
+            server: Arc::clone(&self.on_server),
+            current: Arc::clone(&self.committed),
+            exact: self.exact,
+        }
     }
 
     fn finish(&mut self, commit: bool, chain: bool, store: &mut SettingsStore) {
         if let Some(open) = self.open.take().filter(|_| commit) {
+            let exact = open.now.exact && !open.overflowed;
             let Layer {
                 session, server, ..
             } = open.now;
@@ -257,7 +308,7 @@ impl SessionSettings {
             if !Arc::ptr_eq(&server, &self.on_server) {
                 self.on_server = store.intern(Arc::unwrap_or_clone(server));
             }
-            self.exact = open.now.exact;
+            self.exact = exact;
         }
         if chain {
             self.open().block = Block::Explicit;

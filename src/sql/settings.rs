@@ -91,6 +91,11 @@ impl Settings {
         }
     }
 
+    /// Does the meaning of a prepared statement's text depend on this setting?
+    pub fn is_read_by_parser(name: &[u8]) -> bool {
+        READ_BY_PARSER.contains(&name)
+    }
+
     /// Sets or, without a value, forgets a setting. Changing `session_authorization` ends `role`.
     pub(super) fn set(&mut self, name: &[u8], value: Option<Value>) {
         if name == AUTHORIZATION {

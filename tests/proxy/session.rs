@@ -326,6 +326,42 @@ fn a_query_between_an_error_and_its_sync_leaves_statements_in_step() {
 }
 
 #[test]
+fn reset_tells_the_client_what_it_has_again() {
+    let (pgdog, database) = one_server();
+    let mut client = Wire::open(pgdog.port());
+    let parameters = [
+        ("user", ALICE),
+        ("database", &*database),
+        ("TimeZone", "Asia/Tokyo"),
+    ];
+    client.send(&startup(VERSION_3_0, &parameters));
+    client.authenticate(ALICE, PASSWORD).unwrap();
+    client.send(&[query("RESET ALL"), query("SELECT 1")].concat());
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let replies = client.read_until(b'Z');
+        let statuses = replies.iter().filter(|message| message.tag == b'S');
+        told.extend(statuses.map(|message| String::from_utf8_lossy(&message.body).into_owned()));
+    }
+    client.send(&query("SELECT 2"));
+    let replies = client.read_until(b'Z');
+    told.extend(
+        replies
+            .iter()
+            .filter(|message| message.tag == b'S')
+            .map(|message| String::from_utf8_lossy(&message.body).into_owned()),
+    );
+    let last = told.iter().rfind(|status| status.starts_with("TimeZone"));
+    assert_eq!(
+        last.map(String::as_str),
+        Some("TimeZone\0Asia/Tokyo\0"),
+        "{told:?}"
+    );
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Tokyo");
+    pgdog.stop();
+}
+
+#[test]
 fn a_login_given_up_while_it_asks_a_server_loses_no_permit() {
     let (pgdog, database) = one_server();
     // Settings that no server was asked about yet, on connections that are gone at once.

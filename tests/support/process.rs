@@ -145,8 +145,14 @@ pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 20_000 + u16::try_from(std::process::id() % 100).expect("below 100") * 100;
     loop {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        // Taken on another loopback address for as long as this process runs: tests in other processes look there,
+        // while pgdog would share a port with another pgdog (SO_REUSEPORT).
+        let Ok(claim) = TcpListener::bind(("127.0.0.2", port)) else {
+            continue;
+        };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            std::mem::forget(claim);
             return port;
         }
     }

@@ -210,6 +210,13 @@ impl Wire {
         transcript(&(0..count).map(|_| self.read()).collect::<Vec<_>>())
     }
 
+    /// Messages up to this many ReadyForQuery as text.
+    #[track_caller]
+    pub(crate) fn batches(&mut self, count: usize) -> String {
+        let messages: Vec<_> = (0..count).flat_map(|_| self.read_until(b'Z')).collect();
+        transcript(&messages)
+    }
+
     /// Messages up to the end of the stream as text.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> String {

@@ -1,6 +1,7 @@
 //! From an accepted socket to a session: encryption requests, startup, authentication, welcome.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use cores::Stream;
 
@@ -14,15 +15,19 @@ use crate::protocol::authentication::AUTHENTICATION_OK;
 use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::frame::{peek, HEADER_BYTES};
-use crate::protocol::parameters::{changes, Parameters};
+use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Packet, Replication, StartupMessage, ENCRYPTION_REFUSED};
 use crate::protocol::startup_options;
+use crate::session::Ties;
+use crate::sql::session_settings::SessionSettings;
+use crate::sql::settings::Settings;
 
 use super::super::core_state::{CoreState, Enrolled, Phase};
-use super::super::pools::{Held, PoolSlot, Welcome};
+use super::super::pools::{Held, PoolSlot};
 use super::super::server::{cancel, RunError};
 use super::super::Mail;
+use super::request::Unnamed;
 use super::{End, Inbound, Session};
 
 /// Encryption requests answered before the startup packet has to come.
@@ -88,7 +93,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
 struct Admitted {
     slot: Rc<PoolSlot>,
     link: Enrolled,
-    settings: Rc<Parameters>,
+    settings: SessionSettings,
 }
 
 impl Admitted {
@@ -99,12 +104,13 @@ impl Admitted {
             link: self.link,
             slot: self.slot,
             inbound: Inbound::of(newcomer.received),
-            baseline: Rc::clone(&self.settings),
             settings: self.settings,
             statements: ClientStatements::default(),
-            pinned: None,
-            resets: None,
-            scrub: false,
+            tracker: None,
+            ties: Ties::default(),
+            unnamed: Unnamed::None,
+            unbound: None,
+            unbound_in: 0,
             skipping: false,
         }
     }
@@ -144,10 +150,12 @@ impl Newcomer<'_> {
                 text,
             )));
         }
-        let welcome = self.learn(&slot, wish.settings).await?;
+        let settings =
+            SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
+        let reported = self.learn(&slot, &wish.settings, &settings).await?;
         let link = self.state.enroll(wish.version);
         let mut message = AUTHENTICATION_OK.to_vec();
-        for (name, value) in welcome.reported.iter() {
+        for (name, value) in reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
         }
         link.key.backend_key_data().encode(&mut message);
@@ -160,7 +168,7 @@ impl Newcomer<'_> {
         Ok(Some(Admitted {
             slot,
             link,
-            settings: welcome.settings,
+            settings,
         }))
     }
 
@@ -330,9 +338,14 @@ impl Newcomer<'_> {
     }
 
     /// What a server reports to a session with these settings: from memory, or from a server.
-    async fn learn(&mut self, slot: &Rc<PoolSlot>, settings: Parameters) -> Result<Welcome, End> {
-        if let Some(welcome) = slot.welcome(&settings) {
-            return Ok(welcome);
+    async fn learn(
+        &mut self,
+        slot: &Rc<PoolSlot>,
+        wished: &Parameters,
+        settings: &SessionSettings,
+    ) -> Result<Rc<Parameters>, End> {
+        if let Some(welcome) = slot.welcome(settings.committed()) {
+            return Ok(welcome.reported);
         }
         let state = self.state;
         let visitor = Visitor {
@@ -340,7 +353,7 @@ impl Newcomer<'_> {
             slot,
             link: state.enroll(startup::Version::V3_0),
         };
-        let outcome = visitor.learn(Rc::new(settings)).await;
+        let outcome = visitor.learn(wished, settings.committed()).await;
         outcome.map_err(End::Fatal)
     }
 }
@@ -353,7 +366,11 @@ struct Visitor<'a> {
 }
 
 impl Visitor<'_> {
-    async fn learn(&self, settings: Rc<Parameters>) -> Result<Welcome, Error> {
+    async fn learn(
+        &self,
+        wished: &Parameters,
+        settings: &Arc<Settings>,
+    ) -> Result<Rc<Parameters>, Error> {
         let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
         let checkout = self
             .slot
@@ -361,16 +378,13 @@ impl Visitor<'_> {
         let served = match checkout {
             Checkout::Ready(lease) => Ok(lease),
             Checkout::Wait(ticket) => {
-                if let Some(own) = self.slot.welcome(&Parameters::new()) {
+                if let Some(own) = self.slot.welcome(&Settings::default()) {
                     // All are busy: what would be reported is plain enough to say without asking one.
                     drop(LeaveOnDrop {
                         visitor: self,
                         ticket,
                     });
-                    return Ok(Welcome {
-                        reported: Rc::new(overlaid(&own.reported, &settings)),
-                        settings,
-                    });
+                    return Ok(Rc::new(overlaid(&own.reported, wished)));
                 }
                 let leave = LeaveOnDrop {
                     visitor: self,
@@ -390,23 +404,23 @@ impl Visitor<'_> {
         };
         let lease = served.map_err(|why| self.unavailable(why))?;
         let mut held = Held::new(self.state, self.slot, lease);
-        let mut change = changes(&settings, &held.applied).sql();
-        if held.take_unprompted().is_err() {
-            change = "SELECT 1".to_owned(); // finds out, below
-        }
-        let ran = if change.is_empty() {
-            Ok(())
+        let ran = if held.take_unprompted().is_err() {
+            held.run("SELECT 1").await.map(Some) // finds out
         } else {
-            held.run(&change).await
+            held.bring_to(settings).await
         };
         match ran {
-            Ok(()) => {
-                held.applied = Rc::clone(&settings);
-                let welcome = self.slot.remember(&settings, &held.reported);
+            Ok(_) => {
+                let welcome = self.slot.remember(settings, &held.reported);
                 held.check_in();
-                Ok(welcome)
+                Ok(welcome.reported)
             }
-            Err(RunError::Server(body)) => Err(from_server(&body)),
+            Err(RunError::Server(body)) => {
+                if held.is_fit() {
+                    held.check_in(); // as it was
+                }
+                Err(from_server(&body))
+            }
             Err(RunError::Lost(lost)) => Err(self.no_server().detail(lost.to_string())),
         }
     }

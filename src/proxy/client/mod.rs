@@ -8,20 +8,25 @@ mod request;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{ready, Poll};
+use std::time::Duration;
 
 use cores::{Buf, Stream};
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
-use crate::prepared::ClientStatements;
+use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
-use crate::protocol::parameters::{changes, Parameters};
+use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::session::{Ties, Tracker, CHECK};
+use crate::sql::session_settings::SessionSettings;
+use crate::sql::settings::Settings;
 
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::{Conn, Held, PoolSlot};
@@ -29,6 +34,7 @@ use super::server::{Lost, Reset, RunError, Server};
 
 use inbound::Inbound;
 use relay::Relay;
+use request::Unnamed;
 
 /// An incomplete request up to this size waits for the rest before it takes a server.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -37,6 +43,9 @@ const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + HEADER_BYTES + 1;
 /// Bytes of requests that a client may pile up while it waits for a server.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
+/// Time for the server's answer to questions of ours between a client's transactions.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A logged-in client.
 struct Session {
     state: Rc<CoreState>,
@@ -44,17 +53,19 @@ struct Session {
     link: Enrolled,
     slot: Rc<PoolSlot>,
     inbound: Inbound,
-    /// What this client has set, as far as servers must be told.
-    settings: Rc<Parameters>,
-    /// The settings that it came with, which RESET goes back to.
-    baseline: Rc<Parameters>,
+    /// What this client has set.
+    settings: SessionSettings,
     statements: ClientStatements,
-    /// Why it keeps its server, if it does.
-    pinned: Option<&'static str>,
-    /// RESET on its way.
-    resets: Option<Box<request::Resets>>,
-    /// Its server must be cleaned before another client comes.
-    scrub: bool,
+    /// Its statements that change settings, while there are any on their way.
+    tracker: Option<Box<Tracker>>,
+    /// What ties it to the server that it has.
+    ties: Ties,
+    /// What is known of the unnamed statement on the server that it has.
+    unnamed: Unnamed,
+    /// The unnamed statement, if it was not bound in the batch that parsed it.
+    unbound: Option<Rc<Statement>>,
+    /// How many ReadyForQuery it takes until that was parsed for certain.
+    unbound_in: u32,
     /// After an error of ours in a batch: everything up to Sync is ignored.
     skipping: bool,
 }
@@ -112,24 +123,67 @@ impl Session {
             if let Err(end) = Relay::new(self, &mut held).run().await {
                 break Err(end);
             }
-            if self.pinned.is_none() && self.slot.config.mode != PoolerMode::Session {
-                self.finish_resets();
-                break Ok(());
+            match self.settle(&mut held).await {
+                Ok(false) => break Ok(()),
+                Ok(true) => {}
+                Err(end) => break Err(end),
             }
             self.link.enter(Activity::Idle, self.state.core.now());
             if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(&held, cx)).await {
                 break Err(end);
             }
         };
-        let scrub = std::mem::take(&mut self.scrub) || self.slot.config.mode == PoolerMode::Session;
-        self.pinned = None;
-        let reset = if scrub {
-            Reset::Session
-        } else {
-            Reset::Transaction
-        };
-        self.give_back(held, reset);
+        self.give_back(held);
         outcome
+    }
+
+    /// Between two transactions: does the client keep its server?
+    async fn settle(&mut self, server: &mut Server) -> Result<bool, End> {
+        if self.tracker.is_some() || self.ties.asks() {
+            let deadline = self.state.core.now() + SETTLE_TIMEOUT;
+            let core = self.state.core.clone();
+            let settled = Box::pin(self.ask(server));
+            let settled = core.timeout_at(Some(deadline), settled).await;
+            settled.unwrap_or(Err(Lost::Closed(None))).map_err(|lost| {
+                End::Fatal(Error {
+                    survives: crate::error::Survives::Nothing,
+                    ..lost_error(&lost)
+                })
+            })?;
+        }
+        let inexact = (!self.settings.is_exact()).then_some("setting");
+        let reason = self.ties.reason().or(inexact);
+        if reason.is_some() != self.link.pinned.get().is_some() {
+            let client = self.link.key.process_id();
+            tracing::debug!(client, reason, "client keeps its server, or no longer");
+            let now = self.state.core.now();
+            self.link.pinned.set(reason.map(|reason| (reason, now)));
+        }
+        Ok(reason.is_some() || self.slot.config.mode == PoolerMode::Session)
+    }
+
+    /// Asks the server what it holds, and gives it what RESET has taken.
+    async fn ask(&mut self, server: &mut Server) -> Result<(), Lost> {
+        self.tracker = None; // nothing is on its way, and no portal outlives a transaction
+        if self.ties.asks() && self.slot.config.mode != PoolerMode::Session {
+            match server.run(CHECK).await {
+                Ok(answer) => self.ties.answered(Some(answer.value().unwrap_or_default())),
+                Err(RunError::Server(_)) => self.ties.answered(None),
+                Err(RunError::Lost(lost)) => return Err(lost),
+            }
+        }
+        server.settings = Arc::clone(self.settings.on_server());
+        match server.bring_to(self.settings.committed()).await {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
+                self.settings.in_line();
+                self.stream.send_vec(answer.parameters());
+            }
+            // What the client began with is not to be had any more: it hears of it with its next request.
+            Err(RunError::Server(_)) => {}
+            Err(RunError::Lost(lost)) => return Err(lost),
+        }
+        Ok(())
     }
 
     /// Waits for the client or for news of its server; for session mode between transactions.
@@ -300,11 +354,12 @@ impl Session {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
                 continue;
             }
-            if !Rc::ptr_eq(&held.applied, &self.settings)
-                && *held.applied != *self.settings
-                && !self.apply_settings(&mut held).await?
-            {
-                return Ok(None);
+            let wanted = self.settings.committed();
+            if !Settings::same(&held.settings, wanted) {
+                match self.apply_settings(held).await? {
+                    Some(ready) => held = ready,
+                    None => return Ok(None),
+                }
             }
             *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
             self.link.enter(Activity::Active, self.state.core.now());
@@ -312,22 +367,24 @@ impl Session {
         }
     }
 
-    /// Brings the server's settings in line with the client's. False: the request was answered with an error.
-    async fn apply_settings(&mut self, server: &mut Server) -> Result<bool, End> {
-        let sql = changes(&self.settings, &server.applied).sql();
-        let error = match Box::pin(server.run(&sql)).await {
-            Ok(()) => {
-                server.applied = Rc::clone(&self.settings);
-                return Ok(true);
+    /// Brings the server's settings in line with the client's. None: the request was answered with an error.
+    async fn apply_settings(&mut self, mut held: Held) -> Result<Option<Held>, End> {
+        let error = match Box::pin(held.bring_to(self.settings.committed())).await {
+            Ok(_) => {
+                self.settings.in_line();
+                return Ok(Some(held));
             }
             Err(RunError::Server(body)) => {
+                if held.is_fit() {
+                    held.check_in(); // as it was
+                }
                 let detail = String::from_utf8_lossy(&body).replace('\0', " ");
                 let text = "cannot apply this session's parameters";
                 Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
             }
             Err(RunError::Lost(lost)) => lost_error(&lost),
         };
-        self.refuse(error).map(|()| false)
+        self.refuse(error).map(|()| None)
     }
 
     /// Waits in the queue, for as long as the client stays.
@@ -398,17 +455,35 @@ impl Session {
     }
 
     /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
-    fn give_back(&mut self, mut held: Held, reset: Reset) {
+    fn give_back(&mut self, mut held: Held) {
         *self.link.target.borrow_mut() = None;
+        self.link.pinned.set(None);
+        self.unnamed = Unnamed::None;
+        let ties = std::mem::take(&mut self.ties);
         let half_sent = self.inbound.is_amid_message();
-        if reset == Reset::Transaction && held.is_fit() && !half_sent {
+        // What was on its way may have changed settings, and nobody looks at the answers any more.
+        let scrub = self.slot.config.mode == PoolerMode::Session
+            || ties.scrub()
+            || !self.settings.is_exact()
+            || self.tracker.take().is_some();
+        if !scrub && held.is_fit() && !half_sent {
+            if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
+                held.settings = Arc::clone(self.settings.on_server());
+            }
             // Arms the receive, so that a server that goes away is noticed.
             held.stream.has_received();
             return held.check_in();
         }
+        let reset = match scrub {
+            true => Reset::Session,
+            false => Reset::Transaction,
+        };
+        if half_sent || ties.spoilt() {
+            return; // dropped, and so closed
+        }
         let state = Rc::clone(&self.state);
         self.state.core.spawn(async move {
-            if held.reset(&state, reset, half_sent).await {
+            if held.reset(&state, reset).await {
                 held.check_in();
             }
         });
@@ -417,7 +492,7 @@ impl Session {
     /// The error that goes with a notice.
     fn farewell(&self, notice: Notice) -> Error {
         let clients = &self.state.config.clients;
-        let ms = |limit: Option<std::time::Duration>| limit.unwrap_or_default().as_millis();
+        let ms = |limit: Option<Duration>| limit.unwrap_or_default().as_millis();
         match notice {
             Notice::Drain | Notice::ShutDown => Error::fatal(
                 Fault::Proxy,
@@ -462,7 +537,7 @@ impl Session {
             tracing::info!(%user, %database, "client disconnected");
         }
         // A client that does not read cannot keep us.
-        let deadline = self.state.core.now() + std::time::Duration::from_secs(5);
+        let deadline = self.state.core.now() + Duration::from_secs(5);
         let state = Rc::clone(&self.state);
         let _ = state
             .core
@@ -537,26 +612,52 @@ impl super::server::Recipient for Session {
         self.stream.write(bytes);
     }
 
-    fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]) {
-        // The client changed it: it is the client's wish from now on, and true of this server.
-        if self.settings.get(name) != Some(value) {
-            if !Parameters::is_settable(name) {
-                return;
-            }
-            let mut settings = (*self.settings).clone();
-            settings.set(name, value);
-            self.settings = Rc::new(settings);
+    fn parameter(&mut self, name: &[u8], value: &[u8]) {
+        if !Parameters::is_settable(name) {
+            return;
         }
-        *server = Rc::clone(&self.settings);
+        let own = self.slot.welcome(&Settings::default());
+        let own = own.as_ref().and_then(|own| own.reported.get(name));
+        let mut store = self.state.settings.borrow_mut();
+        self.settings.reported(name, value, own, &mut store);
     }
 
     fn statement_answered(&mut self) {
         self.statements.succeeded();
     }
 
-    fn ready(&mut self) {
+    fn statement_done(&mut self, tag: &[u8]) {
+        let done = self
+            .tracker
+            .as_mut()
+            .and_then(|tracker| tracker.succeeded());
+        let Some(done) = done else { return };
+        let mut store = self.state.settings.borrow_mut();
+        for step in done.steps() {
+            self.settings.succeeded(&step.effect, tag, &mut store);
+        }
+    }
+
+    fn failed(&mut self) {
+        self.settings.failed();
+        // Whatever the batch parsed may not have been.
+        self.unnamed = Unnamed::None;
+        if self.unbound_in > 0 {
+            self.unbound = None;
+        }
+    }
+
+    fn ready(&mut self, status: Option<TransactionStatus>) {
         self.statements.ready();
+        self.unbound_in = self.unbound_in.saturating_sub(1);
         // What the client has sent ahead begins now.
         self.link.since.set(self.state.core.now());
+        if let Some(tracker) = &mut self.tracker {
+            tracker.ready();
+            if let Some(status) = status {
+                let mut store = self.state.settings.borrow_mut();
+                self.settings.ready(status.as_byte(), &mut store);
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! there, and what a statement does to the session.
 //!
 //! Most messages pass as they are, many in one piece. Those that name a prepared statement are rewritten, and
-//! statements that touch the session are noticed; see `Judgement` for what follows.
+//! statements that touch the session are followed until they are answered: see `session`.
 
 use std::rc::Rc;
 
@@ -10,19 +10,16 @@ use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
 use crate::prepared::server::Ensure;
 use crate::prepared::{Id, Prepared, Statement};
-use crate::protocol::backend::TransactionStatus;
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
-use crate::protocol::frontend::{tag, Parse, Target};
-use crate::protocol::parameters::Parameters;
+use crate::protocol::frontend::{tag, Bind, Parse, Query, Target};
 use crate::protocol::sqlstate::SqlState;
+use crate::session::Tracker;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effect, Effects, NameAt};
-use crate::sql::set::{Change, Scope};
-use crate::sql::statements::Traits;
 
 use super::super::core_state::Activity;
-use super::super::server::{Server, NOTE_CLIENT, NOTE_SERVER};
+use super::super::server::{Server, NOTE_CLIENT, NOTE_EFFECTS, NOTE_SERVER};
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::{End, Relay, Session};
 
@@ -44,18 +41,17 @@ enum Class {
     Terminate,
 }
 
-/// What follows for the server from a statement's effects on its session.
-#[derive(Default)]
-struct Judgement {
-    /// State that only this server has, and that the client counts on: it keeps the server.
-    pin: Option<&'static str>,
-    /// State that must be gone before another client comes.
-    scrub: bool,
-    /// The settings go back to those of the session's start: all, or one.
-    reset_all: bool,
-    reset: Vec<Box<[u8]>>,
-    deallocate: Option<NameAt>,
-    deallocate_all: bool,
+/// What is known of the unnamed prepared statement on the server that a client has. It is not the client's own by
+/// nature: the server may have another client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// Nothing.
+    #[default]
+    None,
+    /// The client has parsed one since it has this server.
+    Parsed,
+    /// And in this batch.
+    ParsedNow,
 }
 
 impl Relay<'_> {
@@ -103,6 +99,8 @@ impl Relay<'_> {
     /// Notes the messages at the front that need no hand; how many bytes they have, those still to come included.
     fn note_run(&mut self, bytes: &[u8]) -> Result<usize, End> {
         let mut at = 0;
+        // The unnamed statement that was parsed and not bound yet: its definition.
+        let mut unbound = None;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(header) =
                 peek(rest, CLIENT_BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
@@ -112,25 +110,72 @@ impl Relay<'_> {
             let Class::Pass(owed) = self.classify(header, rest)? else {
                 break;
             };
+            match header.tag {
+                tag::PARSE => {
+                    self.session.unnamed = Unnamed::ParsedNow;
+                    unbound = rest.get(HEADER_BYTES + 1..header.frame_bytes());
+                }
+                tag::BIND if unbound.is_some() => {
+                    unbound = None;
+                    self.session.unbound = None;
+                }
+                tag::SYNC | tag::QUERY => {
+                    self.remember_unbound(unbound.take());
+                    self.end_batch(header.tag);
+                }
+                _ => {}
+            }
             if let Some(owed) = owed {
                 self.note(owed, Fate::Forward, 0);
             }
             at += header.frame_bytes();
         }
+        self.remember_unbound(unbound);
         Ok(at)
     }
 
+    /// Remembers an unnamed statement that may be bound in a later batch, when the client may have another server.
+    fn remember_unbound(&mut self, definition: Option<&[u8]>) {
+        if let Some(definition) = definition.filter(|_| self.session.pools()) {
+            // One that is malformed is none: the server says so.
+            self.session.unbound = self.intern(definition).ok();
+            self.session.unbound_in = self.session.statements.syncs() + 1;
+        }
+    }
+
+    fn end_batch(&mut self, tag: u8) {
+        self.session.unnamed = match (tag, self.session.unnamed) {
+            (tag::SYNC, Unnamed::ParsedNow) => Unnamed::Parsed,
+            (tag::SYNC, unnamed) => unnamed,
+            _ => Unnamed::None, // a Query drops it
+        };
+    }
+
     fn note(&mut self, owed: Owed, fate: Fate, note: Note) {
-        let server = &mut *self.server;
-        match owed {
-            Owed::Ready | Owed::Results => {
-                if server.sent_to_ready(owed, fate) {
-                    self.session.statements.sync();
-                }
+        self.note_with(owed, fate, note, None);
+    }
+
+    /// Notes a message that is about to be sent, and what it will do to the session.
+    fn note_with(&mut self, owed: Owed, fate: Fate, note: Note, effects: Option<Rc<Effects>>) {
+        let note = note | effects.as_ref().map_or(0, |_| NOTE_EFFECTS);
+        let session = &mut *self.session;
+        if !matches!(owed, Owed::Ready | Owed::Results) {
+            let answered = self.server.exchange.sent_with(owed, fate, note);
+            if let (true, Some(effects), Some(tracker)) = (answered, effects, &mut session.tracker)
+            {
+                tracker.executed(effects);
             }
-            _ => {
-                server.exchange.sent_with(owed, fate, note);
+            return;
+        }
+        if !self.server.sent_to_ready(owed, fate, note) {
+            return;
+        }
+        session.statements.sync();
+        if let Some(tracker) = &mut session.tracker {
+            if let Some(effects) = effects {
+                tracker.queried(effects);
             }
+            tracker.sync();
         }
     }
 
@@ -139,7 +184,7 @@ impl Relay<'_> {
         let body = available
             .get(HEADER_BYTES..header.frame_bytes().min(available.len()))
             .unwrap_or_default();
-        let translates = self.session.translates();
+        let (translates, tracks) = (self.session.translates(), self.session.tracker.is_some());
         Ok(match header.tag {
             tag::QUERY | tag::PARSE => {
                 self.check_size(header, whole)?;
@@ -148,20 +193,28 @@ impl Relay<'_> {
                 } else {
                     Owed::ParseComplete
                 };
-                if self.session.slot.config.mode == PoolerMode::Session {
-                    return Ok(Class::Pass(Some(owed)));
-                }
                 if !whole && header.frame_bytes() <= READ_BYTES_MAX {
                     return Ok(Class::More);
                 }
-                let named = header.tag == tag::PARSE && body.first() != Some(&0);
-                if !whole || named && translates || !self.effects(header.tag, body).is_plain() {
+                let renamed =
+                    header.tag == tag::PARSE && self.session.renames(body.first() == Some(&0));
+                if !whole || renamed || tracks {
+                    return Ok(Class::Alone);
+                }
+                let effects = self.effects(header.tag, body);
+                if !effects.is_plain() && !effects.only_transactions() {
                     return Ok(Class::Alone);
                 }
                 Class::Pass(Some(owed))
             }
             tag::BIND if translates => match statement_of_bind(body) {
-                Some((_, [])) => Class::Pass(Some(Owed::BindComplete)),
+                Some((_, [])) if self.waits_for_unnamed() => Class::More,
+                Some((_, [])) if !tracks && self.has_unnamed() => {
+                    Class::Pass(Some(Owed::BindComplete))
+                }
+                Some(_) if tracks && !whole && header.frame_bytes() <= READ_BYTES_MAX => {
+                    Class::More
+                }
                 Some(_) => Class::Alone,
                 None if whole || body.len() > NAMES_BYTES_MAX => {
                     Class::Pass(Some(Owed::BindComplete))
@@ -176,13 +229,23 @@ impl Relay<'_> {
                 };
                 match body {
                     _ if !whole && header.frame_bytes() <= NAMES_BYTES_MAX => Class::More,
-                    [b'S', first, ..] if *first != 0 && whole => Class::Alone,
+                    [b'S', 0, ..] if self.waits_for_unnamed() => Class::More,
+                    [b'S', first, ..] if whole && (*first != 0 || !self.has_unnamed()) => {
+                        Class::Alone
+                    }
+                    [b'P', ..] if tracks && header.tag == tag::CLOSE && whole => Class::Alone,
                     _ => Class::Pass(Some(owed)),
                 }
             }
             tag::BIND => Class::Pass(Some(Owed::BindComplete)),
             tag::DESCRIBE => Class::Pass(Some(Owed::Description)),
             tag::CLOSE => Class::Pass(Some(Owed::CloseComplete)),
+            tag::EXECUTE if tracks => {
+                if !whole && header.frame_bytes() <= NAMES_BYTES_MAX {
+                    return Ok(Class::More);
+                }
+                Class::Alone
+            }
             tag::EXECUTE => Class::Pass(Some(Owed::Execution)),
             tag::SYNC => Class::Pass(Some(Owed::Ready)),
             tag::FUNCTION_CALL => Class::Pass(Some(Owed::Results)),
@@ -231,7 +294,23 @@ impl Relay<'_> {
         } else {
             body.strip_suffix(b"\0").unwrap_or(body)
         };
-        effects(text, dialect(&self.server.reported))
+        effects(text, self.dialect())
+    }
+
+    /// Does the server have this client's unnamed statement for certain?
+    fn has_unnamed(&self) -> bool {
+        match self.session.unnamed {
+            _ if !self.session.pools() => true,
+            Unnamed::ParsedNow => !self.session.renames(true),
+            Unnamed::Parsed => self.server.exchange.nothing_owed(),
+            Unnamed::None => false,
+        }
+    }
+
+    /// Was the unnamed statement parsed in an earlier batch of which nobody knows yet whether it failed?
+    fn waits_for_unnamed(&self) -> bool {
+        let session = &*self.session;
+        session.unnamed != Unnamed::ParsedNow && session.unbound_in > 0 && !session.renames(true)
     }
 
     /// Passes the next message on with what it needs.
@@ -243,12 +322,14 @@ impl Relay<'_> {
         let whole = self.session.inbound.len() >= header.frame_bytes();
         if !whole {
             // Too large to be read: whatever it does will be undone before the next client comes.
-            self.session.scrub = true;
-            let owed = if header.tag == tag::QUERY {
-                Owed::Results
-            } else {
-                Owed::ParseComplete
+            let owed = match header.tag {
+                tag::QUERY => Owed::Results,
+                tag::PARSE => Owed::ParseComplete,
+                _ => Owed::Execution,
             };
+            if owed != Owed::Execution {
+                self.session.ties.note_unread();
+            }
             self.note(owed, Fate::Forward, 0);
             self.session
                 .inbound
@@ -260,6 +341,7 @@ impl Relay<'_> {
         match header.tag {
             tag::QUERY => self.pass_query(&frame, body),
             tag::PARSE => self.pass_parse(&frame, body)?,
+            tag::EXECUTE => self.pass_execute(&frame, body),
             _ => self.pass_target(&frame, header.tag, body),
         }
         Ok(())
@@ -270,17 +352,40 @@ impl Relay<'_> {
         self.server.stream.write(frame);
     }
 
+    /// What of a statement's effects must be followed through the pipeline.
+    fn track(&mut self, effects: Option<Rc<Effects>>) -> Option<Rc<Effects>> {
+        let session = &mut *self.session;
+        let effects = effects?;
+        if session.tracker.is_none() {
+            if !effects.sets() {
+                return None;
+            }
+            session.tracker = Some(Box::new(Tracker::new(session.statements.syncs())));
+        }
+        Some(effects)
+    }
+
     fn pass_query(&mut self, frame: &[u8], body: &[u8]) {
-        let effects = self.effects(tag::QUERY, body);
-        let judgement = self.judge(&effects);
-        if let Some((text, at)) = body.strip_suffix(b"\0").zip(judgement.deallocate.as_ref()) {
-            if let Some(renamed) = self.deallocate(text, at) {
-                let mut message = Vec::new();
-                crate::protocol::frontend::Query { text: &renamed }.encode(&mut message);
-                return self.send(&message, Owed::Results, 0);
+        let effects = Rc::new(self.effects(tag::QUERY, body));
+        self.session.ties.note(&effects);
+        self.end_batch(tag::QUERY);
+        let mut renamed = None;
+        if let ([step], Some(text)) = (effects.steps(), body.strip_suffix(b"\0")) {
+            if let (Effect::Deallocate(at), 1) = (&step.effect, effects.statements) {
+                renamed = self.rename(text, at);
             }
         }
-        self.send(frame, Owed::Results, 0);
+        let note = self.deallocate(&effects);
+        let tracked = self.track(Some(effects));
+        self.note_with(Owed::Results, Fate::Forward, note, tracked);
+        match renamed {
+            Some(text) => {
+                let mut message = Vec::with_capacity(text.len() + HEADER_BYTES + 1);
+                Query { text: &text }.encode(&mut message);
+                self.server.stream.write(&message);
+            }
+            None => self.server.stream.write(frame),
+        }
     }
 
     fn pass_parse(&mut self, frame: &[u8], body: &[u8]) -> Result<(), End> {
@@ -289,48 +394,76 @@ impl Relay<'_> {
             self.send(frame, Owed::ParseComplete, 0);
             return Ok(());
         };
-        let effects = self.effects(tag::PARSE, body);
-        let judgement = self.judge(&effects);
-        if parse.statement.is_empty() || !self.session.translates() {
-            if let Some(at) = &judgement.deallocate {
-                if let Some(renamed) = self.deallocate(parse.query, at) {
+        if self.session.renames(parse.statement.is_empty()) {
+            return self.parse_renamed(&parse);
+        }
+        let effects = Rc::new(self.effects(tag::PARSE, body));
+        self.session.ties.note(&effects);
+        if parse.statement.is_empty() {
+            self.session.unnamed = Unnamed::ParsedNow;
+            self.remember_unbound(Some(parse.content()));
+            let tracked = self.track(Some(Rc::clone(&effects)));
+            if let Some(tracker) = &mut self.session.tracker {
+                tracker.parsed(tracked);
+            }
+        } else if effects.sets() {
+            self.session.ties.note_unread(); // nobody will tell when it is executed
+        }
+        if let [step] = effects.steps() {
+            if let Effect::Deallocate(at) = &step.effect {
+                if let Some(renamed) = self.rename(parse.query, at) {
+                    let types = parse.content().get(parse.query.len() + 1..);
+                    let content = [&renamed, &b"\0"[..], types.unwrap_or_default()].concat();
                     let mut message = Vec::new();
-                    let types = parse
-                        .content()
-                        .get(parse.query.len() + 1..)
-                        .unwrap_or_default();
-                    let content = [&renamed, &b"\0"[..], types].concat();
                     Parse::encode_content(&mut message, parse.statement, &content);
                     self.send(&message, Owed::ParseComplete, 0);
                     return Ok(());
                 }
             }
-            self.send(frame, Owed::ParseComplete, 0);
-            return Ok(());
         }
-        let context = parse_context(&self.session.settings);
-        let interned = self
-            .session
-            .state
-            .statements
-            .borrow_mut()
-            .intern(parse.content(), &context);
-        let statement = interned.map_err(|error| {
+        self.send(frame, Owed::ParseComplete, 0);
+        Ok(())
+    }
+
+    /// The shared statement of a Parse's content, as it means to this client at this moment.
+    fn intern(&self, content: &[u8]) -> Result<Rc<Statement>, Error> {
+        let session = &*self.session;
+        let mut context = Vec::new();
+        session.settings.current().parse_context(&mut context);
+        let dialect = self.dialect();
+        if dialect != Dialect::default() {
+            context.extend([b'd', dialect.backslashes.into(), dialect.overlapping.into()]);
+        }
+        let pending = session.tracker.as_ref();
+        if pending.is_some_and(|tracker| tracker.is_pending()) {
+            // Settings that it depends on may be about to change: nobody else can mean just this.
+            context.extend_from_slice(b"pending");
+            context.extend(session.link.key.process_id().to_be_bytes());
+            context.extend(session.state.random::<8>());
+        }
+        let mut statements = session.state.statements.borrow_mut();
+        statements.intern(content, &context)
+    }
+
+    fn dialect(&self) -> Dialect {
+        let get = |name| self.server.reported.get(name).unwrap_or_default();
+        Dialect::of(get("standard_conforming_strings"), get("client_encoding"))
+    }
+
+    /// Parse of a statement whose name on the server derives from what it is.
+    fn parse_renamed(&mut self, parse: &Parse<'_>) -> Result<(), End> {
+        let statement = self.intern(parse.content()).map_err(|error| {
             End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
             })
         })?;
-        match self
-            .session
-            .statements
-            .prepare(parse.statement, Rc::clone(&statement))
-        {
+        let statements = &mut self.session.statements;
+        match statements.prepare(parse.statement, Rc::clone(&statement)) {
             Ok(prepared) => {
-                let note = if prepared == Prepared::New {
-                    NOTE_CLIENT
-                } else {
-                    0
+                let note = match prepared {
+                    Prepared::New => NOTE_CLIENT,
+                    Prepared::Same => 0,
                 };
                 self.parse_for_client(&statement, note);
             }
@@ -387,213 +520,198 @@ impl Relay<'_> {
 
     /// Bind: only its head is rewritten, its values pass as they are.
     fn pass_bind(&mut self, header: Header) {
-        let bytes = self.session.inbound.bytes();
-        let names = bytes.get(HEADER_BYTES..).and_then(statement_of_bind);
-        let known = names.and_then(|(portal, name)| {
-            let statement = self.session.statements.get(name).ok()?;
-            Some((portal.to_vec(), name.len(), Rc::clone(statement)))
-        });
-        let Some((portal, name_bytes, statement)) = known else {
+        let session = &mut *self.session;
+        let frame = session.inbound.bytes();
+        let frame = frame.get(..header.frame_bytes()).unwrap_or(frame);
+        let body = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let Some((portal, name)) = statement_of_bind(body) else {
+            return self.pass_bind_as(header, 0, None);
+        };
+        let (portal, name) = (portal.to_vec(), name.to_vec());
+        let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
+        if !session.renames(name.is_empty()) {
+            let bound = if self.has_unnamed() {
+                let tracker = self.session.tracker.as_ref();
+                tracker.and_then(|tracker| tracker.unnamed())
+            } else if let Some(statement) = self.session.unbound.clone() {
+                // It was parsed in an earlier batch, perhaps on another server.
+                self.session.unnamed = Unnamed::ParsedNow;
+                parse_as(self.server, b"", &statement);
+                statement.effects(self.dialect())
+            } else {
+                // The server may have one, but it is another client's.
+                return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)));
+            };
+            self.bind_effects(header, &portal, bound);
+            return self.pass_bind_as(header, 0, None);
+        }
+        let Some(statement) = self.session.statements.get(&name).ok().cloned() else {
             // The server does not know the name either, and says so.
-            self.note(Owed::BindComplete, Fate::Forward, 0);
-            return self
-                .session
-                .inbound
-                .pass_messages(header.frame_bytes(), &self.server.stream);
+            return self.pass_bind_as(header, 0, None);
         };
         self.ensure(&statement);
-        let name = statement.server_name();
-        let head_bytes = HEADER_BYTES + portal.len() + 1 + name_bytes + 1;
-        let length = header.body_bytes + 4 - name_bytes + name.len();
-        let mut head = Vec::with_capacity(HEADER_BYTES + portal.len() + 1 + name.len() + 1);
-        head.push(tag::BIND);
-        head.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-        head.extend_from_slice(&portal);
-        head.push(0);
-        head.extend_from_slice(&name);
-        head.push(0);
-        self.server.stream.write(&head);
-        self.note(Owed::BindComplete, Fate::Forward, 0);
-        drop(self.session.inbound.take(head_bytes));
-        self.session.inbound.pass_messages(
-            header.frame_bytes().saturating_sub(head_bytes),
-            &self.server.stream,
-        );
+        let effects = statement.effects(self.dialect());
+        self.bind_effects(header, &portal, effects);
+        self.pass_bind_as(header, rest_at, Some((&portal, &statement.server_name())));
     }
 
-    /// Describe or Close of a named statement.
-    fn pass_target(&mut self, frame: &[u8], tag: u8, body: &[u8]) {
-        let Ok(Target::Statement(name)) = Target::parse(body) else {
-            let owed = if tag == tag::DESCRIBE {
-                Owed::Description
-            } else {
-                Owed::CloseComplete
+    /// What the portal will do when it is executed.
+    fn bind_effects(&mut self, header: Header, portal: &[u8], effects: Option<Rc<Effects>>) {
+        let effects = effects.map(|effects| {
+            self.session.ties.note(&effects);
+            if !effects.needs_arguments() {
+                return effects;
+            }
+            let frame = self.session.inbound.bytes();
+            let body = frame.get(HEADER_BYTES..header.frame_bytes());
+            let arguments = body.and_then(|body| Bind::parse(body).ok()?.arguments().ok());
+            let nth = |n: u16| {
+                let arguments = arguments.as_ref()?;
+                arguments.values().nth(usize::from(n).checked_sub(1)?)
             };
-            return self.send(frame, owed, 0);
+            Rc::new(effects.resolved(nth))
+        });
+        let tracked = self.track(effects);
+        if let Some(tracker) = &mut self.session.tracker {
+            tracker.bound(portal, tracked);
+        }
+    }
+
+    /// Passes a Bind on, with other names than it came with if there are any: what they replace is `head_bytes`.
+    fn pass_bind_as(&mut self, header: Header, head_bytes: usize, names: Option<(&[u8], &[u8])>) {
+        if let Some((portal, statement)) = names {
+            let names_bytes = portal.len() + 1 + statement.len() + 1;
+            let length = header.frame_bytes() - head_bytes + names_bytes + 4;
+            let mut head = Vec::with_capacity(HEADER_BYTES + names_bytes);
+            head.push(tag::BIND);
+            head.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+            for name in [portal, statement] {
+                head.extend_from_slice(name);
+                head.push(0);
+            }
+            self.server.stream.write(&head);
+            drop(self.session.inbound.take(head_bytes));
+        }
+        self.note(Owed::BindComplete, Fate::Forward, 0);
+        let rest = header.frame_bytes().saturating_sub(head_bytes);
+        self.session
+            .inbound
+            .pass_messages(rest, &self.server.stream);
+    }
+
+    fn pass_execute(&mut self, frame: &[u8], body: &[u8]) {
+        let tracker = self.session.tracker.as_ref();
+        let portal = memchr::memchr(0, body).and_then(|end| body.get(..end));
+        let effects = tracker.zip(portal);
+        let effects = effects.and_then(|(tracker, portal)| tracker.portal(portal));
+        let note = effects
+            .as_ref()
+            .map_or(0, |effects| self.deallocate(effects));
+        self.note_with(Owed::Execution, Fate::Forward, note, effects);
+        self.server.stream.write(frame);
+    }
+
+    /// Describe or Close.
+    fn pass_target(&mut self, frame: &[u8], tag: u8, body: &[u8]) {
+        let owed = match tag {
+            tag::DESCRIBE => Owed::Description,
+            _ => Owed::CloseComplete,
         };
+        let name = match Target::parse(body) {
+            Ok(Target::Statement(name)) => name,
+            Ok(Target::Portal(portal)) => {
+                if let Some(tracker) = &mut self.session.tracker {
+                    tracker.bound(portal, None);
+                }
+                return self.send(frame, owed, 0);
+            }
+            Err(_) => return self.send(frame, owed, 0),
+        };
+        let renamed = self.session.renames(name.is_empty());
         if tag == tag::CLOSE {
+            if !renamed {
+                self.session.unbound = None;
+                return self.send(frame, owed, 0);
+            }
             // Other clients may use it: the server keeps it until its own limit is met.
             self.session.statements.remove(name);
             self.server
                 .exchange
-                .sent_with(Owed::CloseComplete, Fate::Synthesize, NOTE_CLIENT);
+                .sent_with(owed, Fate::Synthesize, NOTE_CLIENT);
             return;
         }
-        let Ok(statement) = self.session.statements.get(name).cloned() else {
-            return self.send(frame, Owed::Description, 0);
-        };
-        self.ensure(&statement);
         let mut message = Vec::new();
-        Target::Statement(&statement.server_name()).encode_describe(&mut message);
-        self.send(&message, Owed::Description, 0);
+        if renamed {
+            let Some(statement) = self.session.statements.get(name).ok().cloned() else {
+                return self.send(frame, owed, 0);
+            };
+            self.ensure(&statement);
+            Target::Statement(&statement.server_name()).encode_describe(&mut message);
+            return self.send(&message, owed, 0);
+        }
+        if !self.has_unnamed() {
+            let Some(statement) = self.session.unbound.clone() else {
+                Target::Statement(NO_STATEMENT).encode_describe(&mut message);
+                return self.send(&message, owed, 0);
+            };
+            self.session.unnamed = Unnamed::ParsedNow;
+            parse_as(self.server, b"", &statement);
+        }
+        self.send(frame, owed, 0);
     }
 
     /// `DEALLOCATE name` of a statement that the client prepared by protocol: the same for its name on the server.
-    fn deallocate(&mut self, text: &[u8], at: &NameAt) -> Option<Vec<u8>> {
+    fn rename(&mut self, text: &[u8], at: &NameAt) -> Option<Vec<u8>> {
         let statement = self.session.statements.get(&at.name).ok().cloned()?;
         self.ensure(&statement);
-        let settled = self.server.exchange.nothing_owed();
-        self.session.statements.remove(&at.name);
-        if settled {
-            self.session.statements.succeeded();
-        }
-        self.server.prepared.failed(statement.id());
-        Some(
-            [
-                text.get(..at.start)?,
-                &statement.server_name(),
-                text.get(at.end..)?,
-            ]
-            .concat(),
-        )
+        let (before, after) = (text.get(..at.start)?, text.get(at.end..)?);
+        Some([before, &statement.server_name(), after].concat())
     }
 
-    /// Draws the conclusions from a statement's effects that concern this session and server.
-    fn judge(&mut self, effects: &Effects) -> Judgement {
-        let judgement = Judgement::of(effects, &self.server.reported);
-        let session = &mut *self.session;
-        if let Some(reason) = judgement.pin {
-            if session.pinned.is_none() {
-                tracing::debug!(
-                    client = session.link.key.process_id(),
-                    reason,
-                    "client keeps its server"
-                );
-            }
-            session.pinned = Some(reason);
-        }
-        session.scrub |= judgement.scrub || judgement.pin.is_some();
-        if judgement.reset_all || !judgement.reset.is_empty() {
-            if self.server.exchange.status() != TransactionStatus::Idle {
-                // It may yet be rolled back: the server knows, we would have to guess.
-                session.pinned = Some("reset in a transaction");
-            }
-            let resets = session.resets.get_or_insert_default();
-            resets.all |= judgement.reset_all;
-            resets.names.extend(judgement.reset.iter().cloned());
-        }
-        if judgement.deallocate_all {
-            self.server.prepared.forget_all();
-            let settled = self.server.exchange.nothing_owed();
-            session.statements.clear();
-            if settled {
-                session.statements.succeeded();
-            }
-        }
-        judgement
-    }
-}
-
-impl Judgement {
-    fn of(effects: &Effects, reported: &Parameters) -> Self {
-        let mut judgement = Self::default();
+    /// Statements that are about to be deallocated are so from here on. Answers the note for what does it.
+    fn deallocate(&mut self, effects: &Effects) -> Note {
+        let mut note = 0;
         for step in effects.steps() {
-            judgement.add(&step.effect, reported, effects.statements == 1);
+            match &step.effect {
+                Effect::Deallocate(at) => {
+                    if let Ok(statement) = self.session.statements.get(&at.name) {
+                        self.server.prepared.failed(statement.id());
+                        self.session.statements.remove(&at.name);
+                        note = NOTE_CLIENT;
+                    }
+                }
+                Effect::DeallocateAll | Effect::DiscardAll => {
+                    self.server.prepared.forget_all();
+                    self.session.statements.clear();
+                    note = NOTE_CLIENT;
+                }
+                _ => {}
+            }
         }
-        if effects.traits.has(Traits::LOCKS) {
-            judgement.pin = Some("advisory lock");
-        }
-        if effects.traits.has(Traits::TEMPORARY) {
-            judgement.pin = Some("temporary object");
-        }
-        judgement.scrub |=
-            effects.traits.has(Traits::OPAQUE) || effects.traits.has(Traits::MALFORMED);
-        judgement
+        note
     }
-
-    fn add(&mut self, effect: &Effect, reported: &Parameters, alone: bool) {
-        match effect {
-            Effect::Setting(Change::Set {
-                scope: Scope::Local,
-                ..
-            }) => {}
-            Effect::Setting(Change::Set {
-                name, value: None, ..
-            }) => {
-                self.scrub = true;
-                self.reset.push(name.to_vec().into());
-            }
-            // The server reports it, so that we hear of it, and of its end if the transaction fails.
-            Effect::Setting(Change::Set { name, .. })
-                if Parameters::is_settable(name) && reported.get(name).is_some() => {}
-            Effect::Setting(Change::Set { .. })
-            | Effect::SettingsUnknown
-            | Effect::SetConfig(_) => self.pin = Some("setting"),
-            Effect::Setting(Change::ResetAll) => {
-                self.scrub = true;
-                self.reset_all = true;
-            }
-            Effect::DiscardAll => {
-                self.scrub = true;
-                self.reset_all = true;
-                self.deallocate_all = true;
-            }
-            Effect::DeallocateAll => self.deallocate_all = true,
-            Effect::Deallocate(name) if alone => self.deallocate = Some(name.clone()),
-            Effect::Prepare(_) => self.pin = Some("prepared statement"),
-            Effect::Declare { hold: true, .. } => self.pin = Some("cursor"),
-            Effect::Listen(_) => self.pin = Some("listen"),
-            Effect::Temporary => self.pin = Some("temporary object"),
-            Effect::Load => self.pin = Some("library"),
-            _ => {}
-        }
-    }
-}
-
-/// Settings that a statement has put back to the server's own values, where the client expects those of the start
-/// of its session.
-#[derive(Default)]
-pub(super) struct Resets {
-    all: bool,
-    names: Vec<Box<[u8]>>,
 }
 
 impl Session {
-    /// The server has done what the client's RESET said: from here on the client has what it began with.
-    pub(super) fn finish_resets(&mut self) {
-        let Some(resets) = self.resets.take() else {
-            return;
-        };
-        if resets.all {
-            self.settings = Rc::clone(&self.baseline);
-            return;
-        }
-        let mut settings = (*self.settings).clone();
-        for name in &resets.names {
-            match self.baseline.get(name) {
-                Some(value) => settings.set(name, value),
-                None => settings.remove(name),
-            };
-        }
-        self.settings = Rc::new(settings);
+    /// Does it share servers with other clients?
+    fn pools(&self) -> bool {
+        self.slot.config.mode != PoolerMode::Session
     }
 
     /// Are names of prepared statements translated?
     fn translates(&self) -> bool {
-        self.slot.config.mode != PoolerMode::Session
-            && self.state.config.prepared.level != PreparedStatements::Disabled
+        self.pools() && self.state.config.prepared.level != PreparedStatements::Disabled
+    }
+
+    /// Does a statement have another name on the server?
+    fn renames(&self, unnamed: bool) -> bool {
+        let anonymous = self.state.config.prepared.level == PreparedStatements::ExtendedAnonymous;
+        self.translates() && (!unnamed || anonymous)
     }
 }
+
+/// No client has a statement of this name, and no server.
+const NO_STATEMENT: &[u8] = b"__pgdog_unnamed";
 
 fn close(server: &mut Server, id: Option<Id>) {
     let Some(id) = id else { return };
@@ -618,36 +736,18 @@ fn parse(server: &mut Server, statement: &Statement, fate: Fate, note: Note) {
         .sent_with(Owed::ParseComplete, fate, note | NOTE_SERVER);
 }
 
+/// Parse of ours under a name that the server's list of statements does not know.
+fn parse_as(server: &mut Server, name: &[u8], statement: &Statement) {
+    let mut message = Vec::new();
+    Parse::encode_content(&mut message, name, statement.definition());
+    server.stream.write(&message);
+    server.exchange.sent(Owed::ParseComplete, Fate::Drop);
+}
+
 /// Portal and statement at the front of a Bind's body, if both are there.
 fn statement_of_bind(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let portal_end = memchr::memchr(0, body)?;
     let (portal, rest) = (body.get(..portal_end)?, body.get(portal_end + 1..)?);
     let statement_end = memchr::memchr(0, rest)?;
     Some((portal, rest.get(..statement_end)?))
-}
-
-pub(super) fn dialect(reported: &Parameters) -> Dialect {
-    let get = |name| reported.get(name).unwrap_or_default();
-    Dialect::of(get("standard_conforming_strings"), get("client_encoding"))
-}
-
-/// Settings that decide what a literal means when a statement is parsed: part of what the statement is.
-fn parse_context(settings: &Parameters) -> Vec<u8> {
-    const READ_BY_PARSER: [&str; 5] = [
-        "client_encoding",
-        "DateStyle",
-        "IntervalStyle",
-        "standard_conforming_strings",
-        "TimeZone",
-    ];
-    let mut context = Vec::new();
-    for name in READ_BY_PARSER {
-        if let Some(value) = settings.get(name) {
-            context.extend_from_slice(name.as_bytes());
-            context.push(b'=');
-            context.extend_from_slice(value);
-            context.push(0);
-        }
-    }
-    context
 }

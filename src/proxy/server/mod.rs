@@ -6,19 +6,21 @@ mod reset;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use cores::{Buf, Core, Stream};
 
 use crate::prepared::server::ServerStatements;
-use crate::protocol::backend::{tag, ParameterStatus};
+use crate::protocol::backend::{tag, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::sql::settings::{Settings, Transition};
 
 use super::core_state::CoreState;
 
@@ -37,8 +39,8 @@ pub(crate) struct Server {
     replies: Replies,
     /// As it last reported.
     pub(crate) reported: Rc<Parameters>,
-    /// What was set on it beyond its defaults.
-    pub(crate) applied: Rc<Parameters>,
+    /// What was set on it beyond its own values.
+    pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
     pub(crate) prepared: ServerStatements,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Server {
 pub(crate) const NOTE_SERVER: Note = 1;
 /// The answered message changed the names of the client's prepared statements.
 pub(crate) const NOTE_CLIENT: Note = 2;
+/// The answered message has effects on the client's session.
+pub(crate) const NOTE_EFFECTS: Note = 4;
 
 /// Where in the server's stream of messages we are.
 #[derive(Default)]
@@ -62,7 +66,7 @@ struct Replies {
 pub(crate) struct Parcel {
     fd: OwnedFd,
     reported: Parameters,
-    applied: Parameters,
+    settings: Arc<Settings>,
     target: cancel::Address,
     prepared: ServerStatements,
 }
@@ -104,11 +108,15 @@ pub(crate) trait Recipient {
     /// The same, for bytes not in a receive buffer.
     fn forward_copy(&mut self, bytes: &[u8]);
     /// The server reported a parameter because of what the recipient did.
-    fn parameter(&mut self, server: &mut Rc<Parameters>, name: &[u8], value: &[u8]);
+    fn parameter(&mut self, name: &[u8], value: &[u8]);
     /// The oldest change to the recipient's prepared statements has been answered.
     fn statement_answered(&mut self) {}
-    /// A Sync or Query of the recipient is answered, or was ignored.
-    fn ready(&mut self) {}
+    /// A statement of the recipient with effects on its session has succeeded; `tag` is its command tag.
+    fn statement_done(&mut self, _tag: &[u8]) {}
+    /// A message of the recipient has failed, and with it its batch.
+    fn failed(&mut self) {}
+    /// A Sync or Query of the recipient is answered; without a status, it was ignored.
+    fn ready(&mut self, _status: Option<TransactionStatus>) {}
 }
 
 impl Server {
@@ -123,7 +131,7 @@ impl Server {
             exchange: Exchange::default(),
             replies: Replies::default(),
             reported,
-            applied: Rc::default(),
+            settings: Arc::default(),
             target: Rc::new(Target::new(target)),
             prepared,
         }
@@ -131,8 +139,8 @@ impl Server {
 
     /// Notes a Sync or Query. False: the server ignores it, no ReadyForQuery will come.
     #[inline]
-    pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate) -> bool {
-        let answered = self.exchange.sent(owed, fate);
+    pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate, note: Note) -> bool {
+        let answered = self.exchange.sent_with(owed, fate, note);
         if answered {
             self.prepared.sync();
         }
@@ -159,8 +167,17 @@ impl Server {
 
     /// What follows from a reply for prepared statements.
     #[inline]
-    fn account(&mut self, tag: u8, fate: Fate, to: &mut impl Recipient) {
+    fn account(&mut self, tag: u8, body: &[u8], fate: Fate, to: &mut impl Recipient) {
         match tag {
+            tag::COMMAND_COMPLETE => {
+                let note = self.exchange.take_note();
+                if note & NOTE_CLIENT != 0 {
+                    to.statement_answered();
+                }
+                if note & NOTE_EFFECTS != 0 {
+                    to.statement_done(body.strip_suffix(b"\0").unwrap_or(body));
+                }
+            }
             tag::PARSE_COMPLETE | tag::CLOSE_COMPLETE => {
                 let note = self.exchange.take_note();
                 if note & NOTE_SERVER != 0 {
@@ -173,13 +190,16 @@ impl Server {
             tag::READY_FOR_QUERY => {
                 self.prepared.ready();
                 if fate == Fate::Forward {
-                    to.ready();
+                    to.ready(Some(self.exchange.status()));
                 }
             }
             tag::COPY_IN_RESPONSE | tag::ERROR_RESPONSE => {
+                if tag == tag::ERROR_RESPONSE && fate == Fate::Forward {
+                    to.failed();
+                }
                 for _ in 0..self.exchange.take_ignored_syncs() {
                     self.prepared.ready();
-                    to.ready();
+                    to.ready(None);
                 }
             }
             _ => {}
@@ -229,13 +249,13 @@ impl Server {
                 return self.begin_partial(buf, header.frame_bytes());
             }
             let fate = self.exchange.received(header.tag, body.first().copied())?;
-            self.account(header.tag, fate, to);
+            let body = body.get(..header.body_bytes).unwrap_or_default();
+            self.account(header.tag, body, fate, to);
             if header.tag == tag::ERROR_RESPONSE && whole {
-                let body = body.get(..header.body_bytes).unwrap_or_default();
                 self.heed(body);
             }
             if header.tag == tag::PARAMETER_STATUS {
-                self.parameter(body.get(..header.body_bytes).unwrap_or_default(), fate, to);
+                self.parameter(body, fate, to);
             }
             let here = header.frame_bytes().min(rest.len());
             if !whole {
@@ -289,7 +309,7 @@ impl Server {
         // Only a message read whole is looked into.
         let body = partial.get(HEADER_BYTES..).unwrap_or_default();
         let fate = self.exchange.received(header.tag, body.first().copied())?;
-        self.account(header.tag, fate, to);
+        self.account(header.tag, body, fate, to);
         if header.tag == tag::PARAMETER_STATUS {
             self.parameter(body, fate, to);
         }
@@ -310,7 +330,7 @@ impl Server {
             Rc::make_mut(&mut self.reported).set(status.name, status.value);
         }
         if fate == Fate::Forward {
-            to.parameter(&mut self.applied, status.name, status.value);
+            to.parameter(status.name, status.value);
         }
     }
 
@@ -328,20 +348,50 @@ impl Server {
         }
     }
 
-    /// Runs a statement of ours and reads its replies to the end. The exchange must owe nothing.
-    pub(crate) async fn run(&mut self, sql: &str) -> Result<(), RunError> {
+    /// Runs statements of ours and reads their replies to the end. The exchange must owe nothing.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<Collector, RunError> {
         let mut message = Vec::with_capacity(sql.len() + 6);
-        frontend::Query {
-            text: sql.as_bytes(),
-        }
-        .encode(&mut message);
+        let text = sql.as_bytes();
+        frontend::Query { text }.encode(&mut message);
         self.stream.send_vec(message);
-        self.sent_to_ready(Owed::Results, Fate::Forward);
+        self.sent_to_ready(Owed::Results, Fate::Forward, 0);
+        self.collect().await
+    }
+
+    /// Brings the server from the settings that it has to these. Errors of the server leave it as it was, or unsure:
+    /// then it is marked so, and must be closed.
+    pub(crate) async fn bring_to(
+        &mut self,
+        settings: &Arc<Settings>,
+    ) -> Result<Option<Collector>, RunError> {
+        let Some(Transition { encoding, text }) = Transition::between(&self.settings, settings)
+        else {
+            return Ok(None);
+        };
+        let mut message = Vec::with_capacity(encoding.len() + text.len() + 12);
+        for text in [&encoding, &text] {
+            if !text.is_empty() {
+                frontend::Query { text }.encode(&mut message);
+                self.sent_to_ready(Owed::Results, Fate::Forward, 0);
+            }
+        }
+        self.stream.send_vec(message);
+        let outcome = self.collect().await;
+        if outcome.is_ok() {
+            self.settings = Arc::clone(settings);
+        } else if !encoding.is_empty() {
+            self.exchange.note_farewell(); // in an encoding between the two
+        }
+        outcome.map(Some)
+    }
+
+    async fn collect(&mut self) -> Result<Collector, RunError> {
         let mut replies = Collector::default();
         self.drain(&mut replies).await.map_err(RunError::Lost)?;
-        replies
-            .error()
-            .map_or(Ok(()), |body| Err(RunError::Server(body)))
+        match replies.error() {
+            Some(body) => Err(RunError::Server(body)),
+            None => Ok(replies),
+        }
     }
 
     /// Reads until nothing is owed.
@@ -381,7 +431,7 @@ impl Server {
         let Self {
             stream,
             reported,
-            applied,
+            settings,
             target,
             prepared,
             ..
@@ -390,7 +440,7 @@ impl Server {
             Ok((fd, rest)) if rest.is_empty() => Ok(Parcel {
                 fd,
                 reported: Rc::unwrap_or_clone(reported),
-                applied: Rc::unwrap_or_clone(applied),
+                settings,
                 target: target.address.clone(),
                 prepared,
             }),
@@ -407,7 +457,7 @@ impl Server {
             parcel.target,
             parcel.prepared,
         );
-        server.applied = Rc::new(parcel.applied);
+        server.settings = parcel.settings;
         server
     }
 
@@ -440,7 +490,10 @@ fn forward(buf: &mut Buf, bytes: usize, to: &mut impl Recipient) {
 
 /// Messages whose content matters here.
 fn read_whole(tag: u8) -> bool {
-    matches!(tag, tag::READY_FOR_QUERY | tag::PARAMETER_STATUS)
+    matches!(
+        tag,
+        tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::COMMAND_COMPLETE
+    )
 }
 
 /// Why a statement of ours did not run.
@@ -453,10 +506,32 @@ pub(crate) enum RunError {
 }
 
 /// Takes the replies to our own statements, as far as they are short.
-#[derive(Default)]
-struct Collector(Vec<u8>);
+#[derive(Debug, Default)]
+pub(crate) struct Collector(Vec<u8>);
 
 impl Collector {
+    /// The first column of the first row, if it is there and not null.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
+        let row = frames.find(|frame| frame.tag == tag::DATA_ROW)?;
+        let (_, rest) = row.body.split_first_chunk::<2>()?;
+        let (bytes, rest) = rest.split_first_chunk::<4>()?;
+        rest.get(..usize::try_from(i32::from_be_bytes(*bytes)).ok()?)
+    }
+
+    /// The ParameterStatus messages, as they came.
+    pub(crate) fn parameters(&self) -> Vec<u8> {
+        let mut parameters = Vec::new();
+        for frame in Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok) {
+            if let (tag::PARAMETER_STATUS, Ok(status)) =
+                (frame.tag, ParameterStatus::parse(frame.body))
+            {
+                status.encode(&mut parameters);
+            }
+        }
+        parameters
+    }
+
     /// The body of the first ErrorResponse.
     fn error(&self) -> Option<Vec<u8>> {
         let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
@@ -476,5 +551,5 @@ impl Recipient for Collector {
         self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    fn parameter(&mut self, _: &mut Rc<Parameters>, _: &[u8], _: &[u8]) {}
+    fn parameter(&mut self, _: &[u8], _: &[u8]) {}
 }

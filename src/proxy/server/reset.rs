@@ -1,6 +1,7 @@
 //! A server comes back from a client: fit for the next one, made fit, or not.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::choice::ConnectionRecovery;
@@ -33,14 +34,9 @@ impl Server {
         self.at_rest() && !self.target.is_touched() && !self.exchange.said_farewell()
     }
 
-    /// Makes the server fit; false if it is of no further use. `half_sent`: the client left amid a message.
-    pub(crate) async fn reset(
-        &mut self,
-        state: &Rc<CoreState>,
-        reset: Reset,
-        half_sent: bool,
-    ) -> bool {
-        if half_sent || self.exchange.replicating() || self.exchange.said_farewell() {
+    /// Makes the server fit; false if it is of no further use.
+    pub(crate) async fn reset(&mut self, state: &Rc<CoreState>, reset: Reset) -> bool {
+        if self.exchange.replicating() || self.exchange.said_farewell() {
             return false;
         }
         let servers = &state.config.servers;
@@ -64,6 +60,7 @@ impl Server {
     }
 
     async fn clean(&mut self, state: &Rc<CoreState>, reset: Reset) -> bool {
+        let reported = Rc::clone(&self.reported);
         if self.exchange.copying_in() {
             let mut message = Vec::new();
             frontend::CopyFail {
@@ -84,7 +81,7 @@ impl Server {
             message.extend_from_slice(&frontend::SYNC);
             self.stream.send_vec(message);
             self.exchange.sent(Owed::Execution, Fate::Forward);
-            self.sent_to_ready(Owed::Ready, Fate::Forward);
+            self.sent_to_ready(Owed::Ready, Fate::Forward, 0);
         }
         let patience = state.core.now() + DRAIN_PATIENCE;
         let drained = state
@@ -105,19 +102,20 @@ impl Server {
         {
             return false;
         }
-        if reset == Reset::Session {
+        // What it reported while nobody listened may be a setting that somebody's function made.
+        if reset == Reset::Session || *reported != *self.reported {
             self.prepared.forget_all();
             if self.run("DISCARD ALL").await.is_err() {
                 return false;
             }
-            self.applied = Rc::default();
+            self.settings = Arc::default();
         }
         while self.target.is_touched() {
             self.target.settled().await;
             self.target.proven_idle();
             // A late cancel hits this statement or none: its error is of no interest, its end is.
             match self.run("SELECT 1").await {
-                Ok(()) | Err(super::RunError::Server(_)) => {}
+                Ok(_) | Err(super::RunError::Server(_)) => {}
                 Err(super::RunError::Lost(_)) => return false,
             }
         }

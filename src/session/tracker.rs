@@ -1,0 +1,192 @@
+//! Statements that change the session, on their way through the pipeline.
+//!
+//! What a text would do is known when it is sent, whether it did only when the server has answered. Messages
+//! without such effects are not in here at all; a session that never sends any has no tracker.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use crate::sql::session::{Effects, Step};
+
+/// The statements with effects of one client that are sent and not answered, and where others wait to be executed.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    /// Oldest first.
+    unanswered: VecDeque<Unanswered>,
+    /// Of the unnamed prepared statement.
+    unnamed: Option<Rc<Effects>>,
+    /// By name, the unnamed one included.
+    portals: HashMap<Box<[u8]>, Rc<Effects>>,
+}
+
+#[derive(Debug)]
+enum Unanswered {
+    /// Query: its statements are answered one after the other, the next is this.
+    Query(Rc<Effects>, u32),
+    /// Execute: its one statement.
+    Execute(Rc<Effects>),
+    /// Sync or the end of a Query: ReadyForQuery will come.
+    Sync,
+}
+
+/// A statement that has succeeded.
+#[derive(Debug)]
+pub struct Done {
+    effects: Rc<Effects>,
+    statement: u32,
+}
+
+impl Done {
+    /// What it did.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        let steps = self.effects.steps().iter();
+        steps.filter(|step| step.statement == self.statement)
+    }
+}
+
+impl Tracker {
+    /// For a client to which this many ReadyForQuery are still owed.
+    pub fn new(syncs: u32) -> Self {
+        Self {
+            unanswered: (0..syncs).map(|_| Unanswered::Sync).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Parse of the unnamed statement. None: it has no effects.
+    pub fn parsed(&mut self, effects: Option<Rc<Effects>>) {
+        self.unnamed = effects;
+    }
+
+    /// The effects of the unnamed statement.
+    pub fn unnamed(&self) -> Option<Rc<Effects>> {
+        self.unnamed.clone()
+    }
+
+    /// Bind, or Close of a portal. None: it has no effects.
+    pub fn bound(&mut self, portal: &[u8], effects: Option<Rc<Effects>>) {
+        match effects {
+            Some(effects) => self.portals.insert(portal.into(), effects),
+            None => self.portals.remove(portal),
+        };
+    }
+
+    /// What Execute of this portal will do.
+    pub fn portal(&self, name: &[u8]) -> Option<Rc<Effects>> {
+        self.portals.get(name).cloned()
+    }
+
+    /// A Query with these effects was sent; [`Self::sync`] follows.
+    pub fn queried(&mut self, effects: Rc<Effects>) {
+        self.unnamed = None; // PostgreSQL drops it
+        self.unanswered.push_back(Unanswered::Query(effects, 0));
+    }
+
+    /// An Execute with these effects was sent.
+    pub fn executed(&mut self, effects: Rc<Effects>) {
+        self.unanswered.push_back(Unanswered::Execute(effects));
+    }
+
+    /// Something was sent that ReadyForQuery will answer.
+    pub fn sync(&mut self) {
+        self.unanswered.push_back(Unanswered::Sync);
+    }
+
+    /// CommandComplete for a Query or Execute with effects.
+    pub fn succeeded(&mut self) -> Option<Done> {
+        match self.unanswered.front_mut()? {
+            Unanswered::Query(effects, next) => {
+                let statement = *next;
+                *next += 1;
+                Some(Done {
+                    effects: Rc::clone(effects),
+                    statement,
+                })
+            }
+            Unanswered::Execute(effects) => {
+                let effects = Rc::clone(effects);
+                self.unanswered.pop_front();
+                Some(Done {
+                    effects,
+                    statement: 0,
+                })
+            }
+            Unanswered::Sync => None,
+        }
+    }
+
+    /// ReadyForQuery, or a Sync that the server ignored: what has no answer up to here was not done.
+    pub fn ready(&mut self) {
+        while let Some(unanswered) = self.unanswered.pop_front() {
+            if matches!(unanswered, Unanswered::Sync) {
+                return;
+            }
+        }
+    }
+
+    /// Is a statement with effects under way?
+    pub fn is_pending(&self) -> bool {
+        let is_sync = |unanswered: &Unanswered| matches!(unanswered, Unanswered::Sync);
+        !self.unanswered.iter().all(is_sync)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::lexer::Dialect;
+    use crate::sql::session::effects;
+
+    fn of(text: &str) -> Rc<Effects> {
+        Rc::new(effects(text.as_bytes(), Dialect::default()))
+    }
+
+    fn steps(tracker: &mut Tracker) -> usize {
+        tracker
+            .succeeded()
+            .map_or(usize::MAX, |done| done.steps().count())
+    }
+
+    #[test]
+    fn a_query_is_answered_statement_by_statement() {
+        let mut tracker = Tracker::new(1);
+        tracker.queried(of("SELECT 1; SET a = 1; SET b = 2"));
+        tracker.sync();
+        assert!(tracker.is_pending());
+        assert_eq!(steps(&mut tracker), usize::MAX, "of what was sent before");
+        tracker.ready();
+        assert_eq!([(); 3].map(|()| steps(&mut tracker)), [0, 1, 1]);
+        tracker.ready();
+        assert!(!tracker.is_pending());
+    }
+
+    #[test]
+    fn what_follows_an_error_up_to_sync_was_not_done() {
+        let mut tracker = Tracker::new(0);
+        for text in ["SET a = 1", "SET b = 1", "SET c = 1"] {
+            tracker.executed(of(text));
+        }
+        tracker.sync();
+        tracker.executed(of("SET d = 1"));
+        tracker.sync();
+        assert_eq!(steps(&mut tracker), 1);
+        tracker.ready();
+        let done = tracker.succeeded().unwrap();
+        assert_eq!(done.steps().next(), of("SET d = 1").steps().first());
+        tracker.ready();
+        assert!(!tracker.is_pending());
+    }
+
+    #[test]
+    fn a_portal_runs_what_was_bound_to_it() {
+        let mut tracker = Tracker::new(0);
+        tracker.parsed(Some(of("SET a = 1")));
+        tracker.bound(b"p", tracker.unnamed());
+        tracker.parsed(None);
+        tracker.bound(b"", tracker.unnamed());
+        assert_eq!(tracker.portal(b"p"), Some(of("SET a = 1")));
+        assert_eq!(tracker.portal(b""), None);
+        tracker.bound(b"p", None);
+        assert_eq!(tracker.portal(b"p"), None);
+    }
+}
