@@ -41,3 +41,5 @@ mod startup;
 mod state;
 #[path = "proxy/streaming.rs"]
 mod streaming;
+#[path = "proxy/timeouts.rs"]
+mod timeouts;

@@ -424,6 +424,12 @@ impl ClientStatements {
         self.shrink();
     }
 
+    /// The server is gone amid a batch that has no Sync yet: what has no answer did not happen.
+    pub fn abandoned(&mut self) {
+        self.sync();
+        self.ready();
+    }
+
     /// How many Syncs and Queries have no ReadyForQuery yet.
     pub fn syncs(&self) -> u32 {
         self.syncs

@@ -177,6 +177,24 @@ impl Exchange {
         std::mem::take(&mut self.note)
     }
 
+    /// Is an answer owed to a message with this note?
+    pub fn owes(&self, note: Note) -> bool {
+        self.owed.iter().any(|entry| entry.note & note != 0)
+    }
+
+    /// How many ReadyForQuery are owed.
+    pub fn batches_owed(&self) -> usize {
+        let ready = |entry: &&Entry| matches!(entry.owed, Owed::Ready | Owed::Results);
+        self.owed.iter().filter(ready).count()
+    }
+
+    /// The next reply, whatever it is, is for nobody.
+    pub fn drop_next(&mut self) {
+        if let Some(entry) = self.owed.front_mut() {
+            entry.fate = Fate::Drop;
+        }
+    }
+
     /// How many Syncs and Queries are owed a ReadyForQuery no more since the last call: Syncs amid COPY data, Queries
     /// skipped after an error.
     #[inline]

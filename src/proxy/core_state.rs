@@ -261,6 +261,13 @@ impl Link {
         self.notice.get()
     }
 
+    /// The session has heeded this notice, and goes on.
+    pub(crate) fn dismiss(&self, notice: Notice) {
+        if self.notice.get() == Some(notice) {
+            self.notice.set(None);
+        }
+    }
+
     /// Remembers whom to wake.
     #[inline]
     pub(crate) fn listen(&self, cx: &Context<'_>) {
@@ -288,7 +295,7 @@ impl Link {
         self.since.set(now);
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let waker = self.waker.borrow().clone();
         if let Some(waker) = waker {
             waker.wake();

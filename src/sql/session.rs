@@ -191,6 +191,12 @@ impl Effects {
         self.traits.without(harmless) == Traits::NONE && self.steps().iter().all(control)
     }
 
+    /// May it commit a transaction block?
+    pub fn commits(&self) -> bool {
+        let mut steps = self.steps().iter();
+        steps.any(|step| matches!(step.effect, Effect::Commit { .. }))
+    }
+
     /// Do its statements change what the session is to have elsewhere, too: settings that outlive the transaction,
     /// the meaning of prepared statements, their names?
     pub fn sets(&self) -> bool {

@@ -2,6 +2,7 @@
 //! server last exactly as long as their cause.
 
 use crate::support::postgres::{ALICE, PASSWORD};
+use crate::support::process::{poll, PATIENCE};
 use crate::support::wire::{
     bind, close, describe, execute, parse, query, startup, sync, terminate, VERSION_3_0,
 };
@@ -558,4 +559,147 @@ fn a_statement_means_what_its_clients_settings_say() {
             .contains("D:2026-01-01 00:00:00"));
     }
     pgdog.stop();
+}
+
+#[test]
+fn a_stale_plan_is_made_anew_where_the_client_asks_what_it_gets() {
+    let (pgdog, mut client, mut other) = two_clients("");
+    client.query("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    assert_eq!(
+        client.ask(&[parse("s", "SELECT * FROM t"), sync()]),
+        "1 Z:I"
+    );
+    let lone = [
+        bind("", "s", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ]
+    .concat();
+    assert_eq!(
+        client.ask(std::slice::from_ref(&lone)),
+        "2 T D:1 C:SELECT_1 Z:I"
+    );
+    other.query("ALTER TABLE t ADD COLUMN b int DEFAULT 2");
+    assert_eq!(
+        client.ask(std::slice::from_ref(&lone)),
+        "2 T D:1|2 C:SELECT_1 Z:I"
+    );
+    other.query("ALTER TABLE t ADD COLUMN c int DEFAULT 3");
+    // Pipelined twice it is not alone.
+    client.send(&[lone.clone(), lone.clone()].concat());
+    assert_eq!(client.batches(2), "E:0A000 Z:I E:0A000 Z:I");
+    assert_eq!(
+        client.ask(std::slice::from_ref(&lone)),
+        "2 T D:1|2|3 C:SELECT_1 Z:I"
+    );
+    // In a transaction it is an error, as ever.
+    other.query("ALTER TABLE t DROP COLUMN b");
+    client.query("BEGIN");
+    assert_eq!(client.ask(std::slice::from_ref(&lone)), "E:0A000 Z:E");
+    client.query("ROLLBACK");
+    for _ in 0..3 {
+        assert_eq!(
+            client.ask(std::slice::from_ref(&lone)),
+            "2 T D:1|3 C:SELECT_1 Z:I"
+        );
+    }
+    // Without Describe the client would take the rows for what they were.
+    other.query("ALTER TABLE t DROP COLUMN c");
+    let blind = [bind("", "s", &[]), execute("", 0), sync()].concat();
+    assert_eq!(client.ask(std::slice::from_ref(&blind)), "E:0A000 Z:I");
+    assert_eq!(
+        client.ask(std::slice::from_ref(&blind)),
+        "2 D:1 C:SELECT_1 Z:I"
+    );
+    pgdog.stop();
+}
+
+/// Transactions that a database has seen, our own included, once nobody is connected to it any more.
+fn transactions(database: &str) -> u64 {
+    let mut admin = Postgres::shared().admin("postgres");
+    let left = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'");
+    poll(PATIENCE, "the servers to be gone", || {
+        (admin.value(&left) == "0").then_some(())
+    });
+    let count = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname";
+    admin
+        .value(&format!("{count} = '{database}'"))
+        .parse()
+        .unwrap()
+}
+
+/// Autovacuum and the test itself also have transactions.
+const OTHER_TRANSACTIONS: u64 = 200;
+
+/// Two clients take turns on one server: how many transactions it took, besides those of logins and preparations.
+fn take_turns(turns: u64, settings: [&[(&str, &str)]; 2]) -> u64 {
+    let database = Postgres::shared().database("state");
+    let mut admin = Postgres::shared().admin(&database);
+    admin.query("DO $$BEGIN CREATE ROLE state_role; EXCEPTION WHEN duplicate_object THEN END$$");
+    admin.query("GRANT state_role TO alice");
+    drop(admin);
+    let before = transactions(&database);
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1")
+        .start();
+    let mut clients = settings.map(|settings| {
+        let mut client = pgdog.client(&database);
+        for (name, value) in settings {
+            client.query(&format!("SET {name} TO {value}"));
+        }
+        client
+    });
+    let look = "SELECT current_setting('search_path'), current_setting('TimeZone'), \
+        current_setting('statement_timeout'), current_user, ";
+    for (client, own) in clients.iter_mut().zip(["'one'", "'other'"]) {
+        client.ask(&[parse("s", &format!("{look}{own}")), sync()]);
+    }
+    let run_s = [bind("", "s", &[]), execute("", 0), sync()].concat();
+    let expected = clients
+        .each_mut()
+        .map(|client| client.ask(std::slice::from_ref(&run_s)));
+    assert_ne!(expected[0], expected[1]);
+    for turn in 0..turns {
+        for (client, expected) in clients.iter_mut().zip(&expected) {
+            assert_eq!(
+                client.ask(std::slice::from_ref(&run_s)),
+                *expected,
+                "turn {turn}"
+            );
+        }
+    }
+    pgdog.stop();
+    transactions(&database) - before
+}
+
+#[test]
+fn clients_with_all_kinds_of_different_state_alternate_a_hundred_thousand_times() {
+    let turns = 50_000;
+    let used = take_turns(
+        turns,
+        [
+            &[
+                ("search_path", "pg_catalog, \"Odd, one\""),
+                ("TimeZone", "'Asia/Tokyo'"),
+                ("statement_timeout", "'71s'"),
+                ("ROLE", "state_role"),
+            ],
+            &[
+                ("search_path", "public"),
+                ("TimeZone", "'America/New_York'"),
+                ("statement_timeout", "'72s'"),
+            ],
+        ],
+    );
+    // One for the query and one to switch, each turn of each client.
+    assert!(used <= 4 * turns + OTHER_TRANSACTIONS, "{used}");
+}
+
+#[test]
+fn clients_with_equal_settings_cost_no_round_trip() {
+    let turns = 5_000;
+    let same: &[(&str, &str)] = &[("statement_timeout", "'71s'"), ("TimeZone", "'Asia/Tokyo'")];
+    let used = take_turns(turns, [same, same]);
+    assert!(used <= 2 * turns + OTHER_TRANSACTIONS, "{used}");
 }

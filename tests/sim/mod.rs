@@ -13,7 +13,7 @@ use self::random::Random;
 use self::world::{Command, Fault, Plan, Report, World, MS};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 
 /// A few busy moments on a few cores, with every kind of trouble.
 fn plan(seed: u64) -> Plan {

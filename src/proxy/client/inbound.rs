@@ -85,6 +85,12 @@ impl Inbound {
         }
     }
 
+    /// Puts bytes that were taken in front again. Not in the middle of a message.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        let bytes = [bytes, self.bytes()].concat();
+        self.pending = Pending::Kept { bytes, done: 0 };
+    }
+
     /// Gives the receive buffer back, keeping its bytes.
     pub(super) fn settle(&mut self) {
         if let Pending::Lent(buf) = &self.pending {

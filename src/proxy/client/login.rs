@@ -66,7 +66,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
         Some(Ok(None)) => return None,
         Some(Ok(Some(admitted))) => return Some(admitted.session(state, newcomer)),
         Some(Err(End::Fatal(error))) => error,
-        Some(Err(End::Left | End::Silent)) => return None,
+        Some(Err(End::Left | End::Silent | End::Recovered)) => return None,
         None => {
             let limit = state
                 .config
@@ -112,6 +112,8 @@ impl Admitted {
             unbound: None,
             unbound_in: 0,
             skipping: false,
+            timed_out: false,
+            retry: None,
         }
     }
 }

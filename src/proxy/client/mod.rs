@@ -19,7 +19,7 @@ use crate::error::{Error, Fault};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
-use crate::protocol::error_fields::put_error;
+use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
 use crate::protocol::parameters::Parameters;
@@ -30,7 +30,7 @@ use crate::sql::settings::Settings;
 
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::{Conn, Held, PoolSlot};
-use super::server::{Lost, Reset, RunError, Server};
+use super::server::{Lost, OnError, Recipient, Reset, RunError, Server};
 
 use inbound::Inbound;
 use relay::Relay;
@@ -68,6 +68,10 @@ struct Session {
     unbound_in: u32,
     /// After an error of ours in a batch: everything up to Sync is ignored.
     skipping: bool,
+    /// The running statement was cancelled by `query_timeout`.
+    timed_out: bool,
+    /// The batch that the server has, if it may be sent again should the plan of its statement be stale.
+    retry: Option<Box<[u8]>>,
 }
 
 /// Why a session ends.
@@ -79,6 +83,8 @@ enum End {
     Fatal(Error),
     /// The server's own last words have been passed on; nothing is to be added.
     Silent,
+    /// The server is gone, the client has heard of it and goes on.
+    Recovered,
 }
 
 impl From<Error> for End {
@@ -133,8 +139,17 @@ impl Session {
                 break Err(end);
             }
         };
-        self.give_back(held);
-        outcome
+        match outcome {
+            Err(End::Recovered) => {
+                drop(held);
+                self.let_go();
+                Ok(())
+            }
+            outcome => {
+                self.give_back(held);
+                outcome
+            }
+        }
     }
 
     /// Between two transactions: does the client keep its server?
@@ -454,18 +469,49 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
-    fn give_back(&mut self, mut held: Held) {
+    /// Forgets what concerns the server that it has had.
+    fn let_go(&mut self) -> Ties {
         *self.link.target.borrow_mut() = None;
         self.link.pinned.set(None);
         self.unnamed = Unnamed::None;
-        let ties = std::mem::take(&mut self.ties);
+        self.timed_out = false;
+        self.retry = None;
+        self.tracker = None;
+        std::mem::take(&mut self.ties)
+    }
+
+    /// The server was lost before it answered anything of the only batch. `ended`: its Sync was sent, or it was a
+    /// Query.
+    fn server_lost(&mut self, error: Error, ended: bool) -> End {
+        if self.state.config.clients.recovery != ClientRecovery::Recover {
+            return End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            });
+        }
+        let mut message = Vec::new();
+        put_error(&mut message, &error);
+        if ended {
+            message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
+            self.statements.ready();
+        } else {
+            self.statements.abandoned();
+            self.skipping = true;
+        }
+        self.stream.send_vec(message);
+        End::Recovered
+    }
+
+    /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
+    fn give_back(&mut self, mut held: Held) {
+        let tracked = self.tracker.is_some();
+        let ties = self.let_go();
         let half_sent = self.inbound.is_amid_message();
         // What was on its way may have changed settings, and nobody looks at the answers any more.
         let scrub = self.slot.config.mode == PoolerMode::Session
             || ties.scrub()
             || !self.settings.is_exact()
-            || self.tracker.take().is_some();
+            || tracked;
         if !scrub && held.is_fit() && !half_sent {
             if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
                 held.settings = Arc::clone(self.settings.on_server());
@@ -602,7 +648,10 @@ fn lost_error(lost: &Lost) -> Error {
     )
 }
 
-impl super::server::Recipient for Session {
+/// The function of PostgreSQL that says "cached plan must not change result type": the message may be translated.
+const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
+
+impl Recipient for Session {
     #[inline]
     fn forward(&mut self, buf: Buf) {
         self.stream.send(buf);
@@ -638,18 +687,40 @@ impl super::server::Recipient for Session {
         }
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
+        let code = fields.and_then(Fields::code);
+        if code == Some(SqlState::FEATURE_NOT_SUPPORTED) {
+            let stale = fields.and_then(|fields| fields.get(field::ROUTINE)) == Some(STALE_PLAN);
+            if let Some(batch) = self.retry.take().filter(|_| stale) {
+                self.inbound.put_back(&batch);
+                return OnError::Retry;
+            }
+        }
         self.settings.failed();
         // Whatever the batch parsed may not have been.
         self.unnamed = Unnamed::None;
         if self.unbound_in > 0 {
             self.unbound = None;
         }
+        if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {
+            let mut message = Vec::new();
+            put_error(
+                &mut message,
+                &Error {
+                    survives: crate::error::Survives::Session,
+                    ..self.farewell(Notice::QueryTimeout)
+                },
+            );
+            return OnError::Replace(message);
+        }
+        OnError::Forward
     }
 
     fn ready(&mut self, status: Option<TransactionStatus>) {
         self.statements.ready();
         self.unbound_in = self.unbound_in.saturating_sub(1);
+        let target = self.link.target.borrow();
+        self.timed_out &= target.as_ref().is_some_and(|target| !target.is_settled());
         // What the client has sent ahead begins now.
         self.link.since.set(self.state.core.now());
         if let Some(tracker) = &mut self.tracker {

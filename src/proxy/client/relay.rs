@@ -1,7 +1,9 @@
 //! One client and one server: bytes in both directions, looking only at what the exchange needs.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
@@ -9,9 +11,11 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::{Activity, Notice};
-use super::super::server::{Lost, Server};
+use super::super::server::{cancel, Lost, Server, NOTE_COMMIT};
 use super::{lost_error, End, Session};
 
+/// How long a server may take to stop a statement that we have cancelled.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 /// Buffers moved in one poll before others get their turn.
 const BURST: usize = 16;
 
@@ -42,10 +46,10 @@ impl<'a> Relay<'a> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.session.link.listen(cx);
-        if let Some(notice) = self.session.link.notice() {
-            if notice != Notice::Drain {
-                return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
-            }
+        match self.session.link.notice() {
+            None | Some(Notice::Drain) => {}
+            Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
+            Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
         for _ in 0..BURST {
             let sent = self.poll_client(cx)?;
@@ -67,6 +71,9 @@ impl<'a> Relay<'a> {
         let server = &mut *self.server;
         if server.exchange.is_full() || server.stream.poll_room(cx).is_pending() {
             return Poll::Pending;
+        }
+        if self.session.timed_out && !server.target.is_settled() {
+            return Poll::Pending; // the cancel request must not hit what comes next
         }
         if !self.session.inbound.is_empty() {
             if self.pass_messages()? {
@@ -124,26 +131,56 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
+    /// The statement has run for longer than `query_timeout`: the server is asked to stop, and has a while to do so.
+    fn cancel_statement(&mut self) {
+        let session = &mut *self.session;
+        session.timed_out = true;
+        session.link.dismiss(Notice::QueryTimeout);
+        let now = session.state.core.now();
+        let limit = session.state.config.servers.query_timeout;
+        // The next notice comes when this has used up the limit.
+        let elapsed = limit.unwrap_or_default().saturating_sub(CANCEL_PATIENCE);
+        session
+            .link
+            .since
+            .set(now.checked_sub(elapsed).unwrap_or(now));
+        let (state, target) = (Rc::clone(&session.state), Rc::clone(&self.server.target));
+        let process_id = session.link.key.process_id();
+        session.state.core.spawn(async move {
+            cancel::send(&state, &target).await;
+            let link = state.links.borrow().get(&process_id).cloned();
+            if let Some(link) = link {
+                link.wake();
+            }
+        });
+    }
+
     /// The server is gone, amid whatever it did.
-    fn lost(&self, lost: &Lost) -> End {
-        if self.server.exchange.said_farewell() {
+    fn lost(&mut self, lost: &Lost) -> End {
+        let exchange = &self.server.exchange;
+        if exchange.said_farewell() {
             return End::Silent; // the client has the server's own words
         }
+        let in_transaction = exchange.status() != TransactionStatus::Idle;
         let error = lost_error(lost);
-        let in_transaction = self.server.exchange.status() != TransactionStatus::Idle;
-        match (self.answered || in_transaction, lost) {
-            (false, _) => End::Fatal(Error {
+        if exchange.owes(NOTE_COMMIT) {
+            let text = "server connection lost during commit, outcome unknown";
+            let code = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
+            return End::Fatal(Error::fatal(Fault::Server, code, text));
+        }
+        if self.answered || in_transaction {
+            let text = "server connection lost, transaction state unknown";
+            let code = SqlState::CONNECTION_FAILURE;
+            return End::Fatal(Error::fatal(Fault::Server, code, text));
+        }
+        let tied = self.session.link.pinned.get().is_some();
+        let batches = exchange.batches_owed();
+        if tied || batches > 1 || self.session.inbound.is_amid_message() || !self.session.pools() {
+            return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
-            }),
-            (true, _) => {
-                let text = "server connection lost, transaction state unknown";
-                End::Fatal(Error::fatal(
-                    Fault::Server,
-                    SqlState::CONNECTION_FAILURE,
-                    text,
-                ))
-            }
+            });
         }
+        self.session.server_lost(error, batches == 1)
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Fault};
 use crate::prepared::server::Ensure;
 use crate::prepared::{Id, Prepared, Statement};
 use crate::protocol::exchange::{Fate, Note, Owed};
-use crate::protocol::frame::{peek, Header, HEADER_BYTES};
+use crate::protocol::frame::{peek, Frames, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Bind, Parse, Query, Target};
 use crate::protocol::sqlstate::SqlState;
 use crate::session::Tracker;
@@ -19,7 +19,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effect, Effects, NameAt};
 
 use super::super::core_state::Activity;
-use super::super::server::{Server, NOTE_CLIENT, NOTE_EFFECTS, NOTE_SERVER};
+use super::super::server::{Server, NOTE_CLIENT, NOTE_COMMIT, NOTE_EFFECTS, NOTE_SERVER};
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::{End, Relay, Session};
 
@@ -33,6 +33,8 @@ pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
 enum Class {
     /// It passes as it is, and will be answered so.
     Pass(Option<Owed>),
+    /// The same, and it may commit a transaction.
+    Commit(Owed),
     /// It needs a hand.
     Alone,
     /// More of it has to come first.
@@ -71,7 +73,7 @@ impl Relay<'_> {
                 }
                 Class::More => break,
                 Class::Terminate => return Err(End::Left),
-                Class::Pass(_) => {}
+                Class::Pass(_) | Class::Commit(_) => {}
             }
         }
         if self.server.exchange.has_synthetic() {
@@ -107,8 +109,10 @@ impl Relay<'_> {
             else {
                 break;
             };
-            let Class::Pass(owed) = self.classify(header, rest)? else {
-                break;
+            let (owed, note) = match self.classify(header, rest)? {
+                Class::Pass(owed) => (owed, 0),
+                Class::Commit(owed) => (Some(owed), NOTE_COMMIT),
+                _ => break,
             };
             match header.tag {
                 tag::PARSE => {
@@ -126,7 +130,7 @@ impl Relay<'_> {
                 _ => {}
             }
             if let Some(owed) = owed {
-                self.note(owed, Fate::Forward, 0);
+                self.note(owed, Fate::Forward, note);
             }
             at += header.frame_bytes();
         }
@@ -202,10 +206,15 @@ impl Relay<'_> {
                     return Ok(Class::Alone);
                 }
                 let effects = self.effects(header.tag, body);
-                if !effects.is_plain() && !effects.only_transactions() {
-                    return Ok(Class::Alone);
+                if effects.is_plain() {
+                    Class::Pass(Some(owed))
+                } else if !effects.only_transactions() {
+                    Class::Alone
+                } else if effects.commits() {
+                    Class::Commit(owed)
+                } else {
+                    Class::Pass(Some(owed))
                 }
-                Class::Pass(Some(owed))
             }
             tag::BIND if translates => match statement_of_bind(body) {
                 Some((_, [])) if self.waits_for_unnamed() => Class::More,
@@ -375,7 +384,7 @@ impl Relay<'_> {
                 renamed = self.rename(text, at);
             }
         }
-        let note = self.deallocate(&effects);
+        let note = self.deallocate(&effects) | commit_note(&effects);
         let tracked = self.track(Some(effects));
         self.note_with(Owed::Results, Fate::Forward, note, tracked);
         match renamed {
@@ -525,7 +534,7 @@ impl Relay<'_> {
         let frame = frame.get(..header.frame_bytes()).unwrap_or(frame);
         let body = frame.get(HEADER_BYTES..).unwrap_or_default();
         let Some((portal, name)) = statement_of_bind(body) else {
-            return self.pass_bind_as(header, 0, None);
+            return self.pass_bind_as(header, 0, None, 0);
         };
         let (portal, name) = (portal.to_vec(), name.to_vec());
         let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
@@ -540,19 +549,50 @@ impl Relay<'_> {
                 statement.effects(self.dialect())
             } else {
                 // The server may have one, but it is another client's.
-                return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)));
+                return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)), 0);
             };
             self.bind_effects(header, &portal, bound);
-            return self.pass_bind_as(header, 0, None);
+            return self.pass_bind_as(header, 0, None, 0);
         }
         let Some(statement) = self.session.statements.get(&name).ok().cloned() else {
             // The server does not know the name either, and says so.
-            return self.pass_bind_as(header, 0, None);
+            return self.pass_bind_as(header, 0, None, 0);
         };
+        // Before anything of it is noted: is it all there is?
+        let lone = self.server.exchange.at_rest() && self.session.tracker.is_none();
+        self.session.retry = lone.then(|| self.lone_batch()).flatten();
         self.ensure(&statement);
+        let mut note = 0;
         let effects = statement.effects(self.dialect());
+        if let Some(effects) = &effects {
+            note = commit_note(effects);
+        }
         self.bind_effects(header, &portal, effects);
-        self.pass_bind_as(header, rest_at, Some((&portal, &statement.server_name())));
+        self.pass_bind_as(
+            header,
+            rest_at,
+            Some((&portal, &statement.server_name())),
+            note,
+        );
+    }
+
+    /// The bytes in front, if they are one small batch of Bind, Describe of the portal, Execute and Sync, and
+    /// nothing else. It can be sent again without harm as long as nothing of it was executed; and because it asks
+    /// for the description of its rows, its client understands them whatever they are by then.
+    fn lone_batch(&self) -> Option<Box<[u8]>> {
+        let bytes = self.session.inbound.bytes();
+        if bytes.len() > RETRY_BYTES_MAX {
+            return None;
+        }
+        let mut frames = Frames::new(bytes, RETRY_BYTES_MAX);
+        for expected in [tag::BIND, tag::DESCRIBE, tag::EXECUTE, tag::SYNC] {
+            let frame = frames.next()?.ok()?;
+            let of_portal = expected != tag::DESCRIBE || frame.body.first() == Some(&b'P');
+            if frame.tag != expected || !of_portal {
+                return None;
+            }
+        }
+        (frames.at() == bytes.len()).then(|| bytes.into())
     }
 
     /// What the portal will do when it is executed.
@@ -578,7 +618,13 @@ impl Relay<'_> {
     }
 
     /// Passes a Bind on, with other names than it came with if there are any: what they replace is `head_bytes`.
-    fn pass_bind_as(&mut self, header: Header, head_bytes: usize, names: Option<(&[u8], &[u8])>) {
+    fn pass_bind_as(
+        &mut self,
+        header: Header,
+        head_bytes: usize,
+        names: Option<(&[u8], &[u8])>,
+        note: Note,
+    ) {
         if let Some((portal, statement)) = names {
             let names_bytes = portal.len() + 1 + statement.len() + 1;
             let length = header.frame_bytes() - head_bytes + names_bytes + 4;
@@ -592,7 +638,7 @@ impl Relay<'_> {
             self.server.stream.write(&head);
             drop(self.session.inbound.take(head_bytes));
         }
-        self.note(Owed::BindComplete, Fate::Forward, 0);
+        self.note(Owed::BindComplete, Fate::Forward, note);
         let rest = header.frame_bytes().saturating_sub(head_bytes);
         self.session
             .inbound
@@ -694,7 +740,7 @@ impl Relay<'_> {
 
 impl Session {
     /// Does it share servers with other clients?
-    fn pools(&self) -> bool {
+    pub(super) fn pools(&self) -> bool {
         self.slot.config.mode != PoolerMode::Session
     }
 
@@ -709,6 +755,16 @@ impl Session {
         self.translates() && (!unnamed || anonymous)
     }
 }
+
+fn commit_note(effects: &Effects) -> Note {
+    match effects.commits() {
+        true => NOTE_COMMIT,
+        false => 0,
+    }
+}
+
+/// A batch up to this size is kept until it is answered, to be sent again if its plan is stale.
+const RETRY_BYTES_MAX: usize = 8 * 1024;
 
 /// No client has a statement of this name, and no server.
 const NO_STATEMENT: &[u8] = b"__pgdog_unnamed";

@@ -52,6 +52,11 @@ impl Target {
         self.touched.get()
     }
 
+    /// Has every request been answered?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.under_way.get() == 0
+    }
+
     /// Waits until no request is under way.
     pub(super) async fn settled(&self) {
         poll_fn(|cx| {

@@ -16,7 +16,7 @@ use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
-use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frame::{peek, Frames, Header, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -51,6 +51,8 @@ pub(crate) const NOTE_SERVER: Note = 1;
 pub(crate) const NOTE_CLIENT: Note = 2;
 /// The answered message has effects on the client's session.
 pub(crate) const NOTE_EFFECTS: Note = 4;
+/// The message may commit a transaction.
+pub(crate) const NOTE_COMMIT: Note = 8;
 
 /// Where in the server's stream of messages we are.
 #[derive(Default)]
@@ -113,10 +115,23 @@ pub(crate) trait Recipient {
     fn statement_answered(&mut self) {}
     /// A statement of the recipient with effects on its session has succeeded; `tag` is its command tag.
     fn statement_done(&mut self, _tag: &[u8]) {}
-    /// A message of the recipient has failed, and with it its batch.
-    fn failed(&mut self) {}
+    /// A message of the recipient has failed, and with it its batch. Says what becomes of the ErrorResponse; its
+    /// fields are not there if it is too large to be read.
+    fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
+        OnError::Forward
+    }
     /// A Sync or Query of the recipient is answered; without a status, it was ignored.
     fn ready(&mut self, _status: Option<TransactionStatus>) {}
+}
+
+/// What becomes of an ErrorResponse.
+pub(crate) enum OnError {
+    /// The recipient gets it.
+    Forward,
+    /// It gets another message in its place.
+    Replace(Vec<u8>),
+    /// It gets neither this nor ReadyForQuery: the batch will be sent again.
+    Retry,
 }
 
 impl Server {
@@ -148,10 +163,7 @@ impl Server {
     }
 
     /// What an error says about the connection.
-    fn heed(&mut self, body: &[u8]) {
-        let Ok(fields) = Fields::parse(body) else {
-            return;
-        };
+    fn heed(&mut self, fields: &Fields<'_>) {
         if fields.is_fatal() {
             self.exchange.note_farewell();
         }
@@ -162,6 +174,29 @@ impl Server {
             Some(SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_SQL_STATEMENT_NAME)
         ) {
             self.prepared.forget_all();
+        }
+    }
+
+    /// An ErrorResponse, and what it means for the recipient. `body`: if it is there as a whole.
+    fn error(&mut self, body: Option<&[u8]>, fate: Fate, to: &mut impl Recipient) -> Fate {
+        let fields = body.and_then(|body| Fields::parse(body).ok());
+        if let Some(fields) = &fields {
+            self.heed(fields);
+        }
+        if fate != Fate::Forward {
+            return fate;
+        }
+        match to.failed(fields.as_ref()) {
+            OnError::Forward => Fate::Forward,
+            OnError::Replace(message) => {
+                to.forward_copy(&message);
+                Fate::Drop
+            }
+            OnError::Retry => {
+                self.exchange.drop_next();
+                to.ready(None);
+                Fate::Drop
+            }
         }
     }
 
@@ -194,9 +229,6 @@ impl Server {
                 }
             }
             tag::COPY_IN_RESPONSE | tag::ERROR_RESPONSE => {
-                if tag == tag::ERROR_RESPONSE && fate == Fate::Forward {
-                    to.failed();
-                }
                 for _ in 0..self.exchange.take_ignored_syncs() {
                     self.prepared.ready();
                     to.ready(None);
@@ -244,18 +276,24 @@ impl Server {
             };
             let body = &rest[HEADER_BYTES..];
             let whole = body.len() >= header.body_bytes;
-            if !whole && read_whole(header.tag) {
+            if !whole && read_whole(header) {
                 forward(buf, at, to);
                 return self.begin_partial(buf, header.frame_bytes());
             }
-            let fate = self.exchange.received(header.tag, body.first().copied())?;
-            let body = body.get(..header.body_bytes).unwrap_or_default();
-            self.account(header.tag, body, fate, to);
-            if header.tag == tag::ERROR_RESPONSE && whole {
-                self.heed(body);
+            if header.tag == tag::ERROR_RESPONSE && at > 0 {
+                // Something else may take its place: what came before it goes first.
+                forward(buf, at, to);
+                at = 0;
+                continue;
+            }
+            let mut fate = self.exchange.received(header.tag, body.first().copied())?;
+            let body = body.get(..header.body_bytes).filter(|_| whole);
+            self.account(header.tag, body.unwrap_or_default(), fate, to);
+            if header.tag == tag::ERROR_RESPONSE {
+                fate = self.error(body, fate, to);
             }
             if header.tag == tag::PARAMETER_STATUS {
-                self.parameter(body, fate, to);
+                self.parameter(body.unwrap_or_default(), fate, to);
             }
             let here = header.frame_bytes().min(rest.len());
             if !whole {
@@ -296,7 +334,7 @@ impl Server {
             self.replies.partial = partial;
             return Ok(());
         };
-        if read_whole(header.tag) {
+        if read_whole(header) {
             if header.frame_bytes() > WHOLE_BYTES_MAX {
                 return Err(Lost::Malformed);
             }
@@ -308,8 +346,12 @@ impl Server {
         }
         // Only a message read whole is looked into.
         let body = partial.get(HEADER_BYTES..).unwrap_or_default();
-        let fate = self.exchange.received(header.tag, body.first().copied())?;
+        let mut fate = self.exchange.received(header.tag, body.first().copied())?;
         self.account(header.tag, body, fate, to);
+        if header.tag == tag::ERROR_RESPONSE {
+            let whole = partial.len() == header.frame_bytes();
+            fate = self.error(whole.then_some(body), fate, to);
+        }
         if header.tag == tag::PARAMETER_STATUS {
             self.parameter(body, fate, to);
         }
@@ -488,12 +530,13 @@ fn forward(buf: &mut Buf, bytes: usize, to: &mut impl Recipient) {
     }
 }
 
-/// Messages whose content matters here.
-fn read_whole(tag: u8) -> bool {
-    matches!(
-        tag,
-        tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::COMMAND_COMPLETE
-    )
+/// Messages whose content matters here. An error of any size is passed on, one that is read has a limit.
+fn read_whole(header: Header) -> bool {
+    match header.tag {
+        tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::COMMAND_COMPLETE => true,
+        tag::ERROR_RESPONSE => header.frame_bytes() <= WHOLE_BYTES_MAX,
+        _ => false,
+    }
 }
 
 /// Why a statement of ours did not run.
