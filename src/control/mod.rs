@@ -15,7 +15,7 @@ use cores::placement::{Placement, Wish};
 use cores::signal::{Signal, Signals};
 
 use crate::auth::{InstanceSecret, Verifier};
-use crate::config::choice::{LogFormat, PreparedStatements};
+use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
 use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
 use crate::proxy::{self, Boot, Mail, MAILBOX_CAPACITY};
@@ -114,12 +114,6 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let absent = config.not_in_effect();
     if !absent.is_empty() {
         tracing::warn!("not in effect yet: {}", absent.join(", "));
-    }
-    if matches!(
-        config.prepared.level,
-        PreparedStatements::Full | PreparedStatements::ExtendedAnonymous
-    ) {
-        tracing::warn!("not in effect yet: this value of general.prepared_statements, which works as \"extended\"");
     }
     let cpus = place(&config)?;
     let ring = cores::ring_size();

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::lexer::Dialect;
-use crate::sql::session::{effects, Effects};
+use crate::sql::session::{effects, prepared_body, Effects};
 
 /// What a statement is, in 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,7 +94,11 @@ impl Statement {
     /// context that it was interned with.
     pub fn effects(&self, dialect: Dialect) -> Option<Rc<Effects>> {
         let found = self.effects.get_or_init(|| {
-            let effects = effects(self.text(), dialect);
+            let text = match self.is_sql() {
+                true => prepared_body(self.text(), dialect)?,
+                false => self.text(),
+            };
+            let effects = effects(text, dialect);
             (!effects.is_plain()).then(|| Rc::new(effects))
         });
         found.clone()

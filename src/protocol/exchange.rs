@@ -388,13 +388,14 @@ impl Exchange {
         self.copy = Copy::None;
         while let Some(entry) = self.owed.front() {
             if entry.owed == Owed::Ready {
-                return Ok(Fate::Forward);
+                // An error in a message of ours is an error in what it was sent for: the client hears of it, unless
+                // the whole batch is ours.
+                return Ok(entry.fate);
             }
             self.ignored_syncs += u32::from(entry.owed == Owed::Results);
             self.owed.pop_front();
         }
         self.batch = Batch::Skipping;
-        // An error in a message of ours is an error in what it was sent for: the client hears of it.
         Ok(Fate::Forward)
     }
 }

@@ -19,7 +19,8 @@ pub const CHECK: &str = "SELECT pg_catalog.concat(\
         AND refobjid = pg_catalog.pg_my_temp_schema()) THEN 't' END, \
     CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors) THEN 'c' END, \
     CASE WHEN EXISTS (SELECT pg_catalog.pg_listening_channels()) THEN 'l' END, \
-    CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) THEN 'p' END)";
+    CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+        WHERE from_sql AND pg_catalog.left(name, 8) <> '__pgdog_') THEN 'p' END)";
 
 /// Kinds of things, their letter in the answer to [`CHECK`], and what an operator is told.
 const KINDS: [(u8, &str); 5] = [

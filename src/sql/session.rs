@@ -310,6 +310,25 @@ pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
     effects
 }
 
+/// The statement within `PREPARE name (types) AS statement`, given what follows the name.
+pub fn prepared_body(rest: &[u8], dialect: Dialect) -> Option<&[u8]> {
+    let mut cursor = Cursor::new(rest, dialect);
+    let mut depth = 0_usize;
+    while !cursor.at_end() {
+        match cursor.kind() {
+            Some(Kind::Open) => depth += 1,
+            Some(Kind::Close) => depth = depth.saturating_sub(1),
+            _ if depth == 0 && cursor.eat(K::As) => {
+                let start = cursor.peek()?.start;
+                return rest.get(start..);
+            }
+            _ => {}
+        }
+        cursor.advance();
+    }
+    None
+}
+
 /// BEGIN and COMMIT as most clients write them, which would not be worth a cursor.
 fn bare(text: &[u8]) -> Option<Effect> {
     let word = text.trim_ascii_end();

@@ -703,3 +703,92 @@ fn clients_with_equal_settings_cost_no_round_trip() {
     let used = take_turns(turns, [same, same]);
     assert!(used <= 2 * turns + OTHER_TRANSACTIONS, "{used}");
 }
+
+#[test]
+fn sql_prepare_shares_servers_if_so_configured() {
+    let (pgdog, mut client, mut other) = two_clients("prepared_statements = \"full\"");
+    client.query("CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2)");
+    for _ in 0..2 {
+        assert_eq!(
+            client.query("PREPARE p (int) AS SELECT a FROM t WHERE a = $1;"),
+            "C:PREPARE Z:I"
+        );
+        assert_eq!(other.query("PREPARE p AS SELECT 7"), "C:PREPARE Z:I");
+        for _ in 0..3 {
+            assert_eq!(client.query("EXECUTE p (2)"), "T D:2 C:SELECT_1 Z:I");
+            assert_eq!(other.query("EXECUTE p"), "T D:7 C:SELECT_1 Z:I");
+            assert_eq!(
+                client.value("SELECT 1; EXPLAIN (COSTS off) EXECUTE p (1)"),
+                "1"
+            );
+        }
+        assert_eq!(
+            client.query("CREATE TEMP TABLE u ON COMMIT DROP AS EXECUTE p (1)"),
+            "C:SELECT_1 Z:I"
+        );
+        // One namespace with those of the protocol, in both directions.
+        assert_eq!(client.query("PREPARE p AS SELECT 8"), "E:42P05 Z:I");
+        assert_eq!(client.ask(&[parse("p", "SELECT 8"), sync()]), "E:42P05 Z:I");
+        assert_eq!(
+            client.ask(&[bind("", "p", &[Some("1")]), execute("", 0), sync()]),
+            "2 D:1 C:SELECT_1 Z:I"
+        );
+        assert_eq!(client.ask(&[parse("s", "SELECT 9"), sync()]), "1 Z:I");
+        assert_eq!(other.query("EXECUTE s"), "E:26000 Z:I");
+        assert_eq!(client.query("EXECUTE s"), "T D:9 C:SELECT_1 Z:I");
+        assert_eq!(
+            client.ask(&[once("EXECUTE p (2)"), sync()]),
+            "1 2 D:2 C:SELECT_1 Z:I"
+        );
+        // What fails is not there, and leaves everybody in step.
+        assert_eq!(
+            client.query("PREPARE bad AS SELECT a FROM nothing"),
+            "E:42P01 Z:I"
+        );
+        assert_eq!(client.query("EXECUTE bad"), "E:26000 Z:I");
+        assert_eq!(client.query("DEALLOCATE p"), "C:DEALLOCATE Z:I");
+        assert_eq!(client.query("EXECUTE p (1)"), "E:26000 Z:I");
+        assert_eq!(other.query("EXECUTE p"), "T D:7 C:SELECT_1 Z:I");
+        assert_eq!(other.query("DEALLOCATE ALL"), "C:DEALLOCATE_ALL Z:I");
+        assert_eq!(client.query("DEALLOCATE s"), "C:DEALLOCATE Z:I");
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_statement_that_can_no_longer_be_prepared_is_an_error_and_no_more() {
+    let (pgdog, mut client, mut other) =
+        two_clients("prepared_statements = \"full\"\nprepared_statements_limit = 1");
+    client.query("CREATE TABLE t (a int)");
+    assert_eq!(
+        client.ask(&[parse("s", "SELECT a FROM t"), sync()]),
+        "1 Z:I"
+    );
+    assert_eq!(
+        client.query("PREPARE p AS SELECT a FROM t"),
+        "C:PREPARE Z:I"
+    );
+    other.query("DROP TABLE t");
+    // The limit of one has put both out of the server by now, or soon.
+    for forgotten in ["x", "y"] {
+        assert_eq!(other.ask(&[parse(forgotten, "SELECT 1"), sync()]), "1 Z:I");
+    }
+    assert_eq!(client.query("EXECUTE s"), "E:26000 Z:I");
+    assert_eq!(client.query("EXECUTE p"), "E:26000 Z:I");
+    assert_eq!(
+        client.ask(&[bind("", "s", &[]), execute("", 0), sync()]),
+        "E:42P01 Z:I"
+    );
+    assert_eq!(
+        client.ask(&[bind("", "p", &[]), execute("", 0), sync()]),
+        "E:42P01 Z:I"
+    );
+    assert_eq!(client.query("DEALLOCATE s"), "C:DEALLOCATE Z:I");
+    assert_eq!(
+        client.query("DEALLOCATE p; SELECT 1"),
+        format!("C:DEALLOCATE {ONE}")
+    );
+    assert_eq!(client.query("DEALLOCATE p"), "E:26000 Z:I");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    pgdog.stop();
+}

@@ -2,6 +2,7 @@
 
 mod inbound;
 mod login;
+mod prepared;
 mod relay;
 mod request;
 

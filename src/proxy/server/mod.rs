@@ -206,6 +206,9 @@ impl Server {
         match tag {
             tag::COMMAND_COMPLETE => {
                 let note = self.exchange.take_note();
+                if note & NOTE_SERVER != 0 {
+                    self.prepared.succeeded();
+                }
                 if note & NOTE_CLIENT != 0 {
                     to.statement_answered();
                 }
