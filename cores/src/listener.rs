@@ -13,7 +13,7 @@ use crate::ring::SlotId;
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
 
-/// A bound, listening socket that any core may serve.
+/// A bound socket that any core may serve. It listens from then on: dropped before, it has refused nobody.
 pub struct BoundSocket(Socket);
 
 /// Binds `address` with SO_REUSEPORT: every core binds its own, and the kernel hashes connections to them.
@@ -22,7 +22,6 @@ pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
     Ok(BoundSocket(socket))
 }
 
@@ -44,11 +43,14 @@ pub struct Listener {
 
 impl Listener {
     /// Serves a bound socket from this core.
-    pub fn new(core: &Core, socket: BoundSocket) -> Self {
-        Self {
+    ///
+    /// Errors: another process listens on the address without SO_REUSEPORT since it was bound.
+    pub fn new(core: &Core, socket: BoundSocket) -> io::Result<Self> {
+        socket.0.listen(BACKLOG)?;
+        Ok(Self {
             core: core.clone(),
             id: core.ring().listen(OwnedFd::from(socket.0)),
-        }
+        })
     }
 
     /// The next connection: a descriptor that any core may adopt.

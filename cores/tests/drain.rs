@@ -26,7 +26,7 @@ fn no_session_or_socket_outlives_the_drain() {
     let (report, reports) = crossbeam_channel::unbounded();
     let main = move |core: Core, mailbox: Mailbox<Drain>, _: PostOffice<Drain>| async move {
         let gate = Gate::new();
-        let listener = Listener::new(&core, bind(address).unwrap());
+        let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
         let (accepting, entrance) = (core.clone(), gate.clone());
         // Whatever owns a socket has a pass, the accepting task too: an executor that ends before its tasks
         // leaks what they own.

@@ -49,7 +49,7 @@ where
         &cpus(count),
         64,
         move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
-            let listener = Listener::new(&core, bind(address).unwrap());
+            let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
             let accepting = core.clone();
             core.spawn(async move {
                 while let Ok(fd) = listener.accept().await {
@@ -264,7 +264,7 @@ fn a_connection_moves_between_cores_mid_stream() {
         move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
             let other = 1 - core.index();
             if core.index() == 0 {
-                let listener = Listener::new(&core, bind(address).unwrap());
+                let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
                 let fd = listener.accept().await.unwrap();
                 assert!(office.send(0, Mail::Socket(fd, Vec::new())).is_ok());
             }

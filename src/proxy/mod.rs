@@ -112,8 +112,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
 
 async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bool>>) {
     let options = tcp_options(&state.config.tcp);
-    let listener = match bind(address) {
-        Ok(socket) => Listener::new(&state.core, socket),
+    let listener = match bind(address).and_then(|socket| Listener::new(&state.core, socket)) {
+        Ok(listener) => listener,
         Err(error) => {
             return tracing::error!(
                 core = state.core.index(),

@@ -260,7 +260,7 @@ fn ring_forwarder(
         cpus,
         16,
         move |core, mailbox: Mailbox<()>, _: PostOffice<()>| async move {
-            let listener = Listener::new(&core, cores::bind(address).unwrap());
+            let listener = Listener::new(&core, cores::bind(address).unwrap()).unwrap();
             listening.send(()).unwrap();
             let accepting = core.clone();
             core.spawn(async move {
