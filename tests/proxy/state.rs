@@ -792,3 +792,22 @@ fn a_statement_that_can_no_longer_be_prepared_is_an_error_and_no_more() {
     assert_eq!(client.query("SELECT 1"), ONE);
     pgdog.stop();
 }
+
+#[test]
+fn a_listener_hears_at_once() {
+    let database = Postgres::shared().database("state");
+    for mode in ["transaction", "session"] {
+        let pgdog = Config::of(&database)
+            .general(&format!("pooler_mode = {mode:?}"))
+            .start();
+        let (mut listener, mut other) = (pgdog.client(&database), pgdog.client(&database));
+        for _ in 0..30 {
+            // Asked whether it listens, the server may answer with a notification.
+            assert_eq!(listener.query("LISTEN news"), "C:LISTEN Z:I");
+            other.query("NOTIFY news, 'hello'");
+            assert_eq!(listener.read().tag, b'A');
+            assert_eq!(listener.query("SELECT 1"), ONE);
+        }
+        pgdog.stop();
+    }
+}

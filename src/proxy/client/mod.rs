@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{ready, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use cores::{Buf, Stream};
@@ -31,7 +31,7 @@ use crate::sql::settings::Settings;
 
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::{Conn, Held, PoolSlot};
-use super::server::{Lost, OnError, Recipient, Reset, RunError, Server};
+use super::server::{Collector, Lost, OnError, Recipient, Reset, RunError, Server};
 
 use inbound::Inbound;
 use relay::Relay;
@@ -136,9 +136,6 @@ impl Session {
                 Err(end) => break Err(end),
             }
             self.link.enter(Activity::Idle, self.state.core.now());
-            if let Err(end) = poll_fn(|cx| self.poll_idle_with_server(&held, cx)).await {
-                break Err(end);
-            }
         };
         match outcome {
             Err(End::Recovered) => {
@@ -183,7 +180,10 @@ impl Session {
         self.tracker = None; // nothing is on its way, and no portal outlives a transaction
         if self.ties.asks() && self.slot.config.mode != PoolerMode::Session {
             match server.run(CHECK).await {
-                Ok(answer) => self.ties.answered(Some(answer.value().unwrap_or_default())),
+                Ok(answer) => {
+                    self.ties.answered(Some(answer.value().unwrap_or_default()));
+                    self.pass_asides(&answer)?;
+                }
                 Err(RunError::Server(_)) => self.ties.answered(None),
                 Err(RunError::Lost(lost)) => return Err(lost),
             }
@@ -193,7 +193,7 @@ impl Session {
             Ok(None) => {}
             Ok(Some(answer)) => {
                 self.settings.in_line();
-                self.stream.send_vec(answer.parameters());
+                self.pass_asides(&answer)?;
             }
             // What the client began with is not to be had any more: it hears of it with its next request.
             Err(RunError::Server(_)) => {}
@@ -202,23 +202,12 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for the client or for news of its server; for session mode between transactions.
-    fn poll_idle_with_server(
-        &mut self,
-        server: &Server,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Result<(), End>> {
-        self.link.listen(cx);
-        if let Some(notice) = self.link.notice() {
-            return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
-        }
-        loop {
-            let next = self.inbound.next()?;
-            if server.stream.has_received() || next.is_some_and(|header| self.is_ready(header)) {
-                return Poll::Ready(Ok(()));
-            }
-            self.inbound.settle();
-            ready!(self.poll_inbound(cx))?;
+    /// What came with the answer to a question of ours and is the client's. Errors: some of it is lost.
+    fn pass_asides(&self, answer: &Collector) -> Result<(), Lost> {
+        self.stream.send_vec(answer.asides());
+        match answer.is_cut() {
+            true => Err(Lost::Malformed),
+            false => Ok(()),
         }
     }
 

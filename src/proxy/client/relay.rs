@@ -47,7 +47,9 @@ impl<'a> Relay<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
-            None | Some(Notice::Drain) => {}
+            None => {}
+            // A client that keeps its server between transactions ends here, others when they have given it back.
+            Some(Notice::Drain) if self.moved || !self.is_idle() => {}
             Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
@@ -64,6 +66,11 @@ impl<'a> Relay<'a> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Does the client keep the server and want nothing of it?
+    fn is_idle(&self) -> bool {
+        self.session.link.activity.get() == Activity::Idle && self.session.inbound.is_empty()
     }
 
     /// Client to server. Ready: something moved.

@@ -553,34 +553,46 @@ pub(crate) enum RunError {
 
 /// Takes the replies to our own statements, as far as they are short.
 #[derive(Debug, Default)]
-pub(crate) struct Collector(Vec<u8>);
+pub(crate) struct Collector {
+    bytes: Vec<u8>,
+    cut: bool,
+}
 
 impl Collector {
     /// The first column of the first row, if it is there and not null.
     pub(crate) fn value(&self) -> Option<&[u8]> {
-        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
+        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
         let row = frames.find(|frame| frame.tag == tag::DATA_ROW)?;
         let (_, rest) = row.body.split_first_chunk::<2>()?;
         let (bytes, rest) = rest.split_first_chunk::<4>()?;
         rest.get(..usize::try_from(i32::from_be_bytes(*bytes)).ok()?)
     }
 
-    /// The ParameterStatus messages, as they came.
-    pub(crate) fn parameters(&self) -> Vec<u8> {
-        let mut parameters = Vec::new();
-        for frame in Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok) {
-            if let (tag::PARAMETER_STATUS, Ok(status)) =
-                (frame.tag, ParameterStatus::parse(frame.body))
-            {
-                status.encode(&mut parameters);
+    /// What came besides the answer, and is the client's: ParameterStatus and NotificationResponse.
+    pub(crate) fn asides(&self) -> Vec<u8> {
+        let mut asides = Vec::new();
+        let mut at = 0;
+        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX);
+        while let Some(Ok(frame)) = frames.next() {
+            if matches!(
+                frame.tag,
+                tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE
+            ) {
+                asides.extend_from_slice(self.bytes.get(at..frames.at()).unwrap_or_default());
             }
+            at = frames.at();
         }
-        parameters
+        asides
+    }
+
+    /// Was there more than is kept?
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// The body of the first ErrorResponse.
     fn error(&self) -> Option<Vec<u8>> {
-        let mut frames = Frames::new(&self.0, BODY_BYTES_MAX).filter_map(Result::ok);
+        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
         frames
             .find(|frame| frame.tag == tag::ERROR_RESPONSE)
             .map(|frame| frame.body.to_vec())
@@ -593,8 +605,10 @@ impl Recipient for Collector {
     }
 
     fn forward_copy(&mut self, bytes: &[u8]) {
-        let room = WHOLE_BYTES_MAX - self.0.len();
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let room = WHOLE_BYTES_MAX - self.bytes.len();
+        self.cut |= bytes.len() > room;
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     fn parameter(&mut self, _: &[u8], _: &[u8]) {}
