@@ -1,4 +1,4 @@
-# Everything a developer needs; each target installs what it misses (Debian packages, Python drivers).
+# Everything a developer needs; each target installs what it misses (Debian packages, drivers).
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ demo: ## PostgreSQL and pgdog on port 6432, used by psql, pgbench and Python; DE
 	@deploy/demo/demo.sh
 
 test: ## All tests, against PostgreSQL 15 and the newest release that can be had
-	@.ci/setup build postgres python newest
+	@.ci/setup build postgres python node java perl newest
 	cargo test --no-default-features --lib --test pure
 	cargo test -p cores
 	cargo test --lib --bins --test proxy

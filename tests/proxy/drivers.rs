@@ -1,17 +1,47 @@
 //! Drivers as people use them, with their default settings.
 
-use crate::support::programs::{psql_with, python};
+use crate::support::programs::{psql_with, python, script, Said};
 use crate::support::{Config, Postgres};
 
 /// Runs a script of `tests/drivers` on a pool smaller than the number of its connections.
-fn check(script: &str) {
+fn check_with(run: impl Fn(u16, &str) -> Said) {
     let database = Postgres::shared().database("drivers");
     let pgdog = Config::of(&database)
         .general("default_pool_size = 3\ncheckout_timeout = 20000")
         .start();
-    let out = python(script, pgdog.port(), &database).ok();
+    let out = run(pgdog.port(), &database).ok();
     assert!(out.ends_with("all well\n"), "{out}");
     pgdog.stop();
+}
+
+fn check(name: &str) {
+    check_with(|port, database| python(name, port, database));
+}
+
+#[test]
+fn sqlalchemy() {
+    check("sqlalchemy_work.py");
+}
+
+#[test]
+fn django() {
+    check("django_work.py");
+}
+
+#[test]
+fn node_postgres() {
+    check_with(|port, database| script("node", &[], "node_work.js", port, database));
+}
+
+#[test]
+fn pgjdbc() {
+    let jar = ["-cp", "/usr/share/java/postgresql.jar"];
+    check_with(|port, database| script("java", &jar, "Jdbc.java", port, database));
+}
+
+#[test]
+fn dbd_pg() {
+    check_with(|port, database| script("perl", &[], "dbd_pg.pl", port, database));
 }
 
 #[test]
@@ -32,6 +62,91 @@ fn psycopg_2() {
 #[test]
 fn asyncpg() {
     check("asyncpg_work.py");
+}
+
+#[test]
+fn sqlx() {
+    let database = Postgres::shared().database("drivers");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 2")
+        .start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let address = format!(
+        "postgres://alice:hunter2@127.0.0.1:{}/{database}",
+        pgdog.port()
+    );
+    runtime.block_on(sqlx_work(&address)).unwrap();
+    pgdog.stop();
+}
+
+async fn sqlx_work(address: &str) -> Result<(), sqlx::Error> {
+    use sqlx::postgres::{PgListener, PgPoolOptions};
+    use sqlx::{Acquire, Row};
+
+    let pool = PgPoolOptions::new().max_connections(6).connect(address);
+    let pool = pool.await?;
+    sqlx::query("CREATE TABLE item (id int PRIMARY KEY, name text, tags int[])")
+        .execute(&pool)
+        .await?;
+    for id in 0..50_i32 {
+        sqlx::query("INSERT INTO item VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(format!("item {id}"))
+            .bind(vec![id, id + 1])
+            .execute(&pool)
+            .await?;
+    }
+    // The same statement on all connections at once.
+    let mut tasks = Vec::new();
+    for id in 0..50_i32 {
+        let pool = pool.clone();
+        tasks.push(tokio::spawn(async move {
+            let row = sqlx::query("SELECT name, tags FROM item WHERE id = $1")
+                .bind(id)
+                .fetch_one(&pool)
+                .await?;
+            assert_eq!(row.get::<String, _>(0), format!("item {id}"));
+            assert_eq!(row.get::<Vec<i32>, _>(1), [id, id + 1]);
+            Ok::<_, sqlx::Error>(())
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap()?;
+    }
+    let mut transaction = pool.begin().await?;
+    sqlx::query("UPDATE item SET name = 'changed'")
+        .execute(&mut *transaction)
+        .await?;
+    let mut savepoint = transaction.begin().await?;
+    let failed = sqlx::query("SELECT 1/0").execute(&mut *savepoint).await;
+    let code = failed.unwrap_err().into_database_error().unwrap();
+    assert_eq!(code.code().as_deref(), Some("22012"));
+    savepoint.rollback().await?;
+    let changed = sqlx::query_scalar("SELECT count(*) FROM item WHERE name = 'changed'");
+    let changed: i64 = changed.fetch_one(&mut *transaction).await?;
+    assert_eq!(changed, 50);
+    transaction.rollback().await?;
+    let mut connection = pool.acquire().await?;
+    let mut copy = sqlx::postgres::PgConnection::copy_in_raw(
+        &mut connection,
+        "COPY item (id, name) FROM STDIN",
+    )
+    .await?;
+    copy.send(&b"100\tcopied\n101\tcopied\n"[..]).await?;
+    assert_eq!(copy.finish().await?, 2);
+    drop(connection);
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen("news").await?;
+    sqlx::query("SELECT pg_notify('news', 'hello')")
+        .execute(&pool)
+        .await?;
+    assert_eq!(listener.recv().await?.payload(), "hello");
+    drop(listener);
+    pool.close().await;
+    Ok(())
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The programs people use PostgreSQL with: psql, pgbench, Python.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -100,10 +101,37 @@ pub(crate) fn python(script: &str, port: u16, database: &str) -> Said {
         "no Python at {}: run `make test` once or set PGDOG_TEST_PYTHON",
         python.display()
     );
-    let mut command = Command::new(python);
+    let mut command = within_patience(python);
     as_alice(&mut command, port, database);
     command.arg(folder.join("tests/drivers").join(script));
     Said::new(&command.output().expect("run Python"))
+}
+
+/// A program that ends after five minutes, whatever it waits for.
+fn within_patience(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("300").arg(program);
+    command
+}
+
+/// Runs a script of `tests/drivers` with this program and these arguments in front of it.
+pub(crate) fn script(
+    program: &str,
+    arguments: &[&str],
+    script: &str,
+    port: u16,
+    database: &str,
+) -> Said {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut command = within_patience(program);
+    as_alice(&mut command, port, database);
+    command
+        .env("NODE_PATH", folder.join("target/node/node_modules"))
+        .args(arguments)
+        .arg(folder.join("tests/drivers").join(script));
+    let output = command.output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; run `make test` once"));
+    Said::new(&output)
 }
 
 fn as_alice(command: &mut Command, port: u16, database: &str) {
