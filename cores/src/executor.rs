@@ -16,7 +16,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use futures_util::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::mailbox::{Bell, ForeignWaker, Mailbox, PostOffice};
@@ -90,21 +89,9 @@ impl Core {
     /// Starts a task on this core. A panic in it is logged and ends it alone.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.0.tasks.set(self.0.tasks.get() + 1);
-        let running = Running(self.clone());
-        let task = Counted {
-            core: self.clone(),
-            future: AssertUnwindSafe(future).catch_unwind(),
-        };
-        glommio::spawn_local(async move {
-            if let Err(panic) = task.await {
-                running.0 .0.panics.set(running.0 .0.panics.get() + 1);
-                tracing::error!(
-                    core = running.0.index(),
-                    "a task panicked: {}",
-                    describe(&*panic)
-                );
-            }
-            drop(running);
+        glommio::spawn_local(Task {
+            core: Running(self.clone()),
+            future,
         })
         .detach();
     }
@@ -272,19 +259,32 @@ impl Drop for Running {
     }
 }
 
-struct Counted<F> {
-    core: Core,
+/// A task's future, whose polls are counted and whose panic is logged. Not an async block around `future`, which
+/// would hold it twice: there are as many of these as clients.
+struct Task<F> {
+    core: Running,
     future: F,
 }
 
-impl<F: Future> Future for Counted<F> {
-    type Output = F::Output;
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.core.0.polls.set(self.core.0.polls.get() + 1);
-        // SAFETY: `future` is pinned with `self`: it is never moved out of, and `Counted` has no Drop of its own.
-        unsafe { self.map_unchecked_mut(|counted| &mut counted.future) }.poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let core = self.core.0.clone();
+        core.0.polls.set(core.0.polls.get() + 1);
+        // SAFETY: `future` is pinned with `self`: it is never moved out of, and `Task` has no Drop of its own.
+        let future = unsafe { self.map_unchecked_mut(|task| &mut task.future) };
+        // After a panic the future is not polled again: this completes, and drops it.
+        std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))).unwrap_or_else(|panic| {
+            core.0.panics.set(core.0.panics.get() + 1);
+            tracing::error!(
+                core = core.index(),
+                "a task panicked: {}",
+                describe(&*panic)
+            );
+            Poll::Ready(())
+        })
     }
 }
 
