@@ -900,8 +900,8 @@ impl State {
             .sum();
         // MSG_WAITALL: a short count is a failed send.
         if usize::try_from(result).is_ok_and(|bytes| bytes == total) {
-            for chunk in queue.chunks.drain(..chunks) {
-                if let Chunk::Owned(mut vec) = chunk {
+            for _ in 0..chunks {
+                if let Some(Chunk::Owned(mut vec)) = queue.chunks.pop_front() {
                     if vec.capacity() <= SPARE_VECTOR_BYTES
                         && self.spare_vectors.len() < SPARE_VECTORS
                     {
