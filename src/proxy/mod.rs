@@ -26,8 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
 /// `shutdown_termination_timeout` says otherwise.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-/// A core this much above the mean hands fresh clients on: an eighth, and a few.
-const LOAD_SLACK: usize = 4;
+/// A core hands fresh clients on when it has more than the mean and one part in this of it.
+const LOAD_TOLERANCE: usize = 16;
 
 /// Serves clients on this core until it is shut down.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
@@ -151,26 +151,36 @@ fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
     if let Some(load) = state.loads.get(here) {
         load.set(mine);
     }
-    let total: usize = state.loads.iter().map(Cell::get).sum();
-    let mean = total / state.loads.len().max(1);
-    if mine > mean + mean / 8 + LOAD_SLACK {
-        let cores = state.loads.len();
-        let [a, b] = state.random::<2>().map(|byte| usize::from(byte) % cores);
-        let other = if state.loads[a].get() <= state.loads[b].get() {
-            a
-        } else {
-            b
-        };
-        if other != here && state.loads[other].get() < mine {
-            state.loads[other].set(state.loads[other].get() + 1);
-            match state.office.send(other, Mail::Client(fd)) {
-                Ok(()) => return,
-                Err(Mail::Client(fd)) => return start_session(state, fd),
-                Err(_) => return,
-            }
+    if let Some(other) = less_loaded(&state.loads, here, state.random()) {
+        state.loads[other].set(state.loads[other].get() + 1);
+        match state.office.send(other, Mail::Client(fd)) {
+            Ok(()) => return,
+            Err(Mail::Client(fd)) => return start_session(state, fd),
+            Err(_) => return,
         }
     }
     start_session(state, fd);
+}
+
+/// Where a connection that came to core `here` should go instead: the less loaded of two others chosen at random, so
+/// that not all cores flood the same one on old news. `None`: this core has no more than its share.
+fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<usize> {
+    let others = loads.len().checked_sub(1).filter(|others| *others > 0)?;
+    let mine = loads.get(here)?.get();
+    let total: usize = loads.iter().map(Cell::get).sum();
+    let mean = total / loads.len();
+    if mine <= mean + mean / LOAD_TOLERANCE {
+        return None;
+    }
+    let [a, b, c, d] = random;
+    let [a, b] = [[a, b], [c, d]]
+        .map(|bytes| (here + 1 + usize::from(u16::from_ne_bytes(bytes)) % others) % loads.len());
+    let other = if loads[a].get() <= loads[b].get() {
+        a
+    } else {
+        b
+    };
+    (loads[other].get() < mine).then_some(other)
 }
 
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
@@ -189,7 +199,7 @@ fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
 /// Tells the other cores how many clients there are here, when that has changed noticeably.
 fn publish_load(state: &CoreState) {
     let clients = state.gate.running();
-    if clients.abs_diff(state.published_load.get()) <= LOAD_SLACK.max(clients / 16) {
+    if clients.abs_diff(state.published_load.get()) <= clients / LOAD_TOLERANCE {
         return;
     }
     state.published_load.set(clients);
@@ -197,5 +207,45 @@ fn publish_load(state: &CoreState) {
     for other in (0..state.office.cores()).filter(|other| *other != core) {
         // A full box does without: the next change brings news.
         let _ = state.office.send(other, Mail::Load { core, clients });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients come to cores as chance has it, with news of the others as old as the tolerance lets it be.
+    #[test]
+    fn clients_spread_over_cores_however_they_come() {
+        for (cores, skew) in [(1, 1), (2, 1), (2, 5), (8, 1), (8, 3), (96, 2)] {
+            let mut seed = 7_u64;
+            let mut random = || {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (seed >> 33) as usize
+            };
+            let mut clients = vec![0; cores];
+            let mut published = vec![0; cores];
+            let loads: Vec<Vec<Cell<usize>>> = vec![vec![Cell::new(0); cores]; cores];
+            for _ in 0..cores * 100 {
+                let came_to = random() % cores / skew;
+                loads[came_to][came_to].set(clients[came_to]);
+                let [a, b, ..] = random().to_ne_bytes();
+                let bytes = [a, b, b, a];
+                let core = less_loaded(&loads[came_to], came_to, bytes).unwrap_or(came_to);
+                loads[came_to][core].set(loads[came_to][core].get() + 1);
+                clients[core] += 1;
+                if clients[core] - published[core] > clients[core] / LOAD_TOLERANCE {
+                    published[core] = clients[core];
+                    loads
+                        .iter()
+                        .for_each(|known| known[core].set(clients[core]));
+                }
+            }
+            let (most, least) = (clients.iter().max().unwrap(), clients.iter().min().unwrap());
+            assert!(
+                *most <= 115 && *least >= 85,
+                "{cores} cores, skew {skew}: {clients:?}"
+            );
+        }
     }
 }
