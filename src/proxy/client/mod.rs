@@ -153,11 +153,8 @@ impl Session {
     /// Between two transactions: does the client keep its server?
     async fn settle(&mut self, server: &mut Server) -> Result<bool, End> {
         if self.tracker.is_some() || self.ties.asks() {
-            let deadline = self.state.core.now() + SETTLE_TIMEOUT;
-            let core = self.state.core.clone();
-            let settled = Box::pin(self.ask(server));
-            let settled = core.timeout_at(Some(deadline), settled).await;
-            settled.unwrap_or(Err(Lost::Closed(None))).map_err(|lost| {
+            let asked = Box::pin(self.ask_in_time(server)).await;
+            asked.map_err(|lost| {
                 End::Fatal(Error {
                     survives: crate::error::Survives::Nothing,
                     ..lost_error(&lost)
@@ -173,6 +170,13 @@ impl Session {
             self.link.pinned.set(reason.map(|reason| (reason, now)));
         }
         Ok(reason.is_some() || self.slot.config.mode == PoolerMode::Session)
+    }
+
+    async fn ask_in_time(&mut self, server: &mut Server) -> Result<(), Lost> {
+        let core = self.state.core.clone();
+        let deadline = Some(core.now() + SETTLE_TIMEOUT);
+        let answered = core.timeout_at(deadline, self.ask(server)).await;
+        answered.unwrap_or(Err(Lost::Closed(None)))
     }
 
     /// Asks the server what it holds, and gives it what RESET has taken.
@@ -361,7 +365,7 @@ impl Session {
             }
             let wanted = self.settings.committed();
             if !Settings::same(&held.settings, wanted) {
-                match self.apply_settings(held).await? {
+                match Box::pin(self.apply_settings(held)).await? {
                     Some(ready) => held = ready,
                     None => return Ok(None),
                 }
@@ -374,7 +378,7 @@ impl Session {
 
     /// Brings the server's settings in line with the client's. None: the request was answered with an error.
     async fn apply_settings(&mut self, mut held: Held) -> Result<Option<Held>, End> {
-        let error = match Box::pin(held.bring_to(self.settings.committed())).await {
+        let error = match held.bring_to(self.settings.committed()).await {
             Ok(_) => {
                 self.settings.in_line();
                 return Ok(Some(held));

@@ -53,14 +53,23 @@ impl<'a> Relay<'a> {
             Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
+        // Who has nothing now has nothing later in this turn either, unless it was the other side that held it up.
+        let (mut sends, mut receives) = (true, true);
         for _ in 0..BURST {
-            let sent = self.poll_client(cx)?;
-            let received = self.poll_server(cx)?;
-            self.moved |= sent.is_ready() || received.is_ready();
+            if sends {
+                let sent = self.poll_client(cx)?;
+                self.moved |= sent.is_ready();
+                sends = sent.is_ready() || self.is_held_up();
+            }
+            if receives {
+                let received = self.poll_server(cx)?;
+                self.moved |= received.is_ready();
+                receives = received.is_ready();
+            }
             if self.moved && self.server.at_rest() && !self.session.inbound.is_amid_message() {
                 return Poll::Ready(Ok(()));
             }
-            if sent.is_pending() && received.is_pending() {
+            if !receives && (!sends || self.is_held_up()) {
                 return Poll::Pending;
             }
         }
@@ -73,14 +82,17 @@ impl<'a> Relay<'a> {
         self.session.link.activity.get() == Activity::Idle && self.session.inbound.is_empty()
     }
 
+    /// Has the client to wait until the server has answered more?
+    fn is_held_up(&self) -> bool {
+        // The cancel request must not hit what comes next.
+        let cancelling = self.session.timed_out && !self.server.target.is_settled();
+        cancelling || self.server.exchange.is_full()
+    }
+
     /// Client to server. Ready: something moved.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let server = &mut *self.server;
-        if server.exchange.is_full() || server.stream.poll_room(cx).is_pending() {
+        if self.is_held_up() || self.server.stream.poll_room(cx).is_pending() {
             return Poll::Pending;
-        }
-        if self.session.timed_out && !server.target.is_settled() {
-            return Poll::Pending; // the cancel request must not hit what comes next
         }
         if !self.session.inbound.is_empty() {
             if self.pass_messages()? {

@@ -441,8 +441,7 @@ impl Relay<'_> {
     }
 
     pub(super) fn dialect(&self) -> Dialect {
-        let get = |name| self.server.reported.get(name).unwrap_or_default();
-        Dialect::of(get("standard_conforming_strings"), get("client_encoding"))
+        self.server.dialect
     }
 
     fn pass_execute(&mut self, frame: &[u8], body: &[u8]) {

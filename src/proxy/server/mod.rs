@@ -20,6 +20,7 @@ use crate::protocol::frame::{peek, Frames, Header, BODY_BYTES_MAX, HEADER_BYTES}
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::sql::lexer::Dialect;
 use crate::sql::settings::{Settings, Transition};
 
 use super::core_state::CoreState;
@@ -39,6 +40,8 @@ pub(crate) struct Server {
     replies: Replies,
     /// As it last reported.
     pub(crate) reported: Rc<Parameters>,
+    /// How it reads statements, as far as its parameters say.
+    pub(crate) dialect: Dialect,
     /// What was set on it beyond its own values.
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
@@ -134,6 +137,14 @@ pub(crate) enum OnError {
     Retry,
 }
 
+fn dialect(reported: &Parameters) -> Dialect {
+    let value = |name| reported.get(name).unwrap_or_default();
+    Dialect::of(
+        value("standard_conforming_strings"),
+        value("client_encoding"),
+    )
+}
+
 impl Server {
     pub(crate) fn new(
         stream: Stream,
@@ -145,6 +156,7 @@ impl Server {
             stream,
             exchange: Exchange::default(),
             replies: Replies::default(),
+            dialect: dialect(&reported),
             reported,
             settings: Arc::default(),
             target: Rc::new(Target::new(target)),
@@ -373,6 +385,7 @@ impl Server {
         };
         if self.reported.get(status.name) != Some(status.value) {
             Rc::make_mut(&mut self.reported).set(status.name, status.value);
+            self.dialect = dialect(&self.reported);
         }
         if fate == Fate::Forward {
             to.parameter(status.name, status.value);
