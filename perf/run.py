@@ -50,7 +50,15 @@ WORKLOADS = {
     "one-simple-8-reconnect": ("one", "simple", 8, ["-C"], False),
 }
 IDLE = "idle-5000"
-COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "busiest", "rss_kb", "bytes_per_client", "error"]
+COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
+COLUMNS += ["system_calls", "ring_entries", "switches", "error"]
+
+# What `--count` counts per transaction: column, event of perf.
+EVENTS = {
+    "system_calls": "raw_syscalls:sys_enter",
+    "ring_entries": "io_uring:io_uring_submit_req",
+    "switches": "context-switches",
+}
 
 
 class Server:
@@ -135,12 +143,27 @@ def haproxy(binary, folder, port, workers):
     return [binary, "-f", f"{folder}/haproxy.cfg", "-db"]
 
 
+class Endpoint:
+    """Something that runs already: `name=host:port`, or `name=host:port,pid` to count its CPU time, too."""
+
+    def __init__(self, text):
+        fields = re.fullmatch(r"([^=]+)=(.+):(\d+)(?:,(\d+))?", text)
+        if not fields:
+            raise SystemExit(f"not an endpoint: {text} (expected name=host:port or name=host:port,pid)")
+        self.name, self.host, self.port = fields[1], fields[2], int(fields[3])
+        self.pid = int(fields[4]) if fields[4] else None
+
+
 class Proxy:
     """A running contender; `direct` is PostgreSQL itself."""
 
     def __init__(self, name, options, folder, workload, tls):
-        self.name, self.process, self.port = name, None, SERVER_PORT
+        self.name, self.process, self.host, self.port, self.pid = name, None, "127.0.0.1", SERVER_PORT, None
         if name == "direct":
+            return
+        endpoint = options.endpoints.get(name)
+        if endpoint:
+            self.host, self.port, self.pid = endpoint.host, endpoint.port, endpoint.pid
             return
         self.port = FIRST_PROXY_PORT + options.contenders.index(name)
         os.makedirs(folder, exist_ok=True)
@@ -157,6 +180,7 @@ class Proxy:
         self.log = f"{folder}/log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        self.pid = self.process.pid
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -169,20 +193,21 @@ class Proxy:
                 time.sleep(0.02)
 
     def threads(self):
-        """CPU seconds of each thread."""
+        """CPU seconds of each thread: all, and those in the kernel."""
         seconds = {}
         for pid in self.pids():
             for thread in os.listdir(f"/proc/{pid}/task"):
                 fields = open(f"/proc/{pid}/task/{thread}/stat").read().rsplit(")", 1)[1].split()
-                seconds[thread] = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+                user, system = int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND
+                seconds[thread] = (user + system, system)
         return seconds
 
     def pids(self):
         """The process and its children: HAProxy may have some."""
-        if self.process is None:
+        if self.pid is None:
             return []
-        children = open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()
-        return [self.process.pid, *map(int, children)]
+        children = open(f"/proc/{self.pid}/task/{self.pid}/children").read().split()
+        return [self.pid, *map(int, children)]
 
     def rss_kb(self):
         status = [open(f"/proc/{pid}/status").read() for pid in self.pids()]
@@ -199,32 +224,61 @@ class Proxy:
             self.process.wait()
 
 
+class Watch:
+    """perf, beside a run: counts events, or takes samples for flame graphs."""
+
+    def __init__(self, proxy, options):
+        self.process, pids = None, ",".join(map(str, proxy.pids()))
+        if not pids or not (options.count or options.record):
+            return
+        if options.record:
+            command = ["perf", "record", "-q", "-F", "997", "--call-graph", "fp", "-o", options.record, "-p", pids]
+        else:
+            command = ["perf", "stat", "-x", ";", "-e", ",".join(EVENTS.values()), "-p", pids]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.5)  # until it has attached: it does not say when
+
+    def counts(self, transactions):
+        """Events per transaction."""
+        if self.process is None:
+            return {}
+        self.process.send_signal(signal.SIGINT)
+        text = self.process.communicate()[1]
+        lines = [line.split(";") for line in text.splitlines() if ";" in line]
+        values = {fields[2]: fields[0] for fields in lines}
+        return {column: int(values[event]) / transactions for column, event in EVENTS.items() if values.get(event, "").isdigit()}
+
+
 def pgbench(proxy, workload, seconds, options, folder):
     script, protocol, clients, more, tls = WORKLOADS[workload]
     write(f"{folder}/script.sql", SCRIPTS[script])
     logs = tempfile.mkdtemp(dir=folder)
-    environment = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(proxy.port), PGUSER=USER, PGPASSWORD=PASSWORD)
+    environment = dict(os.environ, PGHOST=proxy.host, PGPORT=str(proxy.port), PGUSER=USER, PGPASSWORD=PASSWORD)
     environment["PGSSLMODE"] = "require" if tls else "disable"
     threads = "1" if clients < 8 else "2"
     seconds += clients // 100  # connecting counts for pgbench
     command = [f"{options.pg_bin}/pgbench", "-n", "-f", f"{folder}/script.sql", "-M", protocol, "-c", str(clients)]
     command += ["-j", threads, "-T", str(seconds), "-l", "--log-prefix", f"{logs}/log", *more, DATABASE]
-    before = proxy.threads()
+    before, watch = proxy.threads(), Watch(proxy, options)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60)
     except subprocess.TimeoutExpired:
+        watch.counts(1)
         return {"error": "timeout"}
     after = proxy.threads()
     latencies = sorted(int(line.split()[2]) for name in os.listdir(logs) for line in open(f"{logs}/{name}"))
     shutil.rmtree(logs)
     tps = re.search(r"tps = ([\d.]+)", done.stdout)
     failed = re.search(r"number of failed transactions: (\d+)", done.stdout)
+    counts = watch.counts(max(len(latencies), 1))
     if done.returncode != 0 or not tps or not latencies or int(failed[1]) > 0:
         return {"error": (done.stderr.strip().splitlines() or ["no transactions"])[-1][:200]}
-    result = {"tps": float(tps[1]), "p50_us": latencies[len(latencies) // 2], "p99_us": latencies[len(latencies) * 99 // 100]}
-    used = sorted(seconds - before.get(thread, 0) for thread, seconds in after.items())
+    result = {"tps": float(tps[1]), "p50_us": latencies[len(latencies) // 2], "p99_us": latencies[len(latencies) * 99 // 100], **counts}
+    used = sorted(seconds[0] - before.get(thread, (0, 0))[0] for thread, seconds in after.items())
     if used:
         result["cpu_us"] = sum(used) * 1e6 / len(latencies)
+        system = sum(seconds[1] - before.get(thread, (0, 0))[1] for thread, seconds in after.items())
+        result["system_us"] = system * 1e6 / len(latencies)
         result["rss_kb"] = proxy.rss_kb()
         # Threads that did a hundredth of the work or less are not the ones that serve.
         serving = [value for value in used if value > sum(used) / 100]
@@ -236,7 +290,7 @@ def idle(proxy):
     """Memory per logged-in client that does nothing."""
     import psycopg2
 
-    parameters = f"host=127.0.0.1 port={proxy.port} user={USER} password={PASSWORD} dbname={DATABASE} sslmode=disable"
+    parameters = f"host={proxy.host} port={proxy.port} user={USER} password={PASSWORD} dbname={DATABASE} sslmode=disable"
     psycopg2.connect(parameters).close()
     before_kb = proxy.rss_kb()
     clients = []
@@ -274,7 +328,10 @@ def self_signed(folder):
 
 def summary(rows, options):
     """Medians per workload and contender, with ratios of pgdog to the others."""
-    lines = ["|workload|contender|tps|p50 µs|p99 µs|CPU µs/transaction|busiest core|RSS MB|pgdog's CPU against it|", "|-|-|-|-|-|-|-|-|-|"]
+    columns = ["workload", "contender", "tps", "p50 µs", "p99 µs", "CPU µs/transaction", "busiest core", "RSS MB", "pgdog's CPU against it"]
+    counted = [column for column in EVENTS if any(column in row for row in rows)]
+    columns += [f"{column.replace('_', ' ')}/transaction" for column in counted]
+    lines = ["|" + "|".join(columns) + "|", "|-" * len(columns) + "|"]
     for workload in options.workloads:
         for contender in options.contenders:
             runs = [row for row in rows if row["workload"] == workload and row["contender"] == contender]
@@ -295,7 +352,7 @@ def summary(rows, options):
             per_client = f" ({show('bytes_per_client')} B per client)" if median("bytes_per_client") is not None else ""
             lines.append(
                 f"|{workload}|{contender}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}"
-                f"|{show('busiest', 2)}|{show('rss_kb', 1, 1024)}{per_client}|{ratio}|"
+                f"|{show('busiest', 2)}|{show('rss_kb', 1, 1024)}{per_client}|{ratio}|" + "".join(f"{show(column, 2)}|" for column in counted)
             )
     return "\n".join(lines) + "\n"
 
@@ -313,9 +370,13 @@ def parse_options():
     parser.add_argument("--seconds", type=int, default=5, help="of each run")
     parser.add_argument("--pool", type=int, default=20, help="server connections")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="cores for pgdog and HAProxy")
+    parser.add_argument("--count", action="store_true", help="count system calls, ring entries and switches (needs perf; slows all)")
+    parser.add_argument("--record", metavar="FILE", help="take samples of pgdog with perf: see flame.sh")
+    parser.add_argument("--endpoint", action="append", default=[], metavar="NAME=HOST:PORT[,PID]", help="a contender that runs already; knows user, password and database `bench`, with tables of `pgbench -i`")
     parser.add_argument("--name", default=f"{datetime.date.today()}", help="folder under perf/results")
     options = parser.parse_args()
-    options.contenders = options.contenders.split(",")
+    options.endpoints = {endpoint.name: endpoint for endpoint in map(Endpoint, options.endpoint)}
+    options.contenders = [*options.contenders.split(","), *options.endpoints]
     options.workloads = options.workloads.split(",")
     unknown = [name for name in options.workloads if name not in names]
     if unknown:
