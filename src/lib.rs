@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod pool;
 pub mod prepared;
 pub mod session;
+pub mod snapshot;
 pub mod sql;
 
 #[cfg(feature = "runtime")]

@@ -1,5 +1,9 @@
 //! One plain thread: configuration, start of the cores, signals, end. No query waits for it.
 
+mod events;
+#[expect(dead_code, reason = "admin sessions and /metrics are about to ask")]
+mod gather;
+
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -12,13 +16,15 @@ use cores::blocking::{Blocking, Helpers};
 use cores::limits::{Demand, Limits};
 use cores::log::{Format, LogGuard, LogSettings, Output};
 use cores::placement::{Placement, Wish};
-use cores::signal::{Signal, Signals};
+use cores::signal::Signals;
 
 use crate::auth::{InstanceSecret, Verifier};
 use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
 use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
-use crate::proxy::{self, Boot, Mail, MAILBOX_CAPACITY};
+use crate::proxy::{self, Boot, MAILBOX_CAPACITY};
+
+use events::Control;
 
 /// Log records that may wait for the writer thread.
 const LOG_RECORDS_MAX: usize = 10_000;
@@ -105,7 +111,7 @@ fn read(path: &Path) -> Result<Option<String>, String> {
 }
 
 fn serve(cli: &Cli) -> Result<(), String> {
-    let mut signals = Signals::block().map_err(|error| format!("cannot take signals: {error}"))?;
+    let signals = Signals::block().map_err(|error| format!("cannot take signals: {error}"))?;
     let Resolved { config, warnings } = load(cli)?;
     let _log = start_log(&config).map_err(|error| format!("cannot start logging: {error}"))?;
     for warning in warnings {
@@ -140,12 +146,14 @@ fn serve(cli: &Cli) -> Result<(), String> {
     drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
-    let grace = config.shutdown.timeout;
+    let config = Arc::new(config);
+    let (events, received) = events::channel();
     let boot = Boot {
-        config: Arc::new(config),
+        config: Arc::clone(&config),
         blocking,
         instance_secret: InstanceSecret::new(secret),
         listen,
+        events: events.clone(),
     };
     let count = cpus.len();
     let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| {
@@ -156,29 +164,11 @@ fn serve(cli: &Cli) -> Result<(), String> {
         "pgdog {} listens on {listen} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
-    while signals.next() == Signal::Hangup {
-        tracing::warn!("reloading is not available yet: restart to change the configuration");
-    }
-    tracing::info!("shutting down: waiting for transactions to end");
-    let deadline = grace.and_then(|grace| now().checked_add(grace));
-    for core in 0..count {
-        if cores
-            .office()
-            .send(core, Mail::Shutdown { deadline })
-            .is_err()
-        {
-            tracing::error!(
-                core,
-                "its mailbox is full: it will be ended with the process"
-            );
-        }
-    }
-    std::thread::spawn(move || loop {
-        if matches!(signals.next(), Signal::Interrupt | Signal::Terminate) {
-            std::process::exit(1);
-        }
-    });
-    cores.join().map_err(|error| error.to_string())
+    let control = Control::new(config, cores.office().clone(), received);
+    events::forward_signals(signals, events.clone())
+        .and_then(|()| events::await_end(cores, events))
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
+    control.run().map_err(|error| error.to_string())
 }
 
 #[expect(

@@ -21,7 +21,7 @@ use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
 use crate::sql::settings::SettingsStore;
 
-use super::mail::Mail;
+use super::mail::{Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::server::Target;
 
@@ -37,6 +37,8 @@ pub(crate) struct CoreState {
     pub(crate) core: Core,
     pub(crate) config: Arc<Config>,
     pub(crate) office: PostOffice<Mail>,
+    /// To the control thread.
+    pub(crate) events: Events,
     pub(crate) blocking: Blocking,
     /// Same index on all cores.
     pub(crate) pools: Vec<Rc<PoolSlot>>,
@@ -73,6 +75,7 @@ pub(crate) struct Boot {
     pub(crate) blocking: Blocking,
     pub(crate) instance_secret: InstanceSecret,
     pub(crate) listen: std::net::SocketAddr,
+    pub(crate) events: Events,
 }
 
 impl CoreState {
@@ -88,6 +91,7 @@ impl CoreState {
             core,
             config: boot.config,
             office,
+            events: boot.events,
             blocking: boot.blocking,
             pools,
             links: RefCell::new(HashMap::new()),

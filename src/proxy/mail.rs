@@ -1,10 +1,15 @@
-//! Every message that crosses cores.
+//! Every message that crosses threads: mail between cores, and events for the control thread.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
+
+use cores::signal::Signal;
 
 use crate::pool::PoolMail;
 use crate::protocol::parameters::Parameters;
+use crate::snapshot::{CoreSnapshot, Scope};
 
 use super::server::Parcel;
 
@@ -47,9 +52,44 @@ pub(crate) enum Mail {
         /// As issued to the client.
         secret: Vec<u8>,
     },
+    /// The control thread wants to know how this core is doing: [`Event::Snapshot`] is the answer.
+    Gather {
+        /// To be handed back.
+        id: GatherId,
+        /// How much of it.
+        scope: Scope,
+    },
     /// Stop accepting, let transactions finish, then end.
     Shutdown {
         /// When clients are cut off all the same; `None` waits for all.
         deadline: Option<Instant>,
     },
+}
+
+/// Events that may wait for the control thread. When it is full, signals wait; cores do without, and whoever asked
+/// hears of it when its time is up.
+pub(crate) const EVENTS_MAX: usize = 1024;
+
+/// The way to the control thread.
+pub(crate) type Events = SyncSender<Event>;
+
+/// One question of the control thread to all cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GatherId(pub(crate) u64);
+
+/// What the control thread is told. It works through this in order, and waits for nothing else.
+pub(crate) enum Event {
+    /// From the operator or the system.
+    Signal(Signal),
+    /// A core answers [`Mail::Gather`].
+    Snapshot {
+        /// As asked.
+        id: GatherId,
+        /// How it is doing.
+        snapshot: Box<CoreSnapshot>,
+    },
+    /// A core has ended in order: it answers no more.
+    CoreEnded(usize),
+    /// All cores have ended, in order or not.
+    AllEnded(io::Result<()>),
 }

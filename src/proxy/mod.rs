@@ -5,6 +5,7 @@ mod core_state;
 mod mail;
 mod pools;
 mod server;
+mod snapshot;
 mod upkeep;
 
 use std::cell::Cell;
@@ -18,7 +19,7 @@ use cores::{bind, Core, Listener, Mailbox, PostOffice};
 use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::Boot;
-pub(crate) use mail::{Mail, MAILBOX_CAPACITY};
+pub(crate) use mail::{Event, Events, GatherId, Mail, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
 
 /// Pause after accept failed for want of descriptors.
@@ -29,8 +30,15 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 /// A core hands fresh clients on when it has more than the mean and one part in this of it.
 const LOAD_TOLERANCE: usize = 16;
 
-/// Serves clients on this core until it is shut down.
+/// Serves clients on this core until it is shut down, and says so.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
+    let (index, events) = (core.index(), boot.events.clone());
+    serve(core, mailbox, office, boot).await;
+    // Without room it is found out by its silence.
+    let _ = events.try_send(Event::CoreEnded(index));
+}
+
+async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
     let listen = boot.listen;
     let state = CoreState::new(core.clone(), office, boot);
     core.spawn(pools::carry_mail(Rc::clone(&state)));
@@ -50,6 +58,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             Mail::Cancel { process_id, secret } => {
                 server::cancel::requested(&state, process_id, &secret)
             }
+            Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
             Mail::Shutdown { deadline } => break deadline,
         }
     };
@@ -68,6 +77,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Cancel { process_id, secret } => {
                     server::cancel::requested(&context, process_id, &secret)
                 }
+                Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
                 Mail::Client(_)
                 | Mail::Load { .. }
                 | Mail::Welcome { .. }

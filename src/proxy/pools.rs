@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cores::Core;
 
 use crate::config::{Config, PoolConfig};
-use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolMail};
+use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolMail, PoolStats};
 use crate::protocol::parameters::Parameters;
 use crate::sql::settings::Settings;
 
@@ -29,7 +29,7 @@ const WELCOMES_MAX: usize = 64;
 /// One core's slice of a pool, with what it needs to connect.
 pub(crate) struct PoolSlot {
     pub(crate) index: usize,
-    pub(crate) config: PoolConfig,
+    pub(crate) config: Arc<PoolConfig>,
     slice: RefCell<Pool<Conn>>,
     spare: RefCell<Vec<Action<Conn>>>,
     welcomes: RefCell<VecDeque<Welcome>>,
@@ -58,7 +58,7 @@ impl PoolSlot {
         let slice = Pool::new(place, limits(pool, config), seed, core.now());
         Self {
             index,
-            config: pool.clone(),
+            config: Arc::new(pool.clone()),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
             welcomes: RefCell::new(VecDeque::new()),
@@ -124,6 +124,11 @@ impl PoolSlot {
     /// When the slice wants its next tick.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.slice.borrow().next_deadline()
+    }
+
+    /// The slice in numbers.
+    pub(crate) fn stats(&self, now: Instant) -> PoolStats {
+        self.slice.borrow().stats(now)
     }
 
     /// Has every connection of a drained slice been closed?

@@ -1,0 +1,42 @@
+//! This core as plain data, for the control thread.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::snapshot::{CoreSnapshot, PoolSnapshot, Scope};
+
+use super::core_state::CoreState;
+use super::mail::{Event, GatherId};
+
+/// Answers the control thread.
+pub(super) fn answer(state: &Rc<CoreState>, id: GatherId, scope: Scope) {
+    let snapshot = Box::new(take(state, scope));
+    if state
+        .events
+        .try_send(Event::Snapshot { id, snapshot })
+        .is_err()
+    {
+        tracing::warn!("the control thread has too much to do: a snapshot is lost");
+    }
+}
+
+fn take(state: &CoreState, Scope {}: Scope) -> CoreSnapshot {
+    let now = state.core.now();
+    let stats = state.core.stats();
+    let pools = state.pools.iter().map(|slot| PoolSnapshot {
+        id: slot.index as u64,
+        config: Arc::clone(&slot.config),
+        stats: slot.stats(now),
+    });
+    CoreSnapshot {
+        core: state.core.index(),
+        cpu: state.core.cpu(),
+        taken: now,
+        clients: state.gate.running(),
+        tasks: stats.tasks,
+        sockets: stats.sockets,
+        panics: stats.panics,
+        busy: stats.busy,
+        pools: pools.collect(),
+    }
+}
