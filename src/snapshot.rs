@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::PoolConfig;
+use crate::metrics::Totals;
 use crate::pool::PoolStats;
 
 /// How much is asked for. Numbers of the core and of its pools are always part of the answer.
@@ -42,4 +43,6 @@ pub struct PoolSnapshot {
     pub config: Arc<PoolConfig>,
     /// Permits, servers, waiting clients.
     pub stats: PoolStats,
+    /// What was counted so far.
+    pub totals: Totals,
 }

@@ -1,5 +1,6 @@
 //! One byte stream, TCP or Unix, of one core: receives in place, sends in batches.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -21,6 +22,15 @@ use crate::ring::{Chunk, SlotId};
 pub struct Stream {
     core: Core,
     id: SlotId,
+    /// See [`Stream::take_traffic`].
+    traffic: Traffic,
+}
+
+/// Bytes of a stream.
+#[derive(Debug, Default)]
+struct Traffic {
+    received: Cell<u64>,
+    sent: Cell<u64>,
 }
 
 /// Where to connect to.
@@ -97,6 +107,7 @@ impl Stream {
         let stream = Stream {
             core: core.clone(),
             id: core.ring().connect(OwnedFd::from(socket), to),
+            traffic: Traffic::default(),
         };
         poll_fn(|cx| stream.core.ring().poll_connected(stream.id, cx)).await?;
         Ok(stream)
@@ -107,6 +118,7 @@ impl Stream {
         Stream {
             core: core.clone(),
             id: core.ring().adopt(fd),
+            traffic: Traffic::default(),
         }
     }
 
@@ -114,7 +126,24 @@ impl Stream {
     ///
     /// The kernel holds a receive only after this was polled, so not polling is back-pressure.
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
-        self.core.ring().poll_receive(self.id, cx)
+        let received = self.core.ring().poll_receive(self.id, cx);
+        if let Poll::Ready(Ok(Some(buf))) = &received {
+            add(&self.traffic.received, buf.len());
+        }
+        received
+    }
+
+    /// Bytes taken, and bytes queued for sending, since the last call.
+    #[inline]
+    pub fn take_traffic(&self) -> (u64, u64) {
+        let Traffic { received, sent } = &self.traffic;
+        (received.take(), sent.take())
+    }
+
+    /// The core that serves it.
+    #[inline]
+    pub fn core(&self) -> &Core {
+        &self.core
     }
 
     /// As [`Stream::poll_recv`].
@@ -137,21 +166,25 @@ impl Stream {
     ///
     /// A failed connection drops them: the error shows in `poll_room`, `flush` or `recv`.
     pub fn send(&self, buf: Buf) {
+        add(&self.traffic.sent, buf.len());
         self.core.ring().send(self.id, Chunk::Lent(buf));
     }
 
     /// Queues bytes that live forever.
     pub fn send_static(&self, bytes: &'static [u8]) {
+        add(&self.traffic.sent, bytes.len());
         self.core.ring().send(self.id, Chunk::Static(bytes));
     }
 
     /// Queues bytes of our own.
     pub fn send_vec(&self, bytes: Vec<u8>) {
+        add(&self.traffic.sent, bytes.len());
         self.core.ring().send(self.id, Chunk::Owned(bytes));
     }
 
     /// Queues a copy of `bytes`.
     pub fn write(&self, bytes: &[u8]) {
+        add(&self.traffic.sent, bytes.len());
         self.core.ring().write(self.id, bytes);
     }
 
@@ -203,6 +236,11 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+#[inline]
+fn add(bytes: &Cell<u64>, more: usize) {
+    bytes.set(bytes.get() + more as u64);
 }
 
 impl AsRawFd for Stream {

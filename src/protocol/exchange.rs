@@ -145,6 +145,12 @@ impl Exchange {
         self.batch != Batch::Synced
     }
 
+    /// Nothing is owed, and the server has synchronised after all we sent; a transaction may be open.
+    #[inline]
+    pub fn is_resting(&self) -> bool {
+        self.owed.is_empty() && self.batch == Batch::Synced
+    }
+
     /// Take no more from the client until replies have come.
     #[inline]
     pub fn is_full(&self) -> bool {

@@ -15,6 +15,7 @@ use cores::{Core, PostOffice};
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
 use crate::config::choice::Role;
 use crate::config::Config;
+use crate::metrics::ClientMeter;
 use crate::pool::{Lease, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
@@ -211,6 +212,7 @@ pub(crate) struct Link {
     waker: RefCell<Option<Waker>>,
     /// The server it holds, for cancel requests.
     pub(crate) target: RefCell<Option<Rc<Target>>>,
+    pub(crate) meter: ClientMeter,
     /// Boxed: most of the time there is none.
     served: RefCell<Option<Box<Served>>>,
 }
@@ -249,6 +251,7 @@ impl Link {
             notice: Cell::new(None),
             waker: RefCell::new(None),
             target: RefCell::new(None),
+            meter: ClientMeter::new(now),
             served: RefCell::new(None),
         }
     }

@@ -18,7 +18,7 @@ use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
 use super::mail::Mail;
-use super::server::{connect, Server};
+use super::server::{connect, Registry, Server};
 
 /// A server connection as pools hold it.
 pub(crate) type Conn = Box<Server>;
@@ -30,6 +30,8 @@ const WELCOMES_MAX: usize = 64;
 pub(crate) struct PoolSlot {
     pub(crate) index: usize,
     pub(crate) config: Arc<PoolConfig>,
+    /// Its servers, and what is counted.
+    pub(crate) registry: Rc<Registry>,
     slice: RefCell<Pool<Conn>>,
     spare: RefCell<Vec<Action<Conn>>>,
     welcomes: RefCell<VecDeque<Welcome>>,
@@ -59,6 +61,7 @@ impl PoolSlot {
         Self {
             index,
             config: Arc::new(pool.clone()),
+            registry: Rc::default(),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
             welcomes: RefCell::new(VecDeque::new()),
@@ -211,6 +214,7 @@ impl DerefMut for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
+            lease.server.link.meter.given_up();
             self.slot.discard(&self.state, lease);
         }
     }
@@ -323,7 +327,8 @@ pub(crate) fn receive(state: &Rc<CoreState>, pool: usize, mail: PoolMail<super::
     };
     let (mut mail, lease) = mail.unload();
     if let Some((parcel, rest)) = lease.map(Lease::take) {
-        mail.load(rest.with(Box::new(Server::unpack(&state.core, parcel))));
+        let server = Server::unpack(&state.core, &slot.registry, parcel);
+        mail.load(rest.with(Box::new(server)));
     }
     slot.decide(state, |pool, now, out| pool.receive(mail, now, out));
 }

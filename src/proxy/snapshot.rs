@@ -27,6 +27,7 @@ fn take(state: &CoreState, Scope {}: Scope) -> CoreSnapshot {
         id: slot.index as u64,
         config: Arc::clone(&slot.config),
         stats: slot.stats(now),
+        totals: slot.registry.totals(),
     });
     CoreSnapshot {
         core: state.core.index(),

@@ -17,6 +17,7 @@ use cores::{Buf, Stream};
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
+use crate::metrics::{Answered, Stat};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
@@ -221,6 +222,7 @@ impl Session {
             if !self.inbound.is_empty() && self.needs_server()? {
                 return Ok(());
             }
+            self.count_traffic();
             self.link.enter(Activity::Idle, self.state.core.now());
             poll_fn(|cx| {
                 self.link.listen(cx);
@@ -231,6 +233,13 @@ impl Session {
             })
             .await?;
         }
+    }
+
+    /// The bytes that have passed since the last call.
+    #[inline]
+    fn count_traffic(&self) {
+        let (received, sent) = self.stream.take_traffic();
+        self.link.meter.passed(received, sent);
     }
 
     /// Takes what has come from the client.
@@ -342,6 +351,7 @@ impl Session {
 
     /// A server that has this client's settings; `None` if the request was answered with an error.
     async fn checkout(&mut self) -> Result<Option<Held>, End> {
+        let since = self.state.core.now();
         loop {
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
             let checkout = self.slot.decide(&self.state, |pool, now, out| {
@@ -371,7 +381,11 @@ impl Session {
                 }
             }
             *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
-            self.link.enter(Activity::Active, self.state.core.now());
+            let now = self.state.core.now();
+            held.link
+                .meter
+                .assigned(now.saturating_duration_since(since));
+            self.link.enter(Activity::Active, now);
             return Ok(Some(held));
         }
     }
@@ -449,6 +463,7 @@ impl Session {
 
     /// Answers the request in front with an error; the rest of its batch is ignored.
     fn answer(&mut self, error: &Error) -> Result<(), End> {
+        self.link.meter.error();
         let mut message = Vec::new();
         put_error(&mut message, error);
         if let Some(header) = self.inbound.next()? {
@@ -483,6 +498,7 @@ impl Session {
                 ..error
             });
         }
+        self.link.meter.error();
         let mut message = Vec::new();
         put_error(&mut message, &error);
         if ended {
@@ -522,8 +538,15 @@ impl Session {
             return; // dropped, and so closed
         }
         let state = Rc::clone(&self.state);
+        let out_of_sync = !held.exchange.is_resting();
+        if out_of_sync {
+            held.link.meter.counters().count(Stat::OutOfSync);
+        }
         self.state.core.spawn(async move {
             if held.reset(&state, reset).await {
+                if out_of_sync {
+                    held.link.meter.counters().count(Stat::ReSynced);
+                }
                 held.check_in();
             }
         });
@@ -646,6 +669,8 @@ fn lost_error(lost: &Lost) -> Error {
 const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
 
 impl Recipient for Session {
+    const CLIENT: bool = true;
+
     #[inline]
     fn forward(&mut self, buf: Buf) {
         self.stream.send(buf);
@@ -690,6 +715,7 @@ impl Recipient for Session {
                 return OnError::Retry;
             }
         }
+        self.link.meter.error();
         self.settings.failed();
         // Whatever the batch parsed may not have been.
         self.unnamed = Unnamed::None;
@@ -710,7 +736,14 @@ impl Recipient for Session {
         OnError::Forward
     }
 
-    fn ready(&mut self, status: Option<TransactionStatus>) {
+    fn transaction_prepared(&mut self) {
+        self.link.meter.prepared_transaction();
+    }
+
+    fn ready(&mut self, answered: Option<Answered>) {
+        if let Some(answered) = answered {
+            self.link.meter.answered(answered);
+        }
         self.statements.ready();
         self.unbound_in = self.unbound_in.saturating_sub(1);
         let target = self.link.target.borrow();
@@ -719,7 +752,7 @@ impl Recipient for Session {
         self.link.since.set(self.state.core.now());
         if let Some(tracker) = &mut self.tracker {
             tracker.ready();
-            if let Some(status) = status {
+            if let Some(Answered { status, .. }) = answered {
                 let mut store = self.state.settings.borrow_mut();
                 self.settings.ready(status.as_byte(), &mut store);
             }

@@ -83,7 +83,7 @@ impl Relay<'_> {
     /// Answers a client's Parse: by the server if it does not have the statement, otherwise by us.
     fn parse_for_client(&mut self, statement: &Rc<Statement>, note: Note) {
         let server = &mut *self.server;
-        match server.prepared.ensure(statement.id()) {
+        match server.ensure(statement.id()) {
             Ensure::Present => {
                 server
                     .exchange
@@ -155,7 +155,7 @@ impl Relay<'_> {
 
     /// What to close before the statement is prepared on the server; `None` if the server has it.
     fn missing(&mut self, statement: &Statement) -> Option<Option<Id>> {
-        match self.server.prepared.ensure(statement.id()) {
+        match self.server.ensure(statement.id()) {
             Ensure::Present => None,
             Ensure::Prepare { evict } => Some(evict),
             Ensure::Replace => Some(Some(statement.id())),
@@ -183,7 +183,7 @@ impl Relay<'_> {
         if statements.get(&at.name).is_err() {
             statements.prepare(&at.name, Rc::clone(&interned)).ok()?;
             note = NOTE_CLIENT;
-            let evict = match self.server.prepared.ensure(interned.id()) {
+            let evict = match self.server.ensure(interned.id()) {
                 Ensure::Prepare { evict } => evict,
                 Ensure::Replace => Some(interned.id()),
                 // Prepared anew: it is the server that reads it, and says that it is well.

@@ -115,6 +115,7 @@ impl<'a> Relay<'a> {
                 self.answered = true;
                 match server.take(buf, self.session) {
                     Ok(()) => {
+                        self.session.count_traffic();
                         self.after_replies()?;
                         return Poll::Ready(Ok(()));
                     }
@@ -176,6 +177,7 @@ impl<'a> Relay<'a> {
 
     /// The server is gone, amid whatever it did.
     fn lost(&mut self, lost: &Lost) -> End {
+        self.server.link.meter.lost();
         let exchange = &self.server.exchange;
         if exchange.said_farewell() {
             return End::Silent; // the client has the server's own words

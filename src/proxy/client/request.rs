@@ -58,6 +58,7 @@ pub(super) enum Unnamed {
 impl Relay<'_> {
     /// Passes on what has come, noting what each message will be answered. False: nothing could be passed.
     pub(super) fn pass_messages(&mut self) -> Result<bool, End> {
+        let resting = self.server.exchange.is_resting();
         let mut progress = self.session.inbound.pass_rest(&self.server.stream);
         while !self.session.inbound.is_amid_message() {
             let passed = self.pass_run()?;
@@ -79,6 +80,15 @@ impl Relay<'_> {
             self.server.synthesize(self.session);
         }
         let Session { link, state, .. } = &*self.session;
+        if progress {
+            if resting {
+                let now = state.core.now();
+                let status = self.server.exchange.status();
+                self.server.link.meter.begin(now, status);
+                link.meter.begin(now);
+            }
+            self.server.count_traffic();
+        }
         if progress && link.activity.get() != Activity::Active {
             link.enter(Activity::Active, state.core.now());
         }
@@ -102,6 +112,7 @@ impl Relay<'_> {
         let mut at = 0;
         // The unnamed statement that was parsed and not bound yet: its definition.
         let mut unbound = None;
+        let mut last = None;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(header) =
                 peek(rest, CLIENT_BODY_BYTES_MAX).map_err(|error| End::Fatal(error.into()))?
@@ -131,7 +142,11 @@ impl Relay<'_> {
             if let Some(owed) = owed {
                 self.note(owed, Fate::Forward, note);
             }
+            last = Some(header.tag);
             at += header.frame_bytes();
+        }
+        if let Some(tag) = last {
+            self.server.link.meter.sent(tag);
         }
         self.remember_unbound(unbound);
         Ok(at)
@@ -329,6 +344,7 @@ impl Relay<'_> {
 
     /// Passes the next message on with what it needs.
     fn pass_alone(&mut self, header: Header) -> Result<(), End> {
+        self.server.link.meter.sent(header.tag);
         if header.tag == tag::BIND {
             self.pass_bind(header);
             return Ok(());

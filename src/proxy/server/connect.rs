@@ -7,6 +7,7 @@ use cores::{Stream, TcpOptions};
 use crate::auth::{Password, ServerLogin, ServerLoginRequest, ServerStep};
 use crate::config::Host;
 use crate::error::{Error, Fault};
+use crate::metrics::{ServerMeter, Stat};
 use crate::pool::{ConnectFailure, Pool};
 use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, BackendKeyData, ParameterStatus};
@@ -26,17 +27,22 @@ const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens one connection for the slice that asked for it.
 pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
+    let began = state.core.now();
     let deadline = state
         .config
         .servers
         .connect_timeout
-        .and_then(|timeout| state.core.now().checked_add(timeout));
+        .and_then(|timeout| began.checked_add(timeout));
     let outcome = state
         .core
         .timeout_at(deadline, Box::pin(connect(&state, &slot)))
         .await;
     match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
         Ok(server) => {
+            let counters = slot.registry.counters();
+            counters.count(Stat::ConnectCount);
+            let took = state.core.now().saturating_duration_since(began);
+            counters.add_time(Stat::ConnectTime, took);
             let reported = Rc::clone(&server.reported);
             super::super::pools::learned(&state, &slot, &reported);
             slot.decide(&state, |pool, now, out| {
@@ -102,6 +108,7 @@ async fn log_in(
     let pool = &slot.config;
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let (stream, address) = dial(state, slot).await.map_err(gone)?;
+    slot.registry.counters().count(Stat::AuthAttempts);
     let mut startup = Vec::new();
     let mut pairs: Vec<(&[u8], &[u8])> = vec![
         (b"user", pool.login.user.as_bytes()),
@@ -170,7 +177,11 @@ async fn log_in(
                         key,
                     };
                     let prepared = ServerStatements::new(state.prepared_max());
-                    return Ok(Server::new(stream, Rc::new(reported), target, prepared));
+                    let now = state.core.now();
+                    stream.take_traffic(); // that of the login does not count
+                    let reported = Rc::new(reported);
+                    let meter = (&slot.registry, ServerMeter::new(now));
+                    return Ok(Server::new(stream, reported, target, prepared, meter));
                 }
                 tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 other => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod connect;
+mod link;
 mod reset;
 
 use std::os::fd::OwnedFd;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use cores::{Buf, Core, Stream};
 
-use crate::prepared::server::ServerStatements;
-use crate::protocol::backend::{tag, ParameterStatus, TransactionStatus};
+use crate::metrics::{Answered, ServerMeter, Stat};
+use crate::prepared::server::{Ensure, ServerStatements};
+use crate::prepared::Id;
+use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, Frames, Header, BODY_BYTES_MAX, HEADER_BYTES};
@@ -26,6 +29,8 @@ use crate::sql::settings::{Settings, Transition};
 use super::core_state::CoreState;
 
 pub(crate) use cancel::Target;
+use link::Enlisted;
+pub(crate) use link::Registry;
 pub(crate) use reset::Reset;
 
 /// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
@@ -46,6 +51,8 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
     pub(crate) prepared: ServerStatements,
+    /// What it counts, where others see it.
+    pub(crate) link: Enlisted,
 }
 
 /// The answered message is accounted for in the server's list of prepared statements.
@@ -74,6 +81,7 @@ pub(crate) struct Parcel {
     settings: Arc<Settings>,
     target: cancel::Address,
     prepared: ServerStatements,
+    meter: ServerMeter,
 }
 
 /// The connection is of no further use.
@@ -108,6 +116,8 @@ impl From<OutOfStep> for Lost {
 
 /// Who gets a server's replies.
 pub(crate) trait Recipient {
+    /// Is it a client, whose requests are counted?
+    const CLIENT: bool = false;
     /// Bytes of whole or partial messages, in order.
     fn forward(&mut self, buf: Buf);
     /// The same, for bytes not in a receive buffer.
@@ -123,8 +133,10 @@ pub(crate) trait Recipient {
     fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
         OnError::Forward
     }
-    /// A Sync or Query of the recipient is answered; without a status, it was ignored.
-    fn ready(&mut self, _status: Option<TransactionStatus>) {}
+    /// A statement of the recipient has prepared a transaction.
+    fn transaction_prepared(&mut self) {}
+    /// A Sync or Query of the recipient is answered; `None`: it was ignored.
+    fn ready(&mut self, _answered: Option<Answered>) {}
 }
 
 /// What becomes of an ErrorResponse.
@@ -151,7 +163,9 @@ impl Server {
         reported: Rc<Parameters>,
         target: cancel::Address,
         prepared: ServerStatements,
+        (registry, meter): (&Rc<Registry>, ServerMeter),
     ) -> Self {
+        let target = Rc::new(Target::new(target));
         Self {
             stream,
             exchange: Exchange::default(),
@@ -159,9 +173,19 @@ impl Server {
             dialect: dialect(&reported),
             reported,
             settings: Arc::default(),
-            target: Rc::new(Target::new(target)),
+            link: registry.enlist(meter, &target),
+            target,
             prepared,
         }
+    }
+
+    /// A statement is about to be bound or described: what to send before.
+    pub(crate) fn ensure(&mut self, id: Id) -> Ensure {
+        let ensure = self.prepared.ensure(id);
+        if matches!(ensure, Ensure::Prepare { evict: Some(_) }) {
+            self.link.meter.counters().count(Stat::CloseCount);
+        }
+        ensure
     }
 
     /// Notes a Sync or Query. False: the server ignores it, no ReadyForQuery will come.
@@ -214,7 +238,9 @@ impl Server {
 
     /// What follows from a reply for prepared statements.
     #[inline]
-    fn account(&mut self, tag: u8, body: &[u8], fate: Fate, to: &mut impl Recipient) {
+    fn account<R: Recipient>(&mut self, tag: u8, body: &[u8], fate: Fate, to: &mut R) {
+        let meter = &self.link.meter;
+        meter.received(tag);
         match tag {
             tag::COMMAND_COMPLETE => {
                 let note = self.exchange.take_note();
@@ -224,11 +250,19 @@ impl Server {
                 if note & NOTE_CLIENT != 0 {
                     to.statement_answered();
                 }
+                let command = body.strip_suffix(b"\0").unwrap_or(body);
+                if meter.completed(command) {
+                    to.transaction_prepared();
+                }
                 if note & NOTE_EFFECTS != 0 {
-                    to.statement_done(body.strip_suffix(b"\0").unwrap_or(body));
+                    to.statement_done(command);
                 }
             }
+            tag::BIND_COMPLETE => meter.counters().count(Stat::BindCount),
             tag::PARSE_COMPLETE | tag::CLOSE_COMPLETE => {
+                if tag == tag::PARSE_COMPLETE {
+                    meter.counters().count(Stat::ServerParseCount);
+                }
                 let note = self.exchange.take_note();
                 if note & NOTE_SERVER != 0 {
                     self.prepared.succeeded();
@@ -239,11 +273,16 @@ impl Server {
             }
             tag::READY_FOR_QUERY => {
                 self.prepared.ready();
-                if fate == Fate::Forward {
-                    to.ready(Some(self.exchange.status()));
+                if R::CLIENT && fate == Fate::Forward {
+                    let more = !self.exchange.nothing_owed();
+                    let now = self.stream.core().now();
+                    to.ready(Some(meter.answered(now, self.exchange.status(), more)));
                 }
             }
             tag::COPY_IN_RESPONSE | tag::ERROR_RESPONSE => {
+                if tag == tag::ERROR_RESPONSE {
+                    meter.counters().count(Stat::Errors);
+                }
                 for _ in 0..self.exchange.take_ignored_syncs() {
                     self.prepared.ready();
                     to.ready(None);
@@ -261,6 +300,7 @@ impl Server {
 
     /// Shows received bytes to the exchange, message by message, and passes on what the client shall get.
     pub(crate) fn take(&mut self, mut buf: Buf, to: &mut impl Recipient) -> Result<(), Lost> {
+        self.count_traffic();
         while !buf.is_empty() {
             if self.replies.body_left > 0 {
                 let part = buf.split_to(self.replies.body_left);
@@ -275,6 +315,13 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The bytes that have passed since the last call.
+    #[inline]
+    pub(crate) fn count_traffic(&self) {
+        let (received, sent) = self.stream.take_traffic();
+        self.link.meter.passed(received, sent);
     }
 
     /// The messages at the front of `buf`, up to where one must be cut out or is incomplete.
@@ -412,6 +459,7 @@ impl Server {
         let text = sql.as_bytes();
         frontend::Query { text }.encode(&mut message);
         self.stream.send_vec(message);
+        self.link.meter.sent(frontend::tag::QUERY);
         self.sent_to_ready(Owed::Results, Fate::Forward, 0);
         self.collect().await
     }
@@ -454,6 +502,12 @@ impl Server {
 
     /// Reads until nothing is owed.
     async fn drain(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
+        let drained = self.take_all(to).await;
+        self.count_traffic();
+        drained.inspect_err(|_| self.link.meter.lost())
+    }
+
+    async fn take_all(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
         while !self.exchange.nothing_owed()
             || self.replies.body_left > 0
             || !self.replies.partial.is_empty()
@@ -469,6 +523,11 @@ impl Server {
 
     /// Takes what came while the connection was at rest: reported parameters and notices are fine.
     pub(crate) fn take_unprompted(&mut self) -> Result<(), Lost> {
+        let taken = self.take_waiting();
+        taken.inspect_err(|_| self.link.meter.lost())
+    }
+
+    fn take_waiting(&mut self) -> Result<(), Lost> {
         while self.stream.has_received() {
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
             match self.stream.poll_recv(&mut cx) {
@@ -486,12 +545,14 @@ impl Server {
 
     /// Leaves this core. Errors: it is not at rest any more, and has been closed.
     pub(crate) async fn pack(self) -> Result<Parcel, ()> {
+        self.count_traffic();
         let Self {
             stream,
             reported,
             settings,
             target,
             prepared,
+            link,
             ..
         } = self;
         match stream.detach().await {
@@ -501,19 +562,27 @@ impl Server {
                 settings,
                 target: target.address.clone(),
                 prepared,
+                meter: link.leave(),
             }),
-            _ => Err(()),
+            _ => {
+                link.meter.lost();
+                link.meter.given_up();
+                Err(())
+            }
         }
     }
 
     /// Arrives on this core.
-    pub(crate) fn unpack(core: &Core, parcel: Parcel) -> Self {
+    pub(crate) fn unpack(core: &Core, registry: &Rc<Registry>, parcel: Parcel) -> Self {
+        let mut meter = parcel.meter;
+        meter.arrived();
         let stream = Stream::adopt(core, parcel.fd);
         let mut server = Self::new(
             stream,
             Rc::new(parcel.reported),
             parcel.target,
             parcel.prepared,
+            (registry, meter),
         );
         server.settings = parcel.settings;
         server

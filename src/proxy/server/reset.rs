@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::choice::ConnectionRecovery;
+use crate::metrics::Stat;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend;
@@ -98,10 +99,13 @@ impl Server {
         if drained.is_err() {
             return false;
         }
-        if self.exchange.status() != TransactionStatus::Idle && self.run("ROLLBACK").await.is_err()
-        {
-            return false;
+        if self.exchange.status() != TransactionStatus::Idle {
+            if self.run("ROLLBACK").await.is_err() {
+                return false;
+            }
+            self.link.meter.counters().count(Stat::Rollbacks);
         }
+        self.link.meter.abandoned(state.core.now());
         // What it reported while nobody listened may be a setting that somebody's function made.
         if reset == Reset::Session || *reported != *self.reported {
             self.prepared.forget_all();
@@ -109,6 +113,7 @@ impl Server {
                 return false;
             }
             self.settings = Arc::default();
+            self.link.meter.counters().count(Stat::Cleaned);
         }
         while self.target.is_touched() {
             self.target.settled().await;

@@ -1,0 +1,88 @@
+//! Server connections of one slice as the rest of their core sees them: which there are, and what they have counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use crate::metrics::{Counters, ServerMeter, Totals};
+
+use super::Target;
+
+/// One server connection, whoever holds it.
+pub(crate) struct ServerLink {
+    pub(crate) meter: ServerMeter,
+    /// The same as the `target` of the client's link that holds the server.
+    #[expect(dead_code, reason = "SHOW SERVERS will find a server's client by it")]
+    pub(crate) target: Rc<Target>,
+}
+
+/// The server connections of one slice, and what those that are gone have counted.
+#[derive(Default)]
+pub(crate) struct Registry {
+    counters: Counters,
+    servers: RefCell<HashMap<u64, Rc<ServerLink>>>,
+    last: Cell<u64>,
+}
+
+/// A server's entry in its slice's list, which goes when the server does.
+pub(crate) struct Enlisted {
+    link: Rc<ServerLink>,
+    id: u64,
+    registry: Rc<Registry>,
+}
+
+impl Registry {
+    /// For what no server counts.
+    #[inline]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn enlist(self: &Rc<Self>, meter: ServerMeter, target: &Rc<Target>) -> Enlisted {
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        let target = Rc::clone(target);
+        let link = Rc::new(ServerLink { meter, target });
+        self.servers.borrow_mut().insert(id, Rc::clone(&link));
+        Enlisted {
+            link,
+            id,
+            registry: Rc::clone(self),
+        }
+    }
+
+    /// What this slice has counted, with all its servers, past and present. Takes time with their number.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = self.counters.totals();
+        for server in self.servers.borrow().values() {
+            totals += &server.meter.totals_here();
+        }
+        totals
+    }
+}
+
+impl Enlisted {
+    /// The server leaves for another core.
+    pub(super) fn leave(self) -> ServerMeter {
+        self.link.meter.clone()
+    }
+}
+
+impl Deref for Enlisted {
+    type Target = ServerLink;
+
+    #[inline]
+    fn deref(&self) -> &ServerLink {
+        &self.link
+    }
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        self.registry.servers.borrow_mut().remove(&self.id);
+        self.registry
+            .counters
+            .add_all(&self.link.meter.totals_here());
+    }
+}
