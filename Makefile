@@ -29,9 +29,11 @@ lint: ## Format and clippy, as CI runs them
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
 
-bench: ## Measure the pure code and the runtime; perf/run.sh measures the whole proxy
-	@.ci/setup build
-	cargo bench --workspace
+bench: ## Instructions of the pure code against benches/instructions.toml (BLESS=1 renews it), then times of the runtime
+	@.ci/setup build counter
+	set -o pipefail; GUNGRAUN_RUNNER=$$PWD/target/tools/bin/gungraun-runner \
+	  cargo bench -p pgdog-benches -- --output-format=json | benches/compare.py $(if $(BLESS),--bless)
+	cargo bench -p cores
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a nightly compiler
 	@.ci/setup build
