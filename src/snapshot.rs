@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::PoolConfig;
 use crate::metrics::Totals;
-use crate::pool::PoolStats;
+use crate::pool::{PoolId, PoolStats};
 
 /// How much is asked for. Numbers of the core and of its pools are always part of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct CoreSnapshot {
 #[derive(Clone, Debug)]
 pub struct PoolSnapshot {
     /// The same on all cores, and never used again for another pool.
-    pub id: u64,
+    pub id: PoolId,
     /// Whose and where.
     pub config: Arc<PoolConfig>,
     /// Permits, servers, waiting clients.

@@ -31,6 +31,8 @@ mod load;
 mod pooling;
 #[path = "proxy/psql.rs"]
 mod psql;
+#[path = "proxy/reload.rs"]
+mod reload;
 #[path = "proxy/session.rs"]
 mod session;
 #[path = "proxy/shutdown.rs"]

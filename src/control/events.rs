@@ -3,26 +3,29 @@
 use std::io;
 use std::process;
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::thread;
 
 use cores::signal::{Signal, Signals};
 use cores::{Cores, PostOffice};
 
-use crate::config::Config;
+use crate::config::Resolved;
 use crate::proxy::{Event, Events, Mail, EVENTS_MAX};
 
 use super::gather::Gathers;
 use super::now;
+use super::reload::Current;
 
 /// What the control thread knows while cores run.
 pub(super) struct Control {
-    config: Arc<Config>,
+    current: Current,
     office: PostOffice<Mail>,
     events: Receiver<Event>,
     gathers: Gathers,
     phase: Phase,
 }
+
+/// Reads the configuration: see [`super::load`].
+pub(super) type Load<'a> = &'a dyn Fn() -> Result<Resolved, String>;
 
 /// Serving, or on the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +61,9 @@ pub(super) fn await_end(cores: Cores<Mail>, events: Events) -> io::Result<()> {
 }
 
 impl Control {
-    pub(super) fn new(
-        config: Arc<Config>,
-        office: PostOffice<Mail>,
-        events: Receiver<Event>,
-    ) -> Self {
+    pub(super) fn new(current: Current, office: PostOffice<Mail>, events: Receiver<Event>) -> Self {
         Self {
-            config,
+            current,
             office,
             events,
             gathers: Gathers::default(),
@@ -72,12 +71,12 @@ impl Control {
         }
     }
 
-    /// Works until all cores have ended. Errors: the first core that failed, and why.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    /// Works until all cores have ended; `load` reads the configuration. Errors: the first core that failed, and why.
+    pub(super) fn run(mut self, load: Load<'_>) -> io::Result<()> {
         loop {
             match self.next() {
                 None => self.gathers.expire(now()),
-                Some(Event::Signal(signal)) => self.signal(signal),
+                Some(Event::Signal(signal)) => self.signal(signal, load),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
                 Some(Event::CoreEnded(core)) => self.gathers.ended(core),
                 Some(Event::AllEnded(outcome)) => return outcome,
@@ -105,12 +104,15 @@ impl Control {
         }
     }
 
-    fn signal(&mut self, signal: Signal) {
+    fn signal(&mut self, signal: Signal, load: Load<'_>) {
         match (signal, self.phase) {
-            (Signal::Hangup, _) => {
-                tracing::warn!(
-                    "reloading is not available yet: restart to change the configuration"
-                )
+            (Signal::Hangup, Phase::Serving) => {
+                if let Err(failure) = self.current.reload(load(), &self.office) {
+                    tracing::error!("configuration not changed: {failure}");
+                }
+            }
+            (Signal::Hangup, Phase::ShuttingDown) => {
+                tracing::warn!("shutting down: the configuration is not reloaded")
             }
             (Signal::Interrupt | Signal::Terminate, Phase::Serving) => self.shut_down(),
             (Signal::Interrupt | Signal::Terminate, Phase::ShuttingDown) => process::exit(1),
@@ -121,7 +123,8 @@ impl Control {
         self.phase = Phase::ShuttingDown;
         tracing::info!("shutting down: waiting for transactions to end");
         let deadline = self
-            .config
+            .current
+            .setup()
             .shutdown
             .timeout
             .and_then(|grace| now().checked_add(grace));

@@ -3,12 +3,12 @@
 mod events;
 #[expect(dead_code, reason = "admin sessions and /metrics are about to ask")]
 mod gather;
+mod reload;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
@@ -25,6 +25,8 @@ use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
 use crate::proxy::{self, Boot, MAILBOX_CAPACITY};
 
 use events::Control;
+
+use reload::Current;
 
 /// Log records that may wait for the writer thread.
 const LOG_RECORDS_MAX: usize = 10_000;
@@ -117,10 +119,6 @@ fn serve(cli: &Cli) -> Result<(), String> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let absent = config.not_in_effect();
-    if !absent.is_empty() {
-        tracing::warn!("not in effect yet: {}", absent.join(", "));
-    }
     let cpus = place(&config)?;
     let ring = cores::ring_size();
     let demand = Demand {
@@ -146,10 +144,10 @@ fn serve(cli: &Cli) -> Result<(), String> {
     drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
-    let config = Arc::new(config);
+    let current = Current::first(config);
     let (events, received) = events::channel();
     let boot = Boot {
-        config: Arc::clone(&config),
+        setup: current.setup().clone(),
         blocking,
         instance_secret: InstanceSecret::new(secret),
         listen,
@@ -164,11 +162,13 @@ fn serve(cli: &Cli) -> Result<(), String> {
         "pgdog {} listens on {listen} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
-    let control = Control::new(config, cores.office().clone(), received);
+    let control = Control::new(current, cores.office().clone(), received);
     events::forward_signals(signals, events.clone())
         .and_then(|()| events::await_end(cores, events))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
-    control.run().map_err(|error| error.to_string())
+    control
+        .run(&|| load(cli))
+        .map_err(|error| error.to_string())
 }
 
 #[expect(

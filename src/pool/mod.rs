@@ -40,6 +40,16 @@ use self::limits::{Jitter, Pace};
 use self::slice::{Home, Told};
 use self::waiters::Waiters;
 
+/// A pool's number, the same on all cores and of no other pool of this process, be it gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u32);
+
+impl std::fmt::Display for PoolId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A client of this core, as its owner names it. The pool only hands it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId(pub u64);

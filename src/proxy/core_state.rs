@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -13,10 +12,8 @@ use cores::gate::Gate;
 use cores::{Core, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
-use crate::config::choice::Role;
-use crate::config::Config;
 use crate::metrics::ClientMeter;
-use crate::pool::{Lease, WaitError};
+use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
@@ -24,7 +21,9 @@ use crate::sql::settings::SettingsStore;
 
 use super::mail::{Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
+use super::reload::Pools;
 use super::server::Target;
+use super::setup::Setup;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
 const KEYS_MAX: usize = 4096;
@@ -36,13 +35,14 @@ const RANDOM_BYTES: usize = 1024;
 /// One core's state.
 pub(crate) struct CoreState {
     pub(crate) core: Core,
-    pub(crate) config: Arc<Config>,
     pub(crate) office: PostOffice<Mail>,
     /// To the control thread.
     pub(crate) events: Events,
     pub(crate) blocking: Blocking,
-    /// Same index on all cores.
-    pub(crate) pools: Vec<Rc<PoolSlot>>,
+    pub(super) setup: RefCell<Rc<Setup>>,
+    /// That of `setup`: what sessions compare with theirs.
+    pub(super) generation: Cell<u64>,
+    pub(super) pools: RefCell<Rc<Pools>>,
     /// Sessions that are logged in, by the process id they were told.
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
     pub(crate) gate: Gate,
@@ -72,7 +72,7 @@ pub(crate) enum Phase {
 /// What cores are started with.
 #[derive(Clone)]
 pub(crate) struct Boot {
-    pub(crate) config: Arc<Config>,
+    pub(crate) setup: Setup,
     pub(crate) blocking: Blocking,
     pub(crate) instance_secret: InstanceSecret,
     pub(crate) listen: std::net::SocketAddr,
@@ -82,19 +82,16 @@ pub(crate) struct Boot {
 impl CoreState {
     pub(crate) fn new(core: Core, office: PostOffice<Mail>, boot: Boot) -> Rc<Self> {
         let (index, count) = (core.index(), core.count());
-        let seed = |pool: usize| (pool as u64) << 32 | index as u64;
-        let pools = boot.config.pools.iter().enumerate();
-        let pools = pools
-            .map(|(at, config)| Rc::new(PoolSlot::new(at, config, &boot.config, &core, seed(at))))
-            .collect();
+        let pools = Pools::first(&boot.setup, &core);
         let narrow = |number: usize| u16::try_from(number).expect("fewer than 65,536 CPUs");
         Rc::new(Self {
             core,
-            config: boot.config,
+            generation: Cell::new(boot.setup.generation),
+            setup: RefCell::new(Rc::new(boot.setup)),
+            pools: RefCell::new(Rc::new(pools)),
             office,
             events: boot.events,
             blocking: boot.blocking,
-            pools,
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
             phase: Cell::new(Phase::Serving),
@@ -110,9 +107,37 @@ impl CoreState {
         })
     }
 
+    /// The configuration in force. A reload puts another in its place: what has to stay the same for longer than a
+    /// moment is kept by whom it concerns.
+    #[inline]
+    pub(crate) fn config(&self) -> Rc<Setup> {
+        Rc::clone(&self.setup.borrow())
+    }
+
+    /// Another number than before: there is a new configuration.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// The pools of this moment.
+    pub(crate) fn pools(&self) -> Rc<Pools> {
+        Rc::clone(&self.pools.borrow())
+    }
+
+    /// The pool of this number, be it on its way out.
+    pub(crate) fn pool(&self, id: PoolId) -> Option<Rc<PoolSlot>> {
+        self.pools.borrow().get(id).cloned()
+    }
+
+    /// The pool of this user and database: that of the primary, as reads are not sent elsewhere yet.
+    pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
+        self.pools.borrow().of(user, database).cloned()
+    }
+
     /// Prepared statements per server connection.
     pub(crate) fn prepared_max(&self) -> usize {
-        let max = self.config.prepared.statements_max;
+        let max = self.config().prepared.statements_max;
         max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
     }
 
@@ -134,7 +159,7 @@ impl CoreState {
     }
 
     /// A process id and secret for a new session, and its link.
-    pub(crate) fn enroll(self: &Rc<Self>, version: Version) -> Enrolled {
+    pub(crate) fn enroll(self: &Rc<Self>, version: Version, slot: &Rc<PoolSlot>) -> Enrolled {
         let mut links = self.links.borrow_mut();
         let process_id = loop {
             let id = self.ids.borrow_mut().issue();
@@ -143,7 +168,7 @@ impl CoreState {
             }
         };
         let key = CancelKey::new(process_id, version, self.random::<LONG_SECRET_BYTES>());
-        let link = Rc::new(Link::new(key, self.core.now()));
+        let link = Rc::new(Link::new(key, slot, self.core.now()));
         links.insert(process_id, Rc::clone(&link));
         Enrolled {
             link,
@@ -165,19 +190,6 @@ impl CoreState {
         self.keys.borrow_mut().insert(&derivation, keys.clone());
         Some(keys)
     }
-
-    /// The pool of this user and database: that of the primary, as reads are not sent elsewhere yet.
-    pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
-        let pools = || {
-            let belongs =
-                |slot: &&Rc<PoolSlot>| slot.config.user == user && slot.config.database == database;
-            self.pools.iter().filter(belongs)
-        };
-        pools()
-            .find(|slot| slot.config.role == Role::Primary)
-            .or_else(|| pools().next())
-            .cloned()
-    }
 }
 
 /// What a session does, for time-outs and SHOW CLIENTS.
@@ -194,6 +206,8 @@ pub(crate) enum Activity {
 pub(crate) enum Notice {
     /// End at the next transaction boundary.
     Drain,
+    /// User or database are gone from the configuration. Told while nothing is going on; others find out.
+    Removed,
     /// End now.
     ShutDown,
     IdleTimeout,
@@ -204,6 +218,8 @@ pub(crate) enum Notice {
 /// One session as the rest of its core sees it.
 pub(crate) struct Link {
     pub(crate) key: CancelKey,
+    /// The pool that its requests go to.
+    pub(crate) slot: RefCell<Rc<PoolSlot>>,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
     /// Why it keeps its server, and since when.
@@ -242,9 +258,10 @@ impl Drop for Enrolled {
 pub(crate) type Served = Result<Lease<Conn>, WaitError>;
 
 impl Link {
-    fn new(key: CancelKey, now: Instant) -> Self {
+    fn new(key: CancelKey, slot: &Rc<PoolSlot>, now: Instant) -> Self {
         Self {
             key,
+            slot: RefCell::new(Rc::clone(slot)),
             activity: Cell::new(Activity::Idle),
             since: Cell::new(now),
             pinned: Cell::new(None),

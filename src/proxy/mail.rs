@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::Instant;
 
 use cores::signal::Signal;
 
-use crate::pool::PoolMail;
+use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Scope};
 
 use super::server::Parcel;
+use super::setup::Setup;
 
 /// Mails that one core's box holds. A full box makes senders wait (permits, sockets) or do without (loads).
 pub(crate) const MAILBOX_CAPACITY: usize = 4096;
@@ -33,15 +34,15 @@ pub(crate) enum Mail {
     },
     /// Between the slices of one pool.
     Pool {
-        /// Which pool, the same index on all cores.
-        pool: usize,
+        /// Which pool.
+        pool: PoolId,
         /// For that slice's `receive`.
         mail: PoolMail<Parcel>,
     },
     /// What the servers of a pool report to a session without settings of its own.
     Welcome {
         /// Which pool.
-        pool: usize,
+        pool: PoolId,
         /// Names and values.
         reported: Parameters,
     },
@@ -58,6 +59,20 @@ pub(crate) enum Mail {
         id: GatherId,
         /// How much of it.
         scope: Scope,
+    },
+    /// A new configuration is coming: be ready for mail of its pools.
+    Prepare {
+        /// What is coming.
+        setup: Setup,
+        /// This core's number goes there when it is.
+        done: Sender<usize>,
+    },
+    /// Every core is ready for this configuration: it is in force.
+    Adopt {
+        /// What was announced.
+        setup: Setup,
+        /// This core's number goes there when it has done so.
+        done: Sender<usize>,
     },
     /// Stop accepting, let transactions finish, then end.
     Shutdown {

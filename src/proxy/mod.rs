@@ -4,7 +4,9 @@ mod client;
 mod core_state;
 mod mail;
 mod pools;
+mod reload;
 mod server;
+mod setup;
 mod snapshot;
 mod upkeep;
 
@@ -21,6 +23,7 @@ use core_state::{CoreState, Notice, Phase};
 pub(crate) use core_state::Boot;
 pub(crate) use mail::{Event, Events, GatherId, Mail, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
+pub(crate) use setup::Setup;
 
 /// Pause after accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -59,6 +62,14 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
                 server::cancel::requested(&state, process_id, &secret)
             }
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
+            Mail::Prepare { setup, done } => {
+                reload::prepare(&state, &setup);
+                let _ = done.send(core.index());
+            }
+            Mail::Adopt { setup, done } => {
+                reload::adopt(&state, &setup);
+                let _ = done.send(core.index());
+            }
             Mail::Shutdown { deadline } => break deadline,
         }
     };
@@ -81,6 +92,8 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
                 Mail::Client(_)
                 | Mail::Load { .. }
                 | Mail::Welcome { .. }
+                | Mail::Prepare { .. }
+                | Mail::Adopt { .. }
                 | Mail::Shutdown { .. } => {}
             }
         }
@@ -100,28 +113,29 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
         }
         let last = core.now()
             + state
-                .config
+                .config()
                 .shutdown
                 .termination_timeout
                 .unwrap_or(LAST_WAIT);
         let _ = core.timeout_at(Some(last), state.gate.drained()).await;
     }
-    for slot in &state.pools {
+    let pools = state.pools();
+    for slot in pools.iter() {
         slot.decide(&state, |pool, now, out| pool.drain(now, out));
     }
     let last = core.now()
         + state
-            .config
+            .config()
             .shutdown
             .termination_timeout
             .unwrap_or(LAST_WAIT);
-    while core.now() < last && !state.pools.iter().all(|slot| slot.is_drained()) {
+    while core.now() < last && !pools.iter().all(|slot| slot.is_drained()) {
         core.sleep(Duration::from_millis(2)).await;
     }
 }
 
 async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bool>>) {
-    let options = tcp_options(&state.config.tcp);
+    let mut options = (state.generation(), tcp_options(&state.config().tcp));
     let listener = match bind(address).and_then(|socket| Listener::new(&state.core, socket)) {
         Ok(listener) => listener,
         Err(error) => {
@@ -141,7 +155,10 @@ async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bo
         {
             None => {}
             Some(Ok(fd)) => {
-                if let Err(error) = options.apply(cores::SockRef::from(&fd)) {
+                if options.0 != state.generation() {
+                    options = (state.generation(), tcp_options(&state.config().tcp));
+                }
+                if let Err(error) = options.1.apply(cores::SockRef::from(&fd)) {
                     tracing::debug!("cannot set socket options: {error}");
                 }
                 welcome(&state, fd);

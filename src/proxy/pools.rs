@@ -1,6 +1,6 @@
 //! One core's slices of the pools, and the carrying out of what they decide.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use cores::Core;
 
 use crate::config::{Config, PoolConfig};
-use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolMail, PoolStats};
+use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolId, PoolMail, PoolStats};
 use crate::protocol::parameters::Parameters;
 use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
 use super::mail::Mail;
-use super::server::{connect, Registry, Server};
+use super::server::{connect, Parcel, Registry, Server};
 
 /// A server connection as pools hold it.
 pub(crate) type Conn = Box<Server>;
@@ -28,8 +28,14 @@ const WELCOMES_MAX: usize = 64;
 
 /// One core's slice of a pool, with what it needs to connect.
 pub(crate) struct PoolSlot {
-    pub(crate) index: usize,
-    pub(crate) config: Arc<PoolConfig>,
+    pub(crate) id: PoolId,
+    /// Login name of its clients.
+    pub(crate) user: String,
+    /// Database that they ask for.
+    pub(crate) database: String,
+    config: RefCell<Arc<PoolConfig>>,
+    /// It is no longer in the configuration.
+    pub(super) leaves: Cell<bool>,
     /// Its servers, and what is counted.
     pub(crate) registry: Rc<Registry>,
     slice: RefCell<Pool<Conn>>,
@@ -45,26 +51,55 @@ pub(crate) struct Welcome {
 }
 
 impl PoolSlot {
-    pub(crate) fn new(
-        index: usize,
-        pool: &PoolConfig,
-        config: &Config,
-        core: &Core,
-        seed: u64,
-    ) -> Self {
+    pub(crate) fn new(id: PoolId, pool: &PoolConfig, config: &Config, core: &Core) -> Self {
         let place = Place {
             core: core.index(),
             cores: core.count(),
-            offset: index,
+            offset: usize::try_from(id.0).expect("32 bits fit"),
         };
+        let seed = u64::from(id.0) << 32 | core.index() as u64;
         let slice = Pool::new(place, limits(pool, config), seed, core.now());
         Self {
-            index,
-            config: Arc::new(pool.clone()),
+            id,
+            user: pool.user.clone(),
+            database: pool.database.clone(),
+            config: RefCell::new(Arc::new(pool.clone())),
+            leaves: Cell::new(false),
             registry: Rc::default(),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
             welcomes: RefCell::new(VecDeque::new()),
+        }
+    }
+
+    /// Where its servers are and how many there may be, as of now.
+    pub(crate) fn config(&self) -> Arc<PoolConfig> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Takes over what a reload has changed.
+    pub(super) fn reconfigure(
+        self: &Rc<Self>,
+        state: &Rc<CoreState>,
+        pool: &PoolConfig,
+        config: &Config,
+    ) {
+        let before = self.config();
+        if *before != *pool {
+            self.config.replace(Arc::new(pool.clone()));
+        }
+        let limits = limits(pool, config);
+        self.decide(state, |slice, now, out| {
+            if *slice.limits() != limits {
+                slice.resize(limits, now, out);
+            }
+            if before.startup != pool.startup {
+                // What servers were told when they were opened cannot be told them again.
+                slice.reconnect(now, out);
+            }
+        });
+        if before.startup != pool.startup {
+            self.welcomes.borrow_mut().clear();
         }
     }
 
@@ -104,14 +139,14 @@ impl PoolSlot {
                 }
             }
             Action::Close { server, reason } => {
-                tracing::debug!(pool = self.index, ?reason, "closing a server connection");
+                tracing::debug!(pool = %self.id, ?reason, "closing a server connection");
                 let (slot, context) = (Rc::clone(self), Rc::clone(state));
                 state.core.spawn(async move {
                     server.close(&context).await;
                     slot.decide(&context, Pool::closed);
                 });
             }
-            Action::Mail { to, mail } => state.postbag.put(to, self.index, mail),
+            Action::Mail { to, mail } => state.postbag.put(to, self.id, mail),
         }
     }
 
@@ -256,7 +291,7 @@ pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Paramete
         let _ = state.office.send(
             other,
             Mail::Welcome {
-                pool: slot.index,
+                pool: slot.id,
                 reported: (**reported).clone(),
             },
         );
@@ -264,8 +299,8 @@ pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Paramete
 }
 
 /// Another core has learned what this pool's servers report.
-pub(crate) fn heard(state: &CoreState, pool: usize, reported: Parameters) {
-    if let Some(slot) = state.pools.get(pool) {
+pub(crate) fn heard(state: &CoreState, pool: PoolId, reported: Parameters) {
+    if let Some(slot) = state.pool(pool) {
         slot.remember(&Arc::default(), &Rc::new(reported));
     }
 }
@@ -273,7 +308,7 @@ pub(crate) fn heard(state: &CoreState, pool: usize, reported: Parameters) {
 /// Pool mail on its way out. One task carries it, in order: connections have to leave this core's ring first.
 #[derive(Default)]
 pub(crate) struct Postbag {
-    waiting: RefCell<VecDeque<(usize, usize, PoolMail<Conn>)>>,
+    waiting: RefCell<VecDeque<(usize, PoolId, PoolMail<Conn>)>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -281,7 +316,7 @@ pub(crate) struct Postbag {
 const FULL_BOX_PAUSE: Duration = Duration::from_millis(1);
 
 impl Postbag {
-    fn put(&self, to: usize, pool: usize, mail: PoolMail<Conn>) {
+    fn put(&self, to: usize, pool: PoolId, mail: PoolMail<Conn>) {
         self.waiting.borrow_mut().push_back((to, pool, mail));
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
@@ -289,7 +324,7 @@ impl Postbag {
         }
     }
 
-    async fn next(&self) -> (usize, usize, PoolMail<Conn>) {
+    async fn next(&self) -> (usize, PoolId, PoolMail<Conn>) {
         poll_fn(|cx| match self.waiting.borrow_mut().pop_front() {
             Some(mail) => Poll::Ready(mail),
             None => {
@@ -321,14 +356,22 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
 }
 
 /// Takes pool mail in.
-pub(crate) fn receive(state: &Rc<CoreState>, pool: usize, mail: PoolMail<super::server::Parcel>) {
-    let Some(slot) = state.pools.get(pool) else {
-        return;
-    };
+pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Parcel>) {
     let (mut mail, lease) = mail.unload();
+    let slot = state.pool(pool);
     if let Some((parcel, rest)) = lease.map(Lease::take) {
-        let server = Server::unpack(&state.core, &slot.registry, parcel);
-        mail.load(rest.with(Box::new(server)));
+        let registry = slot.as_ref().map(|slot| Rc::clone(&slot.registry));
+        let server = Server::unpack(&state.core, &registry.unwrap_or_default(), parcel);
+        let server = Box::new(server);
+        if slot.is_none() {
+            // The pool is gone, and this one was on its way between two cores.
+            let context = Rc::clone(state);
+            return state
+                .core
+                .spawn(async move { server.close(&context).await });
+        }
+        mail.load(rest.with(server));
     }
+    let Some(slot) = slot else { return };
     slot.decide(state, |pool, now, out| pool.receive(mail, now, out));
 }

@@ -1,7 +1,6 @@
 //! This core as plain data, for the control thread.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::snapshot::{CoreSnapshot, PoolSnapshot, Scope};
 
@@ -23,9 +22,10 @@ pub(super) fn answer(state: &Rc<CoreState>, id: GatherId, scope: Scope) {
 fn take(state: &CoreState, Scope {}: Scope) -> CoreSnapshot {
     let now = state.core.now();
     let stats = state.core.stats();
-    let pools = state.pools.iter().map(|slot| PoolSnapshot {
-        id: slot.index as u64,
-        config: Arc::clone(&slot.config),
+    let pools = state.pools();
+    let pools = pools.iter().map(|slot| PoolSnapshot {
+        id: slot.id,
+        config: slot.config(),
         stats: slot.stats(now),
         totals: slot.registry.totals(),
     });

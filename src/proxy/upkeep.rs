@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::pool::Pool;
 
 use super::core_state::{Activity, CoreState, Notice};
+use super::reload;
 
 /// Coarse: time-outs are late by this much at most.
 const TICK: Duration = Duration::from_millis(50);
@@ -16,12 +17,14 @@ const TICK_MIN: Duration = Duration::from_millis(2);
 /// Ticks for as long as the core runs.
 pub(super) async fn tick(state: Rc<CoreState>) {
     loop {
-        for slot in &state.pools {
+        let pools = state.pools();
+        for slot in pools.iter() {
             slot.decide(&state, Pool::tick);
         }
+        reload::forget_drained(&state);
         sweep(&state);
         let latest = state.core.now() + TICK;
-        let deadlines = state.pools.iter().filter_map(|slot| slot.next_deadline());
+        let deadlines = pools.iter().filter_map(|slot| slot.next_deadline());
         let next = deadlines
             .min()
             .unwrap_or(latest)
@@ -31,7 +34,8 @@ pub(super) async fn tick(state: Rc<CoreState>) {
 }
 
 fn sweep(state: &CoreState) {
-    let clients = &state.config.clients;
+    let config = state.config();
+    let clients = &config.clients;
     let limits = [
         (Activity::Idle, clients.idle_timeout, Notice::IdleTimeout),
         (
@@ -41,7 +45,7 @@ fn sweep(state: &CoreState) {
         ),
         (
             Activity::Active,
-            state.config.servers.query_timeout,
+            config.servers.query_timeout,
             Notice::QueryTimeout,
         ),
     ];

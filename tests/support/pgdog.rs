@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::postgres::{Postgres, ALICE, PASSWORD};
-use super::process::{free_port, wait_for_port, Folder, Process, PATIENCE};
+use super::process::{free_port, poll, wait_for_port, Folder, Process, PATIENCE};
 use super::wire::Wire;
 
 /// What the two configuration files shall say.
@@ -156,6 +156,20 @@ impl Pgdog {
         if let Some(process) = &self.process {
             process.signal(signal);
         }
+    }
+
+    /// Gives it another configuration and sends SIGHUP; waits until it has said what came of it.
+    pub(crate) fn reload(&self, config: &Config) {
+        config.write(self.folder.path(), self.port);
+        let said = |log: &str| {
+            log.matches("configuration reloaded").count()
+                + log.matches("configuration not changed").count()
+        };
+        let before = said(&self.log());
+        self.signal(Signal::HUP);
+        poll(PATIENCE, "the reload", || {
+            (said(&self.log()) > before).then_some(())
+        });
     }
 
     /// Waits until it has ended by itself.

@@ -27,6 +27,7 @@ use super::super::core_state::{CoreState, Enrolled, Phase};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::{cancel, RunError};
 use super::super::Mail;
+use super::adopt::{pool_of, unknown_database, Manner};
 use super::request::Unnamed;
 use super::{End, Inbound, Session};
 
@@ -53,7 +54,7 @@ struct Wish {
 /// The session, or `None` when there is to be none.
 pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Session> {
     let deadline = state
-        .config
+        .config()
         .clients
         .login_timeout
         .and_then(|timeout| state.core.now().checked_add(timeout));
@@ -69,7 +70,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
         Some(Err(End::Left | End::Silent | End::Recovered)) => return None,
         None => {
             let limit = state
-                .config
+                .config()
                 .clients
                 .login_timeout
                 .unwrap_or_default()
@@ -91,6 +92,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
 
 /// A client that may have a session.
 struct Admitted {
+    generation: u64,
     slot: Rc<PoolSlot>,
     link: Enrolled,
     settings: SessionSettings,
@@ -102,6 +104,8 @@ impl Admitted {
             state: Rc::clone(state),
             stream: newcomer.stream,
             link: self.link,
+            generation: self.generation,
+            manner: Manner::of(state, &self.slot),
             slot: self.slot,
             inbound: Inbound::of(newcomer.received),
             settings: self.settings,
@@ -132,30 +136,19 @@ impl Newcomer<'_> {
             )));
         }
         self.authenticate(&wish).await?;
-        let Some(slot) = self.state.pool_of(&wish.user, &wish.database) else {
-            return Err(End::Fatal(unknown_database(&wish.database)));
-        };
-        let shards = self
-            .state
-            .config
-            .cluster(&wish.database)
-            .map_or(0, |cluster| cluster.shards.len());
-        if shards > 1 {
-            // Everything would go to one of them.
-            let text = format!(
-                "sharding is not available yet, and database \"{}\" has {shards} shards",
-                wish.database
-            );
-            return Err(End::Fatal(Error::fatal(
-                Fault::Proxy,
-                SqlState::FEATURE_NOT_SUPPORTED,
-                text,
-            )));
-        }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
-        let reported = self.learn(&slot, &wish.settings, &settings).await?;
-        let link = self.state.enroll(wish.version);
+        let (generation, slot, reported) = loop {
+            let generation = self.state.generation();
+            let slot = pool_of(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
+            match self.learn(&slot, &wish.settings, &settings).await {
+                Ok(reported) => break (generation, slot, reported),
+                // The pool may have been replaced meanwhile.
+                Err(_) if generation != self.state.generation() => {}
+                Err(end) => return Err(end),
+            }
+        };
+        let link = self.state.enroll(wish.version, &slot);
         let mut message = AUTHENTICATION_OK.to_vec();
         for (name, value) in reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
@@ -163,11 +156,12 @@ impl Newcomer<'_> {
         link.key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
         self.stream.send_vec(message);
-        if self.state.config.log.connections {
+        if self.state.config().log.connections {
             let (user, database) = (&wish.user, &wish.database);
             tracing::info!(%user, %database, "client logged in");
         }
         Ok(Some(Admitted {
+            generation,
             slot,
             link,
             settings,
@@ -187,7 +181,7 @@ impl Newcomer<'_> {
                     self.read().await?;
                     continue;
                 }
-                Some((Packet::Startup(_), _)) if self.state.config.clients.tls_required => {
+                Some((Packet::Startup(_), _)) if self.state.config().clients.tls_required => {
                     let text = "TLS is required by tls_client_required";
                     return Err(End::Fatal(Error::fatal(
                         Fault::Client,
@@ -257,20 +251,21 @@ impl Newcomer<'_> {
 
     async fn authenticate(&mut self, wish: &Wish) -> Result<(), End> {
         let state = self.state;
-        let method = match state.config.clients.auth_type {
+        let config = state.config();
+        let method = match config.clients.auth_type {
             AuthType::Trust => Method::Trust,
             AuthType::Plain => Method::Plain,
             AuthType::Md5 => Method::Md5,
             AuthType::Scram => Method::Scram,
         };
-        if method == Method::Trust && state.config.cluster(&wish.database).is_none() {
+        if method == Method::Trust && config.cluster(&wish.database).is_none() {
             return Err(End::Fatal(unknown_database(&wish.database)));
         }
         let mut login = Login::new(LoginRequest {
             user: &wish.user,
             database: &wish.database,
             method,
-            credentials: credentials(state.config.users.find(&wish.user, &wish.database)),
+            credentials: credentials(config.users.find(&wish.user, &wish.database)),
             end_point: None,
             secret: &state.instance_secret,
             random: state.login_random(),
@@ -353,7 +348,7 @@ impl Newcomer<'_> {
         let visitor = Visitor {
             state,
             slot,
-            link: state.enroll(startup::Version::V3_0),
+            link: state.enroll(startup::Version::V3_0, slot),
         };
         let outcome = visitor.learn(wished, settings.committed()).await;
         outcome.map_err(End::Fatal)
@@ -428,7 +423,7 @@ impl Visitor<'_> {
     }
 
     fn no_server(&self) -> Error {
-        let (user, database) = (&self.slot.config.user, &self.slot.config.database);
+        let (user, database) = (&self.slot.user, &self.slot.database);
         let text = format!("no server available for user \"{user}\", database \"{database}\"");
         Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
     }
@@ -511,11 +506,6 @@ fn from_server(body: &[u8]) -> Error {
         Some(detail) => error.detail(String::from_utf8_lossy(detail)),
         None => error,
     }
-}
-
-fn unknown_database(database: &str) -> Error {
-    let text = format!("database \"{database}\" is not configured");
-    Error::fatal(Fault::Client, SqlState::INVALID_CATALOG_NAME, text)
 }
 
 fn credentials(user: Option<&User>) -> Credentials {

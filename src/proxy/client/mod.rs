@@ -1,5 +1,6 @@
 //! One client's session, from its first byte to its last.
 
+mod adopt;
 mod inbound;
 mod login;
 mod prepared;
@@ -34,6 +35,7 @@ use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::{Conn, Held, PoolSlot};
 use super::server::{Collector, Lost, OnError, Recipient, Reset, RunError, Server};
 
+use adopt::Manner;
 use inbound::Inbound;
 use relay::Relay;
 use request::Unnamed;
@@ -53,7 +55,10 @@ struct Session {
     state: Rc<CoreState>,
     stream: Stream,
     link: Enrolled,
+    /// Of the configuration that `slot` and `manner` come from.
+    generation: u64,
     slot: Rc<PoolSlot>,
+    manner: Manner,
     inbound: Inbound,
     /// What this client has set.
     settings: SessionSettings,
@@ -133,6 +138,11 @@ impl Session {
             }
             match self.settle(&mut held).await {
                 Ok(false) => break Ok(()),
+                Ok(true) if self.is_outdated() => {
+                    if let Err(end) = self.may_stay() {
+                        break Err(end);
+                    }
+                }
                 Ok(true) => {}
                 Err(end) => break Err(end),
             }
@@ -170,7 +180,7 @@ impl Session {
             let now = self.state.core.now();
             self.link.pinned.set(reason.map(|reason| (reason, now)));
         }
-        Ok(reason.is_some() || self.slot.config.mode == PoolerMode::Session)
+        Ok(reason.is_some() || self.manner.mode == PoolerMode::Session)
     }
 
     async fn ask_in_time(&mut self, server: &mut Server) -> Result<(), Lost> {
@@ -183,7 +193,7 @@ impl Session {
     /// Asks the server what it holds, and gives it what RESET has taken.
     async fn ask(&mut self, server: &mut Server) -> Result<(), Lost> {
         self.tracker = None; // nothing is on its way, and no portal outlives a transaction
-        if self.ties.asks() && self.slot.config.mode != PoolerMode::Session {
+        if self.ties.asks() && self.manner.mode != PoolerMode::Session {
             match server.run(CHECK).await {
                 Ok(answer) => {
                     self.ties.answered(Some(answer.value().unwrap_or_default()));
@@ -219,6 +229,9 @@ impl Session {
     /// Waits until the client sends something that needs a server. What needs none is answered here.
     async fn next_request(&mut self) -> Result<(), End> {
         loop {
+            if self.is_outdated() {
+                self.adopt()?;
+            }
             if !self.inbound.is_empty() && self.needs_server()? {
                 return Ok(());
             }
@@ -301,7 +314,7 @@ impl Session {
 
     /// Would this message open a transaction where there are none?
     fn begins_in_statement_mode(&self, header: Header) -> bool {
-        if self.slot.config.mode != PoolerMode::Statement
+        if self.manner.mode != PoolerMode::Statement
             || !matches!(header.tag, tag::QUERY | tag::PARSE)
         {
             return false;
@@ -327,7 +340,7 @@ impl Session {
     /// Is enough of the message here for it to be passed on once there is a server?
     fn is_ready(&self, header: Header) -> bool {
         let enough = match header.tag {
-            tag::QUERY | tag::PARSE if self.slot.config.mode != PoolerMode::Session => {
+            tag::QUERY | tag::PARSE if self.manner.mode != PoolerMode::Session => {
                 request::READ_BYTES_MAX
             }
             tag::BIND | tag::DESCRIBE | tag::CLOSE => request::NAMES_BYTES_MAX,
@@ -362,6 +375,10 @@ impl Session {
                 Checkout::Wait(ticket) => self.wait(ticket).await?,
                 Checkout::Closed => Err(WaitError::Closed),
             };
+            if matches!(served, Err(WaitError::Closed)) && self.is_outdated() {
+                self.adopt()?;
+                continue;
+            }
             let mut held = match served {
                 Ok(lease) => Held::new(&self.state, &self.slot, lease),
                 Err(why) => {
@@ -428,7 +445,7 @@ impl Session {
             WaitError::Timeout { .. } => {
                 let limit = self
                     .slot
-                    .config
+                    .config()
                     .limits
                     .checkout_timeout
                     .unwrap_or_default()
@@ -438,19 +455,13 @@ impl Session {
                 Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
             }
             WaitError::Connect(error) => error,
-            WaitError::Closed => {
-                let message = format!(
-                    "database \"{}\" was removed from the configuration",
-                    self.slot.config.database
-                );
-                Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, message)
-            }
+            WaitError::Closed => adopt::removed(&self.slot.database),
         }
     }
 
     /// Answers the request with an error, if the session may go on after it.
     fn refuse(&mut self, error: Error) -> Result<(), End> {
-        if self.state.config.clients.recovery != ClientRecovery::Recover
+        if self.state.config().clients.recovery != ClientRecovery::Recover
             || error.severity() == "FATAL"
         {
             return Err(End::Fatal(Error {
@@ -492,7 +503,7 @@ impl Session {
     /// The server was lost before it answered anything of the only batch. `ended`: its Sync was sent, or it was a
     /// Query.
     fn server_lost(&mut self, error: Error, ended: bool) -> End {
-        if self.state.config.clients.recovery != ClientRecovery::Recover {
+        if self.state.config().clients.recovery != ClientRecovery::Recover {
             return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
@@ -518,7 +529,7 @@ impl Session {
         let ties = self.let_go();
         let half_sent = self.inbound.is_amid_message();
         // What was on its way may have changed settings, and nobody looks at the answers any more.
-        let scrub = self.slot.config.mode == PoolerMode::Session
+        let scrub = self.manner.mode == PoolerMode::Session
             || ties.scrub()
             || !self.settings.is_exact()
             || tracked;
@@ -554,7 +565,8 @@ impl Session {
 
     /// The error that goes with a notice.
     fn farewell(&self, notice: Notice) -> Error {
-        let clients = &self.state.config.clients;
+        let config = self.state.config();
+        let clients = &config.clients;
         let ms = |limit: Option<Duration>| limit.unwrap_or_default().as_millis();
         match notice {
             Notice::Drain | Notice::ShutDown => Error::fatal(
@@ -562,6 +574,7 @@ impl Session {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection: shutting down",
             ),
+            Notice::Removed => adopt::removed(&self.slot.database),
             Notice::IdleTimeout => {
                 let text = format!(
                     "idle for {} ms (client_idle_timeout)",
@@ -581,7 +594,7 @@ impl Session {
                 )
             }
             Notice::QueryTimeout => {
-                let limit = ms(self.state.config.servers.query_timeout);
+                let limit = ms(config.servers.query_timeout);
                 let text = format!("statement cancelled by query_timeout ({limit} ms)");
                 Error::fatal(Fault::Proxy, SqlState::QUERY_CANCELED, text)
             }
@@ -595,8 +608,8 @@ impl Session {
             put_error(&mut message, &error);
             self.stream.send_vec(message);
         }
-        if self.state.config.log.disconnections {
-            let (user, database) = (&self.slot.config.user, &self.slot.config.database);
+        if self.state.config().log.disconnections {
+            let (user, database) = (&self.slot.user, &self.slot.database);
             tracing::info!(%user, %database, "client disconnected");
         }
         // A client that does not read cannot keep us.

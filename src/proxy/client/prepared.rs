@@ -165,7 +165,7 @@ impl Relay<'_> {
     /// `PREPARE` in a Query of its own, with `prepared_statements = "full"`: the statement gets a name that derives
     /// from what it is. `None`: it is something else.
     pub(super) fn prepare_by_sql(&mut self, text: &[u8], effects: &Effects) -> Option<()> {
-        let full = self.session.state.config.prepared.level == PreparedStatements::Full;
+        let full = self.session.manner.prepared == PreparedStatements::Full;
         let ([step], 1, true) = (effects.steps(), effects.statements, full) else {
             return None;
         };

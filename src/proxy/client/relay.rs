@@ -49,7 +49,7 @@ impl<'a> Relay<'a> {
         match self.session.link.notice() {
             None => {}
             // A client that keeps its server between transactions ends here, others when they have given it back.
-            Some(Notice::Drain) if self.moved || !self.is_idle() => {}
+            Some(Notice::Drain | Notice::Removed) if self.moved || !self.is_idle() => {}
             Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
@@ -134,7 +134,7 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         if server.exchange.status() != TransactionStatus::Idle
-            && self.session.slot.config.mode == PoolerMode::Statement
+            && self.session.manner.mode == PoolerMode::Statement
         {
             let text = "transactions are not available in statement mode";
             return Err(End::Fatal(Error::fatal(
@@ -157,7 +157,7 @@ impl<'a> Relay<'a> {
         session.timed_out = true;
         session.link.dismiss(Notice::QueryTimeout);
         let now = session.state.core.now();
-        let limit = session.state.config.servers.query_timeout;
+        let limit = session.state.config().servers.query_timeout;
         // The next notice comes when this has used up the limit.
         let elapsed = limit.unwrap_or_default().saturating_sub(CANCEL_PATIENCE);
         session

@@ -289,7 +289,8 @@ impl Relay<'_> {
     }
 
     fn check_size(&self, header: Header, whole: bool) -> Result<(), End> {
-        let clients = &self.session.state.config.clients;
+        let config = self.session.state.config();
+        let clients = &config.clients;
         let Some(max) = clients.query_bytes_max else {
             return Ok(());
         };
@@ -476,17 +477,17 @@ impl Relay<'_> {
 impl Session {
     /// Does it share servers with other clients?
     pub(super) fn pools(&self) -> bool {
-        self.slot.config.mode != PoolerMode::Session
+        self.manner.mode != PoolerMode::Session
     }
 
     /// Are names of prepared statements translated?
     pub(super) fn translates(&self) -> bool {
-        self.pools() && self.state.config.prepared.level != PreparedStatements::Disabled
+        self.pools() && self.manner.prepared != PreparedStatements::Disabled
     }
 
     /// Does a statement have another name on the server?
     pub(super) fn renames(&self, unnamed: bool) -> bool {
-        let anonymous = self.state.config.prepared.level == PreparedStatements::ExtendedAnonymous;
+        let anonymous = self.manner.prepared == PreparedStatements::ExtendedAnonymous;
         self.translates() && (!unnamed || anonymous)
     }
 }

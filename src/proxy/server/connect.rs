@@ -29,7 +29,7 @@ const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
 pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
     let began = state.core.now();
     let deadline = state
-        .config
+        .config()
         .servers
         .connect_timeout
         .and_then(|timeout| began.checked_add(timeout));
@@ -52,10 +52,10 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
         Err(failure) => {
             match &failure {
                 ConnectFailure::Retryable => {
-                    tracing::info!(pool = slot.index, "server is not ready yet")
+                    tracing::info!(pool = %slot.id, "server is not ready yet")
                 }
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
-                    tracing::error!(pool = slot.index, address = %slot.config.address, "{error}");
+                    tracing::error!(pool = %slot.id, address = %slot.config().address, "{error}");
                 }
             }
             slot.decide(&state, |pool: &mut Pool<_>, now, out| {
@@ -72,7 +72,7 @@ fn unreachable_server(slot: &PoolSlot, reason: impl std::fmt::Display) -> Connec
 fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
     let message = format!(
         "cannot connect to server for database \"{}\"",
-        slot.config.database
+        slot.database
     );
     let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
     Error::error(Fault::Server, code, message).detail(reason.to_string())
@@ -80,7 +80,8 @@ fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
 
 /// Tries the passwords in turn, each on a connection of its own.
 async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
-    let passwords = &slot.config.login.passwords;
+    let pool = slot.config();
+    let passwords = &pool.login.passwords;
     let mut last = None;
     let candidates = passwords
         .iter()
@@ -105,7 +106,7 @@ async fn log_in(
     slot: &PoolSlot,
     password: Option<Password>,
 ) -> Result<Server, ConnectFailure> {
-    let pool = &slot.config;
+    let pool = slot.config();
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let (stream, address) = dial(state, slot).await.map_err(gone)?;
     slot.registry.counters().count(Stat::AuthAttempts);
@@ -207,8 +208,9 @@ async fn log_in(
 }
 
 async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream, cores::Address)> {
-    let address = &slot.config.address;
-    let options = tcp_options(&state.config.tcp);
+    let pool = slot.config();
+    let address = &pool.address;
+    let options = tcp_options(&state.config().tcp);
     if let Some(path) = address.socket_path() {
         let to = cores::Address::Unix(path);
         return Ok((Stream::connect(&state.core, &to, &options).await?, to));

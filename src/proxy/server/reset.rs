@@ -40,7 +40,8 @@ impl Server {
         if self.exchange.replicating() || self.exchange.said_farewell() {
             return false;
         }
-        let servers = &state.config.servers;
+        let config = state.config();
+        let servers = &config.servers;
         match servers.recovery {
             ConnectionRecovery::Drop if !self.at_rest() => return false,
             ConnectionRecovery::RollbackOnly

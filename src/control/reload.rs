@@ -1,0 +1,150 @@
+//! RELOAD and SIGHUP: both files are read and checked, the differences logged, and every core told.
+//!
+//! A configuration that is not valid changes nothing. One that is reaches the cores in two rounds: see
+//! [`Mail::Prepare`] and [`Mail::Adopt`].
+
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
+
+use cores::PostOffice;
+
+use crate::config::{diff, Config, Reload, Resolved};
+use crate::proxy::{Mail, Setup};
+
+use super::now;
+
+/// How long the cores may take for one round. A core that takes longer is in trouble of its own.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a full mailbox is tried again.
+const FULL_BOX_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a reload changed nothing, or not everything.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// All that is wrong with the files, one problem a line: file, line, reason.
+    Invalid(String),
+    /// These cores did not answer. In the second round the others have the new configuration by then.
+    Silent(Vec<usize>),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Invalid(problems) => f.write_str(problems),
+            Failure::Silent(cores) => write!(f, "no answer from cores {cores:?}"),
+        }
+    }
+}
+
+/// The configuration in force, as the control thread knows it.
+pub(super) struct Current {
+    setup: Setup,
+    /// Settings without effect that were told of.
+    absent: Vec<String>,
+}
+
+impl Current {
+    /// What the process starts with; tells the operator what of it has no effect.
+    pub(super) fn first(config: Config) -> Self {
+        let mut current = Self {
+            setup: Setup::first(config),
+            absent: Vec::new(),
+        };
+        current.tell_absent();
+        current
+    }
+
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Puts what `loaded` says in force on every core, if it is valid. Errors: the old configuration stays.
+    pub(super) fn reload(
+        &mut self,
+        loaded: Result<Resolved, String>,
+        office: &PostOffice<Mail>,
+    ) -> Result<(), Failure> {
+        let Resolved { config, warnings } = loaded.map_err(Failure::Invalid)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let changes = diff(&self.setup, &config);
+        let next = self.setup.next(config);
+        let prepared = round(office, |done| Mail::Prepare {
+            setup: next.clone(),
+            done,
+        });
+        if let Err(failure) = prepared {
+            self.setup.skip_ids_of(&next);
+            return Err(failure);
+        }
+        self.setup = next;
+        for change in &changes {
+            match change.reload {
+                Reload::Restart => tracing::warn!("reload: {change}"),
+                Reload::Live | Reload::Next => tracing::info!("reload: {change}"),
+            }
+        }
+        self.tell_absent();
+        let adopted = round(office, |done| Mail::Adopt {
+            setup: self.setup.clone(),
+            done,
+        });
+        let generation = self.setup.generation;
+        tracing::info!(
+            generation,
+            changes = changes.len(),
+            "configuration reloaded"
+        );
+        adopted
+    }
+
+    fn tell_absent(&mut self) {
+        let absent = self.setup.not_in_effect();
+        if !absent.is_empty() && absent != self.absent {
+            tracing::warn!("not in effect yet: {}", absent.join(", "));
+        }
+        self.absent = absent;
+    }
+}
+
+/// Sends mail to every core and waits until each has done what it says. Errors: those that have not, in time.
+pub(super) fn round(
+    office: &PostOffice<Mail>,
+    mail: impl Fn(Sender<usize>) -> Mail,
+) -> Result<(), Failure> {
+    let (done, answers) = mpsc::channel();
+    let deadline = now() + ROUND_TIMEOUT;
+    for core in 0..office.cores() {
+        post(office, core, mail(done.clone()), deadline);
+    }
+    drop(done);
+    let mut silent: Vec<usize> = (0..office.cores()).collect();
+    while !silent.is_empty() {
+        let left = deadline.saturating_duration_since(now());
+        let Ok(core) = answers.recv_timeout(left) else {
+            return Err(Failure::Silent(silent));
+        };
+        silent.retain(|other| *other != core);
+    }
+    Ok(())
+}
+
+/// Posts mail that must arrive, unless the core does not empty its box in time.
+fn post(office: &PostOffice<Mail>, core: usize, mut mail: Mail, deadline: Instant) {
+    while let Err(back) = office.send(core, mail) {
+        if now() >= deadline {
+            return;
+        }
+        mail = back;
+        pause(FULL_BOX_PAUSE);
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread is no core, and nobody waits for it"
+)]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}

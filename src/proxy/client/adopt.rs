@@ -1,0 +1,103 @@
+//! Which pool a session uses, and how: looked up at login, and again between two transactions when there is a new
+//! configuration.
+
+use std::rc::Rc;
+
+use crate::config::choice::{PoolerMode, PreparedStatements};
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+
+use super::super::core_state::CoreState;
+use super::super::pools::PoolSlot;
+use super::{End, Session};
+
+/// How a session uses servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// How long it keeps one.
+    pub(super) mode: PoolerMode,
+    /// Which of its prepared statements follow it.
+    pub(super) prepared: PreparedStatements,
+}
+
+impl Manner {
+    pub(super) fn of(state: &CoreState, slot: &PoolSlot) -> Self {
+        Self {
+            mode: slot.config().mode,
+            prepared: state.config().prepared.level,
+        }
+    }
+}
+
+/// The pool of this user and database. Errors: there is none, or one that cannot be served yet.
+pub(super) fn pool_of(
+    state: &CoreState,
+    user: &str,
+    database: &str,
+) -> Result<Rc<PoolSlot>, Error> {
+    let Some(slot) = state.pool_of(user, database) else {
+        return Err(unknown_database(database));
+    };
+    let config = state.config();
+    let shards = config.cluster(database);
+    let shards = shards.map_or(0, |cluster| cluster.shards.len());
+    if shards > 1 {
+        // Everything would go to one of them.
+        let text = format!(
+            "sharding is not available yet, and database \"{database}\" has {shards} shards"
+        );
+        let code = SqlState::FEATURE_NOT_SUPPORTED;
+        return Err(Error::fatal(Fault::Proxy, code, text));
+    }
+    Ok(slot)
+}
+
+pub(super) fn unknown_database(database: &str) -> Error {
+    let text = format!("database \"{database}\" is not configured");
+    Error::fatal(Fault::Client, SqlState::INVALID_CATALOG_NAME, text)
+}
+
+/// For a client whose pool is gone.
+pub(super) fn removed(database: &str) -> Error {
+    let text = format!("database \"{database}\" was removed from the configuration");
+    Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, text)
+}
+
+impl Session {
+    /// Is this session's configuration no longer the current one?
+    #[inline]
+    pub(super) fn is_outdated(&self) -> bool {
+        self.generation != self.state.generation()
+    }
+
+    /// Takes the current configuration over. The session must hold no server, and no place in a queue. Errors: it
+    /// has no place in it.
+    #[cold]
+    pub(super) fn adopt(&mut self) -> Result<(), End> {
+        self.generation = self.state.generation();
+        let slot = self.successor()?;
+        if !Rc::ptr_eq(&slot, &self.slot) {
+            *self.link.slot.borrow_mut() = Rc::clone(&slot);
+            self.slot = slot;
+        }
+        // Its prepared statements are on servers under the names that go with how it was.
+        if self.statements.is_empty() && self.unbound.is_none() {
+            self.manner = Manner::of(&self.state, &self.slot);
+        }
+        Ok(())
+    }
+
+    /// The same for a session that keeps its server: only whether it may go on.
+    #[cold]
+    pub(super) fn may_stay(&self) -> Result<(), End> {
+        self.successor().map(drop)
+    }
+
+    fn successor(&self) -> Result<Rc<PoolSlot>, End> {
+        let (user, database) = (&self.slot.user, &self.slot.database);
+        if self.state.pool_of(user, database).is_none() {
+            return Err(End::Fatal(removed(database)));
+        }
+        pool_of(&self.state, user, database).map_err(End::Fatal)
+    }
+}

@@ -1,0 +1,127 @@
+//! A core takes a new configuration: pools that stay are adjusted, new ones made, those that are gone drained.
+//!
+//! Two rounds of mail from the control thread. After **prepare** every core has a slice of every new pool, so that
+//! none is surprised by mail of one that it does not know. **Adopt** puts the configuration in force; sessions follow
+//! when they are between two transactions, which they find out by comparing one number.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use cores::Core;
+
+use crate::config::choice::Role;
+use crate::pool::{Pool, PoolId};
+
+use super::core_state::{Activity, CoreState, Notice};
+use super::pools::PoolSlot;
+use super::setup::Setup;
+
+/// One core's slices of all pools. Replaced as a whole, so that whoever looks at it sees one moment.
+pub(crate) struct Pools {
+    /// All of them, those on their way in or out too, by number.
+    all: Vec<Rc<PoolSlot>>,
+    /// Those of the configuration, by user and database, then in its order.
+    configured: Vec<Rc<PoolSlot>>,
+}
+
+impl Pools {
+    pub(super) fn first(setup: &Setup, core: &Core) -> Self {
+        let slots = setup.pools();
+        let slots = slots.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, core)));
+        let slots: Vec<_> = slots.collect();
+        Self {
+            all: slots.clone(),
+            configured: slots,
+        }
+        .sorted()
+    }
+
+    fn sorted(mut self) -> Self {
+        self.all.sort_by_key(|slot| slot.id);
+        let key = |slot: &PoolSlot| (slot.user.clone(), slot.database.clone());
+        self.configured.sort_by_cached_key(|slot| key(slot));
+        self
+    }
+
+    /// All slices that this core has.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rc<PoolSlot>> {
+        self.all.iter()
+    }
+
+    pub(crate) fn get(&self, id: PoolId) -> Option<&Rc<PoolSlot>> {
+        let at = self.all.binary_search_by_key(&id, |slot| slot.id).ok()?;
+        self.all.get(at)
+    }
+
+    /// The pool of this user and database: that of a primary if there is one.
+    pub(super) fn of(&self, user: &str, database: &str) -> Option<&Rc<PoolSlot>> {
+        let key = |slot: &PoolSlot| (slot.user.as_str(), slot.database.as_str()) < (user, database);
+        let from = self.configured.partition_point(|slot| key(slot));
+        let pools = || {
+            let rest = self.configured.get(from..).unwrap_or_default();
+            rest.iter()
+                .take_while(|slot| slot.user == user && slot.database == database)
+        };
+        pools()
+            .find(|slot| slot.config().role == Role::Primary)
+            .or_else(|| pools().next())
+    }
+}
+
+/// Makes the slices of pools that are new in `setup`. They are not used yet.
+pub(super) fn prepare(state: &CoreState, setup: &Setup) {
+    let pools = state.pools();
+    let new = setup.pools().filter(|(id, _)| pools.get(*id).is_none());
+    let new = new.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, &state.core)));
+    let all = pools.all.iter().cloned().chain(new).collect();
+    let configured = pools.configured.clone();
+    let pools = Pools { all, configured }.sorted();
+    state.pools.replace(Rc::new(pools));
+}
+
+/// Puts `setup` in force, which was prepared.
+pub(super) fn adopt(state: &Rc<CoreState>, setup: &Setup) {
+    let before = state.pools();
+    let known = setup.pools();
+    let known: Vec<_> = known
+        .filter_map(|(id, pool)| Some((Rc::clone(before.get(id)?), pool)))
+        .collect();
+    let stay: HashSet<PoolId> = known.iter().map(|(slot, _)| slot.id).collect();
+    let gone = before.iter().filter(|slot| !stay.contains(&slot.id));
+    let gone: Vec<_> = gone.filter(|slot| !slot.leaves.replace(true)).collect();
+    let pools = Pools {
+        all: before.all.clone(),
+        configured: known.iter().map(|(slot, _)| Rc::clone(slot)).collect(),
+    };
+    state.pools.replace(Rc::new(pools.sorted()));
+    state.setup.replace(Rc::new(setup.clone()));
+    // From here on whoever is turned away by a pool looks for its successor.
+    state.generation.set(setup.generation);
+    for (slot, pool) in &known {
+        slot.reconfigure(state, pool, setup);
+    }
+    for slot in gone {
+        slot.decide(state, Pool::drain);
+    }
+    for link in state.links.borrow().values() {
+        let slot = link.slot.borrow();
+        let idle = link.activity.get() == Activity::Idle && link.notice().is_none();
+        if slot.leaves.get() && idle && state.pool_of(&slot.user, &slot.database).is_none() {
+            link.notify(Notice::Removed);
+        }
+    }
+}
+
+/// Forgets drained slices that have no connections any more.
+pub(super) fn forget_drained(state: &CoreState) {
+    let pools = state.pools();
+    let is_over = |slot: &&Rc<PoolSlot>| slot.leaves.get() && slot.is_drained();
+    if pools.iter().any(|slot| is_over(&slot)) {
+        let all = pools.iter().filter(|slot| !is_over(slot));
+        let pools = Pools {
+            all: all.cloned().collect(),
+            configured: pools.configured.clone(),
+        };
+        state.pools.replace(Rc::new(pools));
+    }
+}

@@ -1,0 +1,218 @@
+//! SIGHUP and RELOAD: what changed is put in force, and nothing else is touched.
+
+use std::collections::BTreeSet;
+
+use crate::support::process::{poll, PATIENCE};
+use crate::support::{Config, Postgres, Wire};
+
+const ALICE: &str = "password = \"hunter2\"";
+const BACKEND: &str = "SELECT pg_backend_pid()";
+
+fn log_in(port: u16, user: &str, database: &str) -> Result<Wire, String> {
+    Wire::login(port, user, database, "hunter2").map_err(|refused| {
+        let error = refused.0.last().expect("a reason");
+        format!("{} {}", error.field(b'C'), error.field(b'M'))
+    })
+}
+
+#[test]
+fn users_and_databases_come_and_go() {
+    let (first, second) = (
+        Postgres::shared().database("reload"),
+        Postgres::shared().database("reload"),
+    );
+    let one = || {
+        Config::empty()
+            .database(&first, "pool_size = 1")
+            .user("alice", &first, ALICE)
+    };
+    let both = || one().database(&second, "").user("alice", &second, ALICE);
+    let pgdog = one().start();
+    let mut stays = pgdog.client(&first);
+    let backend = stays.value(BACKEND);
+    assert!(log_in(pgdog.port(), "alice", &second).is_err());
+
+    pgdog.reload(&both());
+    let mut idle = log_in(pgdog.port(), "alice", &second).unwrap();
+    let mut busy = log_in(pgdog.port(), "alice", &second).unwrap();
+    let mut kept = log_in(pgdog.port(), "alice", &second).unwrap();
+    assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(kept.query("LISTEN news"), "C:LISTEN Z:I");
+
+    // Idle clients are told at once, the others when their transaction has ended.
+    pgdog.reload(&one());
+    for client in [&mut idle, &mut kept] {
+        let error = client.read();
+        assert_eq!(error.field(b'S'), "FATAL");
+        assert_eq!(error.field(b'C'), "57P01");
+        let text = format!("database \"{second}\" was removed from the configuration");
+        assert_eq!(error.field(b'M'), text);
+        assert_eq!(client.rest(), "");
+    }
+    assert!(log_in(pgdog.port(), "alice", &second).is_err());
+    assert_eq!(busy.query("SELECT 1"), "T D:1 C:SELECT_1 Z:T");
+    assert_eq!(busy.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(busy.rest(), "E:57P01");
+    poll(PATIENCE, "its servers to be closed", || {
+        (Postgres::shared().connections(&second) == 0).then_some(())
+    });
+    // Whose database stayed has noticed nothing.
+    assert_eq!(stays.value(BACKEND), backend);
+    pgdog.stop();
+}
+
+#[test]
+fn a_database_that_moves_takes_its_clients_along() {
+    let (first, second) = (
+        Postgres::shared().database("reload"),
+        Postgres::shared().database("reload"),
+    );
+    let config = |target: &str| {
+        Config::empty()
+            .general("default_pool_size = 1\ncheckout_timeout = 20000")
+            .database("app", &format!("database_name = {target:?}"))
+            .user("alice", "app", ALICE)
+    };
+    let pgdog = config(&first).start();
+    let mut busy = pgdog.client("app");
+    let mut waiting = pgdog.client("app");
+    let mut idle = pgdog.client("app");
+    assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
+    waiting.send(&crate::support::wire::query("SELECT current_database()"));
+    pgdog.reload(&config(&second));
+    // It waited for the old pool, and is served by the new one.
+    let messages = waiting.read_until(b'Z');
+    assert_eq!(messages[1].values(), [Some(second.clone())]);
+    assert_eq!(idle.value("SELECT current_database()"), second);
+    assert_eq!(busy.value("SELECT current_database()"), first);
+    assert_eq!(busy.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(busy.value("SELECT current_database()"), second);
+    poll(PATIENCE, "the old servers to be closed", || {
+        (Postgres::shared().connections(&first) == 0).then_some(())
+    });
+    pgdog.stop();
+}
+
+#[test]
+fn a_new_password_closes_nothing() {
+    let database = Postgres::shared().database("reload");
+    let with = |password: &str| {
+        Config::empty()
+            .general("default_pool_size = 1")
+            .database(&database, &format!("user = \"alice\"\n{ALICE}"))
+            .user("alice", &database, &format!("password = {password:?}"))
+    };
+    let pgdog = with("hunter2").start();
+    let mut client = pgdog.client(&database);
+    let backend = client.value(BACKEND);
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    pgdog.reload(&with("hunter3"));
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(client.value(BACKEND), backend);
+    let refused = log_in(pgdog.port(), "alice", &database).err().unwrap();
+    assert!(refused.starts_with("28P01"), "{refused}");
+    let mut new = Wire::connect(pgdog.port(), "alice", &database, "hunter3");
+    assert_eq!(new.value(BACKEND), backend);
+    assert!(!pgdog.log().contains("hunter"), "no password in the log");
+    pgdog.stop();
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let database = Postgres::shared().database("reload");
+    let pgdog = Config::of(&database).start();
+    let mut client = pgdog.client(&database);
+    let backend = client.value(BACKEND);
+    pgdog.reload(&Config::of(&database).general("default_pool_size = 3\nprot = 1"));
+    let log = pgdog.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("configuration not changed"));
+    let line = line.expect("said so");
+    assert!(
+        line.contains("pgdog.toml:5") && line.contains("prot"),
+        "{line}"
+    );
+    assert_eq!(client.value(BACKEND), backend);
+    assert!(log_in(pgdog.port(), "alice", &database).is_ok());
+    pgdog.stop();
+}
+
+#[test]
+fn startup_parameters_and_lifetimes_reach_servers_that_are_there() {
+    let database = Postgres::shared().database("reload");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1")
+        .start();
+    let mut client = pgdog.client(&database);
+    let backend = client.value(BACKEND);
+    assert_eq!(client.value("SHOW statement_timeout"), "0");
+    let config = || {
+        Config::empty()
+            .database(&database, "statement_timeout = 4321")
+            .user("alice", &database, ALICE)
+    };
+    pgdog.reload(&config().general("default_pool_size = 1"));
+    assert_eq!(client.value("SHOW statement_timeout"), "4321ms");
+    let second = client.value(BACKEND);
+    assert_ne!(
+        second, backend,
+        "a server says at login only what it is told then"
+    );
+    assert!(pgdog
+        .log()
+        .contains("statement_timeout changed from unset to 4321"));
+    // An old connection is retired by a lifetime that is news to it.
+    pgdog.reload(&config().general("default_pool_size = 1\nserver_lifetime = 1"));
+    poll(PATIENCE, "another server", || {
+        (client.value(BACKEND) != second).then_some(())
+    });
+    pgdog.stop();
+}
+
+#[test]
+fn what_needs_a_restart_is_named() {
+    let database = Postgres::shared().database("reload");
+    let pgdog = Config::of(&database).start();
+    pgdog.reload(&Config::of(&database).general("workers = 1"));
+    let log = pgdog.log();
+    assert!(
+        log.contains("general.workers changed from 0 to 1 (needs a restart)"),
+        "{log}"
+    );
+    pgdog.stop();
+}
+
+#[test]
+fn prepared_statements_outlive_a_change_of_how_they_are_treated() {
+    let database = Postgres::shared().database("reload");
+    let config = |level: &str| {
+        Config::of(&database).general(&format!(
+            "default_pool_size = 2\nprepared_statements = {level:?}"
+        ))
+    };
+    let pgdog = config("extended").start();
+    let mut client = pgdog.client(&database);
+    use crate::support::wire::{bind, execute, parse, sync};
+    assert_eq!(client.ask(&[parse("mine", BACKEND), sync()]), "1 Z:I");
+    let mut backends = BTreeSet::new();
+    for level in ["disabled", "extended", "full", "disabled"] {
+        pgdog.reload(&config(level));
+        // Another client takes one of the two servers meanwhile.
+        let mut other = pgdog.client(&database);
+        other.query("BEGIN");
+        client.send(&[bind("", "mine", &[]), execute("", 0), sync()].concat());
+        let answer = client.read_until(b'Z');
+        backends.extend(answer.iter().flat_map(|message| match message.tag {
+            b'D' => message.values(),
+            _ => Vec::new(),
+        }));
+        assert_eq!(
+            crate::support::wire::transcript(&answer).split(' ').next(),
+            Some("2")
+        );
+        other.query("COMMIT");
+    }
+    assert!(!backends.is_empty());
+    pgdog.stop();
+}
