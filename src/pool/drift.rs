@@ -9,7 +9,9 @@
 //! shorter by a margin. The way back would have to overcome that margin again, so nothing bounces, and at steady
 //! load nothing moves. A nudge that found nobody leaves no trace.
 //!
-//! After a resize, what a core has to give up may meanwhile be elsewhere: that **burden** goes round likewise.
+//! After a resize, what a core has to give up may meanwhile be elsewhere: that **burden** goes round likewise. So does
+//! **growth**, which must not add permits while others are still to be given up. Mail keeps its order between two
+//! cores, so growth never passes a burden that goes round before it, and meets every debt.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,8 @@ impl<C> Pool<C> {
         if self.wanted().is_none() {
             self.spread(None, |told| told.is_some(), out);
         }
-        if self.overburdened() {
+        // While a mail of ours looks for debts, none may overtake it.
+        if self.overburdened() && self.growing == 0 {
             let debt = self.debt.saturating_sub(self.permits());
             let duty = self.duty - self.duty.clamp(0, signed(self.permits()));
             self.debt -= debt;
@@ -61,6 +64,37 @@ impl<C> Pool<C> {
             let want = self.waiters.len() - self.connecting;
             self.pass_on(PoolMail::Nudge { asker, wait, want }, out);
         }
+    }
+
+    /// New permits: free when there is no debt anywhere that they have to pay.
+    pub(super) fn grow(&mut self, permits: usize, out: &mut Vec<Action<C>>) {
+        let grower = self.place.core;
+        let permits = self.pay(permits);
+        if self.place.cores == 1 {
+            self.free += permits;
+        } else if permits > 0 {
+            self.growing += 1;
+            self.pass_on(PoolMail::Growth { grower, permits }, out);
+        }
+    }
+
+    /// New permits of `grower` come by, or, if that is us, come back.
+    pub(super) fn hear_growth(&mut self, grower: usize, permits: usize, out: &mut Vec<Action<C>>) {
+        let permits = self.pay(permits);
+        if grower == self.place.core {
+            self.growing -= 1;
+            self.free += permits;
+        } else {
+            // Also when nothing is left: the grower counts them.
+            self.pass_on(PoolMail::Growth { grower, permits }, out);
+        }
+    }
+
+    /// Pays debts with permits that do not exist yet. Returns how many of them are left.
+    fn pay(&mut self, permits: usize) -> usize {
+        let paid = permits.min(self.debt);
+        self.debt -= paid;
+        permits - paid
     }
 
     /// When this core asks for a further permit, if it has some, but too few.

@@ -63,6 +63,14 @@ pub enum PoolMail<C> {
         /// Permits wished for.
         want: usize,
     },
+    /// `grower` has grown by so many permits. On its way round they pay what other cores still owe from when the
+    /// pool shrank; what comes back is `grower`'s.
+    Growth {
+        /// Who has grown.
+        grower: usize,
+        /// Permits that are left.
+        permits: usize,
+    },
     /// What a core cannot bear itself after a resize, because permits have moved; goes round until someone can.
     Burden {
         /// Permits to give up.
@@ -119,6 +127,7 @@ impl<C> PoolMail<C> {
             },
             Self::Donate { gift } => PoolMail::Donate { gift: unload(gift) },
             Self::Nudge { asker, wait, want } => PoolMail::Nudge { asker, wait, want },
+            Self::Growth { grower, permits } => PoolMail::Growth { grower, permits },
             Self::Burden { debt, duty } => PoolMail::Burden { debt, duty },
         };
         (mail, lease)

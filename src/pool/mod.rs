@@ -68,6 +68,8 @@ pub struct Pool<C> {
     promise: Option<Promise>,
     /// Permits to be given up because the pool shrank; while there are any, no permit is free.
     debt: usize,
+    /// Mails of ours that are on their way round to find debts, see [`PoolMail::Growth`].
+    growing: usize,
     state: State,
     /// Connections of an older one are closed instead of being used again. The same on all cores, as all of them
     /// are told of every RECONNECT.
@@ -310,6 +312,7 @@ impl<C> Pool<C> {
             rival: None,
             promise: None,
             debt: 0,
+            growing: 0,
             state: State::Open,
             generation: 0,
             retired: None,
@@ -405,14 +408,15 @@ impl<C> Pool<C> {
     /// New limits from a reload. All slices are told, and each adds or gives up its part of the difference; permits
     /// bound to connections are given up as these come back.
     ///
-    /// The sum never exceeds the larger of the two sizes. If a pool grows while it still has to shrink (`debt` in
-    /// [`PoolStats`]), it may exceed that by what it grows, until the connections owed come back.
+    /// The sum never exceeds the larger of the two sizes; nor, if it is larger, what it is at that moment because the
+    /// pool still has to shrink (`debt` in [`PoolStats`]): what grows pays debts first, wherever they are. This holds
+    /// if all slices have been told of one resize before any is told of the next.
     pub fn resize(&mut self, limits: Limits, now: Instant, out: &mut Vec<Action<C>>) {
         let (before, after) = (self.limits.share(self.place), limits.share(self.place));
         self.duty += limits.duty(self.place) - self.limits.duty(self.place);
         self.debt += before.saturating_sub(after);
-        self.free += after.saturating_sub(before);
         self.limits = limits;
+        self.grow(after.saturating_sub(before), out);
         self.settle(now, out);
     }
 

@@ -191,6 +191,7 @@ impl<C> Pool<C> {
             PoolMail::Nudge { asker, wait, want } => {
                 self.hear_nudge(asker, wait, want, now, out);
             }
+            PoolMail::Growth { grower, permits } => self.hear_growth(grower, permits, out),
             PoolMail::Burden { debt, duty } => {
                 self.debt += debt;
                 self.duty += duty;

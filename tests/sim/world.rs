@@ -198,6 +198,7 @@ pub(crate) struct World {
     mailed_permits: usize,
     mailed_servers: usize,
     mailed_debt: usize,
+    mailed_growth: usize,
     /// As many permits as may exist while resizing goes on.
     ceiling: usize,
     size: usize,
@@ -261,6 +262,7 @@ impl World {
             mailed_permits: 0,
             mailed_servers: 0,
             mailed_debt: 0,
+            mailed_growth: 0,
             ceiling: plan.limits.pool_size,
             size: plan.limits.pool_size,
             fault_armed: plan.fault.is_some(),
@@ -334,7 +336,7 @@ impl World {
         let busy = |s: &PoolStats| s.waiting + s.active + s.connecting + s.closing + s.debt;
         let quiet = total(busy) == 0 && !stats.iter().any(|s| s.wanted);
         quiet
-            && self.mailed_permits + self.mailed_debt == 0
+            && self.mailed_permits + self.mailed_debt + self.mailed_growth == 0
             && total(|s| s.permits) == self.size
             && total(|s| s.idle) == self.kept()
     }
@@ -506,6 +508,7 @@ impl World {
                 }
             }
             PoolMail::Burden { debt, .. } => self.mailed_debt -= debt,
+            PoolMail::Growth { permits, .. } => self.mailed_growth -= permits,
             PoolMail::Seek { .. }
             | PoolMail::Ask { .. }
             | PoolMail::Withdraw { .. }
@@ -546,11 +549,12 @@ impl World {
     /// Every core will hear of it, in order.
     fn issue(&mut self, command: &Command) {
         if let Command::Resize(limits) = command {
-            // What was to be given up before may still be there.
-            let settled = self.ceiling == self.size;
+            // What was to be given up before may still be there, and pays for what is added; unless there are cores
+            // that have not heard of it yet.
+            let told = self.cores.iter().all(|core| core.size == self.size);
             let growth = limits.pool_size.saturating_sub(self.size);
-            self.ceiling = if settled {
-                self.size.max(limits.pool_size)
+            self.ceiling = if told {
+                self.ceiling.max(limits.pool_size)
             } else {
                 self.ceiling + growth
             };
@@ -714,6 +718,7 @@ impl World {
                 }
             }
             PoolMail::Burden { debt, .. } => self.mailed_debt += debt,
+            PoolMail::Growth { permits, .. } => self.mailed_growth += permits,
             PoolMail::Seek { .. } | PoolMail::Ask { .. } => {
                 if self.fault(Fault::DropAsk) {
                     return Ok(());
@@ -761,16 +766,18 @@ impl World {
                 place.share(self.cores[core].size)
             })
             .sum();
-        if permits != told + debt {
+        let growth = self.mailed_growth;
+        if permits + growth != told + debt {
             return Err(format!(
-                "{permits} permits, {debt} of them owed, for {told}"
+                "{permits} permits, {debt} of them owed, {growth} to come, for {told}"
             ));
         }
         if permits > self.ceiling {
             return Err(format!("{permits} permits, at most {}", self.ceiling));
         }
-        if permits == self.size && self.cores.iter().all(|core| core.size == self.size) {
-            self.ceiling = self.size;
+        // From here on there is nothing that could become a permit again.
+        if growth == 0 && self.cores.iter().all(|core| core.size == self.size) {
+            self.ceiling = self.size.max(permits);
         }
         if self.open > permits {
             return Err(format!("{} connections with {permits} permits", self.open));
