@@ -8,7 +8,7 @@ import html
 import statistics
 import sys
 
-WIDTH, LEFT, BAR, GAP = 900, 190, 15, 14
+WIDTH, LEFT, BAR, GAP = 960, 270, 15, 14
 COLOURS = {"pgdog": "#c1440e", "pgdog-1": "#e58a5c", "pgbouncer": "#336791", "haproxy": "#7a9e7e", "direct": "#9a9a9a"}
 FIGURES = {"cpu_us": "CPU of the proxy per transaction, µs", "p99_us": "99th percentile of latency, µs"}
 
@@ -25,6 +25,10 @@ def read(path):
     return values
 
 
+def label(figure):
+    return f"{figure:,.1f}" if figure < 1_000 else f"{figure:,.0f}"
+
+
 def draw(title, workloads):
     """Each workload on a scale of its own: they differ by factors of a hundred."""
     y, body = 44, []
@@ -38,7 +42,7 @@ def draw(title, workloads):
                 f'<rect x="{LEFT}" y="{y}" width="{middle - LEFT:.1f}" height="{BAR - 2}" fill="{COLOURS.get(contender, "#b8a1cf")}"/>'
                 f'<path d="M{least:.1f} {y + 6}H{greatest:.1f}M{least:.1f} {y + 3}v6M{greatest:.1f} {y + 3}v6" stroke="#222"/>'
                 f'<text x="{LEFT - 4}" y="{y + 11}" text-anchor="end">{html.escape(contender)}</text>'
-                f'<text x="{greatest + 5:.1f}" y="{y + 11}">{statistics.median(runs):,.1f}</text>'
+                f'<text x="{greatest + 5:.1f}" y="{y + 11}">{label(statistics.median(runs))}</text>'
             )
             y += BAR
         y += GAP

@@ -23,10 +23,15 @@ before=$(sample)
 [ -n "$before" ] || { echo "process $pid has no thread named core-*" >&2; exit 1; }
 sleep "$seconds"
 after=$(sample)
+# A core's helper thread has the core's name, and hardly runs: they are added up.
 paste -d' ' <(echo "$before") <(echo "$after") | awk -v seconds="$seconds" '
-  { busy = ($8 - $2) / 1e7 / seconds; delayed = ($9 - $3) / 1e7 / seconds
-    line[NR] = sprintf("%-8s %4d %7.1f%% %8.1f%% %11.0f %11.0f", $1, $12, busy, delayed, ($10 - $4) / seconds, ($11 - $5) / seconds)
-    sum += busy; if (busy > max) max = busy }
-  END { printf "%-8s %4s %8s %9s %11s %11s\n", "thread", "cpu", "busy", "delayed", "waits/s", "pushed/s"
-    for (i = 1; i <= NR; i++) print line[i]
-    if (sum > 0) printf "busiest core: %.2f of the mean\n", max * NR / sum }'
+  { name = $1; if (!(name in busy)) order[++count] = name
+    ran = $8 - $2; if (ran >= most[name]) { most[name] = ran; cpu[name] = $12 }
+    busy[name] += ran / 1e7 / seconds; delayed[name] += ($9 - $3) / 1e7 / seconds
+    waits[name] += ($10 - $4) / seconds; pushed[name] += ($11 - $5) / seconds
+    sum += ran / 1e7 / seconds }
+  END { printf "%-8s %4s %8s %9s %11s %11s\n", "core", "cpu", "busy", "delayed", "waits/s", "pushed/s"
+    for (i = 1; i <= count; i++) { name = order[i]
+      printf "%-8s %4d %7.1f%% %8.1f%% %11.0f %11.0f\n", name, cpu[name], busy[name], delayed[name], waits[name], pushed[name]
+      if (busy[name] > max) max = busy[name] }
+    if (sum > 0) printf "busiest core: %.2f of the mean\n", max * count / sum }'

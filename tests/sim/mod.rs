@@ -290,3 +290,31 @@ fn a_pool_smaller_than_the_number_of_cores_costs_a_few_mails() {
         assert!(report.transactions as f64 > 0.85 * possible, "{name}");
     }
 }
+
+/// Prints the table of `docs/scaling.md`:
+/// `cargo test --release --no-default-features --test pure -- --ignored --nocapture mail_by`
+#[test]
+#[ignore = "a measurement, of some minutes in a debug build"]
+fn mail_by_cores_and_permits() {
+    println!("|cores|permits|clients|mails per transaction|moves per transaction|of the possible throughput|");
+    for cores in [8, 32, 96] {
+        for pool_size in [cores / 4, cores, cores * 4] {
+            // Twice as many as can be served: half think, half wait or are served.
+            let clients = (0..4 * pool_size).map(|c| c % cores).collect::<Vec<_>>();
+            let report = run(Plan {
+                mail_delay: MS / 50,
+                ..calm(cores, pool_size, clients.clone())
+            });
+            let (mails, moves, transactions) = report.late;
+            let per = |count: u64| count as f64 / transactions as f64;
+            let possible = pool_size as f64 * 4_000.0 / 1.18;
+            println!(
+                "|{cores}|{pool_size}|{}|{:.3}|{:.4}|{:.0}%|",
+                clients.len(),
+                per(mails),
+                per(moves),
+                report.transactions as f64 * 100.0 / possible,
+            );
+        }
+    }
+}
