@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::PoolConfig;
-use crate::metrics::Totals;
+use crate::metrics::{Distributions, Totals};
 use crate::pool::{PoolId, PoolStats};
 
 /// How much is asked for. Numbers of the core and of its pools are always part of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scope {}
+pub struct Scope {
+    /// How long things took, which is some kilobytes per pool and core.
+    pub latencies: bool,
+}
 
 /// One core at one moment.
 #[derive(Clone, Debug)]
@@ -45,4 +48,6 @@ pub struct PoolSnapshot {
     pub stats: PoolStats,
     /// What was counted so far.
     pub totals: Totals,
+    /// If [`Scope::latencies`] asks for them.
+    pub latencies: Option<Distributions>,
 }

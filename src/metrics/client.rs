@@ -10,6 +10,8 @@ use super::{Answered, Counter};
 pub struct ClientMeter {
     connected: Instant,
     last_request: Cell<Instant>,
+    /// How long the request that is about to begin had to wait for a server.
+    waited: Counter,
     queries: Counter,
     transactions: Counter,
     transactions_2pc: Counter,
@@ -51,6 +53,7 @@ impl ClientMeter {
         Self {
             connected: now,
             last_request: Cell::new(now),
+            waited: Counter::default(),
             queries: Counter::default(),
             transactions: Counter::default(),
             transactions_2pc: Counter::default(),
@@ -68,15 +71,22 @@ impl ClientMeter {
         self.last_request.set(now);
     }
 
-    /// Its server has answered a request.
+    /// It was given a server, for which it had to wait so many nanoseconds.
     #[inline]
-    pub fn answered(&self, answered: Answered) {
+    pub fn assigned(&self, waited: u64) {
+        self.waited.add(waited);
+    }
+
+    /// Its server has answered a request. Answers how long that took, the wait included, in nanoseconds.
+    #[inline]
+    pub fn answered(&self, answered: Answered) -> u64 {
         self.queries.add(1);
         self.query_time.add(answered.query_time);
         if let Some(time) = answered.transaction_time {
             self.transactions.add(1);
             self.transaction_time.add(time);
         }
+        answered.query_time.wrapping_add(self.waited.take())
     }
 
     /// It has prepared a transaction.

@@ -6,14 +6,20 @@
 //! is counted for the pool itself.
 
 mod client;
+mod histogram;
+mod latency;
 mod server;
+mod window;
 
 use std::cell::Cell;
 use std::ops::{AddAssign, Index, Sub};
 use std::time::{Duration, Instant};
 
 pub use client::{ClientMeter, ClientTotals};
+pub use histogram::{Distribution, Histogram};
+pub use latency::{Distributions, Latencies, Phase};
 pub use server::{Answered, ServerMeter};
+pub use window::{Averages, Period, Windows};
 
 /// The enumeration of what is counted per pool, with names.
 macro_rules! stats {
@@ -125,6 +131,12 @@ impl Counter {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.get()
+    }
+
+    /// The number, which is zero afterwards.
+    #[inline]
+    fn take(&self) -> u64 {
+        self.0.take()
     }
 }
 

@@ -9,7 +9,7 @@
 //! ```
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::protocol::backend::TransactionStatus;
 
@@ -110,13 +110,13 @@ impl ServerMeter {
         self.last_received.set(tag);
     }
 
-    /// Given to a client that has waited for it.
+    /// Given to a client that has waited for it so many nanoseconds.
     #[inline]
-    pub fn assigned(&self, waited: Duration) {
+    pub fn assigned(&self, waited: u64) {
         self.counters.count(Stat::ServerAssignmentCount);
         // Nobody tells reads apart yet.
         self.counters.count(Stat::Writes);
-        self.counters.add_time(Stat::WaitTime, waited);
+        self.counters.add(Stat::WaitTime, waited);
     }
 
     /// Bytes that came and went.
@@ -126,17 +126,18 @@ impl ServerMeter {
         self.counters.add(Stat::Sent, sent);
     }
 
-    /// The first message of a client's request is sent, with nothing else under way.
+    /// The first message of a client's request is sent, with nothing else under way. In a transaction, answers how
+    /// long that was idle, in nanoseconds.
     #[inline]
-    pub fn begin(&self, now: Instant, status: TransactionStatus) {
-        match status {
-            TransactionStatus::Idle => self.transaction_since.set(Some(now)),
-            _ => {
-                let idle = elapsed(self.since.get(), now);
-                self.counters.add(Stat::IdleXactTime, idle);
-            }
+    pub fn begin(&self, now: Instant, status: TransactionStatus) -> Option<u64> {
+        let since = self.since.replace(now);
+        if status == TransactionStatus::Idle {
+            self.transaction_since.set(Some(now));
+            return None;
         }
-        self.since.set(now);
+        let idle = elapsed(since, now);
+        self.counters.add(Stat::IdleXactTime, idle);
+        Some(idle)
     }
 
     /// A client's request was answered. `more`: there are others under way.
@@ -214,6 +215,8 @@ fn rows(tag: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use TransactionStatus::{Failed, Idle, Transaction};
 
@@ -226,7 +229,7 @@ mod tests {
         for (ms, step) in steps {
             let now = start + Duration::from_millis(*ms);
             match step {
-                None => meter.begin(now, status),
+                None => assert_eq!(meter.begin(now, status).is_some(), status != Idle),
                 Some((said, more)) => {
                     status = *said;
                     assert_eq!(meter.answered(now, *said, *more).status, *said);

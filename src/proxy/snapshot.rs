@@ -19,7 +19,7 @@ pub(super) fn answer(state: &Rc<CoreState>, id: GatherId, scope: Scope) {
     }
 }
 
-fn take(state: &CoreState, Scope {}: Scope) -> CoreSnapshot {
+fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
     let now = state.core.now();
     let stats = state.core.stats();
     let pools = state.pools();
@@ -28,6 +28,7 @@ fn take(state: &CoreState, Scope {}: Scope) -> CoreSnapshot {
         config: slot.config(),
         stats: slot.stats(now),
         totals: slot.registry.totals(),
+        latencies: scope.latencies.then(|| slot.registry.latencies().read()),
     });
     CoreSnapshot {
         core: state.core.index(),

@@ -18,7 +18,7 @@ use cores::{Buf, Stream};
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
-use crate::metrics::{Answered, Stat};
+use crate::metrics::{nanoseconds, Answered, Phase, Stat};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
@@ -399,9 +399,10 @@ impl Session {
             }
             *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
             let now = self.state.core.now();
-            held.link
-                .meter
-                .assigned(now.saturating_duration_since(since));
+            let waited = nanoseconds(now.saturating_duration_since(since));
+            held.link.meter.assigned(waited);
+            self.link.meter.assigned(waited);
+            held.link.latencies().record(Phase::CheckoutWait, waited);
             self.link.enter(Activity::Active, now);
             return Ok(Some(held));
         }
@@ -755,7 +756,8 @@ impl Recipient for Session {
 
     fn ready(&mut self, answered: Option<Answered>) {
         if let Some(answered) = answered {
-            self.link.meter.answered(answered);
+            let time = self.link.meter.answered(answered);
+            self.slot.registry.latencies().record(Phase::Query, time);
         }
         self.statements.ready();
         self.unbound_in = self.unbound_in.saturating_sub(1);

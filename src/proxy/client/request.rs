@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
+use crate::metrics::Phase;
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Query};
@@ -84,7 +85,10 @@ impl Relay<'_> {
             if resting {
                 let now = state.core.now();
                 let status = self.server.exchange.status();
-                self.server.link.meter.begin(now, status);
+                if let Some(idle) = self.server.link.meter.begin(now, status) {
+                    let latencies = self.server.link.latencies();
+                    latencies.record(Phase::IdleInTransaction, idle);
+                }
                 link.meter.begin(now);
             }
             self.server.count_traffic();

@@ -1,13 +1,14 @@
 //! A new server connection: resolve, dial, log in, learn what it reports.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use cores::{Stream, TcpOptions};
 
 use crate::auth::{Password, ServerLogin, ServerLoginRequest, ServerStep};
 use crate::config::Host;
 use crate::error::{Error, Fault};
-use crate::metrics::{ServerMeter, Stat};
+use crate::metrics::{nanoseconds, Phase, ServerMeter, Stat};
 use crate::pool::{ConnectFailure, Pool};
 use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, BackendKeyData, ParameterStatus};
@@ -109,6 +110,7 @@ async fn log_in(
     let pool = slot.config();
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let (stream, address) = dial(state, slot).await.map_err(gone)?;
+    let dialled = state.core.now();
     slot.registry.counters().count(Stat::AuthAttempts);
     let mut startup = Vec::new();
     let mut pairs: Vec<(&[u8], &[u8])> = vec![
@@ -181,6 +183,7 @@ async fn log_in(
                     let now = state.core.now();
                     stream.take_traffic(); // that of the login does not count
                     let reported = Rc::new(reported);
+                    record(slot, Phase::ConnectAuth, dialled, now);
                     let meter = (&slot.registry, ServerMeter::new(now));
                     return Ok(Server::new(stream, reported, target, prepared, meter));
                 }
@@ -211,9 +214,12 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream
     let pool = slot.config();
     let address = &pool.address;
     let options = tcp_options(&state.config().tcp);
+    let began = state.core.now();
     if let Some(path) = address.socket_path() {
         let to = cores::Address::Unix(path);
-        return Ok((Stream::connect(&state.core, &to, &options).await?, to));
+        let stream = Stream::connect(&state.core, &to, &options).await?;
+        record(slot, Phase::ConnectTcp, began, state.core.now());
+        return Ok((stream, to));
     }
     let Host::Tcp(host) = &address.host else {
         return Err(std::io::Error::other("no socket path"));
@@ -222,15 +228,26 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream
         .core
         .foreign(state.blocking.resolve(host, address.port))
         .await?;
+    let resolved = state.core.now();
+    record(slot, Phase::ConnectDns, began, resolved);
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
     for ip in found {
         let to = cores::Address::Tcp(ip);
         match Stream::connect(&state.core, &to, &options).await {
-            Ok(stream) => return Ok((stream, to)),
+            Ok(stream) => {
+                record(slot, Phase::ConnectTcp, resolved, state.core.now());
+                return Ok((stream, to));
+            }
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// One phase of opening a connection is over.
+fn record(slot: &PoolSlot, phase: Phase, began: Instant, now: Instant) {
+    let time = nanoseconds(now.saturating_duration_since(began));
+    slot.registry.latencies().record(phase, time);
 }
 
 /// The configured socket options, as the runtime knows them.

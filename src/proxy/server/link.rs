@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::metrics::{Counters, ServerMeter, Totals};
+use crate::metrics::{Counters, Latencies, ServerMeter, Totals};
 
 use super::Target;
 
@@ -21,6 +21,7 @@ pub(crate) struct ServerLink {
 #[derive(Default)]
 pub(crate) struct Registry {
     counters: Counters,
+    latencies: Latencies,
     servers: RefCell<HashMap<u64, Rc<ServerLink>>>,
     last: Cell<u64>,
 }
@@ -37,6 +38,11 @@ impl Registry {
     #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    #[inline]
+    pub(crate) fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
     pub(crate) fn enlist(self: &Rc<Self>, meter: ServerMeter, target: &Rc<Target>) -> Enlisted {
@@ -63,6 +69,12 @@ impl Registry {
 }
 
 impl Enlisted {
+    /// The slice's.
+    #[inline]
+    pub(crate) fn latencies(&self) -> &Latencies {
+        &self.registry.latencies
+    }
+
     /// The server leaves for another core.
     pub(super) fn leave(self) -> ServerMeter {
         self.link.meter.clone()

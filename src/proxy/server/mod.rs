@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cores::{Buf, Core, Stream};
 
-use crate::metrics::{Answered, ServerMeter, Stat};
+use crate::metrics::{Answered, Phase, ServerMeter, Stat};
 use crate::prepared::server::{Ensure, ServerStatements};
 use crate::prepared::Id;
 use crate::protocol::backend::{tag, ParameterStatus};
@@ -276,7 +276,13 @@ impl Server {
                 if R::CLIENT && fate == Fate::Forward {
                     let more = !self.exchange.nothing_owed();
                     let now = self.stream.core().now();
-                    to.ready(Some(meter.answered(now, self.exchange.status(), more)));
+                    let answered = meter.answered(now, self.exchange.status(), more);
+                    let latencies = self.link.latencies();
+                    latencies.record(Phase::ServerQuery, answered.query_time);
+                    if let Some(time) = answered.transaction_time {
+                        latencies.record(Phase::Transaction, time);
+                    }
+                    to.ready(Some(answered));
                 }
             }
             tag::COPY_IN_RESPONSE | tag::ERROR_RESPONSE => {
