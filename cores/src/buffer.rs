@@ -52,6 +52,34 @@ impl Buf {
         first
     }
 
+    /// The bytes, and the rest of their buffer behind them.
+    ///
+    /// Only for a `Buf` that shares its buffer with no other, as a receive makes it.
+    pub(crate) fn with_room(&mut self) -> (&[u8], &mut [u8]) {
+        let holders = self.store.holders[usize::from(self.id)].get();
+        assert_eq!(holders, 1, "a buffer that others read is not written");
+        let at = usize::from(self.id) * BUFFER_BYTES;
+        let (start, end) = (self.start as usize, self.end as usize);
+        // SAFETY: `start <= end <= BUFFER_BYTES` and `id < BUFFERS_MAX`, so both ranges are inside the mapping, which
+        // lives as long as `store`, and they do not overlap. The kernel has given the buffer to us, and we are its
+        // only holder, so nobody else reads or writes there while `self` is borrowed.
+        unsafe {
+            let memory = self.store.memory.as_ptr().add(at);
+            (
+                std::slice::from_raw_parts(memory.add(start), end - start),
+                std::slice::from_raw_parts_mut(memory.add(end), BUFFER_BYTES - end),
+            )
+        }
+    }
+
+    /// Forgets the bytes for the first `count` of those behind them.
+    pub(crate) fn into_room(mut self, count: usize) -> Buf {
+        let room = BUFFER_BYTES_U32 - self.end;
+        self.start = self.end;
+        self.end += u32::try_from(count).unwrap_or(u32::MAX).min(room);
+        self
+    }
+
     fn offset(&self, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.start.saturating_add(count).min(self.end)
@@ -266,6 +294,26 @@ mod tests {
         buf.advance(1 << 20);
         assert!(buf.is_empty());
         assert!(buf.split_to(5).is_empty());
+    }
+
+    #[test]
+    fn a_buffer_is_written_behind_its_bytes_by_its_only_holder() {
+        let store = Rc::new(Buffers::new().unwrap());
+        let mut buf = store.lend(3, 10);
+        let (bytes, room) = buf.with_room();
+        assert_eq!((bytes.len(), room.len()), (10, BUFFER_BYTES - 10));
+        room[..3].copy_from_slice(b"abc");
+        let plain = buf.into_room(3);
+        assert_eq!(&*plain, b"abc");
+        drop(plain);
+        assert_eq!(store.lent.get(), 0);
+
+        let mut shared = store.lend(4, 10);
+        let _part = shared.split_to(4);
+        let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            shared.with_room();
+        }));
+        assert!(written.is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod ring;
 pub mod signal;
 mod stream;
 mod timer;
+pub mod tls;
 
 pub use buffer::{Buf, BUFFER_BYTES};
 pub use executor::EXECUTOR_ENTRIES;
@@ -25,7 +26,7 @@ pub use executor::{start, Core, CoreStats, Cores};
 pub use listener::{bind, BoundSocket, Listener};
 pub use mailbox::{Mailbox, PostOffice};
 pub use socket2::SockRef;
-pub use stream::{Address, Stream, TcpOptions};
+pub use stream::{Address, Detached, Stream, TcpOptions};
 pub use timer::Sleep;
 
 /// Size of the ring that each core sets up.

@@ -7,14 +7,14 @@
 //! A slot is free again only when every operation on it has completed, so the kernel never holds a pointer
 //! into something freed, and a late completion never meets a new socket.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
@@ -23,6 +23,7 @@ use socket2::SockAddr;
 use crate::buffer::{Buf, Buffers, BUFFER_BYTES_U32};
 use crate::limits::RingSize;
 use crate::preflight::RingMode;
+use crate::tls::{self, Opened, Session};
 
 /// Size of every core's ring.
 pub(crate) const SIZE: RingSize = RingSize {
@@ -78,7 +79,7 @@ pub(crate) enum Chunk {
 }
 
 impl Chunk {
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Chunk::Lent(buf) => buf,
             Chunk::Owned(vec) => vec,
@@ -134,6 +135,8 @@ struct Socket {
     sending: Sending,
     send_error: Option<i32>,
     queue: Option<Box<Queue>>,
+    /// Encrypts between the queue and the wire. An empty chunk in the queue is what TLS itself has to say.
+    tls: Option<Box<Session>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// Its `Stream` is gone; the slot waits for its last completion.
@@ -275,6 +278,7 @@ impl Ring {
                 sending: Sending::Nothing,
                 send_error: None,
                 queue: None,
+                tls: None,
                 reader: None,
                 writer: None,
                 abandoned: false,
@@ -307,6 +311,43 @@ impl Ring {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Buf>>> {
         let mut state = self.state.borrow_mut();
+        if state.socket(id).tls.is_some() {
+            drop(state);
+            return self.poll_opened(id, cx);
+        }
+        self.poll_arrived(state, id, cx)
+    }
+
+    /// The same, decrypted.
+    fn poll_opened(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
+        loop {
+            let mut state = self.state.borrow_mut();
+            if state.session(id).is_ended() {
+                return Poll::Ready(Ok(None));
+            }
+            let Some(sealed) = ready!(self.poll_arrived(state, id, cx))? else {
+                // Somebody may have cut it off.
+                let text = "connection ended without close_notify";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+            };
+            state = self.state.borrow_mut();
+            let opened = state.session(id).open(sealed);
+            state.let_tls_speak(id);
+            match opened? {
+                Opened::Plain(buf) => return Poll::Ready(Ok(Some(buf))),
+                Opened::End => return Poll::Ready(Ok(None)),
+                Opened::Nothing => {}
+            }
+        }
+    }
+
+    /// The next bytes as they came.
+    fn poll_arrived(
+        &self,
+        mut state: RefMut<'_, State>,
+        id: SlotId,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Buf>>> {
         let socket = state.socket(id);
         match mem::replace(&mut socket.receive, Receive::Idle) {
             Receive::Data(buf) => return Poll::Ready(Ok(Some(buf))),
@@ -330,7 +371,11 @@ impl Ring {
     /// Has something come (bytes, the end, an error) that nobody has taken? Arms the receive when nothing is armed.
     pub(crate) fn has_received(&self, id: SlotId) -> bool {
         let mut state = self.state.borrow_mut();
-        match state.socket(id).receive {
+        let socket = state.socket(id);
+        if socket.tls.as_ref().is_some_and(|tls| tls.is_ended()) {
+            return true;
+        }
+        match socket.receive {
             Receive::Data(_) | Receive::End | Receive::Failed(_) => true,
             Receive::Armed | Receive::Starved => false,
             Receive::Idle => {
@@ -437,8 +482,65 @@ impl Ring {
         }
     }
 
-    /// Gives the descriptor back, with what was received and not taken. Nothing may be in flight.
-    pub(crate) fn detach(&self, id: SlotId) -> (OwnedFd, Option<Buf>) {
+    /// What a receive has brought and nobody has taken, as it came.
+    pub(crate) fn take_received(&self, id: SlotId) -> Option<Buf> {
+        let mut state = self.state.borrow_mut();
+        let socket = state.socket(id);
+        match mem::replace(&mut socket.receive, Receive::Idle) {
+            Receive::Data(buf) => Some(buf),
+            other => {
+                socket.receive = other;
+                None
+            }
+        }
+    }
+
+    /// The same, decrypted. Errors: it cannot be, or the peer has closed.
+    pub(crate) fn take_opened(&self, id: SlotId) -> io::Result<Vec<u8>> {
+        let Some(buf) = self.take_received(id) else {
+            return Ok(Vec::new());
+        };
+        let mut state = self.state.borrow_mut();
+        let Some(session) = &mut state.socket(id).tls else {
+            return Ok(buf.to_vec());
+        };
+        let mut plaintext = Vec::new();
+        session.open_to(&buf, &mut plaintext)?;
+        let ended = session.is_ended();
+        state.let_tls_speak(id);
+        match ended {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(plaintext),
+        }
+    }
+
+    /// From here on the connection is encrypted. No receive may be armed, nor anything queued.
+    pub(crate) fn secure(&self, id: SlotId, session: Box<Session>) {
+        let mut state = self.state.borrow_mut();
+        debug_assert!(matches!(
+            state.socket(id).receive,
+            Receive::Idle | Receive::End
+        ));
+        state.socket(id).tls = Some(session);
+        state.let_tls_speak(id);
+    }
+
+    pub(crate) fn tls_info(&self, id: SlotId) -> Option<tls::Info> {
+        let mut state = self.state.borrow_mut();
+        state.socket(id).tls.as_ref().map(|session| session.info())
+    }
+
+    /// Queues close_notify, if the connection is encrypted.
+    pub(crate) fn say_goodbye(&self, id: SlotId) {
+        let mut state = self.state.borrow_mut();
+        if let Some(session) = &mut state.socket(id).tls {
+            session.close();
+            state.queue_for_tls(id);
+        }
+    }
+
+    /// Gives the descriptor back, and the state of its TLS. Nothing may be in flight, nor received and not taken.
+    pub(crate) fn detach(&self, id: SlotId) -> (OwnedFd, Option<Box<Session>>) {
         let mut state = self.state.borrow_mut();
         let entry = &mut state.slots[id.slot as usize];
         let Slot::Socket(socket) = mem::replace(&mut entry.slot, Slot::Free) else {
@@ -448,13 +550,8 @@ impl Ring {
         state.free.push(id.slot);
         self.sockets.set(self.sockets.get() - 1);
         debug_assert!(!socket.in_flight());
-        let Socket { fd, receive, .. } = *socket;
-        let rest = if let Receive::Data(buf) = receive {
-            Some(buf)
-        } else {
-            None
-        };
-        (fd, rest)
+        let Socket { fd, tls, .. } = *socket;
+        (fd, tls)
     }
 
     /// The stream is gone: ends the connection, sends nothing more, frees the slot after its last completion.
@@ -601,6 +698,25 @@ impl State {
         }
     }
 
+    fn session(&mut self, id: SlotId) -> &mut Session {
+        let session = &mut self.socket(id).tls;
+        session.as_mut().expect("a stream once encrypted stays so")
+    }
+
+    /// Sends what TLS itself has to say, if anything, with the next turn.
+    fn let_tls_speak(&mut self, id: SlotId) {
+        if self.session(id).has_to_say() {
+            self.queue_for_tls(id);
+        }
+    }
+
+    fn queue_for_tls(&mut self, id: SlotId) {
+        if self.socket(id).send_error.is_none() {
+            self.queue(id).chunks.push_back(Chunk::Static(&[]));
+            self.mark_dirty(id);
+        }
+    }
+
     fn listener(&mut self, id: SlotId) -> &mut Listener {
         match &mut self.slots[id.slot as usize] {
             Entry {
@@ -689,10 +805,14 @@ impl State {
         let socket = self.socket(id);
         socket.receive = Receive::Armed;
         let poll_first = if socket.more { 0 } else { RECVSEND_POLL_FIRST };
+        let bytes_max = match socket.tls {
+            None => BUFFER_BYTES_U32,
+            Some(_) => tls::RECEIVE_BYTES,
+        };
         let entry = opcode::Recv::new(
             types::Fd(socket.fd.as_raw_fd()),
             std::ptr::null_mut(),
-            BUFFER_BYTES_U32,
+            bytes_max,
         )
         .ioprio(poll_first)
         .buf_group(GROUP)
@@ -759,6 +879,18 @@ impl State {
                 socket.sending = Sending::Nothing;
                 continue;
             };
+            if let Some(session) = &mut socket.tls {
+                let sealed = self.spare_vectors.pop().unwrap_or_default();
+                if session.seal(&mut queue.chunks, sealed).is_err() {
+                    queue.chunks.clear();
+                    socket.send_error = Some(libc::EPIPE);
+                }
+                if queue.chunks.is_empty() {
+                    socket.sending = Sending::Nothing;
+                    self.wake.extend(socket.writer.take());
+                    continue;
+                }
+            }
             let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
             let (chunks, sqe) = if let (1, Some(chunk)) = (queue.chunks.len(), queue.chunks.front())
             {

@@ -1,4 +1,4 @@
-//! One byte stream, TCP or Unix, of one core: receives in place, sends in batches.
+//! One byte stream of one core, TCP or Unix, plain or encrypted: receives in place, sends in batches.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use crate::buffer::Buf;
 use crate::executor::Core;
 use crate::ring::{Chunk, SlotId};
+use crate::tls::{self, Session};
 
 /// A connected socket served by its core's ring.
 ///
@@ -198,24 +199,58 @@ impl Stream {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Ends our direction: the peer sees the end of the stream behind what was flushed.
-    pub fn shutdown_write(&self) {
+    /// Sends what is queued, then ends our direction: the peer sees the end of the stream, after close_notify if it
+    /// is encrypted.
+    pub async fn finish(&self) -> io::Result<()> {
+        self.core.ring().say_goodbye(self.id);
+        self.flush().await?;
         self.core.ring().shutdown(self.id, Shutdown::Write);
+        Ok(())
     }
 
     /// Sends what is queued, then ends the connection in order.
     pub async fn close(self) -> io::Result<()> {
-        self.flush().await?;
-        self.shutdown_write();
-        Ok(())
+        self.finish().await
     }
 
-    /// Leaves the ring: the descriptor and what was received but not taken, to go on elsewhere.
-    pub async fn detach(self) -> io::Result<(OwnedFd, Vec<u8>)> {
-        poll_fn(|cx| self.core.ring().poll_disarm(self.id, cx)).await;
+    /// Leaves the ring, to go on elsewhere. Errors: the connection failed, or cannot be decrypted.
+    pub async fn detach(self) -> io::Result<Detached> {
+        poll_fn(|cx| self.poll_disarm(cx)).await;
+        let received = self.core.ring().take_opened(self.id)?;
         self.flush().await?;
-        let (fd, rest) = self.core.ring().detach(self.id);
-        Ok((fd, rest.map(|buf| buf.to_vec()).unwrap_or_default()))
+        let (socket, session) = self.core.ring().detach(self.id);
+        Ok(Detached {
+            received,
+            socket,
+            session,
+        })
+    }
+
+    /// Serves a connection that was detached from a core, this or another, as it was there.
+    pub fn attach(core: &Core, detached: Detached) -> Stream {
+        let stream = Stream::adopt(core, detached.socket);
+        if let Some(session) = detached.session {
+            core.ring().secure(stream.id, session);
+        }
+        stream
+    }
+
+    /// What was settled when it was encrypted; `None` for a plain stream.
+    pub fn tls(&self) -> Option<tls::Info> {
+        self.core.ring().tls_info(self.id)
+    }
+
+    pub(crate) fn poll_disarm(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.core.ring().poll_disarm(self.id, cx)
+    }
+
+    /// What a receive has brought and nobody has taken.
+    pub(crate) fn take_received(&self) -> Option<Buf> {
+        self.core.ring().take_received(self.id)
+    }
+
+    pub(crate) fn secure(&self, session: Box<Session>) {
+        self.core.ring().secure(self.id, session);
     }
 
     /// The peer's address; `None` for Unix sockets and lost connections.
@@ -241,6 +276,20 @@ impl Stream {
 #[inline]
 fn add(bytes: &Cell<u64>, more: usize) {
     bytes.set(bytes.get() + more as u64);
+}
+
+/// A connection between two cores: a socket, and the state of its TLS.
+pub struct Detached {
+    /// What was received and not taken: it is the caller's, and does not come again.
+    pub received: Vec<u8>,
+    socket: OwnedFd,
+    session: Option<Box<Session>>,
+}
+
+impl std::fmt::Debug for Detached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Detached({} bytes received)", self.received.len())
+    }
 }
 
 impl AsRawFd for Stream {

@@ -7,16 +7,17 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cores::{bind, start, Address, Core, Listener, Mailbox, PostOffice, Stream, TcpOptions};
+use cores::{
+    bind, start, Address, Core, Detached, Listener, Mailbox, PostOffice, Stream, TcpOptions,
+};
 
 enum Mail {
     Stop,
     Count(u64),
-    Socket(OwnedFd, Vec<u8>),
+    Socket(Detached),
 }
 
 fn cpus(count: usize) -> Vec<usize> {
@@ -265,13 +266,16 @@ fn a_connection_moves_between_cores_mid_stream() {
             let other = 1 - core.index();
             if core.index() == 0 {
                 let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
-                let fd = listener.accept().await.unwrap();
-                assert!(office.send(0, Mail::Socket(fd, Vec::new())).is_ok());
+                let stream = Stream::adopt(&core, listener.accept().await.unwrap());
+                assert!(office
+                    .send(0, Mail::Socket(stream.detach().await.unwrap()))
+                    .is_ok());
             }
-            while let Mail::Socket(fd, rest) = mailbox.recv().await {
-                let stream = Stream::adopt(&core, fd);
-                let mut seen = rest.len();
-                stream.send_vec(rest);
+            while let Mail::Socket(mut detached) = mailbox.recv().await {
+                let received = std::mem::take(&mut detached.received);
+                let stream = Stream::attach(&core, detached);
+                let mut seen = received.len();
+                stream.send_vec(received);
                 let ended = loop {
                     if seen > 10_000 {
                         break false;
@@ -292,8 +296,8 @@ fn a_connection_moves_between_cores_mid_stream() {
                 } else {
                     // A receive that is armed must be taken back: arm one first.
                     let _ = stream.has_received();
-                    let (fd, rest) = stream.detach().await.unwrap();
-                    assert!(office.send(other, Mail::Socket(fd, rest)).is_ok());
+                    let detached = stream.detach().await.unwrap();
+                    assert!(office.send(other, Mail::Socket(detached)).is_ok());
                 }
             }
         },

@@ -5,13 +5,12 @@ pub(crate) mod connect;
 mod link;
 mod reset;
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use cores::{Buf, Core, Stream};
+use cores::{Buf, Core, Detached, Stream};
 
 use crate::metrics::{Answered, Phase, ServerMeter, Stat};
 use crate::prepared::server::{Ensure, ServerStatements};
@@ -76,7 +75,7 @@ struct Replies {
 
 /// A server connection between cores.
 pub(crate) struct Parcel {
-    fd: OwnedFd,
+    stream: Detached,
     reported: Parameters,
     settings: Arc<Settings>,
     target: cancel::Address,
@@ -562,8 +561,8 @@ impl Server {
             ..
         } = self;
         match stream.detach().await {
-            Ok((fd, rest)) if rest.is_empty() => Ok(Parcel {
-                fd,
+            Ok(stream) if stream.received.is_empty() => Ok(Parcel {
+                stream,
                 reported: Rc::unwrap_or_clone(reported),
                 settings,
                 target: target.address.clone(),
@@ -582,7 +581,7 @@ impl Server {
     pub(crate) fn unpack(core: &Core, registry: &Rc<Registry>, parcel: Parcel) -> Self {
         let mut meter = parcel.meter;
         meter.arrived();
-        let stream = Stream::adopt(core, parcel.fd);
+        let stream = Stream::attach(core, parcel.stream);
         let mut server = Self::new(
             stream,
             Rc::new(parcel.reported),
@@ -603,9 +602,8 @@ impl Server {
         }
         self.stream.send_static(&frontend::TERMINATE);
         let gone = async {
-            if self.stream.flush().await.is_ok() {
-                // Half a message may be on its way there: the end of the stream is an end all the same.
-                self.stream.shutdown_write();
+            // Half a message may be on its way there: the end of the stream is an end all the same.
+            if self.stream.finish().await.is_ok() {
                 while let Ok(Some(_)) = self.stream.recv().await {}
             }
         };
