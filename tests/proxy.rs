@@ -45,3 +45,5 @@ mod state;
 mod streaming;
 #[path = "proxy/timeouts.rs"]
 mod timeouts;
+#[path = "proxy/twins.rs"]
+mod twins;

@@ -308,28 +308,16 @@ enum Change {
     Sync,
 }
 
-/// What became of a name that a client gave to a statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// It is new, or unnamed and replaced.
-    New,
-    /// The client has given this name to this statement before.
-    Same,
-}
-
 impl ClientStatements {
     /// `Parse` or `PREPARE`: names a statement. The empty name may be given again and again.
     ///
-    /// Errors: 42P05 if the client has another statement of this name; nothing is changed then.
-    pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<Prepared, Error> {
+    /// Errors: 42P05 if the client has a statement of this name; nothing is changed then.
+    pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<(), Error> {
         let names = self.names();
         let change = match names.statements.entry(name.into()) {
             Entry::Vacant(entry) => {
                 entry.insert(statement);
                 Change::Added(name.into())
-            }
-            Entry::Occupied(entry) if entry.get().id == statement.id && !name.is_empty() => {
-                return Ok(Prepared::Same);
             }
             Entry::Occupied(mut entry) if name.is_empty() => {
                 Change::Replaced(name.into(), entry.insert(statement))
@@ -346,7 +334,28 @@ impl ClientStatements {
             }
         };
         names.unanswered.push_back(change);
-        Ok(Prepared::New)
+        Ok(())
+    }
+
+    /// Must answers come before it is known what this name means, or any name? So it is when a batch that gives it
+    /// away or takes it back was sent and may fail; what the batch under way does is known.
+    pub fn awaits(&self, name: Option<&[u8]>) -> bool {
+        let Some(names) = &self.names else {
+            return false;
+        };
+        let changes = &names.unanswered;
+        if changes.len() == self.syncs as usize {
+            return false;
+        }
+        let last_sync = changes.iter().rposition(|c| matches!(c, Change::Sync));
+        let mut earlier = changes.iter().take(last_sync.unwrap_or_default());
+        earlier.any(|change| match change {
+            Change::Added(of) | Change::Replaced(of, _) | Change::Removed(of, _) => {
+                name.is_none_or(|name| **of == *name)
+            }
+            Change::Cleared(_) => true,
+            Change::Sync => false,
+        })
     }
 
     /// The statement of a name.
@@ -379,7 +388,7 @@ impl ClientStatements {
     }
 
     /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete; or we
-    /// answered it ourselves. A change is a `prepare` that said `New`, each `remove` and each `clear`.
+    /// answered it ourselves. A change is a `prepare` that succeeded, each `remove` and each `clear`.
     pub fn succeeded(&mut self) {
         if let Some(names) = &mut self.names {
             if !matches!(names.unanswered.front(), None | Some(Change::Sync)) {
@@ -589,25 +598,26 @@ mod tests {
         let mut store = Statements::new(usize::MAX);
         let (one, two) = (statement(&mut store, "1"), statement(&mut store, "2"));
         let (mut a, mut b) = (ClientStatements::default(), ClientStatements::default());
-        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::New));
-        assert_eq!(b.prepare(b"s", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(()));
+        assert_eq!(b.prepare(b"s", Rc::clone(&two)), Ok(()));
         assert_eq!(a.get(b"s").unwrap().id(), one.id());
         assert_eq!(b.get(b"s").unwrap().id(), two.id());
-        assert_eq!(a.prepare(b"s", Rc::clone(&one)), Ok(Prepared::Same));
-
-        let error = a.prepare(b"s", Rc::clone(&two)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "ERROR 42P05: prepared statement \"s\" already exists"
-        );
+        // PostgreSQL does not ask whether it is the same.
+        for again in [&one, &two] {
+            let error = a.prepare(b"s", Rc::clone(again)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "ERROR 42P05: prepared statement \"s\" already exists"
+            );
+        }
         let error = a.get(b"t").unwrap_err();
         assert_eq!(
             error.to_string(),
             "ERROR 26000: prepared statement \"t\" does not exist"
         );
 
-        assert_eq!(a.prepare(b"", one), Ok(Prepared::New));
-        assert_eq!(a.prepare(b"", Rc::clone(&two)), Ok(Prepared::New));
+        assert_eq!(a.prepare(b"", one), Ok(()));
+        assert_eq!(a.prepare(b"", Rc::clone(&two)), Ok(()));
         assert_eq!(a.get(b"").unwrap().id(), two.id());
         assert_eq!(a.len(), 2);
     }
@@ -648,6 +658,27 @@ mod tests {
         assert!(client.get(b"s").is_ok());
     }
 
+    #[test]
+    fn names_that_an_earlier_batch_may_change_are_not_known_yet() {
+        let mut store = Statements::new(usize::MAX);
+        let mut client = ClientStatements::default();
+        client.prepare(b"s", statement(&mut store, "1")).unwrap();
+        assert!(!client.awaits(Some(b"s")), "of the batch under way");
+        client.sync();
+        assert!(client.awaits(Some(b"s")) && client.awaits(None));
+        assert!(!client.awaits(Some(b"t")));
+        client.succeeded();
+        assert!(!client.awaits(None), "answered");
+        client.ready();
+        client.clear();
+        client.sync();
+        client.sync();
+        assert!(client.awaits(Some(b"t")));
+        client.ready();
+        client.ready();
+        assert!(!client.awaits(None));
+    }
+
     #[derive(Clone, Copy, Debug)]
     enum Op {
         Prepare(u8, u8),
@@ -685,7 +716,7 @@ mod tests {
                         Op::Prepare(name, text) => {
                             let statement = statement(&mut store, &text.to_string());
                             let id = statement.id();
-                            if client.prepare(&[name], statement) == Ok(Prepared::New) {
+                            if client.prepare(&[name], statement) == Ok(()) {
                                 change(&mut expected, &|expected| { expected.insert(name, id); });
                             }
                         }

@@ -151,6 +151,12 @@ impl Exchange {
         self.owed.is_empty() && self.batch == Batch::Synced
     }
 
+    /// After an error the server ignores everything up to a Sync that was not sent yet.
+    #[inline]
+    pub fn is_skipping(&self) -> bool {
+        self.batch == Batch::Skipping
+    }
+
     /// Take no more from the client until replies have come.
     #[inline]
     pub fn is_full(&self) -> bool {

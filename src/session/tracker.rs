@@ -37,6 +37,11 @@ pub struct Done {
 }
 
 impl Done {
+    /// Was it one of several in a Query?
+    pub fn is_one_of_several(&self) -> bool {
+        self.effects.statements > 1
+    }
+
     /// What it did.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         let steps = self.effects.steps().iter();

@@ -119,6 +119,14 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Does it end prepared statements of a name, or of any?
+    pub fn forgets_statements(&self) -> bool {
+        matches!(
+            self,
+            Effect::Deallocate(_) | Effect::DeallocateAll | Effect::DiscardAll
+        )
+    }
+
     /// A setting that ends with the transaction, and that no prepared statement's meaning depends on.
     fn is_local(&self) -> bool {
         match self {
@@ -232,6 +240,16 @@ impl Effects {
             });
         }
         resolved
+    }
+
+    /// The same, and one of its statements (from 0) does to the session what nobody can tell.
+    pub fn with_unknown(&self, statement: u32) -> Self {
+        let mut unknown = self.clone();
+        unknown.push_step(Step {
+            statement,
+            effect: Effect::SettingsUnknown,
+        });
+        unknown
     }
 
     /// Is there a call of `set_config()` whose arguments come with Bind?

@@ -716,6 +716,9 @@ impl Recipient for Session {
         let Some(done) = done else { return };
         let mut store = self.state.settings.borrow_mut();
         for step in done.steps() {
+            if done.is_one_of_several() && step.effect.forgets_statements() {
+                self.statements.succeeded();
+            }
             self.settings.succeeded(&step.effect, tag, &mut store);
         }
     }
@@ -731,9 +734,13 @@ impl Recipient for Session {
         }
         self.link.meter.error();
         self.settings.failed();
-        // Whatever the batch parsed may not have been.
-        self.unnamed = Unnamed::None;
-        if self.unbound_in > 0 {
+        // Whatever the batch parsed may not have been. It is the oldest that is not answered: of later ones nothing
+        // is known yet.
+        let of_this_batch = self.statements.syncs() == 0;
+        if of_this_batch || self.unnamed != Unnamed::ParsedNow {
+            self.unnamed = Unnamed::None;
+        }
+        if self.unbound_in == 1 {
             self.unbound = None;
         }
         if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {

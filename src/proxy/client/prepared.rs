@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::config::choice::PreparedStatements;
 use crate::error::Error;
 use crate::prepared::server::Ensure;
-use crate::prepared::{Id, Prepared, Statement};
+use crate::prepared::{Id, Statement};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{Frames, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
@@ -58,13 +58,7 @@ impl Relay<'_> {
         })?;
         let statements = &mut self.session.statements;
         match statements.prepare(parse.statement, Rc::clone(&statement)) {
-            Ok(prepared) => {
-                let note = match prepared {
-                    Prepared::New => NOTE_CLIENT,
-                    Prepared::Same => 0,
-                };
-                self.parse_for_client(&statement, note);
-            }
+            Ok(()) => self.parse_for_client(&statement, NOTE_CLIENT),
             Err(_) => {
                 // The server has a statement of that name as soon as we say so: its error ends the batch properly.
                 self.ensure(&statement);
@@ -220,7 +214,7 @@ impl Relay<'_> {
         }
         let mut renamed = Vec::with_capacity(text.len() + 32);
         let mut done = 0;
-        let mut executed = None;
+        let (mut executed, mut opaque) = (None, None);
         for step in effects.steps() {
             let (Effect::Execute(at) | Effect::Deallocate(at)) = &step.effect else {
                 continue;
@@ -230,7 +224,9 @@ impl Relay<'_> {
             };
             if matches!(step.effect, Effect::Execute(_)) {
                 ensure(self, &statement);
-                executed = Some(statement.effects(self.dialect()).unwrap_or_default());
+                let does = statement.effects(self.dialect());
+                opaque = opaque.or_else(|| does.as_ref().map(|_| step.statement));
+                executed = Some(does.unwrap_or_default());
             } else {
                 self.ensure_name(&statement);
             }
@@ -245,7 +241,15 @@ impl Relay<'_> {
         renamed.extend_from_slice(text.get(done..).unwrap_or_default());
         // A plain EXECUTE does what its statement does.
         let plain = effects.verb == Keyword::Execute && effects.statements == 1;
-        let effects = executed.filter(|_| plain).unwrap_or(effects);
+        let effects = match (executed, opaque) {
+            (Some(executed), _) if plain => executed,
+            // Among others, or within EXPLAIN: the server is the client's until that is undone, and is cleaned then.
+            (_, Some(statement)) => {
+                self.session.ties.note_unread();
+                Rc::new(effects.with_unknown(statement))
+            }
+            _ => effects,
+        };
         (Some(renamed), effects)
     }
 
@@ -430,14 +434,19 @@ impl Relay<'_> {
         self.send(frame, owed, 0);
     }
 
-    /// Statements that are about to be deallocated are so from here on. Answers the note for what does it.
+    /// Statements that are about to be deallocated are so from here on. Answers the note for what does it; among
+    /// several statements of a Query each counts when it is answered itself (`Session::statement_done`).
     pub(super) fn deallocate(&mut self, effects: &Effects) -> Note {
         let mut note = 0;
+        let several = effects.statements > 1;
         for step in effects.steps() {
             match &step.effect {
                 Effect::Deallocate(at) => {
-                    if let Ok(statement) = self.session.statements.get(&at.name) {
+                    let statement = self.session.statements.get(&at.name).ok().cloned();
+                    if let Some(statement) = &statement {
                         self.server.prepared.failed(statement.id());
+                    }
+                    if statement.is_some() || several {
                         self.session.statements.remove(&at.name);
                         note = NOTE_CLIENT;
                     }
@@ -450,7 +459,11 @@ impl Relay<'_> {
                 _ => {}
             }
         }
-        note
+        if several {
+            0
+        } else {
+            note
+        }
     }
 }
 

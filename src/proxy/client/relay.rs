@@ -27,6 +27,8 @@ pub(super) struct Relay<'a> {
     answered: bool,
     /// Has anything passed at all? A rest that nothing led to is no end: it would come at once, for ever.
     moved: bool,
+    /// Has the client's next message to wait for answers to those before it?
+    pub(super) awaits: bool,
 }
 
 impl<'a> Relay<'a> {
@@ -36,6 +38,7 @@ impl<'a> Relay<'a> {
             server,
             answered: false,
             moved: false,
+            awaits: false,
         }
     }
 
@@ -86,7 +89,7 @@ impl<'a> Relay<'a> {
     fn is_held_up(&self) -> bool {
         // The cancel request must not hit what comes next.
         let cancelling = self.session.timed_out && !self.server.target.is_settled();
-        cancelling || self.server.exchange.is_full()
+        cancelling || self.awaits || self.server.exchange.is_full()
     }
 
     /// Client to server. Ready: something moved.
@@ -99,6 +102,9 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(Ok(()));
             }
             self.session.inbound.settle();
+            if self.awaits {
+                return Poll::Pending;
+            }
         }
         self.session.poll_inbound(cx)
     }
@@ -113,6 +119,7 @@ impl<'a> Relay<'a> {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => {
                 self.answered = true;
+                self.awaits = false;
                 match server.take(buf, self.session) {
                     Ok(()) => {
                         self.session.count_traffic();

@@ -15,7 +15,7 @@ use crate::protocol::frontend::{tag, Parse, Query};
 use crate::protocol::sqlstate::SqlState;
 use crate::session::Tracker;
 use crate::sql::lexer::Dialect;
-use crate::sql::session::{effects, Effects};
+use crate::sql::session::{effects, Effect, Effects};
 
 use super::super::core_state::Activity;
 use super::super::server::{NOTE_COMMIT, NOTE_EFFECTS};
@@ -39,6 +39,8 @@ enum Class {
     Alone,
     /// More of it has to come first.
     More,
+    /// What it names depends on answers that have not come.
+    Await,
     /// The client says goodbye.
     Terminate,
 }
@@ -60,6 +62,7 @@ impl Relay<'_> {
     /// Passes on what has come, noting what each message will be answered. False: nothing could be passed.
     pub(super) fn pass_messages(&mut self) -> Result<bool, End> {
         let resting = self.server.exchange.is_resting();
+        self.awaits = false;
         let mut progress = self.session.inbound.pass_rest(&self.server.stream);
         while !self.session.inbound.is_amid_message() {
             let passed = self.pass_run()?;
@@ -73,6 +76,10 @@ impl Relay<'_> {
                     progress = true;
                 }
                 Class::More => break,
+                Class::Await => {
+                    self.awaits = true;
+                    break;
+                }
                 Class::Terminate => return Err(End::Left),
                 Class::Pass(_) | Class::Commit(_) => {}
             }
@@ -129,6 +136,7 @@ impl Relay<'_> {
                 _ => break,
             };
             match header.tag {
+                _ if owed.is_none() => {}
                 tag::PARSE => {
                     self.session.unnamed = Unnamed::ParsedNow;
                     unbound = rest.get(HEADER_BYTES + 1..header.frame_bytes());
@@ -214,6 +222,18 @@ impl Relay<'_> {
             .unwrap_or_default();
         let (translates, tracks) = (self.session.translates(), self.session.tracker.is_some());
         Ok(match header.tag {
+            // It has no effect, and no answer.
+            tag::QUERY
+            | tag::PARSE
+            | tag::BIND
+            | tag::DESCRIBE
+            | tag::CLOSE
+            | tag::EXECUTE
+            | tag::FUNCTION_CALL
+                if self.server.exchange.is_skipping() =>
+            {
+                Class::Pass(None)
+            }
             tag::QUERY | tag::PARSE => {
                 self.check_size(header, whole)?;
                 let owed = if header.tag == tag::QUERY {
@@ -226,11 +246,18 @@ impl Relay<'_> {
                 }
                 let renamed =
                     header.tag == tag::PARSE && self.session.renames(body.first() == Some(&0));
-                if !whole || renamed || tracks {
+                if renamed && self.session.awaits_name(body) {
+                    return Ok(Class::Await);
+                }
+                if !whole || renamed {
                     return Ok(Class::Alone);
                 }
                 let effects = self.effects(header.tag, body);
-                if effects.is_plain() {
+                if translates && self.session.awaits_names_of(&effects) {
+                    Class::Await
+                } else if tracks {
+                    Class::Alone
+                } else if effects.is_plain() {
                     Class::Pass(Some(owed))
                 } else if !effects.only_transactions() {
                     Class::Alone
@@ -241,13 +268,14 @@ impl Relay<'_> {
                 }
             }
             tag::BIND if translates => match statement_of_bind(body) {
-                Some((_, [])) if self.waits_for_unnamed() => Class::More,
+                Some((_, [])) if self.waits_for_unnamed() => Class::Await,
                 Some((_, [])) if !tracks && self.has_unnamed() => {
                     Class::Pass(Some(Owed::BindComplete))
                 }
                 Some(_) if tracks && !whole && header.frame_bytes() <= READ_BYTES_MAX => {
                     Class::More
                 }
+                Some((_, name)) if self.session.statements.awaits(Some(name)) => Class::Await,
                 Some(_) => Class::Alone,
                 None if whole || body.len() > NAMES_BYTES_MAX => {
                     Class::Pass(Some(Owed::BindComplete))
@@ -262,7 +290,8 @@ impl Relay<'_> {
                 };
                 match body {
                     _ if !whole && header.frame_bytes() <= NAMES_BYTES_MAX => Class::More,
-                    [b'S', 0, ..] if self.waits_for_unnamed() => Class::More,
+                    [b'S', 0, ..] if self.waits_for_unnamed() => Class::Await,
+                    [b'S', name @ ..] if whole && self.session.awaits_name(name) => Class::Await,
                     [b'S', first, ..] if whole && (*first != 0 || !self.has_unnamed()) => {
                         Class::Alone
                     }
@@ -277,7 +306,11 @@ impl Relay<'_> {
                 if !whole && header.frame_bytes() <= NAMES_BYTES_MAX {
                     return Ok(Class::More);
                 }
-                Class::Alone
+                let effects = self.portal_effects(body);
+                match effects.is_some_and(|effects| self.session.awaits_names_of(&effects)) {
+                    true => Class::Await,
+                    false => Class::Alone,
+                }
             }
             tag::EXECUTE => Class::Pass(Some(Owed::Execution)),
             tag::SYNC => Class::Pass(Some(Owed::Ready)),
@@ -465,11 +498,15 @@ impl Relay<'_> {
         self.server.dialect
     }
 
+    /// What an Execute will do.
+    fn portal_effects(&self, body: &[u8]) -> Option<Rc<Effects>> {
+        let tracker = self.session.tracker.as_ref()?;
+        let end = memchr::memchr(0, body)?;
+        tracker.portal(body.get(..end)?)
+    }
+
     fn pass_execute(&mut self, frame: &[u8], body: &[u8]) {
-        let tracker = self.session.tracker.as_ref();
-        let portal = memchr::memchr(0, body).and_then(|end| body.get(..end));
-        let effects = tracker.zip(portal);
-        let effects = effects.and_then(|(tracker, portal)| tracker.portal(portal));
+        let effects = self.portal_effects(body);
         let note = effects
             .as_ref()
             .map_or(0, |effects| self.deallocate(effects));
@@ -487,6 +524,23 @@ impl Session {
     /// Are names of prepared statements translated?
     pub(super) fn translates(&self) -> bool {
         self.pools() && self.manner.prepared != PreparedStatements::Disabled
+    }
+
+    /// Is it open what the client's statement means whose name is in front of these bytes?
+    fn awaits_name(&self, bytes: &[u8]) -> bool {
+        let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
+        self.statements.awaits(bytes.get(..end))
+    }
+
+    /// The same for statements that SQL names.
+    fn awaits_names_of(&self, effects: &Effects) -> bool {
+        effects.steps().iter().any(|step| match &step.effect {
+            Effect::Prepare(at) | Effect::Execute(at) | Effect::Deallocate(at) => {
+                self.statements.awaits(Some(&at.name))
+            }
+            Effect::DeallocateAll | Effect::DiscardAll => self.statements.awaits(None),
+            _ => false,
+        })
     }
 
     /// Does a statement have another name on the server?
