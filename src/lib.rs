@@ -11,6 +11,7 @@ pub mod protocol;
 
 pub mod config;
 
+pub mod admin;
 pub mod auth;
 pub mod metrics;
 pub mod pool;

@@ -1,15 +1,23 @@
 //! What a core says of itself when it is asked: plain data, for the admin database and for metrics.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::PoolConfig;
-use crate::metrics::{Distributions, Totals};
+use crate::metrics::{ClientTotals, Distributions, Totals};
 use crate::pool::{PoolId, PoolStats};
 
 /// How much is asked for. Numbers of the core and of its pools are always part of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub struct Scope {
+    /// Each client.
+    pub clients: bool,
+    /// Each server connection.
+    pub servers: bool,
+    /// Each prepared statement.
+    pub statements: bool,
     /// How long things took, which is some kilobytes per pool and core.
     pub latencies: bool,
 }
@@ -33,6 +41,16 @@ pub struct CoreSnapshot {
     pub panics: u64,
     /// Time spent not waiting, in total.
     pub busy: Duration,
+    /// Mail sent to other cores so far.
+    pub mail_sent: u64,
+    /// Mail received so far, from cores and from the control thread.
+    pub mail_received: u64,
+    /// Admin sessions; they are not among the `clients`.
+    pub admins: usize,
+    /// Clients that are logged in, and admin sessions; if [`Scope::clients`].
+    pub sessions: Vec<ClientSnapshot>,
+    /// If [`Scope::statements`].
+    pub statements: Vec<StatementSnapshot>,
     /// Its slices of the pools.
     pub pools: Vec<PoolSnapshot>,
 }
@@ -50,4 +68,111 @@ pub struct PoolSnapshot {
     pub totals: Totals,
     /// If [`Scope::latencies`] asks for them.
     pub latencies: Option<Distributions>,
+    /// Of its checked-out servers, those that idle in a transaction.
+    pub idle_in_transaction: usize,
+    /// Of its checked-out servers, those that their client keeps between transactions.
+    pub pinned: usize,
+    /// If [`Scope::servers`].
+    pub servers: Vec<ServerSnapshot>,
+}
+
+/// As whom a client is logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Who.
+    pub user: String,
+    /// Where.
+    pub database: String,
+}
+
+/// What a client or its server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// It waits for a server.
+    Waiting,
+    /// A request is under way.
+    Active,
+    /// Nothing, with a transaction open.
+    IdleInTransaction,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct ClientSnapshot {
+    /// The process id that it was told.
+    pub id: i32,
+    /// Who it is.
+    pub names: Arc<Names>,
+    /// Where it comes from; `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// What it does.
+    pub activity: Activity,
+    /// Since when.
+    pub since: Instant,
+    /// What was counted so far.
+    pub totals: ClientTotals,
+    /// As it calls itself.
+    pub application_name: Arc<str>,
+    /// Why it keeps its server, and since when.
+    pub pinned: Option<(&'static str, Instant)>,
+    /// Named statements that it has prepared.
+    pub statements: usize,
+    /// The server that it holds.
+    pub server: Option<Holding>,
+}
+
+/// A server in the hands of a client.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// Process id on the server, if it told us one.
+    pub process_id: Option<i32>,
+    /// Its pool.
+    pub pool: Arc<PoolConfig>,
+}
+
+/// One server connection.
+#[derive(Clone, Debug)]
+pub struct ServerSnapshot {
+    /// Process id on the server, if it told us one.
+    pub process_id: Option<i32>,
+    /// When it was opened.
+    pub opened: Instant,
+    /// When it was last used.
+    pub used: Instant,
+    /// Who holds it, and what is done with it.
+    pub client: Option<Holder>,
+    /// What was counted so far.
+    pub totals: Totals,
+    /// Type of the last message to it.
+    pub last_sent: u8,
+    /// Type of the last message from it.
+    pub last_received: u8,
+    /// Statements prepared on it.
+    pub statements: usize,
+}
+
+/// A client that holds a server.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// The process id that it was told.
+    pub id: i32,
+    /// What it does.
+    pub activity: Activity,
+    /// As it calls itself.
+    pub application_name: Arc<str>,
+}
+
+/// A prepared statement, however many clients share it.
+#[derive(Clone, Debug)]
+pub struct StatementSnapshot {
+    /// On servers.
+    pub name: String,
+    /// As the first client wrote it.
+    pub text: Arc<str>,
+    /// Names that clients have given it.
+    pub used_by: usize,
+    /// What it takes, in bytes.
+    pub bytes: usize,
 }

@@ -105,11 +105,11 @@ section! {
     Admin = "admin";
 
     /// Name of the admin database.
-    name: String = default "admin", Next, Later;
+    name: String = default "admin", Next, Now;
     /// Name of the admin user.
-    user: String = default "admin", Next, Later;
+    user: String = default "admin", Next, Now;
     /// Its password. Unset: random, nobody can log in.
-    password: Option<Secret> = unset "secret", Next, Later, env "PGDOG_ADMIN_PASSWORD";
+    password: Option<Secret> = unset "secret", Next, Now, env "PGDOG_ADMIN_PASSWORD";
 }
 
 section! {

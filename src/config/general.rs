@@ -64,7 +64,7 @@ section! {
     /// Client side after errors of its pool: recover sends ERROR, drop closes.
     client_connection_recovery: ClientRecovery = default "drop", Live, Now;
     /// Window of averages in SHOW STATS.
-    stats_period: Millis = default "15000", Live, Later;
+    stats_period: Millis = default "15000", Live, Now;
 
     /// How clients log in.
     auth_type: AuthType = default "scram", Next, Now;

@@ -14,6 +14,7 @@ mod document;
 mod environment;
 mod file;
 mod general;
+pub mod listing;
 mod problem;
 #[cfg(test)]
 mod reference;
@@ -63,6 +64,8 @@ pub struct Config {
     pub prepared: PreparedLimits,
     /// Log lines.
     pub log: LogSettings,
+    /// Averages are those of the last whole period.
+    pub stats_period: Duration,
     /// Socket options, both sides.
     pub tcp: TcpOptions,
     /// The admin database and who may use it.

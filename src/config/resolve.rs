@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::check::check;
 use super::choice::{QueryParser, Role, ServerAuth};
@@ -138,6 +139,7 @@ fn build(
                 .filter(|limit| *limit < DISABLED),
         },
         log: log_settings(general),
+        stats_period: general.stats_period.limit().unwrap_or(Duration::MAX),
         tcp: tcp_options(&file),
         admin: admin_identity(&file.admin.value),
         instance: Instance {
@@ -429,7 +431,7 @@ fn server_login(database: &Database, user: &UserEntry) -> ServerLogin {
 }
 
 impl Database {
-    fn address(&self) -> ServerAddress {
+    pub(super) fn address(&self) -> ServerAddress {
         ServerAddress {
             host: Host::from(self.host.as_str()),
             port: self.port,

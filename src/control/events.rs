@@ -1,7 +1,9 @@
 //! The control thread's loop: signals, questions of cores and their answers, one after the other.
 
+use std::cell::RefCell;
 use std::io;
 use std::process;
+use std::rc::Rc;
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
 use std::thread;
 
@@ -10,17 +12,22 @@ use cores::{Cores, PostOffice};
 
 use crate::config::Resolved;
 use crate::proxy::{Event, Events, Mail, EVENTS_MAX};
+use crate::snapshot::Scope;
 
-use super::gather::Gathers;
+use super::gather::{Gathered, Gathers};
 use super::now;
+use super::recent::Recent;
 use super::reload::Current;
 
 /// What the control thread knows while cores run.
 pub(super) struct Control {
-    current: Current,
+    pub(super) current: Current,
+    pub(super) instance_id: Rc<str>,
     office: PostOffice<Mail>,
     events: Receiver<Event>,
     gathers: Gathers,
+    /// Shared with the questions that are under way.
+    pub(super) recent: Rc<RefCell<Recent>>,
     phase: Phase,
 }
 
@@ -61,12 +68,19 @@ pub(super) fn await_end(cores: Cores<Mail>, events: Events) -> io::Result<()> {
 }
 
 impl Control {
-    pub(super) fn new(current: Current, office: PostOffice<Mail>, events: Receiver<Event>) -> Self {
+    pub(super) fn new(
+        current: Current,
+        instance_id: String,
+        office: PostOffice<Mail>,
+        events: Receiver<Event>,
+    ) -> Self {
         Self {
             current,
+            instance_id: instance_id.into(),
             office,
             events,
             gathers: Gathers::default(),
+            recent: Rc::new(RefCell::new(Recent::new(now()))),
             phase: Phase::Serving,
         }
     }
@@ -75,18 +89,21 @@ impl Control {
     pub(super) fn run(mut self, load: Load<'_>) -> io::Result<()> {
         loop {
             match self.next() {
-                None => self.gathers.expire(now()),
+                None => {}
                 Some(Event::Signal(signal)) => self.signal(signal, load),
+                Some(Event::Admin { command, reply }) => self.command(command, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
                 Some(Event::CoreEnded(core)) => self.gathers.ended(core),
                 Some(Event::AllEnded(outcome)) => return outcome,
             }
+            self.tick();
         }
     }
 
     /// The next event; `None` when a deadline comes first.
     fn next(&self) -> Option<Event> {
-        let received = match self.gathers.next_deadline() {
+        let deadlines = [self.gathers.next_deadline(), self.recent.borrow().next()];
+        let received = match deadlines.into_iter().flatten().min() {
             None => self
                 .events
                 .recv()
@@ -102,6 +119,30 @@ impl Control {
                 unreachable!("the thread that forwards signals never ends")
             }
         }
+    }
+
+    /// Does what time demands.
+    fn tick(&mut self) {
+        let now = now();
+        self.gathers.expire(now);
+        if self.recent.borrow().next().is_some_and(|next| next <= now) {
+            let period = self.current.setup().stats_period;
+            self.recent.borrow_mut().begin(now, period);
+            let recent = Rc::clone(&self.recent);
+            let scope = Scope {
+                latencies: true,
+                ..Scope::default()
+            };
+            self.gather(scope, move |gathered| match gathered {
+                Ok(cores) => recent.borrow_mut().looked(&cores),
+                Err(why) => tracing::warn!("averages are late: {why}"),
+            });
+        }
+    }
+
+    /// Asks all cores, and does something with their answers when they are there.
+    pub(super) fn gather(&mut self, scope: Scope, then: impl FnOnce(Gathered) + 'static) {
+        self.gathers.ask(&self.office, scope, now(), then);
     }
 
     fn signal(&mut self, signal: Signal, load: Load<'_>) {

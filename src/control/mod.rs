@@ -1,8 +1,9 @@
 //! One plain thread: configuration, start of the cores, signals, end. No query waits for it.
 
+mod admin;
 mod events;
-#[expect(dead_code, reason = "admin sessions and /metrics are about to ask")]
 mod gather;
+mod recent;
 mod reload;
 
 use std::io;
@@ -162,7 +163,8 @@ fn serve(cli: &Cli) -> Result<(), String> {
         "pgdog {} listens on {listen} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
-    let control = Control::new(current, cores.office().clone(), received);
+    let instance_id = instance_id(current.setup())?;
+    let control = Control::new(current, instance_id, cores.office().clone(), received);
     events::forward_signals(signals, events.clone())
         .and_then(|()| events::await_end(cores, events))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -177,6 +179,15 @@ fn serve(cli: &Cli) -> Result<(), String> {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// How this process is told from its siblings: `NODE_ID`, or eight hexadecimal digits.
+fn instance_id(config: &Config) -> Result<String, String> {
+    if let Some(node_id) = &config.instance.node_id {
+        return Ok(node_id.clone());
+    }
+    let number = getrandom::u32().map_err(|error| format!("no random bytes: {error}"))?;
+    Ok(format!("{number:08x}"))
 }
 
 fn start_log(config: &Config) -> io::Result<LogGuard> {

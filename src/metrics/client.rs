@@ -1,9 +1,9 @@
 //! The meter of one client.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Answered, Counter};
+use super::{nanoseconds, Answered, Counter};
 
 /// One client's counters. An idle client keeps them: they are few.
 #[derive(Debug)]
@@ -87,6 +87,12 @@ impl ClientMeter {
             self.transaction_time.add(time);
         }
         answered.query_time.wrapping_add(self.waited.take())
+    }
+
+    /// A request of its was answered without a server, in this time.
+    pub fn served(&self, time: Duration) {
+        self.queries.add(1);
+        self.query_time.add(nanoseconds(time));
     }
 
     /// It has prepared a transaction.

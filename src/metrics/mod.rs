@@ -109,6 +109,10 @@ stats! {
     ReSynced "re_synced",
     /// Connections closed because a client left them in a state that nobody should have.
     ForceClosed "force_closed",
+    /// Statements that clients have asked to parse for the extended protocol, be it that a server had them.
+    ClientParseCount "client_parse_count",
+    /// Clients that have logged in.
+    ClientLoginCount "client_login_count",
 }
 
 impl Stat {

@@ -186,6 +186,7 @@ impl<C> Pool<C> {
         debug_assert!(self.connecting > 0, "nobody asked for this connection");
         self.connecting -= 1;
         self.pace = Pace::STEADY;
+        self.connected = Some(now);
         let spread = self
             .limits
             .server_lifetime_jitter
@@ -212,6 +213,7 @@ impl<C> Pool<C> {
         debug_assert!(self.connecting > 0, "nobody asked for this connection");
         self.connecting -= 1;
         self.free += 1;
+        self.failed = Some(now);
         match failure {
             ConnectFailure::Retryable => self.pace.back_off(now, &mut self.jitter),
             ConnectFailure::Fatal(error) => {

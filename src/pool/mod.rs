@@ -94,6 +94,8 @@ pub struct Pool<C> {
     /// Time spent waiting counts from here at the earliest.
     resumed: Instant,
     pace: Pace,
+    connected: Option<Instant>,
+    failed: Option<Instant>,
     jitter: Jitter,
     next_sweep: Instant,
     next_nudge: Instant,
@@ -280,6 +282,12 @@ pub struct PoolStats {
     pub wanted: bool,
     /// PAUSE holds.
     pub paused: bool,
+    /// It is on its way out.
+    pub drained: bool,
+    /// When a connection was last opened here.
+    pub connected: Option<Instant>,
+    /// When opening one last failed here.
+    pub failed: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,6 +333,8 @@ impl<C> Pool<C> {
             duty: limits.duty(place),
             resumed: now,
             pace: Pace::STEADY,
+            connected: None,
+            failed: None,
             jitter: Jitter(seed),
             next_sweep: now,
             next_nudge: now,
@@ -486,6 +496,9 @@ impl<C> Pool<C> {
             wanted: self.rival.is_some(),
             given: self.given,
             paused: self.state == State::Paused,
+            drained: self.state == State::Drained,
+            connected: self.connected,
+            failed: self.failed,
         }
     }
 

@@ -104,7 +104,8 @@ impl Statement {
         found.clone()
     }
 
-    fn size(&self) -> usize {
+    /// Bytes of it, with what it takes to keep it.
+    pub fn size(&self) -> usize {
         self.bytes.len() + OVERHEAD_BYTES
     }
 }
@@ -207,6 +208,11 @@ impl Statements {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.kept.len()
+    }
+
+    /// All of them, in any order.
+    pub fn iter(&self) -> impl Iterator<Item = &Rc<Statement>> {
+        self.kept.iter().map(|kept| &kept.0)
     }
 
     /// Are there none?

@@ -1,15 +1,17 @@
 //! Everything that one core owns, reached through `Rc` and `Cell`; no borrow is held across an await.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use cores::blocking::Blocking;
 use cores::gate::Gate;
-use cores::{Core, PostOffice};
+use cores::{Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
 use crate::metrics::ClientMeter;
@@ -17,8 +19,11 @@ use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
+pub(crate) use crate::snapshot::Activity;
+use crate::snapshot::Names;
 use crate::sql::settings::SettingsStore;
 
+use super::client::AdminLink;
 use super::mail::{Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::reload::Pools;
@@ -50,6 +55,10 @@ pub(crate) struct CoreState {
     pub(crate) postbag: Postbag,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
+    pub(crate) mail_sent: Cell<u64>,
+    pub(crate) mail_received: Cell<u64>,
+    /// Admin sessions by the process id they were told.
+    pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
     pub(crate) instance_secret: InstanceSecret,
     /// Each prepared text once.
@@ -75,7 +84,7 @@ pub(crate) struct Boot {
     pub(crate) setup: Setup,
     pub(crate) blocking: Blocking,
     pub(crate) instance_secret: InstanceSecret,
-    pub(crate) listen: std::net::SocketAddr,
+    pub(crate) listen: SocketAddr,
     pub(crate) events: Events,
 }
 
@@ -97,6 +106,9 @@ impl CoreState {
             phase: Cell::new(Phase::Serving),
             postbag: Postbag::default(),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
+            mail_sent: Cell::new(0),
+            mail_received: Cell::new(0),
+            admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
             statements: RefCell::new(Statements::new(STATEMENT_BYTES_MAX)),
@@ -158,18 +170,38 @@ impl CoreState {
         self.random()
     }
 
-    /// A process id and secret for a new session, and its link.
-    pub(crate) fn enroll(self: &Rc<Self>, version: Version, slot: &Rc<PoolSlot>) -> Enrolled {
-        let mut links = self.links.borrow_mut();
+    /// Sends mail to another core; a full box gives it back.
+    #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
+    pub(crate) fn send(&self, to: usize, mail: Mail) -> Result<(), Mail> {
+        self.office.send(to, mail)?;
+        self.mail_sent.set(self.mail_sent.get() + 1);
+        Ok(())
+    }
+
+    /// The next mail.
+    pub(crate) async fn receive(&self, mailbox: &Mailbox<Mail>) -> Mail {
+        let mail = mailbox.recv().await;
+        self.mail_received.set(self.mail_received.get() + 1);
+        mail
+    }
+
+    /// A process id that no session of this core has, and its secret.
+    pub(crate) fn key(&self, version: Version) -> CancelKey {
         let process_id = loop {
             let id = self.ids.borrow_mut().issue();
-            if !links.contains_key(&id) {
+            if !self.links.borrow().contains_key(&id) && !self.admins.borrow().contains_key(&id) {
                 break id;
             }
         };
-        let key = CancelKey::new(process_id, version, self.random::<LONG_SECRET_BYTES>());
+        CancelKey::new(process_id, version, self.random::<LONG_SECRET_BYTES>())
+    }
+
+    /// A process id and secret for a new session, and its link.
+    pub(crate) fn enroll(self: &Rc<Self>, version: Version, slot: &Rc<PoolSlot>) -> Enrolled {
+        let key = self.key(version);
+        let process_id = key.process_id();
         let link = Rc::new(Link::new(key, slot, self.core.now()));
-        links.insert(process_id, Rc::clone(&link));
+        self.links.borrow_mut().insert(process_id, Rc::clone(&link));
         Enrolled {
             link,
             state: Rc::clone(self),
@@ -190,15 +222,6 @@ impl CoreState {
         self.keys.borrow_mut().insert(&derivation, keys.clone());
         Some(keys)
     }
-}
-
-/// What a session does, for time-outs and SHOW CLIENTS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activity {
-    Idle,
-    Waiting,
-    Active,
-    IdleInTransaction,
 }
 
 /// What a session is told from outside.
@@ -229,8 +252,34 @@ pub(crate) struct Link {
     /// The server it holds, for cancel requests.
     pub(crate) target: RefCell<Option<Rc<Target>>>,
     pub(crate) meter: ClientMeter,
+    /// Named statements that it has prepared.
+    pub(crate) statements: Cell<usize>,
+    /// Who it is; nobody while it is a login that only visits the pool.
+    pub(crate) face: OnceCell<Face>,
     /// Boxed: most of the time there is none.
     served: RefCell<Option<Box<Served>>>,
+}
+
+/// What a client shows of itself.
+pub(crate) struct Face {
+    pub(crate) names: Arc<Names>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) application_name: RefCell<Arc<str>>,
+}
+
+impl Face {
+    pub(crate) fn application_name(&self) -> Arc<str> {
+        Arc::clone(&self.application_name.borrow())
+    }
+
+    /// The application calls itself so.
+    pub(crate) fn rename(&self, name: &[u8]) {
+        let name = String::from_utf8_lossy(name);
+        let mut known = self.application_name.borrow_mut();
+        if **known != *name {
+            *known = Arc::from(name);
+        }
+    }
 }
 
 /// A session's entry in its core's list, which goes when the session does.
@@ -269,6 +318,8 @@ impl Link {
             waker: RefCell::new(None),
             target: RefCell::new(None),
             meter: ClientMeter::new(now),
+            statements: Cell::new(0),
+            face: OnceCell::new(),
             served: RefCell::new(None),
         }
     }

@@ -6,7 +6,10 @@ use std::sync::mpsc::{Sender, SyncSender};
 use std::time::Instant;
 
 use cores::signal::Signal;
+use futures_channel::oneshot;
 
+use crate::admin::{Answer, Command};
+use crate::error::Error;
 use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Scope};
@@ -88,6 +91,9 @@ pub(crate) const EVENTS_MAX: usize = 1024;
 /// The way to the control thread.
 pub(crate) type Events = SyncSender<Event>;
 
+/// Where the answer to an admin session's command goes.
+pub(crate) type Reply = oneshot::Sender<Result<Answer, Error>>;
+
 /// One question of the control thread to all cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GatherId(pub(crate) u64);
@@ -96,6 +102,13 @@ pub(crate) struct GatherId(pub(crate) u64);
 pub(crate) enum Event {
     /// From the operator or the system.
     Signal(Signal),
+    /// An admin session has a command.
+    Admin {
+        /// Not one of `Command::Driver`.
+        command: Command,
+        /// Dropped, it tells the session that the command was given up; canceled, the session has ended.
+        reply: Reply,
+    },
     /// A core answers [`Mail::Gather`].
     Snapshot {
         /// As asked.

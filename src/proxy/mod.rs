@@ -21,7 +21,7 @@ use cores::{bind, Core, Listener, Mailbox, PostOffice};
 use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::Boot;
-pub(crate) use mail::{Event, Events, GatherId, Mail, EVENTS_MAX, MAILBOX_CAPACITY};
+pub(crate) use mail::{Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 
@@ -30,6 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
 /// `shutdown_termination_timeout` says otherwise.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How long administrators may take to hear that it is over.
+const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
 /// A core hands fresh clients on when it has more than the mean and one part in this of it.
 const LOAD_TOLERANCE: usize = 16;
 
@@ -46,10 +48,9 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
     let state = CoreState::new(core.clone(), office, boot);
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
-    let accepting = Rc::new(Cell::new(true));
-    core.spawn(accept(Rc::clone(&state), listen, Rc::clone(&accepting)));
+    core.spawn(accept(Rc::clone(&state), listen));
     let deadline = loop {
-        match mailbox.recv().await {
+        match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),
             Mail::Load { core, clients } => {
                 if let Some(load) = state.loads.get(core) {
@@ -73,7 +74,7 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
             Mail::Shutdown { deadline } => break deadline,
         }
     };
-    accepting.set(false);
+    // Connections are accepted to the end: administrators may come in, others are told to stay away.
     state.phase.set(Phase::Draining);
     state.gate.close();
     for link in state.links.borrow().values() {
@@ -83,14 +84,14 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
     let context = Rc::clone(&state);
     core.spawn(async move {
         loop {
-            match mailbox.recv().await {
+            match context.receive(&mailbox).await {
+                Mail::Client(fd) => start_session(&context, fd),
                 Mail::Pool { pool, mail } => pools::receive(&context, pool, mail),
                 Mail::Cancel { process_id, secret } => {
                     server::cancel::requested(&context, process_id, &secret)
                 }
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
-                Mail::Client(_)
-                | Mail::Load { .. }
+                Mail::Load { .. }
                 | Mail::Welcome { .. }
                 | Mail::Prepare { .. }
                 | Mail::Adopt { .. }
@@ -132,9 +133,17 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
     while core.now() < last && !pools.iter().all(|slot| slot.is_drained()) {
         core.sleep(Duration::from_millis(2)).await;
     }
+    for admin in state.admins.borrow().values() {
+        admin.end();
+    }
+    let last = core.now() + ADMIN_GOODBYE;
+    while core.now() < last && !state.admins.borrow().is_empty() {
+        core.sleep(Duration::from_millis(2)).await;
+    }
 }
 
-async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bool>>) {
+/// Accepts for as long as the core runs.
+async fn accept(state: Rc<CoreState>, address: SocketAddr) {
     let mut options = (state.generation(), tcp_options(&state.config().tcp));
     let listener = match bind(address).and_then(|socket| Listener::new(&state.core, socket)) {
         Ok(listener) => listener,
@@ -145,16 +154,9 @@ async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bo
             )
         }
     };
-    while accepting.get() {
-        // The wait is bounded so that a shutdown is noticed; a pending accept loses nothing.
-        let deadline = state.core.now() + ACCEPT_PAUSE;
-        match state
-            .core
-            .timeout_at(Some(deadline), listener.accept())
-            .await
-        {
-            None => {}
-            Some(Ok(fd)) => {
+    loop {
+        match listener.accept().await {
+            Ok(fd) => {
                 if options.0 != state.generation() {
                     options = (state.generation(), tcp_options(&state.config().tcp));
                 }
@@ -163,7 +165,7 @@ async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bo
                 }
                 welcome(&state, fd);
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 tracing::error!("cannot accept: {error}");
                 state.core.sleep(ACCEPT_PAUSE).await;
             }
@@ -174,13 +176,16 @@ async fn accept(state: Rc<CoreState>, address: SocketAddr, accepting: Rc<Cell<bo
 /// A fresh connection stays here, or goes to a less loaded core before its first byte is read.
 fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
     let here = state.core.index();
+    if state.phase.get() != Phase::Serving {
+        return start_session(state, fd); // other cores may be gone
+    }
     let mine = state.gate.running();
     if let Some(load) = state.loads.get(here) {
         load.set(mine);
     }
     if let Some(other) = less_loaded(&state.loads, here, state.random()) {
         state.loads[other].set(state.loads[other].get() + 1);
-        match state.office.send(other, Mail::Client(fd)) {
+        match state.send(other, Mail::Client(fd)) {
             Ok(()) => return,
             Err(Mail::Client(fd)) => return start_session(state, fd),
             Err(_) => return,
@@ -211,14 +216,12 @@ fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<us
 }
 
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
-    let Some(pass) = state.gate.enter() else {
-        return;
-    };
+    // Without a pass only an administrator may come in.
+    let pass = state.gate.enter();
     let context = Rc::clone(state);
     publish_load(state);
     state.core.spawn(async move {
-        client::serve(Rc::clone(&context), fd).await;
-        drop(pass);
+        client::serve(Rc::clone(&context), fd, pass).await;
         publish_load(&context);
     });
 }
@@ -233,7 +236,7 @@ fn publish_load(state: &CoreState) {
     let core = state.core.index();
     for other in (0..state.office.cores()).filter(|other| *other != core) {
         // A full box does without: the next change brings news.
-        let _ = state.office.send(other, Mail::Load { core, clients });
+        let _ = state.send(other, Mail::Load { core, clients });
     }
 }
 

@@ -14,6 +14,7 @@ use cores::Core;
 use crate::config::{Config, PoolConfig};
 use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolId, PoolMail, PoolStats};
 use crate::protocol::parameters::Parameters;
+use crate::snapshot::Names;
 use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
@@ -29,10 +30,8 @@ const WELCOMES_MAX: usize = 64;
 /// One core's slice of a pool, with what it needs to connect.
 pub(crate) struct PoolSlot {
     pub(crate) id: PoolId,
-    /// Login name of its clients.
-    pub(crate) user: String,
-    /// Database that they ask for.
-    pub(crate) database: String,
+    /// As its clients are logged in.
+    pub(crate) names: Arc<Names>,
     config: RefCell<Arc<PoolConfig>>,
     /// It is no longer in the configuration.
     pub(super) leaves: Cell<bool>,
@@ -61,8 +60,10 @@ impl PoolSlot {
         let slice = Pool::new(place, limits(pool, config), seed, core.now());
         Self {
             id,
-            user: pool.user.clone(),
-            database: pool.database.clone(),
+            names: Arc::new(Names {
+                user: pool.user.clone(),
+                database: pool.database.clone(),
+            }),
             config: RefCell::new(Arc::new(pool.clone())),
             leaves: Cell::new(false),
             registry: Rc::default(),
@@ -288,7 +289,7 @@ pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Paramete
     let here = state.core.index();
     for other in (0..state.office.cores()).filter(|other| *other != here) {
         // A core that does not hear of it learns by itself.
-        let _ = state.office.send(
+        let _ = state.send(
             other,
             Mail::Welcome {
                 pool: slot.id,
@@ -348,7 +349,7 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
             }
         }
         let mut mail = Mail::Pool { pool, mail };
-        while let Err(back) = state.office.send(to, mail) {
+        while let Err(back) = state.send(to, mail) {
             mail = back;
             state.core.sleep(FULL_BOX_PAUSE).await;
         }

@@ -38,7 +38,7 @@ impl Pools {
 
     fn sorted(mut self) -> Self {
         self.all.sort_by_key(|slot| slot.id);
-        let key = |slot: &PoolSlot| (slot.user.clone(), slot.database.clone());
+        let key = |slot: &PoolSlot| (slot.names.user.clone(), slot.names.database.clone());
         self.configured.sort_by_cached_key(|slot| key(slot));
         self
     }
@@ -55,12 +55,14 @@ impl Pools {
 
     /// The pool of this user and database: that of a primary if there is one.
     pub(super) fn of(&self, user: &str, database: &str) -> Option<&Rc<PoolSlot>> {
-        let key = |slot: &PoolSlot| (slot.user.as_str(), slot.database.as_str()) < (user, database);
+        let key = |slot: &PoolSlot| {
+            (slot.names.user.as_str(), slot.names.database.as_str()) < (user, database)
+        };
         let from = self.configured.partition_point(|slot| key(slot));
         let pools = || {
             let rest = self.configured.get(from..).unwrap_or_default();
             rest.iter()
-                .take_while(|slot| slot.user == user && slot.database == database)
+                .take_while(|slot| slot.names.user == user && slot.names.database == database)
         };
         pools()
             .find(|slot| slot.config().role == Role::Primary)
@@ -106,7 +108,12 @@ pub(super) fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     for link in state.links.borrow().values() {
         let slot = link.slot.borrow();
         let idle = link.activity.get() == Activity::Idle && link.notice().is_none();
-        if slot.leaves.get() && idle && state.pool_of(&slot.user, &slot.database).is_none() {
+        if slot.leaves.get()
+            && idle
+            && state
+                .pool_of(&slot.names.user, &slot.names.database)
+                .is_none()
+        {
             link.notify(Notice::Removed);
         }
     }

@@ -1,35 +1,57 @@
 //! This core as plain data, for the control thread.
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::snapshot::{CoreSnapshot, PoolSnapshot, Scope};
+use crate::prepared::Statement;
+use crate::snapshot::{
+    ClientSnapshot, CoreSnapshot, Holder, Holding, PoolSnapshot, Scope, ServerSnapshot,
+    StatementSnapshot,
+};
 
-use super::core_state::CoreState;
+use super::core_state::{Activity, CoreState, Face, Link};
 use super::mail::{Event, GatherId};
+use super::pools::PoolSlot;
+use super::server::{ServerLink, Target};
+
+/// Clients or statements looked at before others get a turn.
+const RUN: usize = 256;
 
 /// Answers the control thread.
 pub(super) fn answer(state: &Rc<CoreState>, id: GatherId, scope: Scope) {
-    let snapshot = Box::new(take(state, scope));
-    if state
-        .events
-        .try_send(Event::Snapshot { id, snapshot })
-        .is_err()
-    {
-        tracing::warn!("the control thread has too much to do: a snapshot is lost");
-    }
+    let context = Rc::clone(state);
+    state.core.spawn(async move {
+        let snapshot = Box::new(take(&context, scope).await);
+        let answer = Event::Snapshot { id, snapshot };
+        if context.events.try_send(answer).is_err() {
+            tracing::warn!("the control thread has too much to do: a snapshot is lost");
+        }
+    });
 }
 
-fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
+/// Who holds which server.
+type Holders = HashMap<*const Target, Rc<Link>>;
+
+async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
+    let sessions = match scope.clients {
+        true => sessions(state).await,
+        false => Vec::new(),
+    };
+    let statements = match scope.statements {
+        true => statements(state).await,
+        false => Vec::new(),
+    };
     let now = state.core.now();
     let stats = state.core.stats();
+    let holders: Holders = state
+        .links
+        .borrow()
+        .values()
+        .filter_map(|link| Some((Rc::as_ptr(link.target.borrow().as_ref()?), Rc::clone(link))))
+        .collect();
     let pools = state.pools();
-    let pools = pools.iter().map(|slot| PoolSnapshot {
-        id: slot.id,
-        config: slot.config(),
-        stats: slot.stats(now),
-        totals: slot.registry.totals(),
-        latencies: scope.latencies.then(|| slot.registry.latencies().read()),
-    });
+    let pools = pools.iter();
     CoreSnapshot {
         core: state.core.index(),
         cpu: state.core.cpu(),
@@ -39,6 +61,122 @@ fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         sockets: stats.sockets,
         panics: stats.panics,
         busy: stats.busy,
-        pools: pools.collect(),
+        mail_sent: state.mail_sent.get(),
+        mail_received: state.mail_received.get(),
+        admins: state.admins.borrow().len(),
+        sessions,
+        statements,
+        pools: pools
+            .map(|slot| pool(state, slot, &holders, scope))
+            .collect(),
+    }
+}
+
+fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> PoolSnapshot {
+    let mut snapshot = PoolSnapshot {
+        id: slot.id,
+        config: slot.config(),
+        stats: slot.stats(state.core.now()),
+        totals: slot.registry.totals(),
+        latencies: scope.latencies.then(|| slot.registry.latencies().read()),
+        idle_in_transaction: 0,
+        pinned: 0,
+        servers: Vec::new(),
+    };
+    slot.registry.each(|server| {
+        let client = holders.get(&Rc::as_ptr(&server.target));
+        if let Some(client) = client {
+            let idles = client.activity.get() == Activity::IdleInTransaction;
+            snapshot.idle_in_transaction += usize::from(idles);
+            snapshot.pinned += usize::from(client.pinned.get().is_some());
+        }
+        if scope.servers {
+            snapshot
+                .servers
+                .push(one_server(server, client.map(Rc::as_ref)));
+        }
+    });
+    snapshot
+}
+
+fn one_server(server: &ServerLink, client: Option<&Link>) -> ServerSnapshot {
+    let meter = &server.meter;
+    ServerSnapshot {
+        process_id: server.target.process_id(),
+        opened: meter.opened(),
+        used: meter.last_used(),
+        client: client.map(|client| Holder {
+            id: client.key.process_id(),
+            activity: client.activity.get(),
+            application_name: client
+                .face
+                .get()
+                .map_or_else(Arc::default, Face::application_name),
+        }),
+        totals: meter.totals(),
+        last_sent: meter.last_sent(),
+        last_received: meter.last_received(),
+        statements: server.statements.get(),
+    }
+}
+
+async fn sessions(state: &CoreState) -> Vec<ClientSnapshot> {
+    let mut sessions: Vec<_> = state
+        .admins
+        .borrow()
+        .values()
+        .map(|admin| admin.snapshot())
+        .collect();
+    let links: Vec<_> = state.links.borrow().values().cloned().collect();
+    for run in links.chunks(RUN) {
+        sessions.extend(run.iter().filter_map(|link| one_client(link)));
+        state.core.yield_now().await;
+    }
+    sessions
+}
+
+/// `None` while it is not logged in.
+fn one_client(link: &Link) -> Option<ClientSnapshot> {
+    let face = link.face.get()?;
+    let target = link.target.borrow();
+    let server = target.as_ref().map(|target| {
+        let slot = link.slot.borrow();
+        Holding {
+            process_id: target.process_id(),
+            pool: slot.config(),
+        }
+    });
+    Some(ClientSnapshot {
+        id: link.key.process_id(),
+        names: Arc::clone(&face.names),
+        peer: face.peer,
+        activity: link.activity.get(),
+        since: link.since.get(),
+        totals: link.meter.totals(),
+        application_name: face.application_name(),
+        pinned: link.pinned.get(),
+        statements: link.statements.get(),
+        server,
+    })
+}
+
+async fn statements(state: &CoreState) -> Vec<StatementSnapshot> {
+    let kept: Vec<_> = state.statements.borrow().iter().cloned().collect();
+    let mut statements = Vec::with_capacity(kept.len());
+    for run in kept.chunks(RUN) {
+        statements.extend(run.iter().map(one_statement));
+        state.core.yield_now().await;
+    }
+    statements
+}
+
+fn one_statement(statement: &Rc<Statement>) -> StatementSnapshot {
+    // The store's own, and that in our list.
+    let others = 2;
+    StatementSnapshot {
+        name: String::from_utf8_lossy(&statement.server_name()).into_owned(),
+        text: String::from_utf8_lossy(statement.text()).into(),
+        used_by: Rc::strong_count(statement).saturating_sub(others),
+        bytes: statement.size(),
     }
 }

@@ -94,7 +94,7 @@ impl Session {
     }
 
     fn successor(&self) -> Result<Rc<PoolSlot>, End> {
-        let (user, database) = (&self.slot.user, &self.slot.database);
+        let (user, database) = (&self.slot.names.user, &self.slot.names.database);
         if self.state.pool_of(user, database).is_none() {
             return Err(End::Fatal(removed(database)));
         }

@@ -1,14 +1,17 @@
 //! From an accepted socket to a session: encryption requests, startup, authentication, welcome.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use cores::Stream;
 
+use crate::admin::driver::Session as AdminDialogue;
 use crate::auth::{Credentials, Login, LoginRequest, Method, Password, Step, Verifier};
 use crate::config::choice::AuthType;
-use crate::config::User;
+use crate::config::{Config, User};
 use crate::error::{Error, Fault};
+use crate::metrics::Stat;
 use crate::pool::{Checkout, ClientId};
 use crate::prepared::ClientStatements;
 use crate::protocol::authentication::AUTHENTICATION_OK;
@@ -20,17 +23,21 @@ use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Packet, Replication, StartupMessage, ENCRYPTION_REFUSED};
 use crate::protocol::startup_options;
 use crate::session::Ties;
+use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::{CoreState, Enrolled, Phase};
+use super::super::core_state::{CoreState, Enrolled, Face, Phase};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::{cancel, RunError};
 use super::super::Mail;
+use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{pool_of, unknown_database, Manner};
 use super::request::Unnamed;
-use super::{End, Inbound, Session};
+use super::{End, Inbound, LoggedIn, Session};
 
+/// Another name of the admin database, for PgBouncer's tools.
+const ADMIN_ALIAS: &str = "pgbouncer";
 /// Encryption requests answered before the startup packet has to come.
 const ENCRYPTION_REQUESTS_MAX: usize = 2;
 
@@ -52,7 +59,7 @@ struct Wish {
 }
 
 /// The session, or `None` when there is to be none.
-pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Session> {
+pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<LoggedIn> {
     let deadline = state
         .config()
         .clients
@@ -90,25 +97,44 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Sess
     None
 }
 
-/// A client that may have a session.
-struct Admitted {
-    generation: u64,
-    slot: Rc<PoolSlot>,
-    link: Enrolled,
-    settings: SessionSettings,
+/// Who may have a session.
+enum Admitted {
+    Client {
+        generation: u64,
+        slot: Rc<PoolSlot>,
+        link: Enrolled,
+        settings: SessionSettings,
+    },
+    Admin {
+        link: Rc<AdminLink>,
+        session: AdminDialogue,
+    },
 }
 
 impl Admitted {
-    fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> Session {
-        Session {
+    fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> LoggedIn {
+        let (stream, received) = (newcomer.stream, newcomer.received);
+        let (generation, slot, link, settings) = match self {
+            Self::Admin { link, session } => {
+                let session = AdminSession::new(state, stream, received, link, session);
+                return LoggedIn::Admin(Box::new(session));
+            }
+            Self::Client {
+                generation,
+                slot,
+                link,
+                settings,
+            } => (generation, slot, link, settings),
+        };
+        LoggedIn::Client(Session {
             state: Rc::clone(state),
-            stream: newcomer.stream,
-            link: self.link,
-            generation: self.generation,
-            manner: Manner::of(state, &self.slot),
-            slot: self.slot,
-            inbound: Inbound::of(newcomer.received),
-            settings: self.settings,
+            stream,
+            link,
+            generation,
+            manner: Manner::of(state, &slot),
+            slot,
+            inbound: Inbound::of(received),
+            settings,
             statements: ClientStatements::default(),
             tracker: None,
             ties: Ties::default(),
@@ -118,7 +144,7 @@ impl Admitted {
             skipping: false,
             timed_out: false,
             retry: None,
-        }
+        })
     }
 }
 
@@ -127,6 +153,9 @@ impl Newcomer<'_> {
         let Some(wish) = self.startup().await? else {
             return Ok(None);
         };
+        if self.wants_admin(&wish) {
+            return self.log_in_admin(&wish).await.map(Some);
+        }
         if self.state.phase.get() != Phase::Serving {
             let text = "shutting down, not accepting connections";
             return Err(End::Fatal(Error::fatal(
@@ -135,7 +164,16 @@ impl Newcomer<'_> {
                 text,
             )));
         }
-        self.authenticate(&wish).await?;
+        let (method, credentials) = {
+            let config = self.state.config();
+            let method = method(&config);
+            if method == Method::Trust && config.cluster(&wish.database).is_none() {
+                return Err(End::Fatal(unknown_database(&wish.database)));
+            }
+            let user = config.users.find(&wish.user, &wish.database);
+            (method, credentials(user))
+        };
+        self.authenticate(&wish, method, credentials).await?;
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
         let (generation, slot, reported) = loop {
@@ -160,12 +198,80 @@ impl Newcomer<'_> {
             let (user, database) = (&wish.user, &wish.database);
             tracing::info!(%user, %database, "client logged in");
         }
-        Ok(Some(Admitted {
+        let application_name = wish.settings.get("application_name").unwrap_or_default();
+        let face = Face {
+            names: Arc::clone(&slot.names),
+            peer: self.stream.peer(),
+            application_name: RefCell::new(String::from_utf8_lossy(application_name).into()),
+        };
+        let _ = link.face.set(face); // it is fresh
+        slot.registry.counters().count(Stat::ClientLoginCount);
+        Ok(Some(Admitted::Client {
             generation,
             slot,
             link,
             settings,
         }))
+    }
+
+    fn wants_admin(&self, wish: &Wish) -> bool {
+        let config = self.state.config();
+        let alias = wish.database == ADMIN_ALIAS && config.cluster(ADMIN_ALIAS).is_none();
+        alias || wish.database == config.admin.name
+    }
+
+    /// The admin database: its only user has a password of its own, whatever is trusted elsewhere.
+    async fn log_in_admin(&mut self, wish: &Wish) -> Result<Admitted, End> {
+        let state = self.state;
+        let config = state.config();
+        let method = match method(&config) {
+            Method::Trust => Method::Scram,
+            method => method,
+        };
+        let admin = &config.admin;
+        let password = admin
+            .password
+            .as_ref()
+            .filter(|_| wish.user == admin.user)
+            .map(|password| Password::new(password.expose()));
+        let credentials = match password {
+            Some(password) => Credentials::Passwords(vec![password]),
+            None => Credentials::Unknown,
+        };
+        self.authenticate(wish, method, credentials).await?;
+        if state.admins.borrow().len() >= admin::SESSIONS_MAX {
+            let text = "too many clients in the admin database";
+            let code = SqlState::TOO_MANY_CONNECTIONS;
+            return Err(End::Fatal(Error::fatal(Fault::Proxy, code, text)));
+        }
+        let key = state.key(wish.version);
+        let session = AdminDialogue::new(
+            &wish.user,
+            &wish.database,
+            key.process_id(),
+            env!("CARGO_PKG_VERSION"),
+            wish.settings.iter(),
+        );
+        let mut message = AUTHENTICATION_OK.to_vec();
+        for (name, value) in session.reported() {
+            let (name, value) = (name.as_bytes(), value.as_bytes());
+            ParameterStatus { name, value }.encode(&mut message);
+        }
+        key.backend_key_data().encode(&mut message);
+        message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
+        self.stream.send_vec(message);
+        if config.log.connections {
+            tracing::info!(user = %wish.user, database = %wish.database, "administrator logged in");
+        }
+        let names = Names {
+            user: wish.user.clone(),
+            database: wish.database.clone(),
+        };
+        let link = AdminLink::new(state, key, names, self.stream.peer());
+        Ok(Admitted::Admin {
+            link: Rc::new(link),
+            session,
+        })
     }
 
     /// Reads untagged packets up to the one that asks for a session; `None` when it was something else.
@@ -235,7 +341,6 @@ impl Newcomer<'_> {
         if usize::from(core) == state.core.index() {
             cancel::requested(state, process_id, secret);
         } else if state
-            .office
             .send(
                 usize::from(core),
                 Mail::Cancel {
@@ -249,23 +354,18 @@ impl Newcomer<'_> {
         }
     }
 
-    async fn authenticate(&mut self, wish: &Wish) -> Result<(), End> {
+    async fn authenticate(
+        &mut self,
+        wish: &Wish,
+        method: Method,
+        credentials: Credentials,
+    ) -> Result<(), End> {
         let state = self.state;
-        let config = state.config();
-        let method = match config.clients.auth_type {
-            AuthType::Trust => Method::Trust,
-            AuthType::Plain => Method::Plain,
-            AuthType::Md5 => Method::Md5,
-            AuthType::Scram => Method::Scram,
-        };
-        if method == Method::Trust && config.cluster(&wish.database).is_none() {
-            return Err(End::Fatal(unknown_database(&wish.database)));
-        }
         let mut login = Login::new(LoginRequest {
             user: &wish.user,
             database: &wish.database,
             method,
-            credentials: credentials(config.users.find(&wish.user, &wish.database)),
+            credentials,
             end_point: None,
             secret: &state.instance_secret,
             random: state.login_random(),
@@ -423,7 +523,7 @@ impl Visitor<'_> {
     }
 
     fn no_server(&self) -> Error {
-        let (user, database) = (&self.slot.user, &self.slot.database);
+        let (user, database) = (&self.slot.names.user, &self.slot.names.database);
         let text = format!("no server available for user \"{user}\", database \"{database}\"");
         Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
     }
@@ -505,6 +605,16 @@ fn from_server(body: &[u8]) -> Error {
     match fields.get(field::DETAIL) {
         Some(detail) => error.detail(String::from_utf8_lossy(detail)),
         None => error,
+    }
+}
+
+/// How clients prove who they are.
+fn method(config: &Config) -> Method {
+    match config.clients.auth_type {
+        AuthType::Trust => Method::Trust,
+        AuthType::Plain => Method::Plain,
+        AuthType::Md5 => Method::Md5,
+        AuthType::Scram => Method::Scram,
     }
 }
 

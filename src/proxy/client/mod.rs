@@ -1,11 +1,14 @@
 //! One client's session, from its first byte to its last.
 
+mod admin;
 mod adopt;
 mod inbound;
 mod login;
 mod prepared;
 mod relay;
 mod request;
+
+pub(crate) use admin::AdminLink;
 
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -14,6 +17,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use cores::gate::Pass;
 use cores::{Buf, Stream};
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
@@ -35,6 +39,7 @@ use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::{Conn, Held, PoolSlot};
 use super::server::{Collector, Lost, OnError, Recipient, Reset, RunError, Server};
 
+use admin::AdminSession;
 use adopt::Manner;
 use inbound::Inbound;
 use relay::Relay;
@@ -106,15 +111,31 @@ impl From<std::io::Error> for End {
     }
 }
 
-/// Serves one accepted connection to its end.
-pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd) {
+/// Serves one accepted connection to its end. A shutdown waits for those that have a pass.
+pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, pass: Option<Pass>) {
     let stream = Stream::adopt(&state.core, fd);
     // Boxed: a login is long gone when its session idles.
-    let Some(mut session) = Box::pin(login::log_in(&state, stream)).await else {
-        return;
-    };
-    let end = session.run().await;
-    Box::pin(session.end(end)).await;
+    match Box::pin(login::log_in(&state, stream)).await {
+        None => {}
+        Some(LoggedIn::Client(mut session)) => {
+            let end = session.run().await;
+            Box::pin(session.end(end)).await;
+        }
+        Some(LoggedIn::Admin(session)) => {
+            drop(pass);
+            Box::pin(session.run()).await;
+        }
+    }
+}
+
+/// Who has come in.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly always a client, and moved once"
+)]
+enum LoggedIn {
+    Client(Session),
+    Admin(Box<AdminSession>),
 }
 
 impl Session {
@@ -236,6 +257,7 @@ impl Session {
                 return Ok(());
             }
             self.count_traffic();
+            self.link.statements.set(self.statements.len());
             self.link.enter(Activity::Idle, self.state.core.now());
             poll_fn(|cx| {
                 self.link.listen(cx);
@@ -456,7 +478,7 @@ impl Session {
                 Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
             }
             WaitError::Connect(error) => error,
-            WaitError::Closed => adopt::removed(&self.slot.database),
+            WaitError::Closed => adopt::removed(&self.slot.names.database),
         }
     }
 
@@ -575,7 +597,7 @@ impl Session {
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection: shutting down",
             ),
-            Notice::Removed => adopt::removed(&self.slot.database),
+            Notice::Removed => adopt::removed(&self.slot.names.database),
             Notice::IdleTimeout => {
                 let text = format!(
                     "idle for {} ms (client_idle_timeout)",
@@ -610,7 +632,7 @@ impl Session {
             self.stream.send_vec(message);
         }
         if self.state.config().log.disconnections {
-            let (user, database) = (&self.slot.user, &self.slot.database);
+            let (user, database) = (&self.slot.names.user, &self.slot.names.database);
             tracing::info!(%user, %database, "client disconnected");
         }
         // A client that does not read cannot keep us.
@@ -697,6 +719,11 @@ impl Recipient for Session {
     fn parameter(&mut self, name: &[u8], value: &[u8]) {
         if !Parameters::is_settable(name) {
             return;
+        }
+        if name == b"application_name" {
+            if let Some(face) = self.link.face.get() {
+                face.rename(value);
+            }
         }
         let own = self.slot.welcome(&Settings::default());
         let own = own.as_ref().and_then(|own| own.reported.get(name));

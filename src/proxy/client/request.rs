@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
-use crate::metrics::Phase;
+use crate::metrics::{Phase, Stat};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Query};
@@ -138,6 +138,11 @@ impl Relay<'_> {
             match header.tag {
                 _ if owed.is_none() => {}
                 tag::PARSE => {
+                    self.server
+                        .link
+                        .meter
+                        .counters()
+                        .count(Stat::ClientParseCount);
                     self.session.unnamed = Unnamed::ParsedNow;
                     unbound = rest.get(HEADER_BYTES + 1..header.frame_bytes());
                 }
@@ -383,6 +388,13 @@ impl Relay<'_> {
     /// Passes the next message on with what it needs.
     fn pass_alone(&mut self, header: Header) -> Result<(), End> {
         self.server.link.meter.sent(header.tag);
+        if header.tag == tag::PARSE {
+            self.server
+                .link
+                .meter
+                .counters()
+                .count(Stat::ClientParseCount);
+        }
         if header.tag == tag::BIND {
             self.pass_bind(header);
             return Ok(());

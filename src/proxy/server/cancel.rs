@@ -46,6 +46,11 @@ impl Target {
         }
     }
 
+    /// As the server calls its process, if it did.
+    pub(crate) fn process_id(&self) -> Option<i32> {
+        self.address.key.as_ref().map(|(process_id, _)| *process_id)
+    }
+
     /// May a cancel request still arrive there?
     #[inline]
     pub(crate) fn is_touched(&self) -> bool {

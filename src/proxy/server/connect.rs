@@ -73,7 +73,7 @@ fn unreachable_server(slot: &PoolSlot, reason: impl std::fmt::Display) -> Connec
 fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
     let message = format!(
         "cannot connect to server for database \"{}\"",
-        slot.database
+        slot.names.database
     );
     let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
     Error::error(Fault::Server, code, message).detail(reason.to_string())

@@ -13,8 +13,9 @@ use super::Target;
 pub(crate) struct ServerLink {
     pub(crate) meter: ServerMeter,
     /// The same as the `target` of the client's link that holds the server.
-    #[expect(dead_code, reason = "SHOW SERVERS will find a server's client by it")]
     pub(crate) target: Rc<Target>,
+    /// How many are prepared on it.
+    pub(crate) statements: Cell<usize>,
 }
 
 /// The server connections of one slice, and what those that are gone have counted.
@@ -49,13 +50,22 @@ impl Registry {
         let id = self.last.get() + 1;
         self.last.set(id);
         let target = Rc::clone(target);
-        let link = Rc::new(ServerLink { meter, target });
+        let link = Rc::new(ServerLink {
+            meter,
+            target,
+            statements: Cell::new(0),
+        });
         self.servers.borrow_mut().insert(id, Rc::clone(&link));
         Enlisted {
             link,
             id,
             registry: Rc::clone(self),
         }
+    }
+
+    /// Its servers.
+    pub(crate) fn each(&self, mut show: impl FnMut(&ServerLink)) {
+        self.servers.borrow().values().for_each(|link| show(link));
     }
 
     /// What this slice has counted, with all its servers, past and present. Takes time with their number.

@@ -29,7 +29,7 @@ use super::core_state::CoreState;
 
 pub(crate) use cancel::Target;
 use link::Enlisted;
-pub(crate) use link::Registry;
+pub(crate) use link::{Registry, ServerLink};
 pub(crate) use reset::Reset;
 
 /// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
@@ -272,6 +272,7 @@ impl Server {
             }
             tag::READY_FOR_QUERY => {
                 self.prepared.ready();
+                self.link.statements.set(self.prepared.len());
                 if R::CLIENT && fate == Fate::Forward {
                     let more = !self.exchange.nothing_owed();
                     let now = self.stream.core().now();
@@ -589,6 +590,7 @@ impl Server {
             parcel.prepared,
             (registry, meter),
         );
+        server.link.statements.set(server.prepared.len());
         server.settings = parcel.settings;
         server
     }

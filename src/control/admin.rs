@@ -1,0 +1,109 @@
+//! Commands of admin sessions, on the control thread.
+
+use std::rc::Rc;
+
+use jiff::tz::TimeZone;
+use jiff::Timestamp;
+
+use crate::admin::command::{self, Missing};
+use crate::admin::show::{Clock, Picture};
+use crate::admin::{Act, Answer, Command, Show};
+use crate::config::Config;
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+use crate::proxy::Reply;
+use crate::snapshot::CoreSnapshot;
+
+use super::events::Control;
+use super::gather::Incomplete;
+use super::now;
+use super::recent::Recent;
+
+impl Control {
+    /// Carries a command out, now or when the cores have answered.
+    pub(super) fn command(&mut self, command: Command, reply: Reply) {
+        match command {
+            Command::Show(show) => self.show(show, reply),
+            Command::Act(act) => self.act(act, reply),
+            Command::Set { .. } => tell(reply, Err(missing("SET", "of settings"))),
+            Command::Driver(driver) => {
+                debug_assert!(false, "sessions do that themselves: {driver:?}");
+            }
+        }
+    }
+
+    fn show(&mut self, show: Show, reply: Reply) {
+        let Some(scope) = show.scope() else {
+            let recent = self.recent.borrow();
+            let answer = render(&show, self.current.setup(), &self.instance_id, &recent, &[]);
+            return tell(reply, answer);
+        };
+        let (setup, instance_id) = (self.current.setup().clone(), Rc::clone(&self.instance_id));
+        let recent = Rc::clone(&self.recent);
+        self.gather(scope, move |gathered| {
+            let answer = gathered
+                .map_err(|why| incomplete(&why))
+                .and_then(|cores| render(&show, &setup, &instance_id, &recent.borrow(), &cores));
+            tell(reply, answer);
+        });
+    }
+
+    fn act(&mut self, act: Act, reply: Reply) {
+        let answer = match act {
+            Act::Missing(absent) => Err(command::missing(absent)),
+            act => {
+                let text = format!(
+                    "{} is not supported in the admin database",
+                    Command::Act(act).tag()
+                );
+                Err(Error::error(
+                    Fault::Client,
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    text,
+                ))
+            }
+        };
+        tell(reply, answer);
+    }
+}
+
+fn render(
+    show: &Show,
+    config: &Config,
+    instance_id: &str,
+    recent: &Recent,
+    cores: &[CoreSnapshot],
+) -> Result<Answer, Error> {
+    show.answer(&Picture {
+        config,
+        cores,
+        pace: &recent.pace,
+        windows: &recent.windows,
+        clock: &clock(),
+        version: env!("CARGO_PKG_VERSION"),
+        instance_id,
+    })
+}
+
+fn clock() -> Clock {
+    Clock {
+        now: now(),
+        wall: Timestamp::now(),
+        zone: TimeZone::system(),
+    }
+}
+
+fn incomplete(why: &Incomplete) -> Error {
+    let text = "not all cores have answered";
+    Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(why.to_string())
+}
+
+fn missing(command: &'static str, reason: &'static str) -> Error {
+    command::missing(Missing { command, reason })
+}
+
+/// Answers the session, if it still waits.
+pub(super) fn tell(reply: Reply, answer: Result<Answer, Error>) {
+    // Otherwise it has ended, and nobody is left to hear it.
+    let _ = reply.send(answer);
+}
