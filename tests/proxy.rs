@@ -27,6 +27,8 @@ mod extended;
 mod killed;
 #[path = "proxy/load.rs"]
 mod load;
+#[path = "proxy/logs.rs"]
+mod logs;
 #[path = "proxy/pooling.rs"]
 mod pooling;
 #[path = "proxy/psql.rs"]

@@ -86,6 +86,11 @@ impl Core {
         self.0.now.get()
     }
 
+    /// The time at this moment, for what is shorter than a turn: a read of the clock.
+    pub fn clock(&self) -> Instant {
+        Instant::now()
+    }
+
     /// Starts a task on this core. A panic in it is logged and ends it alone.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.0.tasks.set(self.0.tasks.get() + 1);

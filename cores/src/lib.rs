@@ -7,6 +7,7 @@ pub mod blocking;
 mod buffer;
 mod executor;
 pub mod gate;
+pub mod journal;
 pub mod limits;
 mod listener;
 pub mod log;

@@ -1,20 +1,25 @@
 //! Log records leave a core through a bounded queue; a thread of their own writes them. A full queue drops
 //! records and counts them, so a slow terminal or disk never holds up a query.
 
-use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write};
+mod repeats;
+mod writer;
+
+use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, Receiver, Sender};
+use crossbeam_channel::{bounded, Sender};
 use tracing::dispatcher::{self, Dispatch};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt as format;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+pub use repeats::Dedup;
+
+use repeats::{Keyed, Repeats, KEY_DIGITS};
+use writer::LineWriter;
 
 /// What to log, how, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct LogSettings {
     pub records_max: usize,
     /// Where records go.
     pub output: Output,
+    /// How repeated records are held back, if they are.
+    pub dedup: Option<Dedup>,
 }
 
 /// Shape of a record, always one line.
@@ -114,7 +121,11 @@ impl Drop for LogGuard {
 }
 
 enum Line {
-    Record(Vec<u8>),
+    Record {
+        /// What it says, if repeats are held back.
+        key: Option<u64>,
+        bytes: Vec<u8>,
+    },
     Flush(Sender<()>),
 }
 
@@ -122,12 +133,23 @@ enum Line {
 struct Records {
     queue: Sender<Line>,
     dropped: AtomicU64,
+    /// Records begin with their key.
+    keyed: bool,
 }
 
 impl Write for &Records {
     /// Takes one formatted record: the subscriber writes each with a single call.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Line::Record(record.to_vec())).is_err() {
+        let (key, bytes) = match self.keyed {
+            true => record.split_at_checked(KEY_DIGITS).unwrap_or_default(),
+            false => (&[][..], record),
+        };
+        let key = std::str::from_utf8(key).ok();
+        let line = Line::Record {
+            key: key.and_then(|key| u64::from_str_radix(key, 16).ok()),
+            bytes: bytes.to_vec(),
+        };
+        if self.queue.try_send(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(record.len())
@@ -149,9 +171,11 @@ fn build(
     let records = Arc::new(Records {
         queue,
         dropped: AtomicU64::new(0),
+        keyed: settings.dedup.is_some(),
     });
 
     let shape = settings.format;
+    let writer = LineWriter::new(sink, shape, settings.dedup.map(Repeats::new));
     let counter = Arc::downgrade(&records);
     thread::Builder::new()
         .name("log".to_owned())
@@ -160,72 +184,32 @@ fn build(
                 let records = counter.upgrade();
                 records.map_or(0, |records| records.dropped.swap(0, Ordering::Relaxed))
             };
-            write_out(&lines, sink, dropped, shape);
+            writer.run(&lines, dropped);
         })?;
 
     let subscriber = format::fmt()
         .with_env_filter(filter)
         .with_thread_names(true)
         .with_writer(records.clone());
+    let keyed = settings.dedup.is_some();
     let dispatch = match shape {
-        Format::Text => Dispatch::new(subscriber.with_ansi(false).finish()),
-        Format::Json => Dispatch::new(subscriber.json().with_span_list(false).finish()),
-        Format::JsonFlattened => {
+        Format::Text => {
+            let text = subscriber.with_ansi(false);
+            match keyed {
+                false => Dispatch::new(text.finish()),
+                true => Dispatch::new(text.map_event_format(Keyed).finish()),
+            }
+        }
+        Format::Json | Format::JsonFlattened => {
             let json = subscriber.json().with_span_list(false);
-            Dispatch::new(json.flatten_event(true).finish())
+            let json = json.flatten_event(shape == Format::JsonFlattened);
+            match keyed {
+                false => Dispatch::new(json.finish()),
+                true => Dispatch::new(json.map_event_format(Keyed).finish()),
+            }
         }
     };
     Ok((dispatch, LogGuard { records }))
-}
-
-/// Writes until every sender is gone: what has gathered, then the number of records lost meanwhile.
-///
-/// An output that fails (a closed terminal, a full disk) loses its records; there is nowhere to say so.
-fn write_out(lines: &Receiver<Line>, sink: impl Write, dropped: impl Fn() -> u64, format: Format) {
-    let mut sink = BufWriter::new(sink);
-    while let Ok(first) = lines.recv() {
-        let waiting = lines.len();
-        let mut flushed = Vec::new();
-        for line in std::iter::once(first).chain(lines.try_iter().take(waiting)) {
-            match line {
-                Line::Record(record) => drop(sink.write_all(&record)),
-                Line::Flush(done) => flushed.push(done),
-            }
-        }
-        let lost = dropped();
-        if lost > 0 {
-            drop(sink.write_all(report(format, lost).as_bytes()));
-        }
-        drop(sink.flush());
-        for done in flushed {
-            // The guard may have given up waiting.
-            let _ = done.try_send(());
-        }
-    }
-}
-
-/// The record that tells of `lost` others. It goes around the queue and the filter, hence is made by hand.
-fn report(format: Format, lost: u64) -> String {
-    const MESSAGE: &str = "log records dropped, the queue was full";
-    let mut time = String::new();
-    if SystemTime.format_time(&mut Writer::new(&mut time)).is_err() {
-        time.clear();
-    }
-    let mut line = String::new();
-    let target = module_path!();
-    let written = match format {
-        Format::Text => writeln!(line, "{time}  WARN log {target}: {MESSAGE} dropped={lost}"),
-        Format::Json => writeln!(
-            line,
-            r#"{{"timestamp":"{time}","level":"WARN","fields":{{"message":"{MESSAGE}","dropped":{lost}}},"target":"{target}","threadName":"log"}}"#
-        ),
-        Format::JsonFlattened => writeln!(
-            line,
-            r#"{{"timestamp":"{time}","level":"WARN","message":"{MESSAGE}","dropped":{lost},"target":"{target}","threadName":"log"}}"#
-        ),
-    };
-    debug_assert!(written.is_ok(), "a String takes everything");
-    line
 }
 
 fn invalid(text: String) -> io::Error {
@@ -235,6 +219,7 @@ fn invalid(text: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::Receiver;
     use std::time::Instant;
 
     fn settings(format: Format, filter: &str, records_max: usize) -> LogSettings {
@@ -243,6 +228,7 @@ mod tests {
             filter: filter.to_owned(),
             records_max,
             output: Output::Stderr,
+            dedup: None,
         }
     }
 
@@ -383,6 +369,46 @@ mod tests {
                 reported > 900,
                 "8 waiting, one batch of 8 in the writer's hands: {lines}"
             );
+        }
+    }
+
+    #[test]
+    fn repeats_of_all_threads_are_held_back_and_told_of() {
+        for format in [Format::Text, Format::Json, Format::JsonFlattened] {
+            let (sink, output) = open_sink();
+            let settings = LogSettings {
+                dedup: Some(Dedup {
+                    window: Duration::from_secs(600),
+                    allowed: 2,
+                }),
+                ..settings(format, "info", 64)
+            };
+            let (dispatch, guard) = build(&settings, sink).unwrap();
+            let log = |client: u32| {
+                dispatcher::with_default(&dispatch, || {
+                    for _ in 0..5 {
+                        tracing::warn!(client, "lost");
+                    }
+                });
+            };
+            log(1);
+            thread::scope(|scope| scope.spawn(|| log(1)).join().unwrap());
+            log(2);
+            drop(guard);
+            let lines = text(&output);
+            // Three and the last one of the first client's ten, likewise of the other's five.
+            let lost = lines.lines().filter(|line| line.contains("lost"));
+            assert_eq!(lost.count(), 4 + 4, "{lines}");
+            let told: Vec<_> = lines.lines().filter(|l| l.contains("held back")).collect();
+            assert_eq!(told.len(), 2, "{lines}");
+            assert!(told.iter().any(|line| line.contains('7')), "{lines}");
+            let first = lines.lines().next().unwrap();
+            let start = if format == Format::Text {
+                "20"
+            } else {
+                "{\"timestamp\":\"20"
+            };
+            assert!(first.starts_with(start), "no key is seen: {first}");
         }
     }
 

@@ -222,15 +222,17 @@ section! {
     /// One line for each exit.
     log_disconnections: bool = default "true", Live, Now;
     /// Window for collapsing repeated lines; 0 disables.
-    log_dedup_window: Millis = default "0", Restart, Later;
+    log_dedup_window: Millis = default "0", Restart, Now;
     /// Repeats allowed in a window; 0 disables.
-    log_dedup_threshold: usize = default "0", Restart, Later;
-    /// Warn about parses slower than this.
-    log_min_duration_parse: Option<Millis> = unset "10", Live, Later;
-    /// Characters of SQL in log lines.
-    log_query_sample_length: usize = default "1000", Live, Later;
-    /// Append every query to this file.
-    query_log: Option<PathBuf> = unset "/var/log/pgdog/queries.log", Live, Later;
+    log_dedup_threshold: usize = default "0", Restart, Now;
+    /// Warn about texts whose analysis takes longer than this.
+    log_min_duration_parse: Option<Millis> = unset "10", Live, Now;
+    /// Warn about queries, or whole batches, that take longer than this to be answered; 0 is every one.
+    log_min_duration_query: Option<Millis> = unset "1000", Live, Now;
+    /// Characters of SQL in log lines, also in those of query_log; passwords in it are hidden.
+    log_query_sample_length: usize = default "1000", Live, Now;
+    /// Append every query to this file, with user and database; opened anew on a reload.
+    query_log: Option<PathBuf> = unset "/var/log/pgdog/queries.log", Live, Now;
     /// Print every query with user and database.
-    query_log_stdout: bool = default "false", Live, Later;
+    query_log_stdout: bool = default "false", Live, Now;
 }

@@ -163,8 +163,14 @@ pub struct LogSettings {
     pub disconnections: bool,
     /// Window for collapsing repeated lines, and repeats allowed in it; `None` is off.
     pub dedup: Option<(Duration, usize)>,
-    /// Parses slower than this are warned about.
+    /// Texts whose analysis is slower than this are warned about.
     pub min_duration_parse: Option<Duration>,
+    /// Queries that are slower than this are warned about.
+    pub min_duration_query: Option<Duration>,
+    /// Every query is appended to this file.
+    pub queries_file: Option<PathBuf>,
+    /// Every query is printed.
+    pub queries_to_stdout: bool,
     /// Characters of SQL shown.
     pub query_sample_chars: usize,
 }

@@ -194,6 +194,9 @@ fn log_settings(general: &General) -> LogSettings {
         disconnections: general.log_disconnections,
         dedup: window.zip(Some(general.log_dedup_threshold).filter(|repeats| *repeats > 0)),
         min_duration_parse: general.log_min_duration_parse.and_then(Millis::limit),
+        min_duration_query: general.log_min_duration_query.and_then(Millis::limit),
+        queries_file: general.query_log.clone(),
+        queries_to_stdout: general.query_log_stdout,
         query_sample_chars: general.log_query_sample_length,
     }
 }

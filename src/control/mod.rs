@@ -3,6 +3,7 @@
 mod admin;
 mod events;
 mod gather;
+mod query_log;
 mod recent;
 mod reload;
 
@@ -15,7 +16,7 @@ use std::time::Instant;
 use clap::Parser;
 use cores::blocking::{Blocking, Helpers};
 use cores::limits::{Demand, Limits};
-use cores::log::{Format, LogGuard, LogSettings, Output};
+use cores::log::{Dedup, Format, LogGuard, LogSettings, Output};
 use cores::placement::{Placement, Wish};
 use cores::signal::Signals;
 
@@ -26,6 +27,7 @@ use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
 use crate::proxy::{self, Boot, MAILBOX_CAPACITY};
 
 use events::Control;
+use query_log::QueryLog;
 
 use reload::Current;
 
@@ -140,16 +142,19 @@ fn serve(cli: &Cli) -> Result<(), String> {
         nice: 0,
     })
     .map_err(|error| format!("cannot start helper threads: {error}"))?;
+    let query_log = QueryLog::start(&config.log)?;
     let listen = listen_address(&config)?;
     // Found out here, before any core starts, with a message of its own.
     drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
-    let current = Current::first(config);
+    let journal = query_log.journal();
+    let current = Current::first(config, query_log);
     let (events, received) = events::channel();
     let boot = Boot {
         setup: current.setup().clone(),
         blocking,
+        journal,
         instance_secret: InstanceSecret::new(secret),
         listen,
         events: events.clone(),
@@ -201,6 +206,10 @@ fn start_log(config: &Config) -> io::Result<LogGuard> {
         filter: config.log.level.clone(),
         records_max: LOG_RECORDS_MAX,
         output: Output::Stderr,
+        dedup: config
+            .log
+            .dedup
+            .map(|(window, allowed)| Dedup { window, allowed }),
     })
 }
 

@@ -12,6 +12,7 @@ use crate::config::{diff, Config, Reload, Resolved};
 use crate::proxy::{Mail, Setup};
 
 use super::now;
+use super::query_log::QueryLog;
 
 /// How long the cores may take for one round. A core that takes longer is in trouble of its own.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,14 +42,16 @@ pub(super) struct Current {
     setup: Setup,
     /// Settings without effect that were told of.
     absent: Vec<String>,
+    query_log: QueryLog,
 }
 
 impl Current {
     /// What the process starts with; tells the operator what of it has no effect.
-    pub(super) fn first(config: Config) -> Self {
+    pub(super) fn first(config: Config, query_log: QueryLog) -> Self {
         let mut current = Self {
             setup: Setup::first(config),
             absent: Vec::new(),
+            query_log,
         };
         current.tell_absent();
         current
@@ -86,6 +89,9 @@ impl Current {
             }
         }
         self.tell_absent();
+        if let Err(problem) = self.query_log.direct(&self.setup.log) {
+            tracing::error!("reload: {problem}");
+        }
         let adopted = round(office, |done| Mail::Adopt {
             setup: self.setup.clone(),
             done,

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use cores::blocking::Blocking;
 use cores::gate::Gate;
+use cores::journal::Journal;
 use cores::{Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
@@ -44,6 +45,8 @@ pub(crate) struct CoreState {
     /// To the control thread.
     pub(crate) events: Events,
     pub(crate) blocking: Blocking,
+    /// The query log.
+    pub(crate) journal: Journal,
     pub(super) setup: RefCell<Rc<Setup>>,
     /// That of `setup`: what sessions compare with theirs.
     pub(super) generation: Cell<u64>,
@@ -83,6 +86,7 @@ pub(crate) enum Phase {
 pub(crate) struct Boot {
     pub(crate) setup: Setup,
     pub(crate) blocking: Blocking,
+    pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,
     pub(crate) listen: SocketAddr,
     pub(crate) events: Events,
@@ -101,6 +105,7 @@ impl CoreState {
             office,
             events: boot.events,
             blocking: boot.blocking,
+            journal: boot.journal,
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
             phase: Cell::new(Phase::Serving),

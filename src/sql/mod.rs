@@ -7,6 +7,7 @@ mod cursor;
 pub mod keyword;
 pub mod lexer;
 mod plain;
+mod sample;
 pub mod session;
 pub mod session_settings;
 pub mod set;
@@ -14,3 +15,4 @@ pub mod settings;
 pub mod statements;
 
 pub use cursor::Name;
+pub use sample::sample;

@@ -9,6 +9,7 @@ use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::CoreState;
 use super::super::pools::PoolSlot;
+use super::audit::Audit;
 use super::{End, Session};
 
 /// How a session uses servers.
@@ -75,6 +76,7 @@ impl Session {
     #[cold]
     pub(super) fn adopt(&mut self) -> Result<(), End> {
         self.generation = self.state.generation();
+        self.audit = Audit::of(&self.state);
         let slot = self.successor()?;
         if !Rc::ptr_eq(&slot, &self.slot) {
             *self.link.slot.borrow_mut() = Rc::clone(&slot);

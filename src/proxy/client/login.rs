@@ -33,6 +33,7 @@ use super::super::server::{cancel, RunError};
 use super::super::Mail;
 use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{pool_of, unknown_database, Manner};
+use super::audit::Audit;
 use super::request::Unnamed;
 use super::{End, Inbound, LoggedIn, Session};
 
@@ -144,6 +145,7 @@ impl Admitted {
             skipping: false,
             timed_out: false,
             retry: None,
+            audit: Audit::of(state),
         })
     }
 }

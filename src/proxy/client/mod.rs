@@ -2,6 +2,7 @@
 
 mod admin;
 mod adopt;
+mod audit;
 mod inbound;
 mod login;
 mod prepared;
@@ -41,6 +42,7 @@ use super::server::{Collector, Lost, OnError, Recipient, Reset, RunError, Server
 
 use admin::AdminSession;
 use adopt::Manner;
+use audit::Audit;
 use inbound::Inbound;
 use relay::Relay;
 use request::Unnamed;
@@ -84,6 +86,8 @@ struct Session {
     timed_out: bool,
     /// The batch that the server has, if it may be sent again should the plan of its statement be stale.
     retry: Option<Box<[u8]>>,
+    /// What of it is watched, if anything is.
+    audit: Option<Box<Audit>>,
 }
 
 /// Why a session ends.
@@ -795,6 +799,9 @@ impl Recipient for Session {
         }
         self.statements.ready();
         self.unbound_in = self.unbound_in.saturating_sub(1);
+        if self.audit.is_some() {
+            self.audit_answer(self.link.since.get());
+        }
         let target = self.link.target.borrow();
         self.timed_out &= target.as_ref().is_some_and(|target| !target.is_settled());
         // What the client has sent ahead begins now.

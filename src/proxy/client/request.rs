@@ -135,6 +135,9 @@ impl Relay<'_> {
                 Class::Commit(owed) => (Some(owed), NOTE_COMMIT),
                 _ => break,
             };
+            if self.session.audit.is_some() {
+                self.audit(header, rest);
+            }
             match header.tag {
                 _ if owed.is_none() => {}
                 tag::PARSE => {
@@ -366,7 +369,13 @@ impl Relay<'_> {
         } else {
             body.strip_suffix(b"\0").unwrap_or(body)
         };
-        effects(text, self.dialect())
+        let audit = self.session.audit.as_deref();
+        let begun = audit.and_then(|audit| audit.analysis_begins(&self.session.state));
+        let effects = effects(text, self.dialect());
+        if let Some((begun, limit)) = begun {
+            self.analysed(text, begun, limit);
+        }
+        effects
     }
 
     /// Does the server have this client's unnamed statement for certain?
@@ -387,6 +396,9 @@ impl Relay<'_> {
 
     /// Passes the next message on with what it needs.
     fn pass_alone(&mut self, header: Header) -> Result<(), End> {
+        if self.session.audit.is_some() {
+            self.audit_next(header);
+        }
         self.server.link.meter.sent(header.tag);
         if header.tag == tag::PARSE {
             self.server
