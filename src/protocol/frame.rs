@@ -115,6 +115,20 @@ pub const fn peek(buffer: &[u8], limit_bytes: usize) -> Result<Option<Header>, F
     Ok(Some(Header { tag, body_bytes }))
 }
 
+/// Bytes at the front of `buffer` that are whole messages of one type, one after the other: the rows of a result are
+/// stepped over at the cost of reading their lengths.
+#[inline]
+pub fn run(tag: u8, buffer: &[u8]) -> usize {
+    let mut at = 0;
+    while let Ok(Some(header)) = peek(&buffer[at..], BODY_BYTES_MAX) {
+        if header.tag != tag || buffer.len() - at < header.frame_bytes() {
+            break;
+        }
+        at += header.frame_bytes();
+    }
+    at
+}
+
 /// One complete message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -294,6 +308,17 @@ mod tests {
             .map(|frame| (frame.tag, frame.body))
             .collect();
         (found, frames.tail())
+    }
+
+    #[test]
+    fn a_run_ends_at_another_type_and_at_a_part_of_a_message() {
+        let row = b"D\0\0\0\x06\0\0";
+        let rows = [&row[..], row, row].concat();
+        assert_eq!(run(b'D', &rows), 21);
+        assert_eq!(run(b'D', &rows[..20]), 14);
+        assert_eq!(run(b'D', &[&rows[..], b"C\0\0\0\x04"].concat()), 21);
+        assert_eq!(run(b'D', b"D\0\0\0\x03"), 0, "a length that cannot be");
+        assert_eq!(run(b'D', b""), 0);
     }
 
     #[test]
