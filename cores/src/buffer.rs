@@ -80,6 +80,15 @@ impl Buf {
         self
     }
 
+    /// Takes in `next` if it begins where this one ends, in the same buffer; gives it back if not.
+    pub(crate) fn join(&mut self, next: Buf) -> Result<(), Buf> {
+        if next.id != self.id || next.start != self.end || !Rc::ptr_eq(&next.store, &self.store) {
+            return Err(next);
+        }
+        self.end = next.end;
+        Ok(())
+    }
+
     fn offset(&self, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.start.saturating_add(count).min(self.end)
@@ -272,6 +281,19 @@ fn map(bytes: usize) -> io::Result<NonNull<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours_of_one_buffer_become_one_again() {
+        let store = Rc::new(Buffers::new().unwrap());
+        let mut rest = store.lend(0, 10);
+        let (mut first, second) = (rest.split_to(3), rest.split_to(4));
+        assert!(first.join(rest).is_err(), "there is a gap");
+        assert!(first.join(second).is_ok());
+        assert_eq!((first.len(), store.lent.get()), (7, 1));
+        assert!(first.join(store.lend(1, 5)).is_err(), "another buffer");
+        drop(first);
+        assert_eq!(store.lent.get(), 0);
+    }
 
     #[test]
     fn parts_share_a_buffer_until_the_last_is_dropped() {

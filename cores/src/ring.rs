@@ -119,6 +119,16 @@ enum Sending {
     },
 }
 
+impl Sending {
+    /// Chunks that are with the kernel.
+    fn chunks(self) -> usize {
+        match self {
+            Self::InFlight { chunks } => chunks,
+            Self::Nothing | Self::Dirty => 0,
+        }
+    }
+}
+
 /// A socket's send queue; a socket with nothing to send has none.
 struct Queue {
     chunks: VecDeque<Chunk>,
@@ -395,7 +405,8 @@ impl Ring {
             drop(state);
             return; // the chunk is dropped here, outside the borrow
         }
-        state.queue(id).chunks.push_back(chunk);
+        let fixed = state.socket(id).sending.chunks();
+        state.queue(id).push(chunk, fixed);
         state.mark_dirty(id);
     }
 
@@ -408,10 +419,7 @@ impl Ring {
         if state.socket(id).send_error.is_some() {
             return;
         }
-        let fixed = match state.socket(id).sending {
-            Sending::InFlight { chunks } => chunks,
-            Sending::Nothing | Sending::Dirty => 0,
-        };
+        let fixed = state.socket(id).sending.chunks();
         let queue = state.queue(id);
         let appendable = queue.chunks.len() > fixed;
         match queue.chunks.back_mut() {
@@ -1107,6 +1115,19 @@ impl Queue {
             pieces: [piece; GATHER_MAX],
             message,
         })
+    }
+
+    /// Adds a chunk, as part of the last one if it continues that in memory. The first `fixed` are with the kernel.
+    fn push(&mut self, chunk: Chunk, fixed: usize) {
+        let open = self.chunks.len() > fixed;
+        let chunk = match (chunk, self.chunks.back_mut()) {
+            (Chunk::Lent(next), Some(Chunk::Lent(last))) if open => match last.join(next) {
+                Ok(()) => return,
+                Err(next) => Chunk::Lent(next),
+            },
+            (chunk, _) => chunk,
+        };
+        self.chunks.push_back(chunk);
     }
 
     /// Points the message header at the first chunks; returns how many. It stays valid while the queue is in its
