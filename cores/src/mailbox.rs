@@ -99,6 +99,19 @@ impl<M: Send> PostOffice<M> {
         self.boxes.len()
     }
 
+    /// Leaves news that can wait until core `to` wakes for something else: its bell does not ring. A box with more
+    /// than half of its room taken is not filled up with news; the mail comes back.
+    pub fn leave(&self, to: usize, mail: M) -> Result<(), M> {
+        let Some((sender, _)) = self.boxes.get(to) else {
+            return Err(mail);
+        };
+        if sender.len() > sender.capacity().unwrap_or(usize::MAX) / 2 {
+            return Err(mail);
+        }
+        let sent = sender.try_send(mail);
+        sent.map_err(TrySendError::into_inner)
+    }
+
     /// Sends mail to core `to`. A full box or a core that is gone gives the mail back: the sender decides whether
     /// to keep it for later or to do without.
     pub fn send(&self, to: usize, mail: M) -> Result<(), M> {

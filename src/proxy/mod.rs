@@ -32,7 +32,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LAST_WAIT: Duration = Duration::from_secs(2);
 /// How long administrators may take to hear that it is over.
 const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
-/// A core hands fresh clients on when it has more than the mean and one part in this of it.
+/// A core hands fresh clients on when it has more than the mean and one part in this of it, or one client: a move
+/// costs a sleep of the other core, which a client that comes for one query would not be worth.
 const LOAD_TOLERANCE: usize = 16;
 
 /// Serves clients on this core until it is shut down, and says so.
@@ -201,7 +202,7 @@ fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<us
     let mine = loads.get(here)?.get();
     let total: usize = loads.iter().map(Cell::get).sum();
     let mean = total / loads.len();
-    if mine <= mean + mean / LOAD_TOLERANCE {
+    if mine <= mean + (mean / LOAD_TOLERANCE).max(1) {
         return None;
     }
     let [a, b, c, d] = random;
@@ -235,8 +236,8 @@ fn publish_load(state: &CoreState) {
     state.published_load.set(clients);
     let core = state.core.index();
     for other in (0..state.office.cores()).filter(|other| *other != core) {
-        // A full box does without: the next change brings news.
-        let _ = state.send(other, Mail::Load { core, clients });
+        // Nobody is woken for this, and a full box does without: the next change brings news.
+        let _ = state.leave(other, Mail::Load { core, clients });
     }
 }
 
