@@ -1,6 +1,7 @@
 """Measures proxies side by side: every workload against every contender in turn, several rounds.
 
-Interleaving lets the noise of a machine hit all alike. The figure to trust on a small machine is the CPU time of the
+All contenders of a workload run at once and are used in turn, in short runs: the noise of a machine hits all alike,
+and ratios are medians over pairs of neighbouring runs. The figure to trust on a small machine is the CPU time of the
 proxy (utime + stime of its threads) per transaction, next to throughput and latency. PostgreSQL and pgbench run on the
 same machine. Written to perf/results/NAME: host.txt, runs.csv (one line per run), summary.md (medians and ratios).
 """
@@ -12,6 +13,7 @@ import os
 import pwd
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -133,6 +135,15 @@ def pgbouncer(binary, folder, port, pool, tls, auth):
     return [binary, *user, f"{folder}/pgbouncer.ini"]
 
 
+def two_pgbouncers(binary, folder, port, pool, tls, auth):
+    """Two processes behind one port, as PgBouncer uses two CPUs: each with half of the pool."""
+    command = pgbouncer(binary, folder, port, pool // 2, tls, auth)
+    with open(command[-1], "a") as more:
+        more.write("so_reuseport = 1\n")
+    both = shlex.join(command)
+    return ["bash", "-c", f"trap 'kill $(jobs -p)' TERM; {both} & {both} & wait"]
+
+
 def haproxy(binary, folder, port, workers):
     write(
         f"{folder}/haproxy.cfg",
@@ -173,10 +184,13 @@ class Proxy:
         elif name == "pgbouncer":
             auth = "scram-sha-256" if logs_in(workload) else "trust"
             command = pgbouncer(options.pgbouncer, folder, self.port, options.pool, tls, auth)
+        elif name == "pgbouncer-2":
+            auth = "scram-sha-256" if logs_in(workload) else "trust"
+            command = two_pgbouncers(options.pgbouncer, folder, self.port, options.pool, tls, auth)
         else:
             workers = 1 if name == "pgdog-1" else options.workers
             auth = "scram" if logs_in(workload) else "trust"
-            command = pgdog(options.pgdog, folder, self.port, options.pool, workers, tls, auth)
+            command = pgdog(options.builds.get(name, options.pgdog), folder, self.port, options.pool, workers, tls, auth)
         self.log = f"{folder}/log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
@@ -328,7 +342,7 @@ def self_signed(folder):
 
 def summary(rows, options):
     """Medians per workload and contender, with ratios of pgdog to the others."""
-    columns = ["workload", "contender", "tps", "p50 µs", "p99 µs", "CPU µs/transaction", "busiest core", "RSS MB", "pgdog's CPU against it"]
+    columns = ["workload", "contender", "tps", "p50 µs", "p99 µs", "CPU µs/transaction", "of it in the kernel", "busiest core", "RSS MB", "pgdog's CPU against it"]
     counted = [column for column in EVENTS if any(column in row for row in rows)]
     columns += [f"{column.replace('_', ' ')}/transaction" for column in counted]
     lines = ["|" + "|".join(columns) + "|", "|-" * len(columns) + "|"]
@@ -342,16 +356,22 @@ def summary(rows, options):
                 values = [row[column] for row in rows if row["workload"] == workload and row["contender"] == of and column in row]
                 return statistics.median(values) if values else None
 
+            def paired(column):
+                """Of pgdog to this contender, round by round: what drifts meanwhile hits both."""
+                value = {(row["contender"], row["round"]): row[column] for row in rows if row["workload"] == workload and column in row}
+                pairs = [(value.get(("pgdog", row["round"])), row.get(column)) for row in runs]
+                return [ours / theirs for ours, theirs in pairs if ours and theirs]
+
             errors = [row["error"] for row in runs if "error" in row]
             if errors and median("tps") is None and median("rss_kb") is None:
-                lines.append(f"|{workload}|{contender}|{errors[0]}|||||||")
+                lines.append(f"|{workload}|{contender}|{errors[0]}||||||||")
                 continue
             show = lambda column, digits=0, scale=1: "" if median(column) is None else f"{median(column) / scale:.{digits}f}"
-            ours, theirs = median("cpu_us", "pgdog"), median("cpu_us")
-            ratio = f"{ours / theirs:.2f}" if ours and theirs and contender != "pgdog" else ""
+            ratios = paired("cpu_us")
+            ratio = f"{statistics.median(ratios):.2f}" if ratios and contender != "pgdog" else ""
             per_client = f" ({show('bytes_per_client')} B per client)" if median("bytes_per_client") is not None else ""
             lines.append(
-                f"|{workload}|{contender}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}"
+                f"|{workload}|{contender}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}|{show('system_us', 1)}"
                 f"|{show('busiest', 2)}|{show('rss_kb', 1, 1024)}{per_client}|{ratio}|" + "".join(f"{show(column, 2)}|" for column in counted)
             )
     return "\n".join(lines) + "\n"
@@ -364,7 +384,7 @@ def parse_options():
     parser.add_argument("--pgbouncer", default=os.environ.get("PGBOUNCER", "/usr/sbin/pgbouncer"))
     parser.add_argument("--haproxy", default="/usr/sbin/haproxy")
     parser.add_argument("--pg-bin", default=os.environ.get("PG_BIN", "/usr/lib/postgresql/15/bin"))
-    parser.add_argument("--contenders", default="direct,haproxy,pgbouncer,pgdog,pgdog-1", help="pgdog-1 is pgdog on one core")
+    parser.add_argument("--contenders", default="direct,haproxy,pgbouncer,pgdog,pgdog-1", help="pgdog-1 is pgdog on one core, pgbouncer-2 two processes of PgBouncer on one port")
     parser.add_argument("--workloads", default=",".join(names), help=f"default: all of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="of each run")
@@ -373,10 +393,12 @@ def parse_options():
     parser.add_argument("--count", action="store_true", help="count system calls, ring entries and switches (needs perf; slows all)")
     parser.add_argument("--record", metavar="FILE", help="take samples of pgdog with perf: see flame.sh")
     parser.add_argument("--endpoint", action="append", default=[], metavar="NAME=HOST:PORT[,PID]", help="a contender that runs already; knows user, password and database `bench`, with tables of `pgbench -i`")
+    parser.add_argument("--build", action="append", default=[], metavar="NAME=PROGRAM", help="another build of pgdog as a contender")
     parser.add_argument("--name", default=f"{datetime.date.today()}", help="folder under perf/results")
     options = parser.parse_args()
     options.endpoints = {endpoint.name: endpoint for endpoint in map(Endpoint, options.endpoint)}
-    options.contenders = [*options.contenders.split(","), *options.endpoints]
+    options.builds = dict(build.split("=", 1) for build in options.build)
+    options.contenders = [*options.contenders.split(","), *options.builds, *options.endpoints]
     options.workloads = options.workloads.split(",")
     unknown = [name for name in options.workloads if name not in names]
     if unknown:
@@ -402,21 +424,26 @@ def main():
         with open(f"{results}/runs.csv", "w", newline="") as file:
             out = csv.DictWriter(file, COLUMNS)
             out.writeheader()
-            for number in range(1, options.rounds + 1):
-                for workload in options.workloads:
-                    for contender in options.contenders:
-                        if not applies(workload, contender):
-                            continue
-                        proxy = Proxy(contender, options, f"{folder}/{contender}", workload, tls if workload.endswith("-tls") else None)
-                        try:
+            for workload in options.workloads:
+                contenders = [name for name in options.contenders if applies(workload, name)]
+                proxies = []
+                try:
+                    for name in contenders:
+                        proxies.append(Proxy(name, options, f"{folder}/{name}", workload, tls if workload.endswith("-tls") else None))
+                    for number in range(1, options.rounds + 1):
+                        for at, proxy in enumerate(proxies):
+                            if workload == IDLE and number > 1:  # memory is not given back: a fresh process each time
+                                proxy.stop()
+                                proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, None)
                             result = idle(proxy) if workload == IDLE else pgbench(proxy, workload, options.seconds, options, folder)
-                        finally:
-                            proxy.stop()
-                        row = {"round": number, "workload": workload, "contender": contender, **result}
-                        rows.append(row)
-                        out.writerow({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
-                        file.flush()
-                        print(" ".join(f"{key}={value:.1f}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), file=sys.stderr)
+                            row = {"round": number, "workload": workload, "contender": proxy.name, **result}
+                            rows.append(row)
+                            out.writerow({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
+                            file.flush()
+                            print(" ".join(f"{key}={value:.1f}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()), file=sys.stderr)
+                finally:
+                    for proxy in proxies:
+                        proxy.stop()
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
