@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "proxy/admin.rs"]
+mod admin;
 #[path = "proxy/auth.rs"]
 mod auth;
 #[path = "proxy/cancel.rs"]

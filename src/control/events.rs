@@ -1,6 +1,7 @@
 //! The control thread's loop: signals, questions of cores and their answers, one after the other.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::process;
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub(super) struct Control {
     /// Shared with the questions that are under way.
     pub(super) recent: Rc<RefCell<Recent>>,
     phase: Phase,
+    /// Cores that have nothing left to do.
+    drained: HashSet<usize>,
 }
 
 /// Reads the configuration: see [`super::load`].
@@ -82,6 +85,7 @@ impl Control {
             gathers: Gathers::default(),
             recent: Rc::new(RefCell::new(Recent::new(now()))),
             phase: Phase::Serving,
+            drained: HashSet::new(),
         }
     }
 
@@ -93,7 +97,7 @@ impl Control {
                 Some(Event::Signal(signal)) => self.signal(signal, load),
                 Some(Event::Admin { command, reply }) => self.command(command, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
-                Some(Event::CoreEnded(core)) => self.gathers.ended(core),
+                Some(Event::CoreDrained(core)) => self.core_drained(core),
                 Some(Event::AllEnded(outcome)) => return outcome,
             }
             self.tick();
@@ -157,6 +161,21 @@ impl Control {
             }
             (Signal::Interrupt | Signal::Terminate, Phase::Serving) => self.shut_down(),
             (Signal::Interrupt | Signal::Terminate, Phase::ShuttingDown) => process::exit(1),
+        }
+    }
+
+    /// The last core that works lets all of them end.
+    fn core_drained(&mut self, core: usize) {
+        self.drained.insert(core);
+        if self.drained.len() < self.office.cores() {
+            return;
+        }
+        for core in 0..self.office.cores() {
+            if self.office.send(core, Mail::End).is_err() {
+                // Nobody writes to it any more but us and our gathers, which are few.
+                tracing::error!(core, "its mailbox is full, ending without it");
+                process::exit(1);
+            }
         }
     }
 

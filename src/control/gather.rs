@@ -35,7 +35,7 @@ impl fmt::Display for Incomplete {
     }
 }
 
-/// Snapshots of all cores that run, in the order of their numbers.
+/// Snapshots of all cores, in the order of their numbers.
 pub(super) type Gathered = Result<Vec<CoreSnapshot>, Incomplete>;
 
 /// What is done with them, on the control thread.
@@ -46,8 +46,6 @@ type Then = Box<dyn FnOnce(Gathered)>;
 pub(super) struct Gathers {
     pending: Vec<Pending>,
     last: u64,
-    /// Cores that have ended: they have nothing left to tell.
-    ended: Vec<usize>,
 }
 
 struct Pending {
@@ -72,9 +70,7 @@ impl Gathers {
         }
         self.last += 1;
         let id = GatherId(self.last);
-        let missing: Vec<_> = (0..office.cores())
-            .filter(|core| !self.ended.contains(core))
-            .collect();
+        let missing: Vec<_> = (0..office.cores()).collect();
         for core in &missing {
             // A core with a full box stays missing, and is named at the deadline.
             let _ = office.send(*core, Mail::Gather { id, scope });
@@ -95,15 +91,6 @@ impl Gathers {
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.id == id) {
             pending.missing.retain(|missing| *missing != core);
             pending.snapshots.push(snapshot);
-        }
-        self.complete(|_| false);
-    }
-
-    /// A core has ended.
-    pub(super) fn ended(&mut self, core: usize) {
-        self.ended.push(core);
-        for pending in &mut self.pending {
-            pending.missing.retain(|missing| *missing != core);
         }
         self.complete(|_| false);
     }

@@ -82,6 +82,8 @@ pub(crate) enum Mail {
         /// When clients are cut off all the same; `None` waits for all.
         deadline: Option<Instant>,
     },
+    /// All cores have nothing left to do: end.
+    End,
 }
 
 /// Events that may wait for the control thread. When it is full, signals wait; cores do without, and whoever asked
@@ -116,8 +118,8 @@ pub(crate) enum Event {
         /// How it is doing.
         snapshot: Box<CoreSnapshot>,
     },
-    /// A core has ended in order: it answers no more.
-    CoreEnded(usize),
+    /// During a shutdown, a core has neither clients nor servers left. It goes on for administrators.
+    CoreDrained(usize),
     /// All cores have ended, in order or not.
     AllEnded(io::Result<()>),
 }

@@ -14,8 +14,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
+use cores::gate::Gate;
 use cores::{bind, Core, Listener, Mailbox, PostOffice};
 
 use core_state::{CoreState, Notice, Phase};
@@ -36,15 +38,8 @@ const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
 /// costs a sleep of the other core, which a client that comes for one query would not be worth.
 const LOAD_TOLERANCE: usize = 16;
 
-/// Serves clients on this core until it is shut down, and says so.
+/// Serves clients on this core until it is shut down.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
-    let (index, events) = (core.index(), boot.events.clone());
-    serve(core, mailbox, office, boot).await;
-    // Without room it is found out by its silence.
-    let _ = events.try_send(Event::CoreEnded(index));
-}
-
-async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
     let listen = boot.listen;
     let state = CoreState::new(core.clone(), office, boot);
     core.spawn(pools::carry_mail(Rc::clone(&state)));
@@ -73,6 +68,7 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
                 let _ = done.send(core.index());
             }
             Mail::Shutdown { deadline } => break deadline,
+            Mail::End => return,
         }
     };
     // Connections are accepted to the end: administrators may come in, others are told to stay away.
@@ -83,6 +79,8 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
     }
     // Pool mail goes on meanwhile: other cores may be waiting for our connections.
     let context = Rc::clone(&state);
+    let all_drained = Gate::new();
+    let end = all_drained.clone();
     core.spawn(async move {
         loop {
             match context.receive(&mailbox).await {
@@ -97,6 +95,7 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
                 | Mail::Prepare { .. }
                 | Mail::Adopt { .. }
                 | Mail::Shutdown { .. } => {}
+                Mail::End => end.close(),
             }
         }
     });
@@ -134,6 +133,13 @@ async fn serve(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boo
     while core.now() < last && !pools.iter().all(|slot| slot.is_drained()) {
         core.sleep(Duration::from_millis(2)).await;
     }
+    // As long as any core works administrators may come to each, and a connection may come to each.
+    let mut drained = Event::CoreDrained(core.index());
+    while let Err(TrySendError::Full(event)) = state.events.try_send(drained) {
+        drained = event;
+        core.sleep(Duration::from_millis(2)).await;
+    }
+    all_drained.drained().await;
     for admin in state.admins.borrow().values() {
         admin.end();
     }

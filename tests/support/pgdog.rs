@@ -13,6 +13,9 @@ use super::postgres::{Postgres, ALICE, PASSWORD};
 use super::process::{free_port, poll, wait_for_port, Folder, Process, PATIENCE};
 use super::wire::Wire;
 
+/// Password of the admin database.
+pub(crate) const ADMIN_PASSWORD: &str = "sesame";
+
 /// What the two configuration files shall say.
 pub(crate) struct Config {
     general: String,
@@ -62,6 +65,12 @@ impl Config {
     /// Adds a user, with more lines for its entry.
     pub(crate) fn user(mut self, name: &str, database: &str, lines: &str) -> Self {
         self.users += &format!("[[users]]\nname = {name:?}\ndatabase = {database:?}\n{lines}\n");
+        self
+    }
+
+    /// Gives the admin database a password: the one that [`Pgdog::admin`] knows.
+    pub(crate) fn admin(mut self) -> Self {
+        self.users += &format!("[admin]\npassword = {ADMIN_PASSWORD:?}\n");
         self
     }
 
@@ -144,6 +153,11 @@ impl Pgdog {
     /// Logs in as alice.
     pub(crate) fn client(&self, database: &str) -> Wire {
         Wire::connect(self.port, ALICE, database, PASSWORD)
+    }
+
+    /// Logs in to the admin database.
+    pub(crate) fn admin(&self) -> Wire {
+        Wire::connect(self.port, "admin", "admin", ADMIN_PASSWORD)
     }
 
     /// What it has logged so far.

@@ -313,6 +313,22 @@ impl Message {
         values
     }
 
+    /// Columns of a RowDescription: name, and OID of the type.
+    pub(crate) fn columns(&self) -> Vec<(String, u32)> {
+        assert_eq!(self.tag, b'T');
+        let mut rest = self.body.get(2..).expect("a column count");
+        let mut columns = Vec::new();
+        while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+            let (name, tail) = rest.split_at(end);
+            let (fixed, tail) = tail[1..].split_at(18);
+            let oid = fixed[6..10].try_into().expect("four bytes");
+            let name = String::from_utf8_lossy(name).into_owned();
+            columns.push((name, u32::from_be_bytes(oid)));
+            rest = tail;
+        }
+        columns
+    }
+
     /// A field of ErrorResponse or NoticeResponse: `C` is the SQLSTATE, `M` the message, `S` the severity.
     pub(crate) fn field(&self, name: u8) -> String {
         assert!(matches!(self.tag, b'E' | b'N'));
