@@ -13,6 +13,7 @@ pub mod config;
 
 pub mod admin;
 pub mod auth;
+pub mod catalogue;
 pub mod metrics;
 pub mod pool;
 pub mod prepared;

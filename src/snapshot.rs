@@ -51,6 +51,10 @@ pub struct CoreSnapshot {
     pub sessions: Vec<ClientSnapshot>,
     /// If [`Scope::statements`].
     pub statements: Vec<StatementSnapshot>,
+    /// How many prepared statements its clients have.
+    pub statements_known: usize,
+    /// Bytes of these.
+    pub statement_bytes: usize,
     /// Its slices of the pools.
     pub pools: Vec<PoolSnapshot>,
 }
@@ -72,8 +76,42 @@ pub struct PoolSnapshot {
     pub idle_in_transaction: usize,
     /// Of its checked-out servers, those that their client keeps between transactions.
     pub pinned: usize,
+    /// When a server was last used or opened.
+    pub used: Option<Instant>,
     /// If [`Scope::servers`].
     pub servers: Vec<ServerSnapshot>,
+}
+
+impl PoolSnapshot {
+    /// Has a server been of use since one could not be opened?
+    pub fn is_healthy(&self) -> bool {
+        self.stats.failed.is_none() || self.used.max(self.stats.connected) > self.stats.failed
+    }
+
+    /// Adds another core's slice of the same pool.
+    fn add(&mut self, other: &Self) {
+        self.stats.add(&other.stats);
+        self.totals += &other.totals;
+        if let (Some(mine), Some(theirs)) = (&mut self.latencies, &other.latencies) {
+            *mine += theirs;
+        }
+        self.idle_in_transaction += other.idle_in_transaction;
+        self.pinned += other.pinned;
+        self.used = self.used.max(other.used);
+        self.servers.extend_from_slice(&other.servers);
+    }
+}
+
+/// The pools of all cores, each once, in the order of their numbers.
+pub fn sum(cores: &[CoreSnapshot]) -> Vec<PoolSnapshot> {
+    let mut sums: Vec<PoolSnapshot> = Vec::new();
+    for pool in cores.iter().flat_map(|core| &core.pools) {
+        match sums.binary_search_by_key(&pool.id, |sum| sum.id) {
+            Ok(at) => sums[at].add(pool),
+            Err(at) => sums.insert(at, pool.clone()),
+        }
+    }
+    sums
 }
 
 /// As whom a client is logged in.

@@ -31,6 +31,8 @@ mod killed;
 mod load;
 #[path = "proxy/logs.rs"]
 mod logs;
+#[path = "proxy/metrics.rs"]
+mod metrics;
 #[path = "proxy/pooling.rs"]
 mod pooling;
 #[path = "proxy/psql.rs"]

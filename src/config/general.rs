@@ -29,11 +29,11 @@ section! {
     /// Cache host names this long instead of the record's own TTL.
     dns_ttl: Option<Millis> = unset "60000", Live, Later;
     /// HTTP port for liveness checks.
-    healthcheck_port: Option<u16> = unset "8080", Restart, Later;
+    healthcheck_port: Option<u16> = unset "8080", Restart, Now;
     /// HTTP port for metrics.
-    openmetrics_port: Option<u16> = unset "9090", Restart, Later;
+    openmetrics_port: Option<u16> = unset "9090", Restart, Now;
     /// Prefix of each metric's name; no separator is added.
-    openmetrics_namespace: Option<String> = unset "pgdog_", Live, Later;
+    openmetrics_namespace: Option<String> = unset "pgdog_", Live, Now;
 
     /// Largest number of server connections in a pool. The total over all cores.
     default_pool_size | max_pool_size: usize = default "10", Live, Now;

@@ -15,6 +15,7 @@ mod environment;
 mod file;
 mod general;
 pub mod listing;
+mod observation;
 mod problem;
 #[cfg(test)]
 mod reference;
@@ -66,6 +67,8 @@ pub struct Config {
     pub log: LogSettings,
     /// Averages are those of the last whole period.
     pub stats_period: Duration,
+    /// Who may watch, and how.
+    pub observation: Observation,
     /// Socket options, both sides.
     pub tcp: TcpOptions,
     /// The admin database and who may use it.
@@ -201,6 +204,36 @@ pub struct AdminIdentity {
     pub user: String,
     /// `None`: nobody can log in.
     pub password: Option<Secret>,
+}
+
+/// Who may watch, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// HTTP port for metrics.
+    pub metrics_port: Option<u16>,
+    /// In front of each metric's name.
+    pub namespace: String,
+    /// HTTP port for health checks.
+    pub health_port: Option<u16>,
+    /// Export of metrics.
+    pub otlp: Option<Otlp>,
+}
+
+/// Export of metrics by OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    /// URL.
+    pub endpoint: String,
+    /// In front of each metric's name, with a dot between.
+    pub namespace: String,
+    /// Additional headers.
+    pub headers: Vec<(String, Secret)>,
+    /// Time between exports.
+    pub interval: Duration,
+    /// `OTEL_SERVICE_NAME`.
+    pub service: String,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, decoded.
+    pub attributes: Vec<(String, String)>,
 }
 
 /// Who this process is among its siblings.

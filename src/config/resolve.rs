@@ -11,6 +11,7 @@ use super::document::Entry;
 use super::environment::{self, Environment, Overrides};
 use super::file::{Admin, Database, File};
 use super::general::General;
+use super::observation::observation;
 use super::problem::{Problem, Problems};
 use super::secret::Secret;
 use super::sharding::convert_legacy;
@@ -140,6 +141,7 @@ fn build(
         },
         log: log_settings(general),
         stats_period: general.stats_period.limit().unwrap_or(Duration::MAX),
+        observation: observation(&file, environment),
         tcp: tcp_options(&file),
         admin: admin_identity(&file.admin.value),
         instance: Instance {

@@ -11,8 +11,9 @@ use std::thread;
 use cores::signal::{Signal, Signals};
 use cores::{Cores, PostOffice};
 
+use crate::catalogue::View;
 use crate::config::Resolved;
-use crate::proxy::{Event, Events, Mail, EVENTS_MAX};
+use crate::proxy::{Ask, Event, Events, Mail, EVENTS_MAX};
 use crate::snapshot::Scope;
 
 use super::gather::{Gathered, Gathers};
@@ -98,6 +99,7 @@ impl Control {
                 Some(Event::Admin { command, reply }) => self.command(command, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
                 Some(Event::CoreDrained(core)) => self.core_drained(core),
+                Some(Event::Ask(ask)) => self.observe(ask),
                 Some(Event::AllEnded(outcome)) => return outcome,
             }
             self.tick();
@@ -142,6 +144,30 @@ impl Control {
                 Err(why) => tracing::warn!("averages are late: {why}"),
             });
         }
+    }
+
+    /// Another thread wants to know how things are.
+    fn observe(&mut self, Ask { scope, reply }: Ask) {
+        let setup = self.current.setup();
+        let (reloads, configured) = self.current.history();
+        let mut view = View {
+            namespace: setup.observation.namespace.clone(),
+            accepting: self.phase == Phase::Serving,
+            prepared_statements_limit: setup.prepared.statements_max.unwrap_or(u64::MAX),
+            reloads,
+            configured,
+            ..View::default()
+        };
+        let recent = Rc::clone(&self.recent);
+        self.gather(scope, move |gathered| {
+            let answer = gathered.map_err(|why| why.to_string()).map(|cores| {
+                recent.borrow().show(&cores, &mut view);
+                view.cores = cores;
+                view
+            });
+            // Whoever asked may have lost patience.
+            let _ = reply.try_send(answer);
+        });
     }
 
     /// Asks all cores, and does something with their answers when they are there.

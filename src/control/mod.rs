@@ -3,6 +3,8 @@
 mod admin;
 mod events;
 mod gather;
+mod http;
+mod observe;
 mod query_log;
 mod recent;
 mod reload;
@@ -151,6 +153,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let journal = query_log.journal();
     let current = Current::first(config, query_log);
     let (events, received) = events::channel();
+    observe::serve(&current.setup().observation, &events)?;
     let boot = Boot {
         setup: current.setup().clone(),
         blocking,

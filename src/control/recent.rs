@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::admin::show::Pace;
+use crate::catalogue::View;
 use crate::metrics::{Distributions, Totals, Windows};
 use crate::pool::PoolId;
 use crate::snapshot::CoreSnapshot;
@@ -54,5 +55,20 @@ impl Recent {
             let pools = pools.map(|(id, (totals, latencies))| (id, totals, latencies));
             self.windows.close(taken, pools);
         }
+    }
+}
+
+impl Recent {
+    /// Puts these numbers beside what the cores have said.
+    pub(super) fn show(&self, cores: &[CoreSnapshot], view: &mut View) {
+        let ids = cores
+            .iter()
+            .flat_map(|core| &core.pools)
+            .map(|pool| pool.id);
+        view.averages = ids
+            .filter_map(|id| Some((id, self.windows.last(id)?.averages.clone())))
+            .collect();
+        let busy = |core| self.pace.share(core).unwrap_or(0.0);
+        view.busy = cores.iter().map(busy).collect();
     }
 }

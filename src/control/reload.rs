@@ -43,6 +43,10 @@ pub(super) struct Current {
     /// Settings without effect that were told of.
     absent: Vec<String>,
     query_log: QueryLog,
+    /// Reloads that went well, and that did not.
+    outcomes: [u64; 2],
+    /// When `setup` came into force, since 1970.
+    since: Duration,
 }
 
 impl Current {
@@ -52,6 +56,8 @@ impl Current {
             setup: Setup::first(config),
             absent: Vec::new(),
             query_log,
+            outcomes: [0; 2],
+            since: since_1970(),
         };
         current.tell_absent();
         current
@@ -61,8 +67,26 @@ impl Current {
         &self.setup
     }
 
+    /// Reloads that went well and that did not, and when the configuration came into force.
+    pub(super) fn history(&self) -> ([u64; 2], Duration) {
+        (self.outcomes, self.since)
+    }
+
     /// Puts what `loaded` says in force on every core, if it is valid. Errors: the old configuration stays.
     pub(super) fn reload(
+        &mut self,
+        loaded: Result<Resolved, String>,
+        office: &PostOffice<Mail>,
+    ) -> Result<(), Failure> {
+        let outcome = self.replace(loaded, office);
+        self.outcomes[usize::from(outcome.is_err())] += 1;
+        if outcome.is_ok() {
+            self.since = since_1970();
+        }
+        outcome
+    }
+
+    fn replace(
         &mut self,
         loaded: Result<Resolved, String>,
         office: &PostOffice<Mail>,
@@ -153,4 +177,10 @@ fn post(office: &PostOffice<Mail>, core: usize, mut mail: Mail, deadline: Instan
 )]
 fn pause(duration: Duration) {
     std::thread::sleep(duration);
+}
+
+fn since_1970() -> Duration {
+    std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap_or_default()
 }

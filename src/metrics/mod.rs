@@ -6,8 +6,10 @@
 //! is counted for the pool itself.
 
 mod client;
+pub mod family;
 mod histogram;
 mod latency;
+pub mod openmetrics;
 mod server;
 mod window;
 
@@ -113,6 +115,8 @@ stats! {
     ClientParseCount "client_parse_count",
     /// Clients that have logged in.
     ClientLoginCount "client_login_count",
+    /// Clients that got no server within `checkout_timeout`.
+    CheckoutTimeouts "checkout_timeouts",
 }
 
 impl Stat {

@@ -26,6 +26,8 @@ pub struct ServerMeter {
     since: Cell<Instant>,
     /// When the transaction began, while there is one.
     transaction_since: Cell<Option<Instant>>,
+    /// A request is under way.
+    running: Cell<bool>,
     last_sent: Cell<u8>,
     last_received: Cell<u8>,
     broken: Cell<bool>,
@@ -51,6 +53,7 @@ impl ServerMeter {
             opened: now,
             since: Cell::new(now),
             transaction_since: Cell::new(None),
+            running: Cell::new(false),
             last_sent: Cell::new(b'p'),
             last_received: Cell::new(b'Z'),
             broken: Cell::new(false),
@@ -86,6 +89,11 @@ impl ServerMeter {
     /// When its last query began or, if that is over, ended.
     pub fn last_used(&self) -> Instant {
         self.since.get()
+    }
+
+    /// Is it in a transaction with nothing to do?
+    pub fn is_idle_in_transaction(&self) -> bool {
+        self.transaction_since.get().is_some() && !self.running.get()
     }
 
     /// The type of the last message to it.
@@ -131,6 +139,7 @@ impl ServerMeter {
     #[inline]
     pub fn begin(&self, now: Instant, status: TransactionStatus) -> Option<u64> {
         let since = self.since.replace(now);
+        self.running.set(true);
         if status == TransactionStatus::Idle {
             self.transaction_since.set(Some(now));
             return None;
@@ -144,6 +153,7 @@ impl ServerMeter {
     #[inline]
     pub fn answered(&self, now: Instant, status: TransactionStatus, more: bool) -> Answered {
         let query_time = elapsed(self.since.replace(now), now);
+        self.running.set(more);
         self.counters.count(Stat::QueryCount);
         self.counters.add(Stat::QueryTime, query_time);
         let mut transaction_time = None;
@@ -165,6 +175,7 @@ impl ServerMeter {
             self.since.set(now);
             self.transaction_since.set(None);
         }
+        self.running.set(false);
     }
 
     #[inline]

@@ -290,6 +290,27 @@ pub struct PoolStats {
     pub failed: Option<Instant>,
 }
 
+impl PoolStats {
+    /// Adds another slice of the same pool.
+    pub fn add(&mut self, other: &Self) {
+        self.permits += other.permits;
+        self.free += other.free;
+        self.connecting += other.connecting;
+        self.idle += other.idle;
+        self.active += other.active;
+        self.closing += other.closing;
+        self.debt += other.debt;
+        self.waiting += other.waiting;
+        self.longest_wait = self.longest_wait.max(other.longest_wait);
+        self.given += other.given;
+        self.wanted |= other.wanted;
+        self.paused |= other.paused;
+        self.drained &= other.drained;
+        self.connected = self.connected.max(other.connected);
+        self.failed = self.failed.max(other.failed);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,

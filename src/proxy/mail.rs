@@ -9,6 +9,7 @@ use cores::signal::Signal;
 use futures_channel::oneshot;
 
 use crate::admin::{Answer, Command};
+use crate::catalogue::View;
 use crate::error::Error;
 use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
@@ -100,6 +101,14 @@ pub(crate) type Reply = oneshot::Sender<Result<Answer, Error>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GatherId(pub(crate) u64);
 
+/// A question of another thread to the control thread.
+pub(crate) struct Ask {
+    /// How much of it.
+    pub(crate) scope: Scope,
+    /// For the answer, or why there is none.
+    pub(crate) reply: SyncSender<Result<View, String>>,
+}
+
 /// What the control thread is told. It works through this in order, and waits for nothing else.
 pub(crate) enum Event {
     /// From the operator or the system.
@@ -120,6 +129,8 @@ pub(crate) enum Event {
     },
     /// During a shutdown, a core has neither clients nor servers left. It goes on for administrators.
     CoreDrained(usize),
+    /// Another thread wants to know how the program is doing.
+    Ask(Ask),
     /// All cores have ended, in order or not.
     AllEnded(io::Result<()>),
 }

@@ -23,7 +23,7 @@ use cores::{bind, Core, Listener, Mailbox, PostOffice};
 use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::Boot;
-pub(crate) use mail::{Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
+pub(crate) use mail::{Ask, Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use cores::Core;
 
 use crate::config::{Config, PoolConfig};
-use crate::pool::{Action, ClientId, Lease, Limits, Place, Pool, PoolId, PoolMail, PoolStats};
+use crate::metrics::Stat;
+use crate::pool::{
+    Action, ClientId, Lease, Limits, Place, Pool, PoolId, PoolMail, PoolStats, WaitError,
+};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::Names;
 use crate::sql::settings::Settings;
@@ -135,6 +138,9 @@ impl PoolSlot {
                 None => self.decide(state, |pool, now, out| pool.checkin(lease, now, out)),
             },
             Action::Fail { client, why, .. } => {
+                if matches!(why, WaitError::Timeout { .. }) {
+                    self.registry.counters().count(Stat::CheckoutTimeouts);
+                }
                 if let Some(link) = state.link(client) {
                     link.serve(Err(why));
                 }

@@ -50,6 +50,7 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         .values()
         .filter_map(|link| Some((Rc::as_ptr(link.target.borrow().as_ref()?), Rc::clone(link))))
         .collect();
+    let known = state.statements.borrow();
     let pools = state.pools();
     let pools = pools.iter();
     CoreSnapshot {
@@ -66,6 +67,8 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         admins: state.admins.borrow().len(),
         sessions,
         statements,
+        statements_known: known.len(),
+        statement_bytes: known.bytes(),
         pools: pools
             .map(|slot| pool(state, slot, &holders, scope))
             .collect(),
@@ -81,9 +84,11 @@ fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> 
         latencies: scope.latencies.then(|| slot.registry.latencies().read()),
         idle_in_transaction: 0,
         pinned: 0,
+        used: slot.registry.used(),
         servers: Vec::new(),
     };
     slot.registry.each(|server| {
+        snapshot.used = snapshot.used.max(Some(server.meter.last_used()));
         let client = holders.get(&Rc::as_ptr(&server.target));
         if let Some(client) = client {
             let idles = client.activity.get() == Activity::IdleInTransaction;

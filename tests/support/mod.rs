@@ -1,5 +1,6 @@
 //! What the tests against real servers stand on: PostgreSQL, pgdog, a raw protocol client, programs.
 
+pub(crate) mod http;
 pub(crate) mod pgdog;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -158,6 +158,16 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// As [`free_port`], for somebody who listens on all addresses: nobody holds it on another one.
+pub(crate) fn free_port_of_all_addresses() -> u16 {
+    loop {
+        let port = free_port() - 10_000;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// Waits until something accepts connections on `port`; `alive` says whether waiting makes sense.
 pub(crate) fn wait_for_port(port: u16, mut alive: impl FnMut() -> bool) {
     poll(PATIENCE, &format!("a listener on port {port}"), || {

@@ -56,6 +56,17 @@ impl Pace {
 
     /// Share of its time that this core was busy since the look before the last, or since the only one.
     fn busy(&self, core: &CoreSnapshot) -> Option<Value> {
+        let (busy, time) = self.since(core)?;
+        Some(Value::ratio(busy.as_nanos(), time.as_nanos()))
+    }
+
+    /// The same between 0 and 1.
+    pub fn share(&self, core: &CoreSnapshot) -> Option<f64> {
+        let (busy, time) = self.since(core)?;
+        (!time.is_zero()).then(|| busy.as_secs_f64() / time.as_secs_f64())
+    }
+
+    fn since(&self, core: &CoreSnapshot) -> Option<(Duration, Duration)> {
         let before = match self.before.is_empty() {
             true => &self.last,
             false => &self.before,
@@ -63,7 +74,7 @@ impl Pace {
         let then = before.iter().find(|look| look.core == core.core)?;
         let time = core.taken.saturating_duration_since(then.at);
         let busy = core.busy.saturating_sub(then.busy);
-        Some(Value::ratio(busy.as_nanos(), time.as_nanos()))
+        Some((busy, time))
     }
 }
 

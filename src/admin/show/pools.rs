@@ -105,7 +105,7 @@ pub(super) fn pools(cores: &[CoreSnapshot]) -> BTreeMap<PoolId, Whole<'_>> {
         whole.longest_wait = whole.longest_wait.max(stats.longest_wait);
         whole.paused |= stats.paused;
         whole.online &= !stats.drained;
-        whole.connected = whole.connected.max(stats.connected);
+        whole.connected = whole.connected.max(stats.connected).max(slice.used);
         whole.failed = whole.failed.max(stats.failed);
         whole.totals += &slice.totals;
     }

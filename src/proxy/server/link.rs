@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::metrics::{Counters, Latencies, ServerMeter, Totals};
 
@@ -25,6 +26,8 @@ pub(crate) struct Registry {
     latencies: Latencies,
     servers: RefCell<HashMap<u64, Rc<ServerLink>>>,
     last: Cell<u64>,
+    /// When a server that is gone was last used.
+    used: Cell<Option<Instant>>,
 }
 
 /// A server's entry in its slice's list, which goes when the server does.
@@ -61,6 +64,11 @@ impl Registry {
             id,
             registry: Rc::clone(self),
         }
+    }
+
+    /// When a server that is gone was last used.
+    pub(crate) fn used(&self) -> Option<Instant> {
+        self.used.get()
     }
 
     /// Its servers.
@@ -103,6 +111,8 @@ impl Deref for Enlisted {
 impl Drop for Enlisted {
     fn drop(&mut self) {
         self.registry.servers.borrow_mut().remove(&self.id);
+        let used = &self.registry.used;
+        used.set(used.get().max(Some(self.link.meter.last_used())));
         self.registry
             .counters
             .add_all(&self.link.meter.totals_here());

@@ -1,0 +1,480 @@
+//! Every metric: its name, type and meaning, and where its numbers come from.
+//!
+//! Names, types, labels and units are those of PgDog's exporter where it has the metric, so that dashboards go on
+//! working. `docs/metrics.md` is written by the test below.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::choice::Role;
+use crate::config::{Host, PoolConfig};
+use crate::metrics::family::{Family, Kind, Labels, Value};
+use crate::metrics::{Averages, Distribution, Phase, Stat};
+use crate::pool::PoolId;
+use crate::snapshot::{sum, CoreSnapshot, PoolSnapshot};
+
+/// What the metrics are made of.
+#[derive(Debug, Default)]
+pub struct View {
+    /// All cores.
+    pub cores: Vec<CoreSnapshot>,
+    /// Of the last `stats_period`, for pools that were there.
+    pub averages: HashMap<PoolId, Averages>,
+    /// Share of the last `stats_period` that each core was busy, in the order of `cores`.
+    pub busy: Vec<f64>,
+    /// In front of names, as text.
+    pub namespace: String,
+    /// Clients may log in.
+    pub accepting: bool,
+    /// `prepared_statements_limit`.
+    pub prepared_statements_limit: u64,
+    /// Reloads that went well, and that did not.
+    pub reloads: [u64; 2],
+    /// When the running configuration came into force, since 1970.
+    pub configured: Duration,
+}
+
+impl View {
+    /// At least one pool is healthy, or there is none.
+    pub fn is_healthy(&self) -> bool {
+        let pools = sum(&self.cores);
+        pools.is_empty() || pools.iter().any(PoolSnapshot::is_healthy)
+    }
+}
+
+/// Names and meanings of what is counted per pool, in the order of `SHOW STATS`.
+const STATS: [(Stat, &str, &str); Stat::SHOWN] = [
+    (Stat::XactCount, "xact_count", "Transactions."),
+    (
+        Stat::Xact2pcCount,
+        "xact_2pc_count",
+        "Two-phase transactions.",
+    ),
+    (
+        Stat::QueryCount,
+        "query_count",
+        "Queries: requests answered by servers.",
+    ),
+    (
+        Stat::ServerAssignmentCount,
+        "server_assignment_count",
+        "Servers given to clients.",
+    ),
+    (Stat::Received, "received", "Bytes from servers."),
+    (Stat::Sent, "sent", "Bytes to servers."),
+    (Stat::XactTime, "xact_time", "Milliseconds in transactions."),
+    (
+        Stat::IdleXactTime,
+        "idle_xact_time",
+        "Milliseconds idle in transactions.",
+    ),
+    (
+        Stat::QueryTime,
+        "query_time",
+        "Milliseconds of running queries.",
+    ),
+    (
+        Stat::WaitTime,
+        "wait_time",
+        "Milliseconds that clients waited for servers.",
+    ),
+    (
+        Stat::ServerParseCount,
+        "server_parse_count",
+        "Statements parsed by servers.",
+    ),
+    (Stat::BindCount, "bind_count", "Statements bound."),
+    (
+        Stat::CloseCount,
+        "prepared_evictions",
+        "Prepared statements closed to respect the limit.",
+    ),
+    (
+        Stat::Errors,
+        "server_errors",
+        "ErrorResponses from servers.",
+    ),
+    (
+        Stat::Cleaned,
+        "cleaned",
+        "Connections reset after clients had changed parameters.",
+    ),
+    (
+        Stat::Rollbacks,
+        "rollbacks",
+        "Abandoned transactions rolled back.",
+    ),
+    (
+        Stat::ConnectTime,
+        "connect_time",
+        "Milliseconds of opening connections.",
+    ),
+    (Stat::ConnectCount, "connect_count", "Connections opened."),
+    (Stat::Reads, "reads", "Checkouts for reads."),
+    (Stat::Writes, "writes", "Checkouts for writes."),
+    (Stat::AuthAttempts, "auth_attempts", "Server logins tried."),
+    (
+        Stat::RowsInserted,
+        "rows_inserted",
+        "Rows by tags of INSERT.",
+    ),
+    (Stat::RowsUpdated, "rows_updated", "Rows by tags of UPDATE."),
+    (Stat::RowsDeleted, "rows_deleted", "Rows by tags of DELETE."),
+];
+
+/// All metrics, those without samples included.
+pub fn families(view: &View) -> Vec<Family> {
+    let pools = sum(&view.cores);
+    let mut families = process(view, &pools);
+    families.extend(gauges(&pools));
+    families.extend(counters(view, &pools));
+    families.extend(histograms(&pools));
+    families.extend(cores(view));
+    families
+}
+
+fn process(view: &View, pools: &[PoolSnapshot]) -> Vec<Family> {
+    let of_cores = |number: fn(&CoreSnapshot) -> usize| {
+        Value::Count(view.cores.iter().map(number).sum::<usize>() as u64)
+    };
+    let lone = |name, kind, help, value| {
+        let labels: Labels = Arc::from([]);
+        Family::new(name, kind, help).with(&labels, value)
+    };
+    let locked = pools.iter().map(|pool| pool.pinned).sum::<usize>();
+    let mut reloads = Family::new(
+        "config_reloads",
+        Kind::Counter,
+        "Reloads of the configuration.",
+    );
+    for (result, count) in ["ok", "error"].into_iter().zip(view.reloads) {
+        reloads.push(
+            &labels([("result", result.to_owned())]),
+            Value::Count(count),
+        );
+    }
+    let version = labels([("version", env!("CARGO_PKG_VERSION").to_owned())]);
+    vec![
+        lone(
+            "clients",
+            Kind::Gauge,
+            "Connected clients.",
+            of_cores(|core| core.clients + core.admins),
+        ),
+        lone(
+            "clients_locked",
+            Kind::Gauge,
+            "Clients pinned to a server connection.",
+            Value::Count(locked as u64),
+        ),
+        lone(
+            "prepared_statements_limit",
+            Kind::Gauge,
+            "Prepared statements that a server connection may have.",
+            Value::Count(view.prepared_statements_limit),
+        ),
+        lone(
+            "prepared_statements",
+            Kind::Gauge,
+            "Prepared statements known, counted on each core.",
+            of_cores(|core| core.statements_known),
+        ),
+        lone(
+            "prepared_statements_memory_used",
+            Kind::Gauge,
+            "Bytes of these.",
+            of_cores(|core| core.statement_bytes),
+        ),
+        Family::new("build_info", Kind::Gauge, "1; the version is a label.")
+            .with(&version, Value::Count(1)),
+        reloads,
+        lone(
+            "config_last_reload_seconds",
+            Kind::Gauge,
+            "Unix time at which the running configuration came into force.",
+            Value::Number(view.configured.as_secs_f64()),
+        ),
+    ]
+}
+
+type PoolGauge = fn(&PoolSnapshot) -> Value;
+
+fn count(number: usize) -> Value {
+    Value::Count(number as u64)
+}
+
+fn gauges(pools: &[PoolSnapshot]) -> Vec<Family> {
+    const GAUGES: [(&str, &str, PoolGauge); 9] = [
+        (
+            "max_connections",
+            "Largest number of server connections.",
+            |pool| count(pool.config.limits.size),
+        ),
+        ("cl_waiting", "Clients waiting for a server.", |pool| {
+            count(pool.stats.waiting)
+        }),
+        ("sv_active", "Server connections in use.", |pool| {
+            count(pool.stats.active)
+        }),
+        ("sv_idle", "Server connections at rest.", |pool| {
+            count(pool.stats.idle)
+        }),
+        (
+            "sv_idle_xact",
+            "Server connections idle in a transaction.",
+            |pool| count(pool.idle_in_transaction),
+        ),
+        (
+            "sv_locked",
+            "Server connections pinned to a client.",
+            |pool| count(pool.pinned),
+        ),
+        (
+            "maxwait",
+            "How long the oldest waiting client has been waiting.",
+            |pool| Value::Number(pool.stats.longest_wait.as_secs_f64()),
+        ),
+        (
+            "pool_healthy",
+            "1 unless the last checkout or connection has failed.",
+            |pool| count(pool.is_healthy().into()),
+        ),
+        ("pool_paused", "1 while PAUSE holds.", |pool| {
+            count(pool.stats.paused.into())
+        }),
+    ];
+    GAUGES
+        .into_iter()
+        .map(|(name, help, value)| {
+            let mut family = Family::new(name, Kind::Gauge, help);
+            family.unit = (name == "maxwait").then_some("seconds");
+            for pool in pools {
+                family.push(&pool_labels(&pool.config), value(pool));
+            }
+            family
+        })
+        .collect()
+}
+
+fn counters(view: &View, pools: &[PoolSnapshot]) -> Vec<Family> {
+    let mut families = Vec::new();
+    let mut plain = |stat, name: &str, help| {
+        let mut family = Family::new(name, Kind::Counter, help);
+        for pool in pools {
+            family.push(&pool_labels(&pool.config), Value::Count(pool.totals[stat]));
+        }
+        families.push(family);
+    };
+    plain(Stat::Broken, "errors", "Broken server connections.");
+    plain(
+        Stat::OutOfSync,
+        "out_of_sync",
+        "Server connections returned amid work.",
+    );
+    plain(
+        Stat::CheckoutTimeouts,
+        "checkout_timeouts",
+        "Clients that got no server in time.",
+    );
+    for (stat, name, help) in STATS {
+        // PgDog calls this average a counter, and dashboards rely on it.
+        let kind = match stat {
+            Stat::Received => Kind::Counter,
+            _ => Kind::Gauge,
+        };
+        let mut total = Family::new(format!("total_{name}"), Kind::Counter, help);
+        let mut average = Family::new(format!("avg_{name}"), kind, help);
+        for pool in pools {
+            let labels = pool_labels(&pool.config);
+            let counted = pool.totals[stat];
+            let value = match stat {
+                Stat::XactTime
+                | Stat::IdleXactTime
+                | Stat::QueryTime
+                | Stat::WaitTime
+                | Stat::ConnectTime => Value::Number(counted as f64 / 1e6),
+                _ => Value::Count(counted),
+            };
+            total.push(&labels, value);
+            let averages = view.averages.get(&pool.id);
+            let value = averages.map_or(0.0, |averages| averages.get(stat));
+            average.push(&labels, Value::Number(value));
+        }
+        families.extend([total, average]);
+    }
+    families
+}
+
+fn histograms(pools: &[PoolSnapshot]) -> Vec<Family> {
+    let client = |pool: &PoolSnapshot| {
+        let PoolConfig { user, database, .. } = &*pool.config;
+        vec![("user", user.clone()), ("database", database.clone())]
+    };
+    let server = |pool: &PoolSnapshot| {
+        let mut labels = client(pool);
+        labels.push(("shard", pool.config.shard.to_string()));
+        labels.push(("role", role(pool.config.role).to_owned()));
+        labels
+    };
+    let address = |pool: &PoolSnapshot, phase: &str| {
+        let address = &pool.config.address;
+        vec![
+            ("host", host(&address.host)),
+            ("port", address.port.to_string()),
+            ("phase", phase.to_owned()),
+        ]
+    };
+    let mut connect = Group::new(
+        "server_connect_duration_seconds",
+        "Phases of opening a connection.",
+    );
+    for (phase, name) in [
+        (Phase::ConnectDns, "dns"),
+        (Phase::ConnectTcp, "tcp"),
+        (Phase::ConnectTls, "tls"),
+        (Phase::ConnectAuth, "auth"),
+    ] {
+        connect.add(pools, phase, |pool| address(pool, name));
+    }
+    let mut families = vec![
+        Group::new(
+            "query_duration_seconds",
+            "From a client's request to ReadyForQuery, the wait for a server included.",
+        )
+        .of(pools, Phase::Query, |pool| {
+            let mut labels = client(pool);
+            labels.push(("kind", "other".to_owned())); // nobody tells reads and writes apart yet
+            labels
+        }),
+        Group::new(
+            "server_query_duration_seconds",
+            "From the first message to the server to ReadyForQuery.",
+        )
+        .of(pools, Phase::ServerQuery, server),
+        Group::new(
+            "checkout_wait_seconds",
+            "Waits for a server, of no time included.",
+        )
+        .of(pools, Phase::CheckoutWait, server),
+        Group::new("transaction_duration_seconds", "Transactions.").of(
+            pools,
+            Phase::Transaction,
+            client,
+        ),
+        Group::new(
+            "idle_in_transaction_seconds",
+            "From a reply to the next message in a transaction.",
+        )
+        .of(pools, Phase::IdleInTransaction, client),
+    ];
+    families.push(connect.family());
+    families
+}
+
+/// A histogram by labels, to which several pools add.
+struct Group {
+    name: &'static str,
+    help: &'static str,
+    groups: BTreeMap<Vec<(&'static str, String)>, Distribution>,
+}
+
+impl Group {
+    fn new(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    fn of(
+        mut self,
+        pools: &[PoolSnapshot],
+        phase: Phase,
+        labels: impl Fn(&PoolSnapshot) -> Vec<(&'static str, String)>,
+    ) -> Family {
+        self.add(pools, phase, labels);
+        self.family()
+    }
+
+    /// What never happened has no samples.
+    fn add(
+        &mut self,
+        pools: &[PoolSnapshot],
+        phase: Phase,
+        labels: impl Fn(&PoolSnapshot) -> Vec<(&'static str, String)>,
+    ) {
+        for pool in pools {
+            let Some(latencies) = &pool.latencies else {
+                continue;
+            };
+            if !latencies[phase].is_empty() {
+                *self.groups.entry(labels(pool)).or_default() += &latencies[phase];
+            }
+        }
+    }
+
+    fn family(self) -> Family {
+        let mut family = Family::new(self.name, Kind::Histogram, self.help).unit("seconds");
+        for (labels, times) in self.groups {
+            family.push(&Arc::from(labels), Value::Times(Arc::new(times)));
+        }
+        family
+    }
+}
+
+fn cores(view: &View) -> Vec<Family> {
+    let mut busy = Family::new(
+        "core_busy_ratio",
+        Kind::Gauge,
+        "Share of the last period that the core was busy.",
+    );
+    let mut clients = Family::new("core_clients", Kind::Gauge, "Clients of the core.");
+    let mut servers = Family::new(
+        "core_servers",
+        Kind::Gauge,
+        "Server connections of the core.",
+    );
+    for (at, core) in view.cores.iter().enumerate() {
+        let labels = labels([("core", core.core.to_string())]);
+        busy.push(
+            &labels,
+            Value::Number(view.busy.get(at).copied().unwrap_or(0.0)),
+        );
+        clients.push(&labels, count(core.clients));
+        let open = |pool: &PoolSnapshot| pool.stats.idle + pool.stats.active;
+        servers.push(&labels, count(core.pools.iter().map(open).sum()));
+    }
+    vec![busy, clients, servers]
+}
+
+fn labels<const N: usize>(labels: [(&'static str, String); N]) -> Labels {
+    Arc::from(labels)
+}
+
+fn pool_labels(pool: &PoolConfig) -> Labels {
+    labels([
+        ("user", pool.user.clone()),
+        ("database", pool.database.clone()),
+        ("host", host(&pool.address.host)),
+        ("port", pool.address.port.to_string()),
+        ("shard", pool.shard.to_string()),
+        ("role", role(pool.role).to_owned()),
+    ])
+}
+
+fn host(host: &Host) -> String {
+    host.to_string()
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Replica => "replica",
+        Role::Auto => "auto",
+    }
+}
+
+#[cfg(test)]
+mod tests;
