@@ -5,6 +5,7 @@
 //! theirs. Each setting is one line in the table of its section (`general.rs`, `file.rs`, `sharding.rs`, `users.rs`),
 //! from which reading, environment names, `SHOW CONFIG`, [`diff()`] and the text of the shipped files follow.
 
+pub mod amend;
 mod check;
 pub mod choice;
 pub mod cli;

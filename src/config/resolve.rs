@@ -111,7 +111,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
 }
 
 /// Splits the files into parts. Sees invalid files too, then its result is dropped.
-fn build(
+pub(super) fn build(
     mut file: File,
     users_file: UsersFile,
     environment: &Environment,

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use jiff::tz::TimeZone;
 use jiff::Timestamp;
 
-use crate::admin::command::{self, Missing};
+use crate::admin::command;
 use crate::admin::show::{Clock, Picture};
 use crate::admin::{Act, Answer, Command, Show};
-use crate::config::Config;
+use crate::config::amend::{Amended, Refused};
+use crate::config::{Config, Resolved};
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 use crate::proxy::Reply;
@@ -25,7 +26,10 @@ impl Control {
         match command {
             Command::Show(show) => self.show(show, reply),
             Command::Act(act) => self.act(act, reply),
-            Command::Set { .. } => tell(reply, Err(missing("SET", "of settings"))),
+            Command::Set { name, value } => {
+                let answer = self.set(&name, &value);
+                tell(reply, answer);
+            }
             Command::Driver(driver) => {
                 debug_assert!(false, "sessions do that themselves: {driver:?}");
             }
@@ -46,6 +50,41 @@ impl Control {
                 .and_then(|cores| render(&show, &setup, &instance_id, &recent.borrow(), &cores));
             tell(reply, answer);
         });
+    }
+
+    /// Changes a setting in memory, on all cores before it is answered.
+    fn set(&mut self, name: &str, value: &str) -> Result<Answer, Error> {
+        let error = |code, text| Error::error(Fault::Client, code, text);
+        let amended = self.current.setup().amended(name, value);
+        let Amended { config, in_effect } = amended.map_err(|refused| match refused {
+            Refused::Unknown => {
+                let text = format!("unknown setting \"{name}\"");
+                error(SqlState::UNDEFINED_OBJECT, text)
+            }
+            Refused::Invalid(why) => {
+                let text = format!("invalid value for \"{name}\"");
+                error(SqlState::INVALID_PARAMETER_VALUE, text).detail(why)
+            }
+        })?;
+        let changed = Resolved {
+            config,
+            warnings: Vec::new(),
+        };
+        self.replace(changed)?;
+        let notice = format!("\"{name}\" is not in effect yet");
+        Ok(Answer {
+            notice: Some(notice).filter(|_| !in_effect),
+            ..Answer::done("SET".to_owned())
+        })
+    }
+
+    /// Puts a configuration in force.
+    fn replace(&mut self, changed: Resolved) -> Result<(), Error> {
+        let replaced = self.current.reload(Ok(changed), &self.office);
+        replaced.map_err(|failure| {
+            let text = "configuration not changed";
+            Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(failure.to_string())
+        })
     }
 
     fn act(&mut self, act: Act, reply: Reply) {
@@ -96,10 +135,6 @@ fn clock() -> Clock {
 fn incomplete(why: &Incomplete) -> Error {
     let text = "not all cores have answered";
     Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(why.to_string())
-}
-
-fn missing(command: &'static str, reason: &'static str) -> Error {
-    command::missing(Missing { command, reason })
 }
 
 /// Answers the session, if it still waits.

@@ -25,7 +25,7 @@ use super::reload::Current;
 pub(super) struct Control {
     pub(super) current: Current,
     pub(super) instance_id: Rc<str>,
-    office: PostOffice<Mail>,
+    pub(super) office: PostOffice<Mail>,
     events: Receiver<Event>,
     gathers: Gathers,
     /// Shared with the questions that are under way.

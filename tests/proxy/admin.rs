@@ -529,6 +529,45 @@ fn the_extended_protocol_without_parameters() {
 }
 
 #[test]
+fn set_changes_a_setting_on_all_cores_at_once() {
+    let (pgdog, database) = start("admin", "default_pool_size = 1\ncheckout_timeout = 20000");
+    let mut admin = pgdog.admin();
+    let mut clients: Vec<_> = (0..4).map(|_| pgdog.client(&database)).collect();
+    clients[0].query("BEGIN");
+    for client in &mut clients[1..] {
+        client.send(&query("BEGIN"));
+    }
+    poll(PATIENCE, "three to wait", || {
+        (one(&mut admin, "POOLS")["cl_waiting"] == "3").then_some(())
+    });
+    assert_eq!(admin.query("SET default_pool_size TO 4"), "C:SET Z:I");
+    for client in &mut clients[1..] {
+        assert_eq!(transcript(&client.read_until(b'Z')), "C:BEGIN Z:T");
+    }
+    let mut setting = |name: &str| {
+        let rows = show(&mut admin, "CONFIG");
+        rows.iter().find(|row| row["name"] == name).unwrap()["value"].clone()
+    };
+    assert_eq!(setting("default_pool_size"), "4");
+    assert_eq!(setting("checkout_timeout"), "20s", "others stay");
+    for (command, reply) in [
+        ("SET query_timeout = '1500'", "C:SET Z:I"),
+        ("SET client_encoding TO 'UTF8'", "C:SET Z:I"),
+        ("SET dry_run TO on", "N:00000 C:SET Z:I"), // has no effect yet, and that is said
+        ("SET nonsense TO 5", "E:42704 Z:I"),
+        ("SET port TO 5", "E:42704 Z:I"),
+        ("SET default_pool_size TO none", "E:22023 Z:I"),
+        ("SET default_pool_size TO 0", "E:22023 Z:I"),
+        ("SET auth_type TO secret", "E:22023 Z:I"),
+    ] {
+        assert_eq!(admin.query(command), reply, "{command}");
+    }
+    let mut sleeper = pgdog.client(&database);
+    clients[0].query("COMMIT");
+    assert_eq!(sleeper.query("SELECT pg_sleep(10)"), "T E:57014 Z:I");
+}
+
+#[test]
 fn an_admin_that_does_not_read_harms_nobody() {
     let (pgdog, database) = start("admin", "");
     let mut stalled = pgdog.admin();
