@@ -120,7 +120,7 @@ pub const fn peek(buffer: &[u8], limit_bytes: usize) -> Result<Option<Header>, F
 #[inline]
 pub fn run(tag: u8, buffer: &[u8]) -> usize {
     let mut at = 0;
-    while let Ok(Some(header)) = peek(&buffer[at..], BODY_BYTES_MAX) {
+    while let Ok(Some(header)) = peek(buffer.get(at..).unwrap_or_default(), BODY_BYTES_MAX) {
         if header.tag != tag || buffer.len() - at < header.frame_bytes() {
             break;
         }
