@@ -51,5 +51,7 @@ mod state;
 mod streaming;
 #[path = "proxy/timeouts.rs"]
 mod timeouts;
+#[path = "proxy/tls.rs"]
+mod tls;
 #[path = "proxy/twins.rs"]
 mod twins;

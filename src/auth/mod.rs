@@ -6,6 +6,7 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
 pub mod cache;
+pub mod certificate;
 pub mod keys;
 pub mod login;
 pub mod md5;

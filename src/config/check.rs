@@ -435,6 +435,13 @@ impl Check<'_> {
                     "expected a verifier that begins with SCRAM-SHA-256$",
                 );
             }
+            if user.identity.is_some() && general.tls_client_ca_certificate.is_none() {
+                self.warn(
+                    entry,
+                    "identity",
+                    "without tls_client_ca_certificate nobody can log in as this user",
+                );
+            }
             if user.server_auth != ServerAuth::Password {
                 if passthrough {
                     self.error(entry, "server_auth", "excludes passthrough_auth");
@@ -506,6 +513,7 @@ mod tests {
     fn doubts() {
         for (general, database, user, warning) in [
             ("tls_certificate = \"c\"", "", "", "p.toml:2: general.tls_certificate: without tls_private_key it has no effect"),
+            ("", "", "identity = \"a\"", "u.toml:5: users.identity: without tls_client_ca_certificate nobody can log in as this user"),
             ("tls_private_key = \"c\"", "", "", "p.toml:2: general.tls_private_key: without tls_certificate it has no effect"),
             ("two_phase_commit_auto = true", "", "", "p.toml:2: general.two_phase_commit_auto: without two_phase_commit it has no effect"),
             ("query_parser_enabled = true", "", "", "p.toml:2: general.query_parser_enabled: deprecated, write query_parser = \"on\""),

@@ -86,21 +86,21 @@ section! {
     shutdown_termination_timeout: Option<Millis> = unset "5000", Live, Now;
 
     /// Certificate shown to clients; with tls_private_key it turns on TLS for clients.
-    tls_certificate: Option<PathBuf> = unset "/etc/pgdog/server.crt", Next, Later;
+    tls_certificate: Option<PathBuf> = unset "/etc/pgdog/server.crt", Next, Now;
     /// Its key.
-    tls_private_key: Option<PathBuf> = unset "/etc/pgdog/server.key", Next, Later;
+    tls_private_key: Option<PathBuf> = unset "/etc/pgdog/server.key", Next, Now;
     /// Refuse clients without TLS.
-    tls_client_required: bool = default "false", Next, Later;
+    tls_client_required: bool = default "false", Next, Now;
     /// CA bundle for client certificates; turns them on.
-    tls_client_ca_certificate: Option<PathBuf> = unset "/etc/pgdog/clients.crt", Next, Later;
+    tls_client_ca_certificate: Option<PathBuf> = unset "/etc/pgdog/clients.crt", Next, Now;
     /// TLS towards servers: none, unchecked if offered, chain checked, chain and name checked.
-    tls_verify: TlsVerify = default "prefer", Next, Later;
+    tls_verify: TlsVerify = default "prefer", Next, Now;
     /// CA bundle for servers.
-    tls_server_ca_certificate: Option<PathBuf> = unset "/etc/pgdog/servers.crt", Next, Later;
+    tls_server_ca_certificate: Option<PathBuf> = unset "/etc/pgdog/servers.crt", Next, Now;
     /// Certificate shown to servers.
-    tls_server_certificate: Option<PathBuf> = unset "/etc/pgdog/client.crt", Next, Later;
+    tls_server_certificate: Option<PathBuf> = unset "/etc/pgdog/client.crt", Next, Now;
     /// Its key.
-    tls_server_private_key: Option<PathBuf> = unset "/etc/pgdog/client.key", Next, Later;
+    tls_server_private_key: Option<PathBuf> = unset "/etc/pgdog/client.key", Next, Now;
 
     /// Check a connection at checkout if its last check is older.
     healthcheck_interval: Millis = default "30000", Live, Later;

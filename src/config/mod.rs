@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PoolerMode,
-    PreparedStatements, QuerySizeAction, Role,
+    PreparedStatements, QuerySizeAction, Role, TlsVerify,
 };
 use document::Entry;
 use file::File;
@@ -56,6 +56,8 @@ pub struct Config {
     pub listen: Listen,
     /// How many cores serve them; `None` means all that the process may use.
     pub workers: Option<NonZeroUsize>,
+    /// Certificates, and what is demanded of others'.
+    pub tls: TlsSettings,
     /// Login and limits of clients.
     pub clients: ClientLimits,
     /// Limits of server connections, the same for all pools.
@@ -96,6 +98,30 @@ pub struct Listen {
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+/// Where certificates and keys are, and what is demanded of others'. All files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Our certificate and key for clients; `None`: no TLS for them.
+    pub clients: Option<CertificateFiles>,
+    /// CAs of client certificates; `None`: none are asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Towards servers.
+    pub servers: TlsVerify,
+    /// CAs of servers; `None`: those of the system.
+    pub server_ca: Option<PathBuf>,
+    /// Our certificate and key for servers.
+    pub server_identity: Option<CertificateFiles>,
+}
+
+/// Files of a certificate, with those that lead to its CA, and of its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// Certificates.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub private_key: PathBuf,
 }
 
 /// Login and limits of clients. A `None` limit is disabled.
@@ -421,6 +447,8 @@ pub struct User {
     pub database: String,
     /// How this user may prove to be that user.
     pub credentials: Credentials,
+    /// Refuse clients without a certificate, where those are asked for.
+    pub certificate_required: bool,
     /// Refuse statements that need several shards.
     pub cross_shard_disabled: bool,
     /// Two-phase commit for writes to several shards.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use super::sharding::convert_legacy;
 use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
 use super::{
-    AdminIdentity, ClientLimits, Cluster, Config, Credentials, Host, Instance, Listen, LogSettings,
-    Mirror, PoolConfig, PoolLimits, PreparedLimits, Server, ServerAddress, ServerLimits,
-    ServerLogin, Shard, ShutdownLimits, TcpOptions, TwoPhaseCommit, User, Users,
+    AdminIdentity, CertificateFiles, ClientLimits, Cluster, Config, Credentials, Host, Instance,
+    Listen, LogSettings, Mirror, PoolConfig, PoolLimits, PreparedLimits, Server, ServerAddress,
+    ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions, TlsSettings, TwoPhaseCommit,
+    User, Users,
 };
 
 /// One file, already read.
@@ -128,6 +130,7 @@ pub(super) fn build(
             port: general.port,
         },
         workers: NonZeroUsize::new(general.workers),
+        tls: tls_settings(general),
         clients: client_limits(general),
         servers: server_limits(general),
         shutdown: ShutdownLimits {
@@ -170,6 +173,25 @@ fn client_limits(general: &General) -> ClientLimits {
             .filter(|limit| *limit < DISABLED),
         query_size_action: general.query_size_limit_action,
         recovery: general.client_connection_recovery,
+    }
+}
+
+fn tls_settings(general: &General) -> TlsSettings {
+    let files = |certificate: &Option<PathBuf>, private_key: &Option<PathBuf>| {
+        Some(CertificateFiles {
+            certificate: certificate.clone()?,
+            private_key: private_key.clone()?,
+        })
+    };
+    TlsSettings {
+        clients: files(&general.tls_certificate, &general.tls_private_key),
+        client_ca: general.tls_client_ca_certificate.clone(),
+        servers: general.tls_verify,
+        server_ca: general.tls_server_ca_certificate.clone(),
+        server_identity: files(
+            &general.tls_server_certificate,
+            &general.tls_server_private_key,
+        ),
     }
 }
 
@@ -296,6 +318,7 @@ fn user(entry: &UserEntry, database: &str, general: &General) -> User {
         name: entry.name.clone(),
         database: database.to_owned(),
         credentials: entry.credentials(),
+        certificate_required: entry.tls_client_certificate_required,
         cross_shard_disabled: entry
             .cross_shard_disabled
             .unwrap_or(general.cross_shard_disabled),

@@ -47,10 +47,10 @@ section! {
     passwords: Vec<Secret> = unset "[\"old\", \"older\"]", Live, Now;
     /// SCRAM verifier, made by "pgdog hash". It cannot log in to servers: give server_password.
     password_hash: Option<Secret> = unset "SCRAM-SHA-256$4096:salt$stored:server", Live, Now;
-    /// Name that the client's TLS certificate must have; replaces passwords.
-    identity: Option<String> = unset "alice@example.com", Live, Later;
+    /// Name that the client's TLS certificate must have, as common name or subjectAltName; replaces passwords.
+    identity: Option<String> = unset "alice@example.com", Live, Now;
     /// Require a certificate. Only with tls_client_ca_certificate.
-    tls_client_certificate_required: bool = default "true", Live, Later;
+    tls_client_certificate_required: bool = default "true", Live, Now;
     /// User on the servers; unset: name.
     server_user: Option<String> = unset "app", Live, Now;
     /// Password on the servers; unset: the passwords above, in turn.

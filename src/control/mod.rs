@@ -8,6 +8,7 @@ mod observe;
 mod query_log;
 mod recent;
 mod reload;
+mod tls;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -52,7 +53,10 @@ pub fn run() -> ExitCode {
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
                 }
-                ExitCode::SUCCESS
+                match tls::material(&loaded.config.tls) {
+                    Ok(_) => ExitCode::SUCCESS,
+                    Err(reason) => fail(reason),
+                }
             }
             Err(problems) => fail(problems),
         },
@@ -151,7 +155,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
     let journal = query_log.journal();
-    let current = Current::first(config, query_log);
+    let current = Current::first(config, query_log)?;
     let (events, received) = events::channel();
     observe::serve(&current.setup().observation, &events)?;
     let boot = Boot {

@@ -11,8 +11,8 @@ use cores::PostOffice;
 use crate::config::{diff, Config, Reload, Resolved};
 use crate::proxy::{Mail, Setup};
 
-use super::now;
 use super::query_log::QueryLog;
+use super::{now, tls};
 
 /// How long the cores may take for one round. A core that takes longer is in trouble of its own.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,16 +51,19 @@ pub(super) struct Current {
 
 impl Current {
     /// What the process starts with; tells the operator what of it has no effect.
-    pub(super) fn first(config: Config, query_log: QueryLog) -> Self {
+    ///
+    /// Errors: certificates that cannot be used.
+    pub(super) fn first(config: Config, query_log: QueryLog) -> Result<Self, String> {
+        let tls = tls::material(&config.tls)?;
         let mut current = Self {
-            setup: Setup::first(config),
+            setup: Setup::first(config, tls),
             absent: Vec::new(),
             query_log,
             outcomes: [0; 2],
             since: since_1970(),
         };
         current.tell_absent();
-        current
+        Ok(current)
     }
 
     pub(super) fn setup(&self) -> &Setup {
@@ -96,7 +99,9 @@ impl Current {
             tracing::warn!("{warning}");
         }
         let changes = diff(&self.setup, &config);
-        let next = self.setup.next(config);
+        // Read again even if their names are the same: certificates expire.
+        let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
+        let next = self.setup.next(config, tls);
         let prepared = round(office, |done| Mail::Prepare {
             setup: next.clone(),
             done,

@@ -8,6 +8,7 @@ mod reload;
 mod server;
 mod setup;
 mod snapshot;
+mod tls;
 mod upkeep;
 
 use std::cell::Cell;
@@ -26,6 +27,7 @@ pub(crate) use core_state::Boot;
 pub(crate) use mail::{Ask, Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
+pub(crate) use tls::{ClientSide, Tls};
 
 /// Pause after accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -7,12 +7,16 @@ use std::sync::Arc;
 use crate::config::{Config, PoolConfig, ServerAddress};
 use crate::pool::PoolId;
 
+use super::tls::Tls;
+
 /// One generation of the configuration. Made by the control thread, the same on all cores.
 #[derive(Clone)]
 pub(crate) struct Setup {
     /// Counts the configurations of this process, from 1.
     pub(crate) generation: u64,
     config: Arc<Config>,
+    /// Certificates as they were when this configuration was read.
+    pub(crate) certificates: Arc<Tls>,
     /// Of the pools of `config`, in their order.
     ids: Arc<[PoolId]>,
     /// No pool has had this number yet, nor a higher one.
@@ -33,17 +37,18 @@ struct Identity<'a> {
 
 impl Setup {
     /// The configuration that the process starts with.
-    pub(crate) fn first(config: Config) -> Self {
+    pub(crate) fn first(config: Config, certificates: Tls) -> Self {
         Self {
             generation: 1,
             ids: (1..).map(PoolId).take(config.pools.len()).collect(),
             next_id: number(config.pools.len() + 1),
             config: Arc::new(config),
+            certificates: Arc::new(certificates),
         }
     }
 
     /// The configuration after this one. Pools that stay keep their numbers, new ones get new numbers.
-    pub(crate) fn next(&self, config: Config) -> Self {
+    pub(crate) fn next(&self, config: Config, certificates: Tls) -> Self {
         let known: HashMap<Identity<'_>, PoolId> = identities(&self.config)
             .zip(self.ids.iter().copied())
             .collect();
@@ -60,6 +65,7 @@ impl Setup {
             ids: ids.collect(),
             next_id,
             config: Arc::new(config),
+            certificates: Arc::new(certificates),
         }
     }
 
@@ -150,19 +156,19 @@ mod tests {
             "name = \"u\"\nall_databases = true",
             "name = \"v\"\ndatabase = \"a\"",
         );
-        let first = Setup::first(config(&[a, b], &[u]));
+        let first = Setup::first(config(&[a, b], &[u]), Tls::default());
         assert_eq!(ids(&first), expected(&[("u a 1", 1), ("u b 2", 2)]));
-        let second = first.next(config(&[a, b], &[u, v]));
+        let second = first.next(config(&[a, b], &[u, v]), Tls::default());
         assert_eq!(
             ids(&second),
             expected(&[("u a 1", 1), ("u b 2", 2), ("v a 1", 3)])
         );
         // Its size and its password are not what makes it.
         let larger = format!("{a}\npool_size = 99\npassword = \"q\"");
-        let third = second.next(config(&[&larger], &[u]));
+        let third = second.next(config(&[&larger], &[u]), Tls::default());
         assert_eq!(ids(&third), expected(&[("u a 1", 1)]));
         // Who was gone comes back as another.
-        let fourth = third.next(config(&[&b.replace('2', "3"), a], &[u]));
+        let fourth = third.next(config(&[&b.replace('2', "3"), a], &[u]), Tls::default());
         assert_eq!(ids(&fourth), expected(&[("u a 1", 1), ("u b 3", 4)]));
         assert_eq!(fourth.generation, 4);
     }
@@ -170,14 +176,17 @@ mod tests {
     #[test]
     fn another_user_on_the_server_or_number_of_shards_is_another_pool() {
         let a = "name = \"a\"\nhost = \"h\"";
-        let first = Setup::first(config(&[a], &["name = \"u\"\ndatabase = \"a\""]));
+        let first = Setup::first(
+            config(&[a], &["name = \"u\"\ndatabase = \"a\""]),
+            Tls::default(),
+        );
         for (databases, user) in [
             (vec![a], "server_user = \"w\""),
             (vec!["name = \"a\"\nhost = \"i\""], ""),
             (vec![a, "name = \"a\"\nhost = \"h\"\nshard = 1"], ""),
         ] {
             let user = format!("name = \"u\"\ndatabase = \"a\"\n{user}");
-            let next = first.next(config(&databases, &[&user]));
+            let next = first.next(config(&databases, &[&user]), Tls::default());
             assert!(ids(&next).iter().all(|(_, id)| *id > 1), "{:?}", ids(&next));
         }
     }

@@ -1,5 +1,6 @@
 //! What the tests against real servers stand on: PostgreSQL, pgdog, a raw protocol client, programs.
 
+pub(crate) mod certificates;
 pub(crate) mod http;
 pub(crate) mod pgdog;
 pub(crate) mod postgres;
@@ -9,6 +10,7 @@ pub(crate) mod sampler;
 pub(crate) mod scripted;
 pub(crate) mod wire;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use pgdog::{Config, Pgdog};
 pub(crate) use postgres::Postgres;
 pub(crate) use wire::Wire;

@@ -55,10 +55,14 @@ impl Config {
     }
 
     /// Adds a database of any server on this machine.
-    pub(crate) fn server(mut self, name: &str, port: u16, lines: &str) -> Self {
-        self.databases += &format!(
-            "[[databases]]\nname = {name:?}\nhost = \"127.0.0.1\"\nport = {port}\n{lines}\n"
-        );
+    pub(crate) fn server(self, name: &str, port: u16, lines: &str) -> Self {
+        self.host(name, "127.0.0.1", port, lines)
+    }
+
+    /// Adds a database of a server that is called something else.
+    pub(crate) fn host(mut self, name: &str, host: &str, port: u16, lines: &str) -> Self {
+        self.databases +=
+            &format!("[[databases]]\nname = {name:?}\nhost = {host:?}\nport = {port}\n{lines}\n");
         self
     }
 
@@ -163,6 +167,12 @@ impl Pgdog {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has logged this: the log is written by a thread of its own.
+    #[track_caller]
+    pub(crate) fn logged(&self, text: &str) {
+        super::process::poll(PATIENCE, text, || self.log().contains(text).then_some(()));
     }
 
     /// Sends it a signal.

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
 
+use super::certificates::Certificates;
 use super::process::{free_port, wait_for_port, Folder, Process};
 use super::wire::Wire;
 
@@ -37,6 +38,26 @@ SET password_encryption = 'md5';
 CREATE ROLE md5_user LOGIN PASSWORD 'hunter2';
 ";
 
+/// In front of the others on the cluster that encrypts.
+const HBA_TLS: &str = "
+hostssl   all cert_user 127.0.0.1/32  cert
+hostssl   all tls_only  127.0.0.1/32  scram-sha-256
+hostnossl all tls_only  127.0.0.1/32  reject
+hostssl   all checked   127.0.0.1/32  scram-sha-256 clientcert=verify-ca
+";
+
+const ROLES_TLS: &str = "
+SET password_encryption = 'scram-sha-256';
+CREATE ROLE cert_user LOGIN;
+CREATE ROLE tls_only LOGIN PASSWORD 'hunter2';
+CREATE ROLE checked LOGIN PASSWORD 'hunter2';
+";
+
+const SETTINGS_TLS: &str = "
+ssl = on
+ssl_ca_file = 'authority.crt'
+";
+
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 max_connections = 200
@@ -64,10 +85,16 @@ impl Postgres {
     /// The cluster that all tests of this binary share; each takes a database of its own.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| Self::start(None))
     }
 
-    fn start() -> Self {
+    /// Another one, with the certificate `server` and roles that need TLS.
+    pub(crate) fn encrypted() -> &'static Self {
+        static ENCRYPTED: OnceLock<Postgres> = OnceLock::new();
+        ENCRYPTED.get_or_init(|| Self::start(Some(Certificates::shared())))
+    }
+
+    fn start(tls: Option<&Certificates>) -> Self {
         let folder = Folder::new("postgres");
         let owner = Owner::find();
         let bin = programs(&owner);
@@ -100,12 +127,27 @@ impl Postgres {
         let conf = data.join("postgresql.conf");
         let defaults = std::fs::read_to_string(&conf).expect("initdb wrote it");
         let sockets = folder.path().display();
+        let (hba, settings, roles) = match tls {
+            None => ("", "", ""),
+            Some(_) => (HBA_TLS, SETTINGS_TLS, ROLES_TLS),
+        };
+        for (from, to) in [
+            ("authority.crt", "authority.crt"),
+            ("server.crt", "server.crt"),
+            ("server.key", "server.key"),
+        ] {
+            if let Some(certificates) = tls {
+                let to = data.join(to);
+                std::fs::copy(certificates.path(from), &to).expect("copy a certificate");
+                owner.take(&to);
+            }
+        }
         std::fs::write(
             conf,
-            format!("{defaults}{SETTINGS}port = {port}\nunix_socket_directories = '{sockets}'\n"),
+            format!("{defaults}{SETTINGS}{settings}port = {port}\nunix_socket_directories = '{sockets}'\n"),
         )
         .expect("write postgresql.conf");
-        std::fs::write(data.join("pg_hba.conf"), HBA).expect("write pg_hba.conf");
+        std::fs::write(data.join("pg_hba.conf"), format!("{hba}{HBA}")).expect("write pg_hba.conf");
 
         let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
         let mut server = Process::start(
@@ -130,7 +172,7 @@ impl Postgres {
             "PostgreSQL to accept logins",
             || Wire::login(port, "postgres", "postgres", "").ok(),
         );
-        postgres.admin("postgres").query(ROLES);
+        postgres.admin("postgres").query(&format!("{ROLES}{roles}"));
         postgres
     }
 

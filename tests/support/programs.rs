@@ -53,6 +53,22 @@ pub(crate) fn psql_with(port: u16, database: &str, arguments: &[&str]) -> Said {
     Said::new(&command.output().expect("run psql"))
 }
 
+/// Runs SQL in psql as another user, with these settings of libpq's on top.
+pub(crate) fn psql_as(
+    user: &str,
+    port: u16,
+    database: &str,
+    settings: &[(&str, &str)],
+    sql: &str,
+) -> Said {
+    let mut command = client_program("psql", port, database);
+    command
+        .env("PGUSER", user)
+        .envs(settings.iter().copied())
+        .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+    Said::new(&command.output().expect("run psql"))
+}
+
 /// Creates pgbench's tables, not through pgdog.
 pub(crate) fn pgbench_tables(database: &str) {
     let mut command = client_program("pgbench", Postgres::shared().port(), database);
@@ -144,6 +160,8 @@ fn as_alice(command: &mut Command, port: u16, database: &str) {
         ])
         .env("PGPORT", port.to_string())
         .env("PGCONNECT_TIMEOUT", "30")
+        // What a folder of root's may hold is not for the tests.
+        .env("PGSSLCERT", "none")
         .env_remove("PGSSLMODE")
         .env_remove("PGOPTIONS");
 }

@@ -204,7 +204,10 @@ impl Stream {
             ahead,
         };
         let accept = TlsAcceptor::from(acceptor.config()).accept(wire);
-        let (wire, connection) = accept.await?.into_inner();
+        let (wire, connection) = match accept.into_fallible().await {
+            Ok(accepted) => accepted.into_inner(),
+            Err((error, wire)) => return Err(wire.give_up(error).await),
+        };
         wire.secure(connection.into()).await
     }
 
@@ -220,7 +223,10 @@ impl Stream {
             ahead: Vec::new(),
         };
         let connect = TlsConnector::from(connector.config()).connect(name, wire);
-        let (wire, connection) = connect.await?.into_inner();
+        let (wire, connection) = match connect.into_fallible().await {
+            Ok(connected) => connected.into_inner(),
+            Err((error, wire)) => return Err(wire.give_up(error).await),
+        };
         let (stream, early) = wire.secure(connection.into()).await?;
         if early.is_empty() {
             Ok(stream)
@@ -239,6 +245,13 @@ struct Wire {
 }
 
 impl Wire {
+    /// Lets the alert go out that says why.
+    async fn give_up(self, error: io::Error) -> io::Error {
+        // Whoever does not hear it does not need it.
+        let _ = self.stream.finish().await;
+        error
+    }
+
     /// The handshake is over: from here on the ring encrypts.
     async fn secure(self, connection: Connection) -> io::Result<(Stream, Vec<u8>)> {
         let Self { stream, ahead } = self;

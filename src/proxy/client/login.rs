@@ -7,7 +7,9 @@ use std::sync::Arc;
 use cores::Stream;
 
 use crate::admin::driver::Session as AdminDialogue;
-use crate::auth::{Credentials, Login, LoginRequest, Method, Password, Step, Verifier};
+use crate::auth::{
+    certificate, Credentials, Login, LoginRequest, Method, Password, Step, Verifier,
+};
 use crate::config::choice::AuthType;
 use crate::config::{Config, User};
 use crate::error::{Error, Fault};
@@ -20,7 +22,7 @@ use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::frame::{peek, HEADER_BYTES};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::startup::{self, Packet, Replication, StartupMessage, ENCRYPTION_REFUSED};
+use crate::protocol::startup::{self, Replication, StartupMessage};
 use crate::protocol::startup_options;
 use crate::session::Ties;
 use crate::snapshot::Names;
@@ -29,28 +31,28 @@ use crate::sql::settings::Settings;
 
 use super::super::core_state::{CoreState, Enrolled, Face, Phase};
 use super::super::pools::{Held, PoolSlot};
-use super::super::server::{cancel, RunError};
-use super::super::Mail;
+use super::super::server::RunError;
+use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{pool_of, unknown_database, Manner};
 use super::audit::Audit;
 use super::request::Unnamed;
+use super::startup::Encrypted;
 use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
 const ADMIN_ALIAS: &str = "pgbouncer";
-/// Encryption requests answered before the startup packet has to come.
-const ENCRYPTION_REQUESTS_MAX: usize = 2;
-
-/// Bytes of a client that is not logged in.
-struct Newcomer<'a> {
-    state: &'a Rc<CoreState>,
-    stream: Stream,
-    received: Vec<u8>,
+/// A client that is not logged in.
+pub(super) struct Newcomer<'a> {
+    pub(super) state: &'a Rc<CoreState>,
+    /// Not there only while it is being encrypted: given up then, it is closed without a word.
+    pub(super) stream: Option<Stream>,
+    pub(super) received: Vec<u8>,
+    pub(super) encrypted: Option<Encrypted>,
 }
 
 /// What the startup packet asked for.
-struct Wish {
+pub(super) struct Wish {
     user: String,
     database: String,
     settings: Parameters,
@@ -68,12 +70,13 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
         .and_then(|timeout| state.core.now().checked_add(timeout));
     let mut newcomer = Newcomer {
         state,
-        stream,
+        stream: Some(stream),
         received: Vec::new(),
+        encrypted: None,
     };
     let error = match state.core.timeout_at(deadline, newcomer.log_in()).await {
         Some(Ok(None)) => return None,
-        Some(Ok(Some(admitted))) => return Some(admitted.session(state, newcomer)),
+        Some(Ok(Some(admitted))) => return admitted.session(state, newcomer),
         Some(Err(End::Fatal(error))) => error,
         Some(Err(End::Left | End::Silent | End::Recovered)) => return None,
         None => {
@@ -89,13 +92,20 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
     };
     let mut message = Vec::new();
     put_error(&mut message, &error);
-    newcomer.stream.send_vec(message);
+    let stream = newcomer.stream?;
+    stream.send_vec(message);
     let goodbye = state.core.now() + std::time::Duration::from_secs(1);
-    let _ = state
-        .core
-        .timeout_at(Some(goodbye), newcomer.stream.close())
-        .await;
+    let _ = state.core.timeout_at(Some(goodbye), stream.close()).await;
     None
+}
+
+/// Who a client is, after a look at its certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// Whom the certificate names.
+    Proven,
+    /// To be asked.
+    Asked,
 }
 
 /// Who may have a session.
@@ -113,12 +123,12 @@ enum Admitted {
 }
 
 impl Admitted {
-    fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> LoggedIn {
-        let (stream, received) = (newcomer.stream, newcomer.received);
+    fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> Option<LoggedIn> {
+        let (stream, received) = (newcomer.stream?, newcomer.received);
         let (generation, slot, link, settings) = match self {
             Self::Admin { link, session } => {
                 let session = AdminSession::new(state, stream, received, link, session);
-                return LoggedIn::Admin(Box::new(session));
+                return Some(LoggedIn::Admin(Box::new(session)));
             }
             Self::Client {
                 generation,
@@ -127,7 +137,7 @@ impl Admitted {
                 settings,
             } => (generation, slot, link, settings),
         };
-        LoggedIn::Client(Session {
+        Some(LoggedIn::Client(Session {
             state: Rc::clone(state),
             stream,
             link,
@@ -146,7 +156,7 @@ impl Admitted {
             timed_out: false,
             retry: None,
             audit: Audit::of(state),
-        })
+        }))
     }
 }
 
@@ -166,16 +176,22 @@ impl Newcomer<'_> {
                 text,
             )));
         }
-        let (method, credentials) = {
+        if !wish.negotiation.is_empty() {
+            self.stream().write(&wish.negotiation);
+        }
+        let (method, credentials, identity) = {
             let config = self.state.config();
             let method = method(&config);
             if method == Method::Trust && config.cluster(&wish.database).is_none() {
                 return Err(End::Fatal(unknown_database(&wish.database)));
             }
             let user = config.users.find(&wish.user, &wish.database);
-            (method, credentials(user))
+            let identity = self.check_certificate(&config, user, &wish.user)?;
+            (method, credentials(user), identity)
         };
-        self.authenticate(&wish, method, credentials).await?;
+        if identity == Identity::Asked {
+            self.authenticate(&wish, method, credentials).await?;
+        }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
         let (generation, slot, reported) = loop {
@@ -195,7 +211,7 @@ impl Newcomer<'_> {
         }
         link.key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
-        self.stream.send_vec(message);
+        self.stream().send_vec(message);
         if self.state.config().log.connections {
             let (user, database) = (&wish.user, &wish.database);
             tracing::info!(%user, %database, "client logged in");
@@ -203,7 +219,7 @@ impl Newcomer<'_> {
         let application_name = wish.settings.get("application_name").unwrap_or_default();
         let face = Face {
             names: Arc::clone(&slot.names),
-            peer: self.stream.peer(),
+            peer: self.stream().peer(),
             application_name: RefCell::new(String::from_utf8_lossy(application_name).into()),
         };
         let _ = link.face.set(face); // it is fresh
@@ -240,6 +256,9 @@ impl Newcomer<'_> {
             Some(password) => Credentials::Passwords(vec![password]),
             None => Credentials::Unknown,
         };
+        if !wish.negotiation.is_empty() {
+            self.stream().write(&wish.negotiation);
+        }
         self.authenticate(wish, method, credentials).await?;
         if state.admins.borrow().len() >= admin::SESSIONS_MAX {
             let text = "too many clients in the admin database";
@@ -261,7 +280,7 @@ impl Newcomer<'_> {
         }
         key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
-        self.stream.send_vec(message);
+        self.stream().send_vec(message);
         if config.log.connections {
             tracing::info!(user = %wish.user, database = %wish.database, "administrator logged in");
         }
@@ -269,91 +288,11 @@ impl Newcomer<'_> {
             user: wish.user.clone(),
             database: wish.database.clone(),
         };
-        let link = AdminLink::new(state, key, names, self.stream.peer());
+        let link = AdminLink::new(state, key, names, self.stream().peer());
         Ok(Admitted::Admin {
             link: Rc::new(link),
             session,
         })
-    }
-
-    /// Reads untagged packets up to the one that asks for a session; `None` when it was something else.
-    async fn startup(&mut self) -> Result<Option<Wish>, End> {
-        let mut requests = 0;
-        loop {
-            let parsed = startup::parse(&self.received).map_err(|error| match error {
-                startup::StartupError::CancelKey => End::Silent,
-                error => End::Fatal(error.into()),
-            })?;
-            let bytes = match parsed {
-                None => {
-                    self.read().await?;
-                    continue;
-                }
-                Some((Packet::Startup(_), _)) if self.state.config().clients.tls_required => {
-                    let text = "TLS is required by tls_client_required";
-                    return Err(End::Fatal(Error::fatal(
-                        Fault::Client,
-                        SqlState::SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-                        text,
-                    )));
-                }
-                Some((Packet::Startup(message), bytes)) => {
-                    let wish = Wish::read(&message)?;
-                    self.received.drain(..bytes);
-                    return Ok(Some(wish));
-                }
-                Some((Packet::CancelRequest(request), _)) => {
-                    self.cancel(request.process_id, request.secret);
-                    return Ok(None);
-                }
-                Some((Packet::SslRequest | Packet::GssEncRequest, bytes)) => bytes,
-            };
-            requests += 1;
-            // What follows in the same segment was not meant for an unencrypted connection.
-            if requests > ENCRYPTION_REQUESTS_MAX || self.received.len() > bytes {
-                let text = "unencrypted data received after TLS request";
-                return Err(End::Fatal(Error::fatal(
-                    Fault::Client,
-                    SqlState::PROTOCOL_VIOLATION,
-                    text,
-                )));
-            }
-            self.received.clear();
-            self.stream.send_static(&[ENCRYPTION_REFUSED]);
-        }
-    }
-
-    async fn read(&mut self) -> Result<(), End> {
-        match self.stream.recv().await? {
-            Some(buf) => {
-                self.received.extend_from_slice(&buf);
-                Ok(())
-            }
-            None => Err(End::Left),
-        }
-    }
-
-    /// Hands a cancel request to the core that issued its key.
-    fn cancel(&self, process_id: i32, secret: &[u8]) {
-        let state = self.state;
-        let cores = u16::try_from(state.core.count()).unwrap_or(u16::MAX);
-        let Some(core) = crate::protocol::cancel_key::core_of(process_id, cores) else {
-            return;
-        };
-        if usize::from(core) == state.core.index() {
-            cancel::requested(state, process_id, secret);
-        } else if state
-            .send(
-                usize::from(core),
-                Mail::Cancel {
-                    process_id,
-                    secret: secret.to_vec(),
-                },
-            )
-            .is_err()
-        {
-            tracing::warn!("cancel request lost: the other core's mailbox is full");
-        }
     }
 
     async fn authenticate(
@@ -368,18 +307,15 @@ impl Newcomer<'_> {
             database: &wish.database,
             method,
             credentials,
-            end_point: None,
+            end_point: self.end_point(),
             secret: &state.instance_secret,
             random: state.login_random(),
         });
-        if !wish.negotiation.is_empty() {
-            self.stream.write(&wish.negotiation);
-        }
         let mut step = login.start();
         loop {
             step = match step {
                 Step::Send(bytes) => {
-                    self.stream.send_vec(bytes);
+                    self.stream().send_vec(bytes);
                     let (tag, body) = self.message().await?;
                     login.message(tag, &body)
                 }
@@ -405,7 +341,7 @@ impl Newcomer<'_> {
                 Step::Accepted(bytes) => {
                     // AuthenticationOk goes out with the welcome; what comes ahead of it now.
                     let ahead = bytes.strip_suffix(&AUTHENTICATION_OK[..]).unwrap_or(&bytes);
-                    self.stream.write(ahead);
+                    self.stream().write(ahead);
                     return Ok(());
                 }
                 Step::Refused { error, reason } => {
@@ -413,6 +349,34 @@ impl Newcomer<'_> {
                     return Err(End::Fatal(error));
                 }
             };
+        }
+    }
+
+    /// Is the client's certificate what its user must show? `user`: what is known of `name`.
+    fn check_certificate(
+        &self,
+        setup: &Setup,
+        user: Option<&User>,
+        name: &str,
+    ) -> Result<Identity, End> {
+        let shown = self.encrypted.as_ref();
+        let shown = shown.and_then(|encrypted| encrypted.certificate.as_deref());
+        let clients = setup.certificates.clients.as_ref();
+        let asks = clients.is_some_and(|clients| clients.asks_certificates);
+        // Of a user who does not exist as much is demanded as of most who do.
+        let required = asks && user.is_none_or(|user| user.certificate_required);
+        let identity = user.and_then(|user| user.credentials.identity.as_deref());
+        match (identity, shown) {
+            (Some(identity), Some(shown)) if certificate::names(shown, identity) => {
+                Ok(Identity::Proven)
+            }
+            (None, Some(_)) => Ok(Identity::Asked),
+            (None, None) if !required => Ok(Identity::Asked),
+            _ => {
+                let text = format!("client certificate rejected for user \"{name}\"");
+                let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+                Err(End::Fatal(Error::fatal(Fault::Client, code, text)))
+            }
         }
     }
 
@@ -642,7 +606,7 @@ fn credentials(user: Option<&User>) -> Credentials {
 }
 
 impl Wish {
-    fn read(message: &StartupMessage<'_>) -> Result<Self, End> {
+    pub(super) fn read(message: &StartupMessage<'_>) -> Result<Self, End> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let user = text(message.user().map_err(End::Fatal)?);
         let database = text(message.database().map_err(End::Fatal)?);

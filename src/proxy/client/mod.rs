@@ -8,6 +8,7 @@ mod login;
 mod prepared;
 mod relay;
 mod request;
+mod startup;
 
 pub(crate) use admin::AdminLink;
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use cores::{Stream, TcpOptions};
+use cores::TcpOptions;
 
 use crate::protocol::startup::CancelRequest;
 
@@ -23,6 +23,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) connect: cores::Address,
+    /// Its name, if its connection is encrypted: then so is the request.
+    pub(crate) host: Option<Box<str>>,
     /// As in its BackendKeyData; `None` if it sent none, and cannot be cancelled.
     pub(crate) key: Option<(i32, Vec<u8>)>,
 }
@@ -115,8 +117,9 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
     .encode(&mut request);
     let deadline = state.core.now() + CANCEL_TIMEOUT;
     let exchange = async {
-        let stream =
-            Stream::connect(&state.core, &target.address.connect, &TcpOptions::default()).await?;
+        let Address { connect, host, .. } = &target.address;
+        let options = TcpOptions::default();
+        let stream = super::encrypt::connect(state, connect, host.as_deref(), &options).await?;
         stream.send_vec(request);
         stream.flush().await?;
         while stream.recv().await?.is_some() {}

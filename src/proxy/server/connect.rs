@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cores::{Stream, TcpOptions};
 
-use crate::auth::{Password, ServerLogin, ServerLoginRequest, ServerStep};
+use crate::auth::{certificate, Password, ServerLogin, ServerLoginRequest, ServerStep};
 use crate::config::Host;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, ServerMeter, Stat};
@@ -21,6 +21,7 @@ use crate::protocol::startup::{StartupMessage, Version};
 use super::super::core_state::CoreState;
 use super::super::pools::PoolSlot;
 use super::cancel::Address;
+use super::encrypt;
 use super::{Lost, Server};
 
 /// Longest message of a login.
@@ -109,7 +110,10 @@ async fn log_in(
 ) -> Result<Server, ConnectFailure> {
     let pool = slot.config();
     let gone = |error: std::io::Error| unreachable_server(slot, error);
-    let (stream, address) = dial(state, slot).await.map_err(gone)?;
+    let Dialled { stream, to, host } = dial(state, slot).await.map_err(gone)?;
+    let end_point = stream
+        .tls()
+        .and_then(|tls| certificate::end_point(&tls.peer_certificate?));
     let dialled = state.core.now();
     slot.registry.counters().count(Stat::AuthAttempts);
     let mut startup = Vec::new();
@@ -129,7 +133,7 @@ async fn log_in(
         user: &pool.login.user,
         database: &pool.database,
         password,
-        end_point: None,
+        end_point,
         random: state.login_random(),
     });
     let mut accepted = false;
@@ -176,7 +180,8 @@ async fn log_in(
                 }
                 tag::READY_FOR_QUERY if accepted => {
                     let target = Address {
-                        connect: address,
+                        connect: to,
+                        host: host.filter(|_| stream.tls().is_some()),
                         key,
                     };
                     let prepared = ServerStatements::new(state.prepared_max());
@@ -210,7 +215,15 @@ async fn log_in(
     }
 }
 
-async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream, cores::Address)> {
+/// A connection that may be logged in on.
+struct Dialled {
+    stream: Stream,
+    to: cores::Address,
+    /// Its name; Unix sockets have none.
+    host: Option<Box<str>>,
+}
+
+async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<Dialled> {
     let pool = slot.config();
     let address = &pool.address;
     let options = tcp_options(&state.config().tcp);
@@ -219,7 +232,11 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream
         let to = cores::Address::Unix(path);
         let stream = Stream::connect(&state.core, &to, &options).await?;
         record(slot, Phase::ConnectTcp, began, state.core.now());
-        return Ok((stream, to));
+        return Ok(Dialled {
+            stream,
+            to,
+            host: None,
+        });
     }
     let Host::Tcp(host) = &address.host else {
         return Err(std::io::Error::other("no socket path"));
@@ -233,10 +250,11 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<(Stream
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
     for ip in found {
         let to = cores::Address::Tcp(ip);
-        match Stream::connect(&state.core, &to, &options).await {
+        match encrypt::connect(state, &to, Some(host), &options).await {
             Ok(stream) => {
                 record(slot, Phase::ConnectTcp, resolved, state.core.now());
-                return Ok((stream, to));
+                let host = Some(host.as_str().into());
+                return Ok(Dialled { stream, to, host });
             }
             Err(error) => last = error,
         }

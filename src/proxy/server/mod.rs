@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod connect;
+mod encrypt;
 mod link;
 mod reset;
 
