@@ -172,7 +172,7 @@ impl Pgdog {
     /// Waits until it has logged this: the log is written by a thread of its own.
     #[track_caller]
     pub(crate) fn logged(&self, text: &str) {
-        super::process::poll(PATIENCE, text, || self.log().contains(text).then_some(()));
+        poll(PATIENCE, text, || self.log().contains(text).then_some(()));
     }
 
     /// Sends it a signal.

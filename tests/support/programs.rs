@@ -64,6 +64,8 @@ pub(crate) fn psql_as(
     let mut command = client_program("psql", port, database);
     command
         .env("PGUSER", user)
+        // Only what is named: what the home folder may hold is not for the tests.
+        .env("PGSSLCERT", "none")
         .envs(settings.iter().copied())
         .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
     Said::new(&command.output().expect("run psql"))
@@ -160,8 +162,6 @@ fn as_alice(command: &mut Command, port: u16, database: &str) {
         ])
         .env("PGPORT", port.to_string())
         .env("PGCONNECT_TIMEOUT", "30")
-        // What a folder of root's may hold is not for the tests.
-        .env("PGSSLCERT", "none")
         .env_remove("PGSSLMODE")
         .env_remove("PGOPTIONS");
 }
