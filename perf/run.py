@@ -9,6 +9,7 @@ same machine. Written to perf/results/NAME: host.txt, runs.csv (one line per run
 import argparse
 import csv
 import datetime
+import multiprocessing
 import os
 import pwd
 import re
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import logins
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -52,8 +55,11 @@ WORKLOADS = {
     "one-simple-8-reconnect": ("one", "simple", 8, ["-C"], False),
 }
 IDLE = "idle-5000"
+# Logins one after the other from four processes; and 2,000 of them a second beside 16 clients at work.
+LOGINS, STORM = "logins-4", "storm-2000"
+MORE_WORKLOADS = [IDLE, LOGINS, STORM]
 COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
-COLUMNS += ["system_calls", "ring_entries", "switches", "error"]
+COLUMNS += ["system_calls", "ring_entries", "switches", "calm_p99_us", "logins_per_second", "logins_failed", "error"]
 
 # What `--count` counts per transaction: column, event of perf.
 EVENTS = {
@@ -102,7 +108,7 @@ def write(path, text):
 
 def logs_in(workload):
     """Whether logging in is what is measured. Elsewhere the proxies trust their clients: 500 logins would drown the rest."""
-    return workload == IDLE or workload.endswith("-reconnect")
+    return workload in MORE_WORKLOADS or workload.endswith("-reconnect")
 
 
 def pgdog(binary, folder, port, pool, workers, tls, auth):
@@ -321,6 +327,31 @@ def idle(proxy):
     return {"rss_kb": after_kb, "bytes_per_client": (after_kb - before_kb) * 1024 / 5_000}
 
 
+def login_cost(proxy, seconds):
+    """CPU time of a login: nothing else goes on."""
+    before = proxy.threads()
+    done = logins.run(proxy.host, proxy.port, 1e6, seconds, 4)
+    used = [seconds[0] - before.get(thread, (0, 0))[0] for thread, seconds in proxy.threads().items()]
+    cpu = {"cpu_us": sum(used) * 1e6 / max(done["logins"], 1)} if used else {}
+    return {"tps": done["logins_per_second"], "p50_us": done["p50_us"], "p99_us": done["p99_us"], **cpu}
+
+
+def storm(proxy, seconds, options, folder):
+    """What a storm of logins does to clients that are at work: their p99 without it and with it."""
+    calm = pgbench(proxy, "one-simple-16", seconds, options, folder)
+    queue = multiprocessing.Queue()
+    rage = lambda: queue.put(logins.run(proxy.host, proxy.port, 2000, seconds + 1, 4))
+    process = multiprocessing.Process(target=rage)
+    process.start()
+    time.sleep(0.5)
+    stormy = pgbench(proxy, "one-simple-16", seconds, options, folder)
+    process.join()
+    done = queue.get()
+    if "error" in stormy:
+        return stormy
+    return {**stormy, "calm_p99_us": calm.get("p99_us"), "logins_per_second": done["logins_per_second"], "logins_failed": done["failed"]}
+
+
 def applies(workload, contender):
     """HAProxy and PostgreSQL itself have a server connection per client and no TLS here."""
     if contender not in ("direct", "haproxy"):
@@ -369,16 +400,20 @@ def summary(rows, options):
             show = lambda column, digits=0, scale=1: "" if median(column) is None else f"{median(column) / scale:.{digits}f}"
             ratios = paired("cpu_us")
             ratio = f"{statistics.median(ratios):.2f}" if ratios and contender != "pgdog" else ""
+            if median("calm_p99_us") is not None:
+                counts = f" (p99 without logins {show('calm_p99_us')}, {show('logins_per_second')} logins/s)"
+            else:
+                counts = ""
             per_client = f" ({show('bytes_per_client')} B per client)" if median("bytes_per_client") is not None else ""
             lines.append(
-                f"|{workload}|{contender}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}|{show('system_us', 1)}"
+                f"|{workload}|{contender}{counts}|{show('tps')}|{show('p50_us')}|{show('p99_us')}|{show('cpu_us', 1)}|{show('system_us', 1)}"
                 f"|{show('busiest', 2)}|{show('rss_kb', 1, 1024)}{per_client}|{ratio}|" + "".join(f"{show(column, 2)}|" for column in counted)
             )
     return "\n".join(lines) + "\n"
 
 
 def parse_options():
-    names = [*WORKLOADS, IDLE]
+    names = [*WORKLOADS, *MORE_WORKLOADS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pgdog", required=True, help="our binary")
     parser.add_argument("--pgbouncer", default=os.environ.get("PGBOUNCER", "/usr/sbin/pgbouncer"))
@@ -405,6 +440,16 @@ def parse_options():
         parser.error(f"unknown workload: {', '.join(unknown)}")
     options.pgdog = os.path.abspath(options.pgdog)
     return options
+
+
+def measure(proxy, workload, options, folder):
+    if workload == IDLE:
+        return idle(proxy)
+    if workload == LOGINS:
+        return login_cost(proxy, options.seconds)
+    if workload == STORM:
+        return storm(proxy, options.seconds, options, folder)
+    return pgbench(proxy, workload, options.seconds, options, folder)
 
 
 def main():
@@ -435,7 +480,7 @@ def main():
                             if workload == IDLE and number > 1:  # memory is not given back: a fresh process each time
                                 proxy.stop()
                                 proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, None)
-                            result = idle(proxy) if workload == IDLE else pgbench(proxy, workload, options.seconds, options, folder)
+                            result = measure(proxy, workload, options, folder)
                             row = {"round": number, "workload": workload, "contender": proxy.name, **result}
                             rows.append(row)
                             out.writerow({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
