@@ -571,8 +571,11 @@ impl Ring {
         let socket = state.socket(id);
         socket.abandoned = true;
         let wakers = (socket.reader.take(), socket.writer.take());
-        // SAFETY: the descriptor is open: `socket` owns it.
-        unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+        if socket.in_flight() {
+            // Closing is not enough: the kernel's operations hold the socket open.
+            // SAFETY: the descriptor is open: `socket` owns it.
+            unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+        }
         match (&socket.receive, &socket.link) {
             (Receive::Armed, _) => state.cancel(id, Op::Receive),
             (_, Link::Connecting(_)) => state.cancel(id, Op::Connect),

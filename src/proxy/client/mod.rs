@@ -631,6 +631,7 @@ impl Session {
 
     /// Says goodbye, and forgets the session.
     async fn end(self, end: End) {
+        let left = matches!(end, End::Left);
         if let End::Fatal(error) = end {
             let mut message = Vec::new();
             put_error(&mut message, &error);
@@ -639,6 +640,10 @@ impl Session {
         if self.state.config().log.disconnections {
             let (user, database) = (&self.slot.names.user, &self.slot.names.database);
             tracing::info!(%user, %database, "client disconnected");
+        }
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        if left && self.stream.poll_flush(&mut cx).is_ready() {
+            return; // it has all that it wanted: closing is enough
         }
         // A client that does not read cannot keep us.
         let deadline = self.state.core.now() + Duration::from_secs(5);
