@@ -49,6 +49,8 @@ mod startup;
 mod state;
 #[path = "proxy/streaming.rs"]
 mod streaming;
+#[path = "proxy/systemd.rs"]
+mod systemd;
 #[path = "proxy/timeouts.rs"]
 mod timeouts;
 #[path = "proxy/tls.rs"]

@@ -3,6 +3,7 @@
 //! Tasks of a core share its state without locks; between cores only mail passes. It has never heard of
 //! PostgreSQL: a proxy for another protocol could be built on it.
 
+pub mod activation;
 pub mod blocking;
 mod buffer;
 mod executor;

@@ -14,7 +14,11 @@ use crate::ring::SlotId;
 const BACKLOG: i32 = 4096;
 
 /// A bound socket that any core may serve. It listens from then on: dropped before, it has refused nobody.
-pub struct BoundSocket(Socket);
+pub struct BoundSocket {
+    socket: Socket,
+    /// Others listen on it too: it goes on when we end.
+    shared: bool,
+}
 
 /// Binds `address` with SO_REUSEPORT: every core binds its own, and the kernel hashes connections to them.
 pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
@@ -22,20 +26,50 @@ pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SockAddr::from(address))?;
-    Ok(BoundSocket(socket))
+    Ok(BoundSocket {
+        socket,
+        shared: false,
+    })
 }
 
 impl BoundSocket {
+    /// A socket that listens already. Errors: `InvalidInput` if it is anything else, or not TCP.
+    pub(crate) fn inherited(fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let address = socket.local_addr()?.as_socket();
+        let listens = socket.is_listener()? && socket.r#type()? == Type::STREAM;
+        if address.is_none() || !listens {
+            let text = "a socket from the service manager does not listen for TCP connections";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        socket.set_cloexec(true)?;
+        // Otherwise the ring would not wait for connections.
+        socket.set_nonblocking(false)?;
+        Ok(Self {
+            socket,
+            shared: true,
+        })
+    }
+
+    /// The same socket for another core: both accept from one queue, and the kernel wakes one of them.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            shared: true,
+        })
+    }
+
     /// The address it is bound to, with the port the kernel chose if 0 was asked for.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.0
+        self.socket
             .local_addr()?
             .as_socket()
             .ok_or_else(|| io::Error::other("not an IP socket"))
     }
 }
 
-/// Accepts connections on one core. Dropping it refuses new ones at once.
+/// Accepts connections on one core. Dropping it refuses new ones at once, but those of a socket of the service manager,
+/// which wait there.
 pub struct Listener {
     core: Core,
     id: SlotId,
@@ -46,10 +80,12 @@ impl Listener {
     ///
     /// Errors: another process listens on the address without SO_REUSEPORT since it was bound.
     pub fn new(core: &Core, socket: BoundSocket) -> io::Result<Self> {
-        socket.0.listen(BACKLOG)?;
+        socket.socket.listen(BACKLOG)?;
         Ok(Self {
             core: core.clone(),
-            id: core.ring().listen(OwnedFd::from(socket.0)),
+            id: core
+                .ring()
+                .listen(OwnedFd::from(socket.socket), socket.shared),
         })
     }
 

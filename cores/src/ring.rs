@@ -160,6 +160,8 @@ struct Listener {
     error: Option<i32>,
     waker: Option<Waker>,
     abandoned: bool,
+    /// Others listen on the same socket.
+    shared: bool,
 }
 
 enum Slot {
@@ -599,7 +601,8 @@ impl Ring {
         unsafe { libc::shutdown(self.fd(id), how) };
     }
 
-    pub(crate) fn listen(&self, fd: OwnedFd) -> SlotId {
+    /// `shared`: others listen on the same socket, which must outlive us.
+    pub(crate) fn listen(&self, fd: OwnedFd, shared: bool) -> SlotId {
         self.state
             .borrow_mut()
             .insert(Slot::Listener(Box::new(Listener {
@@ -609,6 +612,7 @@ impl Ring {
                 error: None,
                 waker: None,
                 abandoned: false,
+                shared,
             })))
     }
 
@@ -643,9 +647,11 @@ impl Ring {
         listener.abandoned = true;
         let dropped = (listener.waker.take(), mem::take(&mut listener.accepted));
         if listener.armed {
-            // A listening socket that is shut down refuses new connections at once.
-            // SAFETY: the descriptor is open: `listener` owns it.
-            unsafe { libc::shutdown(listener.fd.as_raw_fd(), libc::SHUT_RDWR) };
+            if !listener.shared {
+                // A listening socket that is shut down refuses new connections at once.
+                // SAFETY: the descriptor is open: `listener` owns it.
+                unsafe { libc::shutdown(listener.fd.as_raw_fd(), libc::SHUT_RDWR) };
+            }
             state.cancel(id, Op::Accept);
             drop(state);
             drop(dropped);

@@ -20,6 +20,7 @@ use super::gather::{Gathered, Gathers};
 use super::now;
 use super::recent::Recent;
 use super::reload::Current;
+use super::systemd::Systemd;
 
 /// What the control thread knows while cores run.
 pub(super) struct Control {
@@ -33,6 +34,9 @@ pub(super) struct Control {
     phase: Phase,
     /// Cores that have nothing left to do.
     drained: HashSet<usize>,
+    systemd: Systemd,
+    /// Cores that accept connections.
+    listening: usize,
 }
 
 /// Reads the configuration: see [`super::load`].
@@ -87,6 +91,16 @@ impl Control {
             recent: Rc::new(RefCell::new(Recent::new(now()))),
             phase: Phase::Serving,
             drained: HashSet::new(),
+            systemd: Systemd::from_environment(),
+            listening: 0,
+        }
+    }
+
+    /// One more core accepts connections; with the last of them the service is up.
+    fn listening(&mut self) {
+        self.listening += 1;
+        if self.listening == self.office.cores() {
+            self.systemd.notify("READY=1");
         }
     }
 
@@ -98,6 +112,7 @@ impl Control {
                 Some(Event::Signal(signal)) => self.signal(signal, load),
                 Some(Event::Admin { command, reply }) => self.command(command, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
+                Some(Event::Listening) => self.listening(),
                 Some(Event::CoreDrained(core)) => self.core_drained(core),
                 Some(Event::Ask(ask)) => self.observe(ask),
                 Some(Event::AllEnded(outcome)) => return outcome,
@@ -207,6 +222,7 @@ impl Control {
 
     fn shut_down(&mut self) {
         self.phase = Phase::ShuttingDown;
+        self.systemd.notify("STOPPING=1");
         tracing::info!("shutting down: waiting for transactions to end");
         let deadline = self
             .current

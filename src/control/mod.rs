@@ -8,6 +8,7 @@ mod observe;
 mod query_log;
 mod recent;
 mod reload;
+mod systemd;
 mod tls;
 
 use std::io;
@@ -22,12 +23,13 @@ use cores::limits::{Demand, Limits};
 use cores::log::{Dedup, Format, LogGuard, LogSettings, Output};
 use cores::placement::{Placement, Wish};
 use cores::signal::Signals;
+use cores::BoundSocket;
 
 use crate::auth::{InstanceSecret, Verifier};
 use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
 use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
-use crate::proxy::{self, Boot, MAILBOX_CAPACITY};
+use crate::proxy::{self, Boot, Listen, MAILBOX_CAPACITY};
 
 use events::Control;
 use query_log::QueryLog;
@@ -149,9 +151,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
     })
     .map_err(|error| format!("cannot start helper threads: {error}"))?;
     let query_log = QueryLog::start(&config.log)?;
-    let listen = listen_address(&config)?;
-    // Found out here, before any core starts, with a message of its own.
-    drop(cores::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?);
+    let (listen, where_to) = listen(&config, cpus.len())?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
     let journal = query_log.journal();
@@ -172,7 +172,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
     })
     .map_err(|error| format!("cannot start the cores: {error}"))?;
     tracing::info!(
-        "pgdog {} listens on {listen} with {count} cores",
+        "pgdog {} listens on {where_to} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
     let instance_id = instance_id(current.setup())?;
@@ -237,6 +237,29 @@ fn place(config: &Config) -> Result<Vec<usize>, String> {
 fn sockets(config: &Config) -> u64 {
     let servers: usize = config.pools.iter().map(|pool| pool.limits.size).sum();
     servers as u64 + 1000
+}
+
+/// Where to listen, and how to say it: on the service manager's sockets if it has opened some. What cannot work is
+/// found out here, before any core starts.
+fn listen(config: &Config, cores: usize) -> Result<(Listen, String), String> {
+    let sockets = cores::activation::take()
+        .map_err(|error| format!("cannot use the service manager's sockets: {error}"))?;
+    if sockets.is_empty() {
+        let address = listen_address(config)?;
+        let text = |error| format!("cannot listen on {address}: {error}");
+        drop(cores::bind(address).map_err(text)?);
+        return Ok((Listen::Address(address), address.to_string()));
+    }
+    if sockets.len() > cores {
+        let count = sockets.len();
+        return Err(format!(
+            "the service manager gives {count} sockets to {cores} cores: at most one each"
+        ));
+    }
+    let name = |socket: &BoundSocket| socket.local_address().map(|address| address.to_string());
+    let names: io::Result<Vec<_>> = sockets.iter().map(name).collect();
+    let names = names.map_err(|error| format!("cannot use a socket: {error}"))?;
+    Ok((Listen::Inherited(sockets.into()), names.join(", ")))
 }
 
 fn listen_address(config: &Config) -> Result<SocketAddr, String> {

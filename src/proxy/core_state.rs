@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use cores::blocking::Blocking;
 use cores::gate::Gate;
 use cores::journal::Journal;
-use cores::{Core, Mailbox, PostOffice};
+use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
 use crate::metrics::ClientMeter;
@@ -88,8 +89,27 @@ pub(crate) struct Boot {
     pub(crate) blocking: Blocking,
     pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
     pub(crate) events: Events,
+}
+
+/// Where cores listen.
+#[derive(Clone)]
+pub(crate) enum Listen {
+    /// Each on a socket of its own: the kernel spreads connections.
+    Address(SocketAddr),
+    /// Core n on socket n, and round again: the service manager has opened them.
+    Inherited(Arc<[BoundSocket]>),
+}
+
+impl Listen {
+    /// The socket of one core. Errors: the address is taken.
+    pub(super) fn socket(&self, core: usize) -> io::Result<BoundSocket> {
+        match self {
+            Self::Address(address) => bind(*address),
+            Self::Inherited(sockets) => sockets[core % sockets.len()].share(),
+        }
+    }
 }
 
 impl CoreState {

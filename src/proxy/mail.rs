@@ -127,6 +127,8 @@ pub(crate) enum Event {
         /// How it is doing.
         snapshot: Box<CoreSnapshot>,
     },
+    /// A core accepts connections.
+    Listening,
     /// During a shutdown, a core has neither clients nor servers left. It goes on for administrators.
     CoreDrained(usize),
     /// Another thread wants to know how the program is doing.

@@ -12,18 +12,17 @@ mod tls;
 mod upkeep;
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc::TrySendError;
 use std::time::Duration;
 
 use cores::gate::Gate;
-use cores::{bind, Core, Listener, Mailbox, PostOffice};
+use cores::{Core, Listener, Mailbox, PostOffice};
 
 use core_state::{CoreState, Notice, Phase};
 
-pub(crate) use core_state::Boot;
+pub(crate) use core_state::{Boot, Listen};
 pub(crate) use mail::{Ask, Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
@@ -42,7 +41,7 @@ const LOAD_TOLERANCE: usize = 16;
 
 /// Serves clients on this core until it is shut down.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
-    let listen = boot.listen;
+    let listen = boot.listen.clone();
     let state = CoreState::new(core.clone(), office, boot);
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
@@ -152,17 +151,17 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
 }
 
 /// Accepts for as long as the core runs.
-async fn accept(state: Rc<CoreState>, address: SocketAddr) {
+async fn accept(state: Rc<CoreState>, listen: Listen) {
     let mut options = (state.generation(), tcp_options(&state.config().tcp));
-    let listener = match bind(address).and_then(|socket| Listener::new(&state.core, socket)) {
+    let index = state.core.index();
+    let socket = listen.socket(index);
+    let listener = match socket.and_then(|socket| Listener::new(&state.core, socket)) {
         Ok(listener) => listener,
-        Err(error) => {
-            return tracing::error!(
-                core = state.core.index(),
-                "cannot listen on {address}: {error}"
-            )
-        }
+        Err(error) => return tracing::error!(core = index, "cannot listen: {error}"),
     };
+    while let Err(TrySendError::Full(_)) = state.events.try_send(Event::Listening) {
+        state.core.sleep(Duration::from_millis(2)).await;
+    }
     loop {
         match listener.accept().await {
             Ok(fd) => {

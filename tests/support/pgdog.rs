@@ -86,7 +86,24 @@ impl Config {
 
     /// Starts pgdog and waits until it accepts connections.
     pub(crate) fn start(&self) -> Pgdog {
-        Pgdog::start(self)
+        let mut pgdog = self.begin();
+        pgdog.await_port();
+        pgdog
+    }
+
+    /// The same where it listens on a port that somebody else has opened for it.
+    pub(crate) fn start_on(&self, port: u16) -> Pgdog {
+        let mut pgdog = self.begin();
+        pgdog.port = port;
+        poll(PATIENCE, "pgdog to listen", || {
+            pgdog.log().contains("listens on").then_some(())
+        });
+        pgdog
+    }
+
+    /// Starts pgdog, and waits for nothing.
+    pub(crate) fn begin(&self) -> Pgdog {
+        Pgdog::begin(self)
     }
 
     fn write(&self, folder: &Path, port: u16) {
@@ -112,7 +129,7 @@ pub(crate) struct Pgdog {
 }
 
 impl Pgdog {
-    fn start(config: &Config) -> Self {
+    fn begin(config: &Config) -> Self {
         let folder = Folder::new("pgdog");
         if std::env::var_os("PGDOG_TEST_DIRECT").is_some() {
             return Self {
@@ -139,15 +156,17 @@ impl Pgdog {
             .stdout(log.try_clone().expect("duplicate the log"))
             .stderr(log);
         let process = Process::start("pgdog", "KILL", &mut command);
-        let mut pgdog = Self {
+        Self {
             port,
             folder,
             process: Some(process),
-        };
-        wait_for_port(port, || {
-            pgdog.process.as_mut().is_some_and(Process::is_running)
-        });
-        pgdog
+        }
+    }
+
+    fn await_port(&mut self) {
+        if let Some(process) = &mut self.process {
+            wait_for_port(self.port, || process.is_running());
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
