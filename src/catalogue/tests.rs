@@ -211,7 +211,8 @@ fn document() -> String {
         "# Metrics\n\n\
          With `openmetrics_port` set, pgdog answers GET and HEAD of any path there with all of these, each name behind\n\
          `openmetrics_namespace`: as Prometheus text, or as strict OpenMetrics if the Accept header names\n\
-         `application/openmetrics-text` (samples of counters then end in `_total`).\n\
+         `application/openmetrics-text` (samples of counters then end in `_total`). With `[otel] endpoint` set it\n\
+         pushes them by OTLP over HTTP, counters as differences.\n\
          [`deploy/grafana/pgdog.json`](../deploy/grafana/pgdog.json) shows them, with the namespace `pgdog_`.\n\n\
          Names, types and labels are those of PgDog's exporter where it has the metric. Averages (`avg_…`) are of the last\n\
          `stats_period`: per second; times in milliseconds per transaction, gap between two statements of one, query,\n\

@@ -157,15 +157,15 @@ section! {
     Otel = "otel";
 
     /// URL that receives metrics; unset disables the export.
-    endpoint: Option<String> = unset "http://127.0.0.1:4318/v1/metrics", Restart, Later, env "OTEL_EXPORTER_OTLP_ENDPOINT";
+    endpoint: Option<String> = unset "http://127.0.0.1:4318/v1/metrics", Restart, Now, env "OTEL_EXPORTER_OTLP_ENDPOINT";
     /// Prefix of metric names, joined with a dot.
-    namespace: String = default "pgdog", Restart, Later, env "PGDOG_OTEL_NAMESPACE";
+    namespace: String = default "pgdog", Restart, Now, env "PGDOG_OTEL_NAMESPACE";
     /// Extra request headers.
-    headers: BTreeMap<String, Secret> = unset "api-key=secret", Restart, Later, env "OTEL_EXPORTER_OTLP_HEADERS";
+    headers: BTreeMap<String, Secret> = unset "api-key=secret", Restart, Now, env "OTEL_EXPORTER_OTLP_HEADERS";
     /// Sent as DD-API-KEY.
-    datadog_api_key: Option<Secret> = unset "secret", Restart, Later, env "DD_API_KEY";
+    datadog_api_key: Option<Secret> = unset "secret", Restart, Now, env "DD_API_KEY";
     /// Time between exports.
-    push_interval: Millis = default "10000", Restart, Later, env "OTEL_METRIC_EXPORT_INTERVAL";
+    push_interval: Millis = default "10000", Restart, Now, env "OTEL_METRIC_EXPORT_INTERVAL";
 }
 
 section! {

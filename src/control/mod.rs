@@ -5,6 +5,7 @@ mod events;
 mod gather;
 mod http;
 mod observe;
+mod push;
 mod query_log;
 mod recent;
 mod reload;
@@ -157,7 +158,12 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let journal = query_log.journal();
     let current = Current::first(config, query_log)?;
     let (events, received) = events::channel();
-    observe::serve(&current.setup().observation, &events)?;
+    let instance_id = instance_id(current.setup())?;
+    let observation = &current.setup().observation;
+    observe::serve(observation, &events)?;
+    if let Some(otlp) = observation.otlp.clone() {
+        push::start(otlp, &instance_id, events.clone())?;
+    }
     let boot = Boot {
         setup: current.setup().clone(),
         blocking,
@@ -175,7 +181,6 @@ fn serve(cli: &Cli) -> Result<(), String> {
         "pgdog {} listens on {where_to} with {count} cores",
         env!("CARGO_PKG_VERSION")
     );
-    let instance_id = instance_id(current.setup())?;
     let control = Control::new(current, instance_id, cores.office().clone(), received);
     events::forward_signals(signals, events.clone())
         .and_then(|()| events::await_end(cores, events))

@@ -13,7 +13,7 @@ use crate::snapshot::Scope;
 use super::http::{self, Request, Response};
 
 /// What metrics are made of.
-const WHOLE: Scope = Scope {
+pub(super) const WHOLE: Scope = Scope {
     clients: false,
     servers: false,
     statements: false,

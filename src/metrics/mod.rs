@@ -10,6 +10,7 @@ pub mod family;
 mod histogram;
 mod latency;
 pub mod openmetrics;
+pub mod otlp;
 mod server;
 mod window;
 

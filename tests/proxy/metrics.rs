@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::http::{converse, get, get_with, Scrape};
+use crate::support::http::{collector, converse, get, get_with, Scrape};
 use crate::support::pgdog::program;
 use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::process::{free_port, free_port_of_all_addresses, poll, Folder, PATIENCE};
@@ -293,6 +293,68 @@ fn health_is_that_of_the_pools() {
     client.query("COMMIT");
     let mut pgdog = pgdog;
     assert!(pgdog.wait(PATIENCE).is_some_and(|status| status.success()));
+}
+
+#[test]
+fn metrics_are_pushed_by_otlp() {
+    let database = Postgres::shared().database("metrics");
+    let (port, requests) = collector();
+    let otel = format!(
+        "[otel]\nendpoint = \"http://127.0.0.1:{port}/v1/metrics\"\npush_interval = 200\n\
+         datadog_api_key = \"dog\"\nheaders = {{ \"x-more\" = \"yes\" }}"
+    );
+    let pgdog = Config::of(&database)
+        .general(&otel)
+        .through(&[
+            "env",
+            "OTEL_RESOURCE_ATTRIBUTES=zone=a%20b",
+            "NODE_ID=node-7",
+        ])
+        .start();
+    let mut client = pgdog.client(&database);
+    for _ in 0..5 {
+        client.query("SELECT 1");
+    }
+    // Differences add up to the total, in whatever pushes they come.
+    let (mut sum, mut pushes) = (0.0, 0);
+    while sum < 5.0 || pushes < 3 {
+        let (head, body) = requests.recv_timeout(PATIENCE).expect("a push");
+        let lower = head.to_ascii_lowercase();
+        assert!(head.starts_with("POST /v1/metrics HTTP/1.1"), "{head}");
+        for header in [
+            "content-type: application/json",
+            "dd-api-key: dog",
+            "x-more: yes",
+        ] {
+            assert!(lower.contains(header), "{header} in {head}");
+        }
+        let request: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let resource = &request["resourceMetrics"][0];
+        let attribute = |name: &str| {
+            let attributes = resource["resource"]["attributes"].as_array()?;
+            let found = attributes.iter().find(|pair| pair["key"] == name)?;
+            found["value"]["stringValue"].as_str()
+        };
+        let known = ["service.name", "service.instance.id", "zone"].map(attribute);
+        assert_eq!(known, [Some("pgdog"), Some("node-7"), Some("a b")]);
+        assert!(attribute("host.name").is_some());
+        let metrics = resource["scopeMetrics"][0]["metrics"]
+            .as_array()
+            .expect("metrics");
+        assert!((1..=10).contains(&metrics.len()));
+        for metric in metrics
+            .iter()
+            .filter(|metric| metric["name"] == "pgdog.total_query_count")
+        {
+            assert_eq!(metric["sum"]["aggregationTemporality"], 1);
+            sum += metric["sum"]["dataPoints"][0]["asDouble"]
+                .as_f64()
+                .expect("a number");
+            pushes += 1;
+        }
+    }
+    assert_eq!(sum, 5.0);
+    pgdog.stop();
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A blocking HTTP client that knows as much as these tests need.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{channel, Receiver, Sender};
 
 use super::process::PATIENCE;
 
@@ -75,5 +76,42 @@ impl Scrape {
         let values: Vec<_> = samples.map(|(_, value)| *value).collect();
         assert!(!values.is_empty(), "no sample of {name}");
         values.iter().sum()
+    }
+}
+
+/// Answers every request with 200, and hands over its head and body.
+pub(crate) fn collector() -> (u16, Receiver<(String, String)>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let (requests, received) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let requests = requests.clone();
+            std::thread::spawn(move || take(stream, &requests));
+        }
+    });
+    (port, received)
+}
+
+/// Requests of one connection, until it ends.
+fn take(mut stream: TcpStream, requests: &Sender<(String, String)>) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let lower = head.to_ascii_lowercase();
+        let length = lower
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"))?;
+        let mut body = vec![0; length.trim().parse().ok()?];
+        reader.read_exact(&mut body).ok()?;
+        requests.send((head, String::from_utf8(body).ok()?)).ok()?;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            .ok()?;
     }
 }
