@@ -15,6 +15,7 @@ pub mod admin;
 pub mod auth;
 pub mod catalogue;
 pub mod metrics;
+pub mod orders;
 pub mod pool;
 pub mod prepared;
 pub mod session;

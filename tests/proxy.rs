@@ -33,6 +33,8 @@ mod load;
 mod logs;
 #[path = "proxy/metrics.rs"]
 mod metrics;
+#[path = "proxy/pause.rs"]
+mod pause;
 #[path = "proxy/pooling.rs"]
 mod pooling;
 #[path = "proxy/psql.rs"]

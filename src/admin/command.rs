@@ -3,6 +3,7 @@
 //! Keywords in any case; arguments keep theirs, and may be quoted; a semicolon at the end is optional.
 
 use crate::error::{Error, Fault};
+use crate::orders::Of;
 use crate::protocol::sqlstate::SqlState;
 
 use super::driver::{self, Driver};
@@ -106,22 +107,6 @@ pub struct Missing {
     pub command: &'static str,
     /// What is missing.
     pub reason: &'static str,
-}
-
-/// Whom PAUSE and RESUME concern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Of {
-    /// Every pool.
-    All,
-    /// Pools of one database.
-    Database(String),
-    /// Pools of one user of one database.
-    User {
-        /// Who.
-        user: String,
-        /// Where.
-        database: String,
-    },
 }
 
 /// How the process is to end.
@@ -320,7 +305,8 @@ impl Command {
 }
 
 impl Act {
-    fn tag(&self) -> String {
+    /// What CommandComplete says.
+    pub fn tag(&self) -> String {
         let tag = match self {
             Self::Reload => "RELOAD",
             Self::Reconnect { .. } => "RECONNECT",

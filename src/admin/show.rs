@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::error::Error;
 use crate::metrics::Windows;
+use crate::orders::Orders;
 use crate::pool::PoolId;
 use crate::snapshot::{CoreSnapshot, Scope};
 
@@ -260,6 +261,8 @@ impl Wanted {
 pub struct Picture<'a> {
     /// In force.
     pub config: &'a Config,
+    /// What the operator has paused and disabled.
+    pub orders: &'a Orders,
     /// All cores that run.
     pub cores: &'a [CoreSnapshot],
     /// How busy they were lately, if that is known already.

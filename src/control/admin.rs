@@ -5,27 +5,26 @@ use std::rc::Rc;
 use jiff::tz::TimeZone;
 use jiff::Timestamp;
 
-use crate::admin::command;
 use crate::admin::show::{Clock, Picture};
-use crate::admin::{Act, Answer, Command, Show};
+use crate::admin::{Answer, Command, Show};
 use crate::config::amend::{Amended, Refused};
-use crate::config::{Config, Resolved};
+use crate::config::Resolved;
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
-use crate::proxy::Reply;
+use crate::proxy::{Reply, Setup};
 use crate::snapshot::CoreSnapshot;
 
-use super::events::Control;
+use super::events::{Control, Load};
 use super::gather::Incomplete;
 use super::now;
 use super::recent::Recent;
 
 impl Control {
     /// Carries a command out, now or when the cores have answered.
-    pub(super) fn command(&mut self, command: Command, reply: Reply) {
+    pub(super) fn command(&mut self, command: Command, load: Load<'_>, reply: Reply) {
         match command {
             Command::Show(show) => self.show(show, reply),
-            Command::Act(act) => self.act(act, reply),
+            Command::Act(act) => self.act(act, load, reply),
             Command::Set { name, value } => {
                 let answer = self.set(&name, &value);
                 tell(reply, answer);
@@ -86,35 +85,18 @@ impl Control {
             Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(failure.to_string())
         })
     }
-
-    fn act(&mut self, act: Act, reply: Reply) {
-        let answer = match act {
-            Act::Missing(absent) => Err(command::missing(absent)),
-            act => {
-                let text = format!(
-                    "{} is not supported in the admin database",
-                    Command::Act(act).tag()
-                );
-                Err(Error::error(
-                    Fault::Client,
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    text,
-                ))
-            }
-        };
-        tell(reply, answer);
-    }
 }
 
 fn render(
     show: &Show,
-    config: &Config,
+    setup: &Setup,
     instance_id: &str,
     recent: &Recent,
     cores: &[CoreSnapshot],
 ) -> Result<Answer, Error> {
     show.answer(&Picture {
-        config,
+        config: setup,
+        orders: &setup.orders,
         cores,
         pace: &recent.pace,
         windows: &recent.windows,

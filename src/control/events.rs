@@ -11,9 +11,10 @@ use std::thread;
 use cores::signal::{Signal, Signals};
 use cores::{Cores, PostOffice};
 
+use crate::admin::command::Shutdown;
 use crate::catalogue::View;
 use crate::config::Resolved;
-use crate::proxy::{Ask, Event, Events, Mail, EVENTS_MAX};
+use crate::proxy::{Ask, Ending, Event, Events, Mail, EVENTS_MAX};
 use crate::snapshot::Scope;
 
 use super::gather::{Gathered, Gathers};
@@ -21,6 +22,7 @@ use super::now;
 use super::recent::Recent;
 use super::reload::Current;
 use super::systemd::Systemd;
+use super::waits::Waits;
 
 /// What the control thread knows while cores run.
 pub(super) struct Control {
@@ -31,6 +33,8 @@ pub(super) struct Control {
     gathers: Gathers,
     /// Shared with the questions that are under way.
     pub(super) recent: Rc<RefCell<Recent>>,
+    /// Shared with the questions that are asked on their behalf.
+    pub(super) waits: Rc<RefCell<Waits>>,
     phase: Phase,
     /// Cores that have nothing left to do.
     drained: HashSet<usize>,
@@ -46,6 +50,8 @@ pub(super) type Load<'a> = &'a dyn Fn() -> Result<Resolved, String>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
+    /// By SHUTDOWN WAIT_FOR_…; a signal asks for more haste.
+    TakingItsTime,
     /// Cores were told to end; another signal ends the process at once.
     ShuttingDown,
 }
@@ -89,6 +95,7 @@ impl Control {
             events,
             gathers: Gathers::default(),
             recent: Rc::new(RefCell::new(Recent::new(now()))),
+            waits: Rc::default(),
             phase: Phase::Serving,
             drained: HashSet::new(),
             systemd: Systemd::from_environment(),
@@ -110,7 +117,7 @@ impl Control {
             match self.next() {
                 None => {}
                 Some(Event::Signal(signal)) => self.signal(signal, load),
-                Some(Event::Admin { command, reply }) => self.command(command, reply),
+                Some(Event::Admin { command, reply }) => self.command(command, load, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
                 Some(Event::Listening) => self.listening(),
                 Some(Event::CoreDrained(core)) => self.core_drained(core),
@@ -123,7 +130,11 @@ impl Control {
 
     /// The next event; `None` when a deadline comes first.
     fn next(&self) -> Option<Event> {
-        let deadlines = [self.gathers.next_deadline(), self.recent.borrow().next()];
+        let deadlines = [
+            self.gathers.next_deadline(),
+            self.recent.borrow().next(),
+            self.waits.borrow().next_look(),
+        ];
         let received = match deadlines.into_iter().flatten().min() {
             None => self
                 .events
@@ -146,6 +157,7 @@ impl Control {
     fn tick(&mut self) {
         let now = now();
         self.gathers.expire(now);
+        self.look(now);
         if self.recent.borrow().next().is_some_and(|next| next <= now) {
             let period = self.current.setup().stats_period;
             self.recent.borrow_mut().begin(now, period);
@@ -193,14 +205,15 @@ impl Control {
     fn signal(&mut self, signal: Signal, load: Load<'_>) {
         match (signal, self.phase) {
             (Signal::Hangup, Phase::Serving) => {
-                if let Err(failure) = self.current.reload(load(), &self.office) {
-                    tracing::error!("configuration not changed: {failure}");
-                }
+                // Whatever went wrong has been logged, and there is nobody else to tell.
+                let _ = self.reload(load);
             }
-            (Signal::Hangup, Phase::ShuttingDown) => {
+            (Signal::Hangup, Phase::TakingItsTime | Phase::ShuttingDown) => {
                 tracing::warn!("shutting down: the configuration is not reloaded")
             }
-            (Signal::Interrupt | Signal::Terminate, Phase::Serving) => self.shut_down(),
+            (Signal::Interrupt | Signal::Terminate, Phase::Serving | Phase::TakingItsTime) => {
+                self.shut_down(Shutdown::Graceful)
+            }
             (Signal::Interrupt | Signal::Terminate, Phase::ShuttingDown) => process::exit(1),
         }
     }
@@ -220,23 +233,46 @@ impl Control {
         }
     }
 
-    fn shut_down(&mut self) {
-        self.phase = Phase::ShuttingDown;
-        self.systemd.notify("STOPPING=1");
-        tracing::info!("shutting down: waiting for transactions to end");
-        let deadline = self
-            .current
-            .setup()
-            .shutdown
-            .timeout
-            .and_then(|grace| now().checked_add(grace));
+    /// Tells all cores to end. A later word replaces an earlier one.
+    pub(super) fn shut_down(&mut self, how: Shutdown) {
+        let grace = self.current.setup().shutdown.timeout;
+        let deadline = grace.and_then(|grace| now().checked_add(grace));
+        let (ending, what) = match how {
+            Shutdown::Graceful => (Ending::Graceful { deadline }, "transactions to end"),
+            Shutdown::WaitForServers => {
+                let deadline = None;
+                (
+                    Ending::Graceful { deadline },
+                    "transactions to end, however long it takes",
+                )
+            }
+            Shutdown::WaitForClients => (Ending::WaitForClients, "clients to leave"),
+        };
+        self.phase = match how {
+            Shutdown::Graceful => Phase::ShuttingDown,
+            Shutdown::WaitForServers | Shutdown::WaitForClients => Phase::TakingItsTime,
+        };
+        if self.phase == Phase::ShuttingDown {
+            // Said earlier, it would let the service manager's own patience run out.
+            self.systemd.notify("STOPPING=1");
+        }
+        tracing::info!("shutting down: waiting for {what}");
         for core in 0..self.office.cores() {
-            if self.office.send(core, Mail::Shutdown { deadline }).is_err() {
+            if self.office.send(core, Mail::Shutdown(ending)).is_err() {
                 tracing::error!(
                     core,
                     "its mailbox is full: it will be ended with the process"
                 );
             }
         }
+    }
+
+    /// The configuration in force, and the way to those whom to tell of another.
+    pub(super) fn current(&mut self) -> (&mut Current, &PostOffice<Mail>) {
+        (&mut self.current, &self.office)
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving
     }
 }

@@ -1,5 +1,6 @@
 //! One plain thread: configuration, start of the cores, signals, end. No query waits for it.
 
+mod act;
 mod admin;
 mod events;
 mod gather;
@@ -11,6 +12,7 @@ mod recent;
 mod reload;
 mod systemd;
 mod tls;
+mod waits;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};

@@ -1,15 +1,16 @@
 //! RELOAD and SIGHUP: both files are read and checked, the differences logged, and every core told.
 //!
 //! A configuration that is not valid changes nothing. One that is reaches the cores in two rounds: see
-//! [`Mail::Prepare`] and [`Mail::Adopt`].
+//! [`Act::Prepare`] and [`Act::Adopt`].
 
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cores::PostOffice;
 
 use crate::config::{diff, Config, Reload, Resolved};
-use crate::proxy::{Mail, Setup};
+use crate::orders::Orders;
+use crate::proxy::{Act, Done, Mail, Setup};
 
 use super::query_log::QueryLog;
 use super::{now, tls};
@@ -102,11 +103,7 @@ impl Current {
         // Read again even if their names are the same: certificates expire.
         let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
         let next = self.setup.next(config, tls);
-        let prepared = round(office, |done| Mail::Prepare {
-            setup: next.clone(),
-            done,
-        });
-        if let Err(failure) = prepared {
+        if let Err(failure) = round(office, &Act::Prepare(next.clone())) {
             self.setup.skip_ids_of(&next);
             return Err(failure);
         }
@@ -121,17 +118,26 @@ impl Current {
         if let Err(problem) = self.query_log.direct(&self.setup.log) {
             tracing::error!("reload: {problem}");
         }
-        let adopted = round(office, |done| Mail::Adopt {
-            setup: self.setup.clone(),
-            done,
-        });
+        let adopted = round(office, &Act::Adopt(self.setup.clone()));
         let generation = self.setup.generation;
         tracing::info!(
             generation,
             changes = changes.len(),
             "configuration reloaded"
         );
-        adopted
+        adopted.map(drop)
+    }
+
+    /// Puts an order in force on every core: when this returns, they all obey.
+    pub(super) fn order(
+        &mut self,
+        office: &PostOffice<Mail>,
+        change: impl FnOnce(&mut Orders),
+    ) -> Result<(), Failure> {
+        let mut orders = Orders::clone(&self.setup.orders);
+        change(&mut orders);
+        self.setup = self.setup.under(orders);
+        round(office, &Act::Adopt(self.setup.clone())).map(drop)
     }
 
     fn tell_absent(&mut self) {
@@ -143,26 +149,27 @@ impl Current {
     }
 }
 
-/// Sends mail to every core and waits until each has done what it says. Errors: those that have not, in time.
-pub(super) fn round(
-    office: &PostOffice<Mail>,
-    mail: impl Fn(Sender<usize>) -> Mail,
-) -> Result<(), Failure> {
+/// Has every core do something, and waits until all have. Returns how many sessions they have ended. Errors: cores
+/// that have not done it in time.
+pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<usize, Failure> {
     let (done, answers) = mpsc::channel();
     let deadline = now() + ROUND_TIMEOUT;
-    for core in 0..office.cores() {
-        post(office, core, mail(done.clone()), deadline);
+    let mut silent: Vec<usize> = (0..office.cores()).collect();
+    for core in &silent {
+        let (act, done) = (act.clone(), done.clone());
+        post(office, *core, Mail::Act { act, done }, deadline);
     }
     drop(done);
-    let mut silent: Vec<usize> = (0..office.cores()).collect();
+    let mut sessions = 0;
     while !silent.is_empty() {
         let left = deadline.saturating_duration_since(now());
-        let Ok(core) = answers.recv_timeout(left) else {
+        let Ok(Done { core, count }) = answers.recv_timeout(left) else {
             return Err(Failure::Silent(silent));
         };
         silent.retain(|other| *other != core);
+        sessions += count;
     }
-    Ok(())
+    Ok(sessions)
 }
 
 /// Posts mail that must arrive, unless the core does not empty its box in time.

@@ -61,6 +61,8 @@ pub struct Pool<C> {
     idle: VecDeque<Rest<C>>,
     /// Checked out.
     active: usize,
+    /// Generations of those that are not of this one, as many times as there are connections.
+    strangers: Vec<u32>,
     waiters: Waiters,
     /// Whom a connection goes to if its clients wait for longer than ours: on the home the oldest ask, elsewhere
     /// the home.
@@ -268,6 +270,8 @@ pub struct PoolStats {
     pub idle: usize,
     /// Connections checked out.
     pub active: usize,
+    /// Of these, those that will be closed when they come back, because of RECONNECT.
+    pub outdated: usize,
     /// Connections being closed.
     pub closing: usize,
     /// Permits to be given up as connections come back, because the pool shrank.
@@ -337,6 +341,7 @@ impl<C> Pool<C> {
         Self {
             idle: VecDeque::with_capacity(share.min(64)),
             active: 0,
+            strangers: Vec::new(),
             waiters: Waiters::new(),
             rival: None,
             promise: None,
@@ -378,7 +383,7 @@ impl<C> Pool<C> {
         // While one is idle, nobody waits: see `settle`. While the pool is paused, none is idle.
         match self.idle.pop_back() {
             Some(rest) => {
-                self.active += 1;
+                self.lend(&rest.lease);
                 Checkout::Ready(rest.lease)
             }
             None => self.queue(client, now, out),
@@ -388,8 +393,7 @@ impl<C> Pool<C> {
     /// A connection comes back fit for reuse: at rest, nothing owed, nothing buffered.
     #[inline]
     pub fn checkin(&mut self, lease: Lease<C>, now: Instant, out: &mut Vec<Action<C>>) {
-        debug_assert!(self.active > 0, "nothing is checked out");
-        self.active -= 1;
+        self.take_back(lease.generation);
         if self.nobody_waits() && self.unfit(&lease).is_none() {
             self.idle.push_back(Rest { lease, since: now });
         } else {
@@ -399,9 +403,8 @@ impl<C> Pool<C> {
     }
 
     /// A checked-out connection is closed, or broken and dropped: its permit is free at once.
-    pub fn discard(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
-        debug_assert!(self.active > 0, "nothing is checked out");
-        self.active -= 1;
+    pub fn discard(&mut self, lease: &Lease<()>, now: Instant, out: &mut Vec<Action<C>>) {
+        self.take_back(lease.generation);
         self.free += 1;
         self.settle(now, out);
     }
@@ -432,7 +435,7 @@ impl<C> Pool<C> {
             .iter()
             .position(|rest| wanted(&rest.lease.server))?;
         let rest = self.idle.remove(at)?;
-        self.active += 1;
+        self.lend(&rest.lease);
         Some(rest.lease)
     }
 
@@ -472,8 +475,12 @@ impl<C> Pool<C> {
 
     /// RECONNECT: idle connections are closed, the others at check-in, and new ones take their place.
     pub fn reconnect(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        let of_this_one = self.active - self.strangers.len();
+        self.strangers
+            .extend(std::iter::repeat_n(self.generation, of_this_one));
         self.generation = self.generation.wrapping_add(1);
         let current = self.generation;
+        self.strangers.retain(|generation| *generation != current);
         for _ in 0..self.idle.len() {
             let rest = self.idle.pop_front().expect("counted above");
             if older(rest.lease.generation, current) {
@@ -507,6 +514,10 @@ impl<C> Pool<C> {
             connecting: self.connecting,
             idle: self.idle.len(),
             active: self.active,
+            outdated: {
+                let outdated = |generation: &&u32| older(**generation, self.generation);
+                self.strangers.iter().filter(outdated).count()
+            },
             closing: self.closing,
             debt: self.debt,
             waiting: self.waiters.len(),
@@ -526,6 +537,29 @@ impl<C> Pool<C> {
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// A connection goes to a client.
+    #[inline]
+    fn lend(&mut self, lease: &Lease<C>) {
+        self.active += 1;
+        if lease.generation != self.generation {
+            self.strangers.push(lease.generation);
+        }
+    }
+
+    /// A connection of this generation comes back.
+    #[inline]
+    fn take_back(&mut self, generation: u32) {
+        debug_assert!(self.active > 0, "nothing is checked out");
+        self.active -= 1;
+        if generation != self.generation {
+            let at = self.strangers.iter().position(|other| *other == generation);
+            let at = at.expect(
+                "whoever is of another generation was listed when it was lent, or at RECONNECT",
+            );
+            self.strangers.swap_remove(at);
+        }
     }
 
     #[cold]

@@ -232,7 +232,7 @@ impl<C> Pool<C> {
                 Next::Local => {
                     let rest = self.idle.pop_back().expect("not empty");
                     let (ticket, waiter) = self.waiters.pop().expect("a local claim");
-                    self.active += 1;
+                    self.lend(&rest.lease);
                     out.push(Action::Serve {
                         client: waiter.client,
                         ticket,

@@ -69,6 +69,20 @@ impl Bench {
         self.pool.checkin(lease, self.now, &mut self.out);
     }
 
+    fn discard(&mut self, lease: Lease<u32>) {
+        let (_, lease) = lease.take();
+        self.pool.discard(&lease, self.now, &mut self.out);
+    }
+
+    /// What waiting clients got since the last call; nothing else must have happened.
+    fn served(&mut self) -> Vec<Lease<u32>> {
+        let served = self.out.drain(..).map(|action| match action {
+            Action::Serve { lease, .. } => lease,
+            other => panic!("{other:?}"),
+        });
+        served.collect()
+    }
+
     fn connected(&mut self) {
         self.opened += 1;
         let generation = self.pool.generation;
@@ -200,9 +214,10 @@ fn waiters_are_served_in_order_and_may_leave() {
     assert!(bench.pool.cancel(tickets[1], bench.now, &mut bench.out));
     assert!(!bench.pool.cancel(tickets[1], bench.now, &mut bench.out));
     bench.checkin(lease);
-    assert_eq!(bench.done(), ["serve 1 #1"]);
+    let mut served = bench.served();
+    assert_eq!(served.len(), 1);
     assert!(!bench.pool.cancel(tickets[0], bench.now, &mut bench.out));
-    bench.pool.discard(bench.now, &mut bench.out);
+    bench.discard(served.pop().expect("client 1 has it"));
     assert_eq!(bench.done(), ["connect"]);
     bench.connected();
     assert_eq!(bench.done(), ["serve 3 #2"]);
@@ -344,8 +359,8 @@ fn the_minimum_is_opened_in_the_background() {
     bench.after(60_000 * MS);
     assert_eq!(bench.done(), [""; 0]);
     // One that the server closed is replaced.
-    assert!(bench.pool.take_idle(|server| *server == 1).is_some());
-    bench.pool.discard(bench.now, &mut bench.out);
+    let lease = bench.pool.take_idle(|server| *server == 1);
+    bench.discard(lease.expect("it is idle"));
     assert_eq!(bench.done(), ["connect"]);
 }
 
@@ -415,6 +430,37 @@ fn a_smaller_pool_gives_up_connections_as_they_come_back() {
         ..bench.pool.limits().clone()
     });
     assert_eq!(bench.pool.stats(bench.now).free, 3);
+}
+
+#[test]
+fn reconnect_counts_those_that_have_not_come_back() {
+    let mut bench = Bench::of_size(3);
+    bench.open(3);
+    let outdated = |bench: &Bench| bench.pool.stats(bench.now).outdated;
+    let (first, second) = (bench.ready(1), bench.ready(2));
+    bench.pool.reconnect(bench.now, &mut bench.out);
+    assert_eq!(bench.done(), ["close #1 Reconnect"]);
+    assert_eq!(outdated(&bench), 2);
+    bench.pool.reconnect(bench.now, &mut bench.out);
+    assert_eq!(outdated(&bench), 2);
+    bench.checkin(first);
+    assert_eq!(outdated(&bench), 1);
+    bench.discard(second);
+    assert_eq!(outdated(&bench), 0);
+    // A core that hears of RECONNECT later than the one that opened the connection.
+    bench.done();
+    bench.pool.closed(bench.now, &mut bench.out);
+    bench.wait(4);
+    bench.pool.connected(9, 3, bench.now, &mut bench.out);
+    let ahead = bench.out.drain(..).find_map(|action| match action {
+        Action::Serve { lease, .. } => Some(lease),
+        _ => None,
+    });
+    assert_eq!(outdated(&bench), 0);
+    bench.pool.reconnect(bench.now, &mut bench.out);
+    assert_eq!(outdated(&bench), 0);
+    bench.checkin(ahead.expect("served"));
+    assert_eq!(bench.pool.stats(bench.now).idle, 1);
 }
 
 #[test]

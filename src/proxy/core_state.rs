@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cores::blocking::Blocking;
 use cores::gate::Gate;
@@ -26,7 +26,7 @@ use crate::snapshot::Names;
 use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
-use super::mail::{Events, Mail};
+use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::reload::Pools;
 use super::server::Target;
@@ -36,6 +36,8 @@ use super::setup::Setup;
 const KEYS_MAX: usize = 4096;
 /// Bytes of prepared statements that the clients of one core may hold.
 const STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How soon another order to end is heeded while one is carried out.
+const ENDING_LOOK: Duration = Duration::from_millis(50);
 /// Random bytes fetched at a time.
 const RANDOM_BYTES: usize = 1024;
 
@@ -56,6 +58,8 @@ pub(crate) struct CoreState {
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
     pub(crate) gate: Gate,
     pub(crate) phase: Cell<Phase>,
+    /// When sessions are cut off, once that is known.
+    cut_off: Cell<Option<Instant>>,
     pub(crate) postbag: Postbag,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
@@ -129,6 +133,7 @@ impl CoreState {
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
             phase: Cell::new(Phase::Serving),
+            cut_off: Cell::new(None),
             postbag: Postbag::default(),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             mail_sent: Cell::new(0),
@@ -170,6 +175,36 @@ impl CoreState {
     /// The pool of this user and database: that of the primary, as reads are not sent elsewhere yet.
     pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
         self.pools.borrow().of(user, database).cloned()
+    }
+
+    /// Lets sessions end as `ending` says.
+    pub(crate) fn begin_ending(&self, ending: Ending) {
+        match ending {
+            Ending::WaitForClients => self.cut_off.set(None),
+            Ending::Graceful { deadline } => {
+                self.cut_off.set(deadline);
+                for link in self.links.borrow().values() {
+                    link.notify(Notice::Drain);
+                }
+            }
+        }
+    }
+
+    /// Waits until the last session has ended; false when they have to be cut off.
+    pub(crate) async fn sessions_ended(&self) -> bool {
+        loop {
+            let cut_off = self.cut_off.get();
+            if cut_off.is_some_and(|at| at <= self.core.now()) {
+                return false;
+            }
+            // Looked at again now and then: another ending may have been ordered.
+            let look = self.core.now() + ENDING_LOOK;
+            let until = cut_off.map_or(look, |at| at.min(look));
+            let drained = self.gate.drained();
+            if self.core.timeout_at(Some(until), drained).await.is_some() {
+                return true;
+            }
+        }
     }
 
     /// Prepared statements per server connection.
@@ -265,6 +300,8 @@ pub(crate) enum Notice {
     Drain,
     /// User or database are gone from the configuration. Told while nothing is going on; others find out.
     Removed,
+    /// The administrator ends it, and its server connection.
+    Killed,
     /// End now.
     ShutDown,
     IdleTimeout,
@@ -330,6 +367,12 @@ impl Deref for Enrolled {
     }
 }
 
+impl Enrolled {
+    pub(crate) fn link(&self) -> Rc<Link> {
+        Rc::clone(&self.link)
+    }
+}
+
 impl Drop for Enrolled {
     fn drop(&mut self) {
         let process_id = self.link.key.process_id();
@@ -358,9 +401,11 @@ impl Link {
         }
     }
 
-    /// Tells the session something; a later notice replaces one that it has not seen.
+    /// Tells the session something; a later notice replaces one that it has not seen, but that it is killed.
     pub(crate) fn notify(&self, notice: Notice) {
-        self.notice.set(Some(notice));
+        if self.notice.get() != Some(Notice::Killed) {
+            self.notice.set(Some(notice));
+        }
         self.wake();
     }
 

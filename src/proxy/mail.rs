@@ -11,6 +11,7 @@ use futures_channel::oneshot;
 use crate::admin::{Answer, Command};
 use crate::catalogue::View;
 use crate::error::Error;
+use crate::orders::Of;
 use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Scope};
@@ -64,27 +65,60 @@ pub(crate) enum Mail {
         /// How much of it.
         scope: Scope,
     },
+    /// The control thread wants something done, and to hear of it.
+    Act {
+        /// What.
+        act: Act,
+        /// For the answer.
+        done: Sender<Done>,
+    },
+    /// Stop accepting, and end. A later one replaces an earlier one.
+    Shutdown(Ending),
+    /// All cores have nothing left to do: end.
+    End,
+}
+
+/// What the control thread has all cores do, one thing after the other.
+#[derive(Clone)]
+pub(crate) enum Act {
     /// A new configuration is coming: be ready for mail of its pools.
-    Prepare {
-        /// What is coming.
-        setup: Setup,
-        /// This core's number goes there when it is.
-        done: Sender<usize>,
-    },
+    Prepare(Setup),
     /// Every core is ready for this configuration: it is in force.
-    Adopt {
-        /// What was announced.
-        setup: Setup,
-        /// This core's number goes there when it has done so.
-        done: Sender<usize>,
-    },
-    /// Stop accepting, let transactions finish, then end.
-    Shutdown {
+    Adopt(Setup),
+    /// Replace server connections.
+    Reconnect(Of),
+    /// End sessions.
+    Kill(Whom),
+}
+
+/// A core has done it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Its number.
+    pub(crate) core: usize,
+    /// Sessions that were ended.
+    pub(crate) count: usize,
+}
+
+/// Whose sessions are ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Whom {
+    /// All clients of some pools.
+    All(Of),
+    /// The client that was told this process id.
+    Client(i32),
+}
+
+/// How a core ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Each session with its transaction.
+    Graceful {
         /// When clients are cut off all the same; `None` waits for all.
         deadline: Option<Instant>,
     },
-    /// All cores have nothing left to do: end.
-    End,
+    /// When the last client has left by itself.
+    WaitForClients,
 }
 
 /// Events that may wait for the control thread. When it is full, signals wait; cores do without, and whoever asked
@@ -129,7 +163,7 @@ pub(crate) enum Event {
     },
     /// A core accepts connections.
     Listening,
-    /// During a shutdown, a core has neither clients nor servers left. It goes on for administrators.
+    /// During a shutdown, a core has no clients left. It goes on for those of other cores, and for administrators.
     CoreDrained(usize),
     /// Another thread wants to know how the program is doing.
     Ask(Ask),

@@ -23,7 +23,10 @@ use cores::{Core, Listener, Mailbox, PostOffice};
 use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::{Boot, Listen};
-pub(crate) use mail::{Ask, Event, Events, GatherId, Mail, Reply, EVENTS_MAX, MAILBOX_CAPACITY};
+pub(crate) use mail::{
+    Act, Ask, Done, Ending, Event, Events, GatherId, Mail, Reply, Whom, EVENTS_MAX,
+    MAILBOX_CAPACITY,
+};
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 pub(crate) use tls::{ClientSide, Tls};
@@ -46,7 +49,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
     core.spawn(accept(Rc::clone(&state), listen));
-    let deadline = loop {
+    let ending = loop {
         match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),
             Mail::Load { core, clients } => {
@@ -60,24 +63,15 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 server::cancel::requested(&state, process_id, &secret)
             }
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
-            Mail::Prepare { setup, done } => {
-                reload::prepare(&state, &setup);
-                let _ = done.send(core.index());
-            }
-            Mail::Adopt { setup, done } => {
-                reload::adopt(&state, &setup);
-                let _ = done.send(core.index());
-            }
-            Mail::Shutdown { deadline } => break deadline,
+            Mail::Act { act, done } => reload::act(&state, act, &done),
+            Mail::Shutdown(ending) => break ending,
             Mail::End => return,
         }
     };
     // Connections are accepted to the end: administrators may come in, others are told to stay away.
     state.phase.set(Phase::Draining);
     state.gate.close();
-    for link in state.links.borrow().values() {
-        link.notify(Notice::Drain);
-    }
+    state.begin_ending(ending);
     // Pool mail goes on meanwhile: other cores may be waiting for our connections.
     let context = Rc::clone(&state);
     let all_drained = Gate::new();
@@ -91,20 +85,14 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                     server::cancel::requested(&context, process_id, &secret)
                 }
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
-                Mail::Load { .. }
-                | Mail::Welcome { .. }
-                | Mail::Prepare { .. }
-                | Mail::Adopt { .. }
-                | Mail::Shutdown { .. } => {}
+                Mail::Load { .. } | Mail::Welcome { .. } => {}
+                Mail::Act { act, done } => reload::act(&context, act, &done),
+                Mail::Shutdown(ending) => context.begin_ending(ending),
                 Mail::End => end.close(),
             }
         }
     });
-    if core
-        .timeout_at(deadline, state.gate.drained())
-        .await
-        .is_none()
-    {
+    if !state.sessions_ended().await {
         tracing::warn!(
             core = core.index(),
             sessions = state.gate.running(),
@@ -121,6 +109,13 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 .unwrap_or(LAST_WAIT);
         let _ = core.timeout_at(Some(last), state.gate.drained()).await;
     }
+    // As long as any core has clients these may need our connections, and administrators may come to each.
+    let mut drained = Event::CoreDrained(core.index());
+    while let Err(TrySendError::Full(event)) = state.events.try_send(drained) {
+        drained = event;
+        core.sleep(Duration::from_millis(2)).await;
+    }
+    all_drained.drained().await;
     let pools = state.pools();
     for slot in pools.iter() {
         slot.decide(&state, |pool, now, out| pool.drain(now, out));
@@ -134,13 +129,6 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     while core.now() < last && !pools.iter().all(|slot| slot.is_drained()) {
         core.sleep(Duration::from_millis(2)).await;
     }
-    // As long as any core works administrators may come to each, and a connection may come to each.
-    let mut drained = Event::CoreDrained(core.index());
-    while let Err(TrySendError::Full(event)) = state.events.try_send(drained) {
-        drained = event;
-        core.sleep(Duration::from_millis(2)).await;
-    }
-    all_drained.drained().await;
     for admin in state.admins.borrow().values() {
         admin.end();
     }

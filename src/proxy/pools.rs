@@ -23,6 +23,7 @@ use crate::sql::settings::Settings;
 use super::core_state::CoreState;
 use super::mail::Mail;
 use super::server::{connect, Parcel, Registry, Server};
+use super::setup::Setup;
 
 /// A server connection as pools hold it.
 pub(crate) type Conn = Box<Server>;
@@ -38,6 +39,8 @@ pub(crate) struct PoolSlot {
     config: RefCell<Arc<PoolConfig>>,
     /// It is no longer in the configuration.
     pub(super) leaves: Cell<bool>,
+    /// MAINTENANCE: no transaction begins.
+    held: Cell<bool>,
     /// Its servers, and what is counted.
     pub(crate) registry: Rc<Registry>,
     slice: RefCell<Pool<Conn>>,
@@ -53,14 +56,19 @@ pub(crate) struct Welcome {
 }
 
 impl PoolSlot {
-    pub(crate) fn new(id: PoolId, pool: &PoolConfig, config: &Config, core: &Core) -> Self {
+    pub(crate) fn new(id: PoolId, pool: &PoolConfig, setup: &Setup, core: &Core) -> Self {
         let place = Place {
             core: core.index(),
             cores: core.count(),
             offset: usize::try_from(id.0).expect("32 bits fit"),
         };
         let seed = u64::from(id.0) << 32 | core.index() as u64;
-        let slice = Pool::new(place, limits(pool, config), seed, core.now());
+        let mut slice = Pool::new(place, limits(pool, setup), seed, core.now());
+        if setup.orders.paused.is_on(&pool.user, &pool.database) {
+            let mut nothing = Vec::new();
+            slice.pause(core.now(), &mut nothing);
+            debug_assert!(nothing.is_empty(), "there is nothing in it yet");
+        }
         Self {
             id,
             names: Arc::new(Names {
@@ -69,6 +77,7 @@ impl PoolSlot {
             }),
             config: RefCell::new(Arc::new(pool.clone())),
             leaves: Cell::new(false),
+            held: Cell::new(setup.orders.maintenance.is_on(&pool.user, &pool.database)),
             registry: Rc::default(),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
@@ -81,18 +90,33 @@ impl PoolSlot {
         Arc::clone(&self.config.borrow())
     }
 
-    /// Takes over what a reload has changed.
+    /// Do transactions have to wait before they begin?
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
+    /// Takes over what a reload or an order has changed.
     pub(super) fn reconfigure(
         self: &Rc<Self>,
         state: &Rc<CoreState>,
         pool: &PoolConfig,
-        config: &Config,
+        setup: &Setup,
     ) {
         let before = self.config();
         if *before != *pool {
             self.config.replace(Arc::new(pool.clone()));
         }
-        let limits = limits(pool, config);
+        let limits = limits(pool, setup);
+        let paused = setup
+            .orders
+            .paused
+            .is_on(&self.names.user, &self.names.database);
+        let held = setup
+            .orders
+            .maintenance
+            .is_on(&self.names.user, &self.names.database);
+        self.held.set(held);
         self.decide(state, |slice, now, out| {
             if *slice.limits() != limits {
                 slice.resize(limits, now, out);
@@ -100,6 +124,10 @@ impl PoolSlot {
             if before.startup != pool.startup {
                 // What servers were told when they were opened cannot be told them again.
                 slice.reconnect(now, out);
+            }
+            match paused {
+                true => slice.pause(now, out),
+                false => slice.resume(now, out),
             }
         });
         if before.startup != pool.startup {
@@ -161,8 +189,9 @@ impl PoolSlot {
     fn discard(self: &Rc<Self>, state: &Rc<CoreState>, lease: Lease<Conn>) {
         let (slot, context) = (Rc::clone(self), Rc::clone(state));
         state.core.spawn(async move {
-            lease.server.close(&context).await;
-            slot.decide(&context, Pool::discard);
+            let (server, lease) = lease.take();
+            server.close(&context).await;
+            slot.decide(&context, |pool, now, out| pool.discard(&lease, now, out));
         });
     }
 

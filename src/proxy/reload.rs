@@ -6,13 +6,16 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::mpsc::Sender;
 
 use cores::Core;
 
 use crate::config::choice::Role;
+use crate::orders::Of;
 use crate::pool::{Pool, PoolId};
 
 use super::core_state::{Activity, CoreState, Notice};
+use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
 use super::setup::Setup;
 
@@ -70,8 +73,22 @@ impl Pools {
     }
 }
 
+/// Does what the control thread asks for, and tells it so.
+pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
+    let mut count = 0;
+    match act {
+        Act::Prepare(setup) => prepare(state, &setup),
+        Act::Adopt(setup) => adopt(state, &setup),
+        Act::Reconnect(scope) => reconnect(state, &scope),
+        Act::Kill(whom) => count = kill(state, &whom),
+    }
+    let core = state.core.index();
+    // Otherwise the control thread has given up on this core.
+    let _ = done.send(Done { core, count });
+}
+
 /// Makes the slices of pools that are new in `setup`. They are not used yet.
-pub(super) fn prepare(state: &CoreState, setup: &Setup) {
+fn prepare(state: &CoreState, setup: &Setup) {
     let pools = state.pools();
     let new = setup.pools().filter(|(id, _)| pools.get(*id).is_none());
     let new = new.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, &state.core)));
@@ -82,7 +99,7 @@ pub(super) fn prepare(state: &CoreState, setup: &Setup) {
 }
 
 /// Puts `setup` in force, which was prepared.
-pub(super) fn adopt(state: &Rc<CoreState>, setup: &Setup) {
+fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     let before = state.pools();
     let known = setup.pools();
     let known: Vec<_> = known
@@ -105,18 +122,55 @@ pub(super) fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     for slot in gone {
         slot.decide(state, Pool::drain);
     }
+    tell_sessions(state);
+}
+
+/// Those that wait for something else than their pool, or for nothing.
+fn tell_sessions(state: &CoreState) {
+    let mut waiting = Vec::new();
     for link in state.links.borrow().values() {
         let slot = link.slot.borrow();
-        let idle = link.activity.get() == Activity::Idle && link.notice().is_none();
-        if slot.leaves.get()
-            && idle
-            && state
-                .pool_of(&slot.names.user, &slot.names.database)
-                .is_none()
-        {
-            link.notify(Notice::Removed);
+        match link.activity.get() {
+            Activity::Waiting if slot.leaves.get() || !slot.is_held() => {
+                waiting.push(Rc::clone(link));
+            }
+            Activity::Idle
+                if slot.leaves.get()
+                    && link.notice().is_none()
+                    && state
+                        .pool_of(&slot.names.user, &slot.names.database)
+                        .is_none() =>
+            {
+                link.notify(Notice::Removed);
+            }
+            _ => {}
         }
     }
+    // Who has waited for longest goes first.
+    waiting.sort_by_key(|link| link.since.get());
+    waiting.iter().for_each(|link| link.wake());
+}
+
+/// RECONNECT: every server connection of these pools is replaced.
+fn reconnect(state: &Rc<CoreState>, scope: &Of) {
+    for slot in state.pools().iter() {
+        if scope.covers(&slot.names.user, &slot.names.database) {
+            slot.decide(state, Pool::reconnect);
+        }
+    }
+}
+
+/// KILL and KILL_CLIENT: ends sessions where they are. How many.
+fn kill(state: &CoreState, whom: &Whom) -> usize {
+    let links = state.links.borrow();
+    let killed = links.iter().filter(|(process_id, link)| match whom {
+        Whom::Client(id) => id == *process_id,
+        Whom::All(scope) => {
+            let slot = link.slot.borrow();
+            scope.covers(&slot.names.user, &slot.names.database)
+        }
+    });
+    killed.map(|(_, link)| link.notify(Notice::Killed)).count()
 }
 
 /// Forgets drained slices that have no connections any more.

@@ -1,10 +1,11 @@
-//! A configuration as the cores take it: numbered, and with its pools identified.
+//! A configuration as the cores take it: numbered, with its pools identified, and under the operator's orders.
 
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::config::{Config, PoolConfig, ServerAddress};
+use crate::orders::Orders;
 use crate::pool::PoolId;
 
 use super::tls::Tls;
@@ -14,6 +15,8 @@ use super::tls::Tls;
 pub(crate) struct Setup {
     /// Counts the configurations of this process, from 1.
     pub(crate) generation: u64,
+    /// What is paused, and the like.
+    pub(crate) orders: Arc<Orders>,
     config: Arc<Config>,
     /// Certificates as they were when this configuration was read.
     pub(crate) certificates: Arc<Tls>,
@@ -40,6 +43,7 @@ impl Setup {
     pub(crate) fn first(config: Config, certificates: Tls) -> Self {
         Self {
             generation: 1,
+            orders: Arc::default(),
             ids: (1..).map(PoolId).take(config.pools.len()).collect(),
             next_id: number(config.pools.len() + 1),
             config: Arc::new(config),
@@ -62,10 +66,19 @@ impl Setup {
         });
         Self {
             generation: self.generation + 1,
+            orders: Arc::clone(&self.orders),
             ids: ids.collect(),
             next_id,
             config: Arc::new(config),
             certificates: Arc::new(certificates),
+        }
+    }
+
+    /// The same configuration under other orders.
+    pub(crate) fn under(&self, orders: Orders) -> Self {
+        Self {
+            orders: Arc::new(orders),
+            ..self.clone()
         }
     }
 

@@ -1,8 +1,12 @@
 //! SIGHUP and RELOAD: what changed is put in force, and nothing else is touched.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use crate::support::load::Load;
 use crate::support::process::{poll, PATIENCE};
+use crate::support::sampler::Sampler;
+use crate::support::wire::{bind, execute, parse, query, sync, transcript};
 use crate::support::{Config, Postgres, Wire};
 
 const ALICE: &str = "password = \"hunter2\"";
@@ -78,7 +82,7 @@ fn a_database_that_moves_takes_its_clients_along() {
     let mut waiting = pgdog.client("app");
     let mut idle = pgdog.client("app");
     assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
-    waiting.send(&crate::support::wire::query("SELECT current_database()"));
+    waiting.send(&query("SELECT current_database()"));
     pgdog.reload(&config(&second));
     // It waited for the old pool, and is served by the new one.
     let messages = waiting.read_until(b'Z');
@@ -193,7 +197,6 @@ fn prepared_statements_outlive_a_change_of_how_they_are_treated() {
     };
     let pgdog = config("extended").start();
     let mut client = pgdog.client(&database);
-    use crate::support::wire::{bind, execute, parse, sync};
     assert_eq!(client.ask(&[parse("mine", BACKEND), sync()]), "1 Z:I");
     let mut backends = BTreeSet::new();
     for level in ["disabled", "extended", "full", "disabled"] {
@@ -207,12 +210,147 @@ fn prepared_statements_outlive_a_change_of_how_they_are_treated() {
             b'D' => message.values(),
             _ => Vec::new(),
         }));
-        assert_eq!(
-            crate::support::wire::transcript(&answer).split(' ').next(),
-            Some("2")
-        );
+        assert_eq!(transcript(&answer).split(' ').next(), Some("2"));
         other.query("COMMIT");
     }
     assert!(!backends.is_empty());
+    pgdog.stop();
+}
+
+/// Ten times a second for a minute with `PGDOG_TEST_LONG`, for some seconds without.
+#[test]
+fn reloads_under_load_are_not_noticed() {
+    const SIZE: usize = 4;
+    let reloads = match std::env::var_os("PGDOG_TEST_LONG") {
+        Some(_) => 600,
+        None => 30,
+    };
+    let database = Postgres::shared().database("reload");
+    // What alternates is real, and is no reason to touch a connection.
+    let config = |odd: bool| {
+        let (idle, hash) = if odd {
+            (50_000, "hunter3")
+        } else {
+            (60_000, "hunter2")
+        };
+        Config::of(&database)
+            .general(&format!(
+                "default_pool_size = {SIZE}\nmin_pool_size = {SIZE}\nidle_timeout = {idle}\nlog_connections = {odd}"
+            ))
+            .user("bob", &database, &format!("password = {hash:?}"))
+    };
+    let pgdog = config(false).start();
+    let backends = || -> BTreeSet<String> {
+        let sql = format!(
+            "SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'alice'"
+        );
+        let pids = Postgres::shared().value("postgres", &sql);
+        pids.split(' ').map(str::to_owned).collect()
+    };
+    let load = Load::start(
+        pgdog.port(),
+        &database,
+        12,
+        |client, number, transaction| {
+            if transaction == 0 {
+                assert_eq!(
+                    client.ask(&[parse("mine", "SELECT $1::int"), sync()]),
+                    "1 Z:I"
+                );
+            }
+            let value = Some("17");
+            match (number + transaction) % 3 {
+                0 => assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I"),
+                1 => {
+                    let batch = [bind("", "mine", &[value]), execute("", 0), sync()];
+                    assert_eq!(client.ask(&batch), "2 D:17 C:SELECT_1 Z:I");
+                }
+                _ => {
+                    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+                    let batch = [bind("", "mine", &[value]), execute("", 0), sync()];
+                    assert_eq!(client.ask(&batch), "2 D:17 C:SELECT_1 Z:T");
+                    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+                }
+            }
+        },
+    );
+    let before = poll(PATIENCE, "the pool to be full", || {
+        Some(backends()).filter(|backends| backends.len() == SIZE)
+    });
+    let sampler = Sampler::start(&database);
+    let begun = Instant::now();
+    for number in 1..=reloads {
+        pgdog.reload(&config(number % 2 == 1));
+        let due = begun + Duration::from_millis(100) * number;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        assert!(!load.has_failed(), "after {number} reloads");
+    }
+    let took = begun.elapsed();
+    load.go_on(100);
+    assert_eq!(sampler.stop(), SIZE);
+    assert_eq!(backends(), before, "nobody's server was replaced");
+    let done = load.stop();
+    println!(
+        "{reloads} reloads in {took:?}, {done} transactions, no error, the same {SIZE} backends"
+    );
+    let log = pgdog.log();
+    assert_eq!(
+        log.matches("configuration reloaded").count(),
+        reloads as usize
+    );
+    assert!(log.contains("general.idle_timeout changed from 60000 to 50000"));
+    assert!(!log.contains("hunter"));
+    pgdog.stop();
+}
+
+#[test]
+fn pools_shrink_and_grow_under_load_and_never_pass_their_limit() {
+    let database = Postgres::shared().database("reload");
+    let config = |size: usize| {
+        Config::of(&database).general(&format!(
+            "default_pool_size = {size}\ncheckout_timeout = 60000\nlog_connections = false"
+        ))
+    };
+    let connections = || Postgres::shared().connections(&database);
+    let pgdog = config(8).start();
+    let load = Load::start(pgdog.port(), &database, 24, |client, _, _| {
+        assert_eq!(
+            client.query("SELECT pg_sleep(0.002)"),
+            "T D: C:SELECT_1 Z:I"
+        );
+    });
+    load.go_on(100);
+    let mut before = 8;
+    for size in [2, 8, 1, 3, 12, 5, 6] {
+        let moving = Sampler::start(&database);
+        pgdog.reload(&config(size));
+        poll(PATIENCE, "the pool to get smaller", || {
+            (connections() <= size).then_some(())
+        });
+        moving.look(20);
+        let most = moving.stop();
+        assert!(
+            most <= before.max(size),
+            "{most} on the way from {before} to {size}"
+        );
+        let settled = Sampler::start(&database);
+        load.go_on(200);
+        settled.look(20);
+        assert_eq!(
+            settled.stop(),
+            size,
+            "as many as are allowed, when there is demand"
+        );
+        before = size;
+    }
+    // Back and forth faster than connections come back.
+    let moving = Sampler::start(&database);
+    for size in [1, 6, 2, 5, 1, 6, 3, 6] {
+        pgdog.reload(&config(size));
+    }
+    load.go_on(200);
+    moving.look(20);
+    assert!(moving.stop() <= 6);
+    load.stop();
     pgdog.stop();
 }

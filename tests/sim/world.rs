@@ -486,7 +486,9 @@ impl World {
         } else if self.random.percent(self.plan.lost) {
             self.whereabouts.remove(&id);
             self.open -= 1;
-            self.cores[core].pool.discard(self.now, &mut self.out);
+            let (_, lease) = lease.take();
+            let pool = &mut self.cores[core].pool;
+            pool.discard(&lease, self.now, &mut self.out);
         } else {
             self.moves(id, Whereabouts::Client(client), Whereabouts::Pool(core))?;
             self.cores[core]
@@ -590,7 +592,7 @@ impl World {
                 if let Some(lease) = slice.pool.take_idle(|_| true) {
                     self.whereabouts.remove(&lease.0);
                     self.open -= 1;
-                    slice.pool.discard(now, out);
+                    slice.pool.discard(&lease.take().1, now, out);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod pgdog;
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -183,6 +183,11 @@ impl Pgdog {
         Wire::connect(self.port, "admin", "admin", ADMIN_PASSWORD)
     }
 
+    /// Gives it other files, without telling it so.
+    pub(crate) fn rewrite(&self, config: &Config) {
+        config.write(self.folder.path(), self.port);
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -203,7 +208,7 @@ impl Pgdog {
 
     /// Gives it another configuration and sends SIGHUP; waits until it has said what came of it.
     pub(crate) fn reload(&self, config: &Config) {
-        config.write(self.folder.path(), self.port);
+        self.rewrite(config);
         let said = |log: &str| {
             log.matches("configuration reloaded").count()
                 + log.matches("configuration not changed").count()

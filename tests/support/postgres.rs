@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
 
+use rustix::process::Signal;
+
 use super::certificates::Certificates;
-use super::process::{free_port, wait_for_port, Folder, Process};
+use super::process::{free_port, poll, wait_for_port, Folder, Process, PATIENCE};
 use super::wire::Wire;
 
 /// Password of every role but `postgres`.
@@ -76,9 +78,10 @@ log_min_messages = fatal
 pub(crate) struct Postgres {
     port: u16,
     bin: PathBuf,
-    // Held for their ends. The server first: it is killed before its folder is removed.
-    _server: Process,
-    _folder: Folder,
+    owner: Owner,
+    // The server first: it is killed before its folder is removed.
+    server: Process,
+    folder: Folder,
 }
 
 impl Postgres {
@@ -92,6 +95,11 @@ impl Postgres {
     pub(crate) fn encrypted() -> &'static Self {
         static ENCRYPTED: OnceLock<Postgres> = OnceLock::new();
         ENCRYPTED.get_or_init(|| Self::start(Some(Certificates::shared())))
+    }
+
+    /// A cluster for one test alone, that it may restart.
+    pub(crate) fn own() -> Self {
+        Self::start(None)
     }
 
     fn start(tls: Option<&Certificates>) -> Self {
@@ -149,31 +157,22 @@ impl Postgres {
         .expect("write postgresql.conf");
         std::fs::write(data.join("pg_hba.conf"), format!("{hba}{HBA}")).expect("write pg_hba.conf");
 
-        let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
-        let mut server = Process::start(
-            "postgres",
-            "QUIT",
-            owner
-                .command(&bin.join("postgres"))
-                .arg("-D")
-                .arg(&data)
-                .stdout(Stdio::null())
-                .stderr(log),
-        );
-        wait_for_port(port, || server.is_running());
         let postgres = Self {
             port,
+            server: launch(&owner, &bin, folder.path(), port),
             bin,
-            _server: server,
-            _folder: folder,
+            owner,
+            folder,
         };
-        super::process::poll(
-            super::process::PATIENCE,
-            "PostgreSQL to accept logins",
-            || Wire::login(port, "postgres", "postgres", "").ok(),
-        );
         postgres.admin("postgres").query(&format!("{ROLES}{roles}"));
         postgres
+    }
+
+    /// Shuts it down as `pg_ctl restart` does, then starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.server.signal(Signal::INT);
+        self.server.wait(PATIENCE);
+        self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -211,6 +210,26 @@ impl Postgres {
         );
         self.value("postgres", &sql).parse().expect("a count")
     }
+}
+
+/// Starts the server, and waits until it lets clients in.
+fn launch(owner: &Owner, bin: &Path, folder: &Path, port: u16) -> Process {
+    let log = std::fs::File::create(folder.join("log")).expect("create the log");
+    let mut server = Process::start(
+        "postgres",
+        "QUIT",
+        owner
+            .command(&bin.join("postgres"))
+            .arg("-D")
+            .arg(folder.join("data"))
+            .stdout(Stdio::null())
+            .stderr(log),
+    );
+    wait_for_port(port, || server.is_running());
+    poll(PATIENCE, "PostgreSQL to accept logins", || {
+        Wire::login(port, "postgres", "postgres", "").ok()
+    });
+    server
 }
 
 /// Who runs the server: PostgreSQL refuses to be started by root.

@@ -1,15 +1,17 @@
 //! Watches how many server connections a database has while a test runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::postgres::Postgres;
+use super::process::{poll, PATIENCE};
 
 /// A thread that counts the connections in `pg_stat_activity` every few milliseconds.
 pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
+    looks: Arc<AtomicUsize>,
     thread: JoinHandle<Sampled>,
 }
 
@@ -27,6 +29,8 @@ impl Sampler {
         );
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let looks = Arc::new(AtomicUsize::new(0));
+        let looked = Arc::clone(&looks);
         let thread = std::thread::spawn(move || {
             let mut admin = Postgres::shared().admin("postgres");
             let mut sampled = Sampled {
@@ -38,11 +42,24 @@ impl Sampler {
                     .most
                     .max(admin.value(&sql).parse().expect("a count"));
                 sampled.samples += 1;
+                looked.store(sampled.samples, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(3));
             }
             sampled
         });
-        Self { stop, thread }
+        Self {
+            stop,
+            looks,
+            thread,
+        }
+    }
+
+    /// Waits until it has looked so many times more.
+    pub(crate) fn look(&self, times: usize) {
+        let goal = self.looks.load(Ordering::Relaxed) + times;
+        poll(PATIENCE, "the sampler to look", || {
+            (self.looks.load(Ordering::Relaxed) >= goal).then_some(())
+        });
     }
 
     /// Ends it; it must have looked often enough to mean something.

@@ -187,6 +187,25 @@ impl Wire {
         self.stream.peek(&mut tag).ok().map(|_| tag[0])
     }
 
+    /// Has nothing come yet?
+    pub(crate) fn is_silent(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a TCP socket");
+        let silent = self.stream.peek(&mut [0]).is_err();
+        self.stream.set_nonblocking(false).expect("a TCP socket");
+        silent
+    }
+
+    /// The rows of a simple query that must succeed; NULL is empty.
+    #[track_caller]
+    pub(crate) fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        self.send(&query(sql));
+        let messages = self.read_until(b'Z');
+        assert_ne!(transcript(&messages).get(..1), Some("E"), "{sql}");
+        let rows = messages.iter().filter(|message| message.tag == b'D');
+        let values = |row: &Message| row.values().into_iter().map(Option::unwrap_or_default);
+        rows.map(|row| values(row).collect()).collect()
+    }
+
     /// Untagged bytes: the answer to SSLRequest, or part of a long result.
     pub(crate) fn read_bytes(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.stream.read(bytes)

@@ -124,7 +124,7 @@ pub(super) fn databases(picture: &Picture<'_>) -> Vec<Vec<Value>> {
             Value::Int(0),
             clients(picture, |names| names.database == entry.name),
             Value::from(own().any(|pool| pool.paused)),
-            Value::from(false), // DISABLE is not there yet
+            Value::from(picture.orders.disabled.is_on_for(&entry.name)),
         ]
     };
     picture.config.database_entries().map(row).collect()

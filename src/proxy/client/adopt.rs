@@ -30,12 +30,19 @@ impl Manner {
     }
 }
 
+/// The pool of this user and database, for a new session. Errors: it admits nobody.
+pub(super) fn admit(state: &CoreState, user: &str, database: &str) -> Result<Rc<PoolSlot>, Error> {
+    let slot = pool_of(state, user, database)?;
+    if state.config().orders.disabled.is_on(user, database) {
+        let text = format!("database \"{database}\" is disabled");
+        let code = SqlState::CANNOT_CONNECT_NOW;
+        return Err(Error::fatal(Fault::Proxy, code, text));
+    }
+    Ok(slot)
+}
+
 /// The pool of this user and database. Errors: there is none, or one that cannot be served yet.
-pub(super) fn pool_of(
-    state: &CoreState,
-    user: &str,
-    database: &str,
-) -> Result<Rc<PoolSlot>, Error> {
+fn pool_of(state: &CoreState, user: &str, database: &str) -> Result<Rc<PoolSlot>, Error> {
     let Some(slot) = state.pool_of(user, database) else {
         return Err(unknown_database(database));
     };
@@ -61,6 +68,12 @@ pub(super) fn unknown_database(database: &str) -> Error {
 /// For a client whose pool is gone.
 pub(super) fn removed(database: &str) -> Error {
     let text = format!("database \"{database}\" was removed from the configuration");
+    Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, text)
+}
+
+/// For a client that the administrator throws out.
+pub(super) fn killed() -> Error {
+    let text = "terminated by administrator";
     Error::fatal(Fault::Proxy, SqlState::ADMIN_SHUTDOWN, text)
 }
 

@@ -34,7 +34,7 @@ use super::super::pools::{Held, PoolSlot};
 use super::super::server::RunError;
 use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
-use super::adopt::{pool_of, unknown_database, Manner};
+use super::adopt::{admit, unknown_database, Manner};
 use super::audit::Audit;
 use super::request::Unnamed;
 use super::startup::Encrypted;
@@ -196,7 +196,7 @@ impl Newcomer<'_> {
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
         let (generation, slot, reported) = loop {
             let generation = self.state.generation();
-            let slot = pool_of(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
+            let slot = admit(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
             match self.learn(&slot, &wish.settings, &settings).await {
                 Ok(reported) => break (generation, slot, reported),
                 // The pool may have been replaced meanwhile.

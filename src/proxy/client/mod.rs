@@ -12,7 +12,7 @@ mod startup;
 
 pub(crate) use admin::AdminLink;
 
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,7 +123,7 @@ pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, pass: Option<Pass>)
     match Box::pin(login::log_in(&state, stream)).await {
         None => {}
         Some(LoggedIn::Client(mut session)) => {
-            let end = session.run().await;
+            let end = session.run_unless_killed().await;
             Box::pin(session.end(end)).await;
         }
         Some(LoggedIn::Admin(session)) => {
@@ -150,6 +150,19 @@ impl Session {
                 return end;
             }
         }
+    }
+
+    /// The session, until it ends or is killed, wherever it is: what it holds goes with it.
+    async fn run_unless_killed(&mut self) -> End {
+        let link = self.link.link();
+        let mut run = std::pin::pin!(self.run());
+        poll_fn(|cx| {
+            if link.notice() == Some(Notice::Killed) {
+                return Poll::Ready(End::Fatal(adopt::killed()));
+            }
+            run.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// A request, and all that needs the same server: one transaction, or the whole session.
@@ -393,6 +406,9 @@ impl Session {
     async fn checkout(&mut self) -> Result<Option<Held>, End> {
         let since = self.state.core.now();
         loop {
+            if self.slot.is_held() {
+                self.wait_for_release().await?;
+            }
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
             let checkout = self.slot.decide(&self.state, |pool, now, out| {
                 pool.checkout(client, now, out)
@@ -453,6 +469,40 @@ impl Session {
             Err(RunError::Lost(lost)) => lost_error(&lost),
         };
         self.refuse(error).map(|()| None)
+    }
+
+    /// MAINTENANCE: waits until transactions may begin, for as long as the client stays.
+    #[cold]
+    async fn wait_for_release(&mut self) -> Result<(), End> {
+        self.link.enter(Activity::Waiting, self.state.core.now());
+        self.inbound.settle();
+        poll_fn(|cx| {
+            self.link.listen(cx);
+            if !self.slot.is_held() || self.is_outdated() {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_waiting(cx).map(Err)
+        })
+        .await?;
+        match self.is_outdated() {
+            true => self.adopt(),
+            false => Ok(()),
+        }
+    }
+
+    /// A client that waits for a server: why it has to stop.
+    fn poll_waiting(&mut self, cx: &mut std::task::Context<'_>) -> Poll<End> {
+        if let Some(notice) = self.link.notice() {
+            return Poll::Ready(End::Fatal(self.farewell(notice)));
+        }
+        while self.inbound.len() < WAITING_BYTES_MAX {
+            match self.poll_inbound(cx) {
+                Poll::Ready(Ok(())) => self.inbound.settle(),
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
     }
 
     /// Waits in the queue, for as long as the client stays.
@@ -603,6 +653,7 @@ impl Session {
                 "terminating connection: shutting down",
             ),
             Notice::Removed => adopt::removed(&self.slot.names.database),
+            Notice::Killed => adopt::killed(),
             Notice::IdleTimeout => {
                 let text = format!(
                     "idle for {} ms (client_idle_timeout)",
@@ -671,17 +722,7 @@ impl Waiting<'_> {
             self.ticket = None;
             return Poll::Ready(Ok(served));
         }
-        if let Some(notice) = self.session.link.notice() {
-            return Poll::Ready(Err(End::Fatal(self.session.farewell(notice))));
-        }
-        while self.session.inbound.len() < WAITING_BYTES_MAX {
-            match self.session.poll_inbound(cx) {
-                Poll::Ready(Ok(())) => self.session.inbound.settle(),
-                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Pending
+        self.session.poll_waiting(cx).map(Err)
     }
 }
 

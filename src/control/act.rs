@@ -1,0 +1,184 @@
+//! Admin commands that act: done on all cores before they are answered.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::admin::command::{self, Missing};
+use crate::admin::{Act, Answer};
+use crate::error::{Error, Fault};
+use crate::orders::{Of, Orders, Switches};
+use crate::protocol::sqlstate::SqlState;
+use crate::proxy::{self, Reply, Whom};
+use crate::snapshot::Scope;
+
+use super::admin::tell;
+use super::events::{Control, Load};
+use super::now;
+use super::reload::{round, Failure};
+use super::waits::{Until, Wait};
+
+impl Control {
+    /// Carries a command out and answers it.
+    pub(super) fn act(&mut self, act: Act, load: Load<'_>, reply: Reply) {
+        let tag = act.tag();
+        let until = match &act {
+            Act::Pause { of, wait: true } => Some(Until::Empty(of.clone())),
+            Act::WaitClose { database } => Some(Until::Closed(Of::database(database.clone()))),
+            _ => None,
+        };
+        match (self.carry_out(act, load), until) {
+            (Err(error), _) => tell(reply, Err(error)),
+            (Ok(()), Some(until)) => {
+                let wait = Wait::new(until, tag, reply);
+                self.waits.borrow_mut().begin(wait, now());
+            }
+            (Ok(()), None) => tell(reply, Ok(Answer::done(tag))),
+        }
+    }
+
+    fn carry_out(&mut self, act: Act, load: Load<'_>) -> Result<(), Error> {
+        match act {
+            Act::Reload => self.reload(load),
+            Act::Pause { of, wait: _ } => self.order(&of, |orders| &mut orders.paused, true),
+            Act::Resume(of) => self.order(&of, |orders| &mut orders.paused, false),
+            Act::Maintenance { on, database } => self.order(
+                &Of::database(database),
+                |orders| &mut orders.maintenance,
+                on,
+            ),
+            Act::Disable { database } => {
+                let of = Of::Database(database);
+                self.order(&of, |orders| &mut orders.disabled, true)
+            }
+            Act::Enable { database } => {
+                let of = Of::Database(database);
+                self.order(&of, |orders| &mut orders.disabled, false)
+            }
+            Act::Reconnect { database } => {
+                let of = Of::database(database);
+                self.known(&of)?;
+                self.all_cores(&proxy::Act::Reconnect(of)).map(drop)
+            }
+            Act::Kill { database } => {
+                let of = Of::database(database);
+                self.order(&of, |orders| &mut orders.paused, true)?;
+                let killed = self.all_cores(&proxy::Act::Kill(Whom::All(of)))?;
+                tracing::warn!(killed, "clients were terminated by KILL");
+                Ok(())
+            }
+            Act::KillClient { id } => {
+                let process_id = i32::try_from(id).map_err(|_| no_client(id))?;
+                match self.all_cores(&proxy::Act::Kill(Whom::Client(process_id)))? {
+                    0 => Err(no_client(id)),
+                    _ => Ok(()),
+                }
+            }
+            Act::WaitClose { database } => self.known(&Of::database(database)),
+            Act::Shutdown(how) => {
+                self.shut_down(how);
+                Ok(())
+            }
+            Act::Ban(_) => Err(missing("BAN", "there is no load balancing yet")),
+            Act::Unban(_) => Err(missing("UNBAN", "there is no load balancing yet")),
+            Act::Healthcheck(_) => Err(missing("HEALTHCHECK", "servers are not checked yet")),
+            Act::Probe { .. } => Err(missing("PROBE", "it is not available yet")),
+            Act::ResetPrepared => Err(missing("RESET PREPARED", "it is not available yet")),
+            Act::Missing(what) => Err(command::missing(what)),
+        }
+    }
+
+    /// RELOAD and SIGHUP. Errors: nothing has changed, and the log says so.
+    pub(super) fn reload(&mut self, load: Load<'_>) -> Result<(), Error> {
+        if !self.is_serving() {
+            let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+            return Err(Error::error(Fault::Client, code, "shutting down"));
+        }
+        let (current, office) = self.current();
+        current.reload(load(), office).map_err(|failure| {
+            tracing::error!("configuration not changed: {failure}");
+            match failure {
+                Failure::Invalid(problems) => {
+                    let text = "configuration not changed";
+                    Error::error(Fault::Client, SqlState::CONFIG_FILE_ERROR, text).detail(problems)
+                }
+                silent @ Failure::Silent(_) => unanswered(&silent),
+            }
+        })
+    }
+
+    /// Turns something on or off for some, and waits until all cores obey.
+    fn order(
+        &mut self,
+        of: &Of,
+        switches: impl FnOnce(&mut Orders) -> &mut Switches,
+        on: bool,
+    ) -> Result<(), Error> {
+        self.known(of)?;
+        let change = |orders: &mut Orders| switches(orders).set(of.clone(), on);
+        let (current, office) = self.current();
+        let outcome = current.order(office, change);
+        outcome.map_err(|failure| unanswered(&failure))
+    }
+
+    fn all_cores(&mut self, act: &proxy::Act) -> Result<usize, Error> {
+        let (_, office) = self.current();
+        round(office, act).map_err(|failure| unanswered(&failure))
+    }
+
+    /// Errors: the configuration has no such pool.
+    fn known(&self, of: &Of) -> Result<(), Error> {
+        let setup = self.current.setup();
+        let (database, user) = match of {
+            Of::All => return Ok(()),
+            Of::Database(database) => (database, None),
+            Of::User { user, database } => (database, Some(user)),
+        };
+        if setup.cluster(database).is_none() {
+            let text = format!("database \"{database}\" is not configured");
+            return Err(Error::error(
+                Fault::Client,
+                SqlState::INVALID_CATALOG_NAME,
+                text,
+            ));
+        }
+        match user.filter(|user| setup.pools_of(user, database).next().is_none()) {
+            None => Ok(()),
+            Some(user) => {
+                let text = format!("user \"{user}\" is not configured for database \"{database}\"");
+                Err(Error::error(
+                    Fault::Client,
+                    SqlState::UNDEFINED_OBJECT,
+                    text,
+                ))
+            }
+        }
+    }
+
+    /// Looks whether what commands wait for has happened, when it is time to.
+    pub(super) fn look(&mut self, at: Instant) {
+        if !self.waits.borrow_mut().is_due(at) {
+            return;
+        }
+        let waits = Rc::clone(&self.waits);
+        let setup = self.current.setup().clone();
+        self.gather(Scope::default(), move |gathered| {
+            // Who does not answer in time is asked again: this takes as long as it takes.
+            let cores = gathered.unwrap_or_default();
+            waits.borrow_mut().looked(&cores, &setup, now());
+        });
+    }
+}
+
+fn missing(command: &'static str, reason: &'static str) -> Error {
+    command::missing(Missing { command, reason })
+}
+
+fn no_client(id: i64) -> Error {
+    let text = format!("no such client: {id}");
+    Error::error(Fault::Client, SqlState::UNDEFINED_OBJECT, text)
+}
+
+fn unanswered(failure: &Failure) -> Error {
+    let text = "not all cores have answered";
+    Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(failure.to_string())
+}
