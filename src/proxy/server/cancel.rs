@@ -119,7 +119,8 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
     let exchange = async {
         let Address { connect, host, .. } = &target.address;
         let options = TcpOptions::default();
-        let stream = super::encrypt::connect(state, connect, host.as_deref(), &options).await?;
+        let (stream, _) =
+            super::encrypt::connect(state, connect, host.as_deref(), &options).await?;
         stream.send_vec(request);
         stream.flush().await?;
         while stream.recv().await?.is_some() {}

@@ -251,8 +251,11 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<Dialled
     for ip in found {
         let to = cores::Address::Tcp(ip);
         match encrypt::connect(state, &to, Some(host), &options).await {
-            Ok(stream) => {
-                record(slot, Phase::ConnectTcp, resolved, state.core.now());
+            Ok((stream, connected)) => {
+                record(slot, Phase::ConnectTcp, resolved, connected);
+                if stream.tls().is_some() {
+                    record(slot, Phase::ConnectTls, connected, state.core.now());
+                }
                 let host = Some(host.as_str().into());
                 return Ok(Dialled { stream, to, host });
             }
