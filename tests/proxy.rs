@@ -27,6 +27,8 @@ mod drivers;
 mod extended;
 #[path = "proxy/killed.rs"]
 mod killed;
+#[path = "proxy/limits.rs"]
+mod limits;
 #[path = "proxy/load.rs"]
 mod load;
 #[path = "proxy/logs.rs"]
@@ -37,8 +39,12 @@ mod metrics;
 mod pause;
 #[path = "proxy/pooling.rs"]
 mod pooling;
+#[path = "proxy/prepared.rs"]
+mod prepared;
 #[path = "proxy/psql.rs"]
 mod psql;
+#[path = "proxy/recovery.rs"]
+mod recovery;
 #[path = "proxy/reload.rs"]
 mod reload;
 #[path = "proxy/session.rs"]

@@ -55,6 +55,57 @@ fn a_setting_made_by_code_does_not_leak() {
 }
 
 #[test]
+fn default_transaction_read_only_does_not_leak() {
+    leaves_nothing(
+        "SET default_transaction_read_only = on",
+        "SHOW transaction_read_only",
+    );
+}
+
+#[test]
+fn set_transaction_is_not_replayed_as_a_setting() {
+    let (pgdog, database) = one_server();
+    let (mut client, mut other) = (pgdog.client(&database), pgdog.client(&database));
+    let look = "SELECT current_setting('transaction_isolation') || current_setting('transaction_read_only')";
+    for begin in [
+        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",
+    ] {
+        client.query(begin);
+        assert_eq!(client.value(look), "serializableon");
+        client.query("COMMIT");
+        for _ in 0..2 {
+            assert_eq!(client.value(look), "read committedoff", "{begin}");
+            assert_eq!(other.value(look), "read committedoff", "{begin}");
+        }
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_startup_parameter_that_is_not_reported_is_undone_before_reuse() {
+    let (pgdog, database) = one_server();
+    let mut other = pgdog.client(&database);
+    let mut client = Wire::open(pgdog.port());
+    let parameters = [
+        ("user", ALICE),
+        ("database", &*database),
+        ("options", "-c statement_timeout=11s"),
+        ("work_mem", "1MB"),
+    ];
+    client.send(&startup(VERSION_3_0, &parameters));
+    client.authenticate(ALICE, PASSWORD).unwrap();
+    let look = "SELECT current_setting('statement_timeout') || current_setting('work_mem')";
+    for _ in 0..3 {
+        assert_eq!(client.value(look), "11s1MB");
+        assert_eq!(other.value(look), "04MB");
+    }
+    drop(client);
+    assert_eq!(other.value(look), "04MB");
+    pgdog.stop();
+}
+
+#[test]
 fn a_role_does_not_leak() {
     leaves_nothing("SET ROLE alice", "SHOW role");
 }

@@ -113,6 +113,22 @@ fn a_transaction_that_does_not_finish_is_ended_after_shutdown_timeout() {
 }
 
 #[test]
+fn a_statement_that_does_not_finish_is_cancelled_on_the_server() {
+    let (mut pgdog, database) = start("shutdown_timeout = 300");
+    let mut client = pgdog.client(&database);
+    client.send(&query("SELECT pg_sleep(600)"));
+    poll(PATIENCE, "the statement to run", || {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'");
+        (Postgres::shared().value("postgres", &sql) == "1").then_some(())
+    });
+    pgdog.signal(Signal::TERM);
+    assert!(client.rest().ends_with(TERMINATED));
+    assert_eq!(pgdog.wait(PATIENCE).unwrap().code(), Some(0));
+    // PostgreSQL would notice the closed connection only when the statement ends.
+    assert_eq!(Postgres::shared().connections(&database), 0);
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let (mut pgdog, database) = start("");
     let mut client = pgdog.client(&database);

@@ -59,7 +59,7 @@ impl Config {
         self.host(name, "127.0.0.1", port, lines)
     }
 
-    /// Adds a database of a server that is called something else.
+    /// Adds a database of a server by its name, address or the folder of its Unix socket.
     pub(crate) fn host(mut self, name: &str, host: &str, port: u16, lines: &str) -> Self {
         self.databases +=
             &format!("[[databases]]\nname = {name:?}\nhost = {host:?}\nport = {port}\n{lines}\n");

@@ -58,7 +58,10 @@ impl Relay<'_> {
         })?;
         let statements = &mut self.session.statements;
         match statements.prepare(parse.statement, Rc::clone(&statement)) {
-            Ok(()) => self.parse_for_client(&statement, NOTE_CLIENT),
+            Ok(()) => {
+                let named = !parse.statement.is_empty();
+                self.parse_for_client(&statement, NOTE_CLIENT, named);
+            }
             Err(_) => {
                 // The server has a statement of that name as soon as we say so: its error ends the batch properly.
                 self.ensure(&statement);
@@ -74,10 +77,18 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Answers a client's Parse: by the server if it does not have the statement, otherwise by us.
-    fn parse_for_client(&mut self, statement: &Rc<Statement>, note: Note) {
+    /// Answers a client's Parse: by the server, even if it has the statement, because since it was parsed there its
+    /// tables may have changed. Only unnamed ones, which some clients parse for every execution, are then answered by
+    /// us.
+    fn parse_for_client(&mut self, statement: &Rc<Statement>, note: Note, named: bool) {
         let server = &mut *self.server;
-        match server.ensure(statement.id()) {
+        let id = statement.id();
+        let mut ensure = server.ensure(id);
+        if named && ensure == Ensure::Present {
+            server.prepared.failed(id);
+            ensure = server.prepared.ensure(id);
+        }
+        match ensure {
             Ensure::Present => {
                 server
                     .exchange
@@ -88,7 +99,7 @@ impl Relay<'_> {
                 parse(server, statement, Fate::Forward, note);
             }
             Ensure::Replace => {
-                close(server, Some(statement.id()));
+                close(server, Some(id));
                 parse(server, statement, Fate::Forward, note);
             }
         }

@@ -19,6 +19,10 @@ use super::super::core_state::CoreState;
 /// How long one cancel request may take. The request is answered long before, or the server is in trouble.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Requests of its client that a server is sent at the same time. Who asks more often while they go unanswered would
+/// achieve nothing, and takes connections from the server that others need.
+const UNDER_WAY_MAX: usize = 4;
+
 /// Where to send a cancel request, and what to say there.
 #[derive(Clone)]
 pub(crate) struct Address {
@@ -144,6 +148,9 @@ pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
     let Some(target) = link.target.borrow().clone() else {
         return;
     };
+    if target.under_way.get() >= UNDER_WAY_MAX {
+        return;
+    }
     // Marked at once: from here on the server cannot be lent to another client before the request was answered.
     let under_way = UnderWay::new(&target);
     let context = Rc::clone(state);

@@ -97,9 +97,11 @@ async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, Conne
             other => return other,
         }
     }
+    // To the client it is no password of its own that is wrong.
+    let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
     Err(last.map_or_else(
         || unreachable_server(slot, "no way to log in"),
-        ConnectFailure::Fatal,
+        |error| ConnectFailure::Fatal(Error { code, ..error }),
     ))
 }
 
@@ -297,13 +299,13 @@ fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
     match code {
         // Starting up, shutting down, recovering; or full: it will let us in later.
         SqlState::CANNOT_CONNECT_NOW | SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Retryable,
-        SqlState::INVALID_PASSWORD => ConnectFailure::Fatal(Error {
-            code,
-            ..cannot_connect(slot, text(field::MESSAGE).unwrap_or_default())
-        }),
         _ => {
             let reason = format!("{} ({code})", text(field::MESSAGE).unwrap_or_default());
-            ConnectFailure::Fatal(cannot_connect(slot, reason))
+            let error = cannot_connect(slot, reason);
+            ConnectFailure::Fatal(match code {
+                SqlState::INVALID_PASSWORD => Error { code, ..error }, // another may do
+                _ => error,
+            })
         }
     }
 }

@@ -600,10 +600,19 @@ impl Server {
         server
     }
 
+    /// Has the server closed the connection, as far as that has come?
+    fn is_gone(&self) -> bool {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        matches!(
+            self.stream.poll_recv(&mut cx),
+            Poll::Ready(Ok(None) | Err(_))
+        )
+    }
+
     /// Ends the connection and waits until the server has closed its side, so that it no longer counts there.
     pub(crate) async fn close(self: Box<Self>, state: &Rc<CoreState>) {
         let deadline = state.core.now() + CLOSE_TIMEOUT;
-        if !self.exchange.nothing_owed() {
+        if !self.exchange.nothing_owed() && !self.is_gone() {
             // It is at work for nobody, and would notice only at the end.
             cancel::send(state, &self.target).await;
         }

@@ -1,0 +1,336 @@
+//! Whom a pool serves and for how long it makes the others wait; servers that cannot be reached or will not let us in.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::{Duration, Instant};
+
+use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER};
+use crate::support::process::{poll, PATIENCE};
+use crate::support::scripted::{one_row, serve, Peer};
+use crate::support::wire::{query, tagged, Message};
+use crate::support::{Config, Postgres, Wire};
+
+const ONE: &str = "T D:1 C:SELECT_1 Z:I";
+
+/// Severity, code, message and detail of the error among these messages.
+fn error(messages: &[Message]) -> String {
+    let error = messages.iter().find(|message| message.tag == b'E');
+    error.map_or(String::new(), |error| {
+        let words = [b'V', b'C', b'M', b'D'].map(|name| error.field(name));
+        words.join(" ").trim_end().to_owned()
+    })
+}
+
+/// What comes unasked, up to the end of the stream.
+fn end(client: &mut Wire) -> String {
+    let mut messages = Vec::new();
+    while let Ok(message) = client.try_read() {
+        messages.push(message);
+    }
+    error(&messages)
+}
+
+fn scripted(general: &str, session: impl Fn(Peer) + Send + Sync + Clone + 'static) -> Config {
+    let port = serve(session);
+    Config::empty()
+        .general(&format!("min_pool_size = 0\n{general}"))
+        .server("odd", port, "")
+        .user(ALICE, "odd", &format!("password = {PASSWORD:?}"))
+}
+
+/// Answers every query with one row.
+fn answer(peer: &mut Peer) {
+    while let Some(message) = peer.read() {
+        if message.tag == b'Q' {
+            peer.send(&one_row("1"));
+        }
+    }
+}
+
+fn refusal(code: &str, text: &str) -> Vec<u8> {
+    tagged(
+        b'E',
+        format!("SFATAL\0VFATAL\0C{code}\0M{text}\0\0").as_bytes(),
+    )
+}
+
+#[test]
+fn checkout_timeout_ends_the_client_or_the_request() {
+    let text = "53300 checkout timeout: no server connection free within 300 ms";
+    for recovery in ["drop", "rollback_only", "recover"] {
+        let database = Postgres::shared().database("limits");
+        let pgdog = Config::of(&database)
+            .general(&format!(
+                "default_pool_size = 1\ncheckout_timeout = 300\nclient_connection_recovery = {recovery:?}"
+            ))
+            .start();
+        let (mut holder, mut waiting) = (pgdog.client(&database), pgdog.client(&database));
+        assert_eq!(holder.query("BEGIN"), "C:BEGIN Z:T");
+        waiting.send(&query("SELECT 1"));
+        if recovery == "recover" {
+            let told = error(&waiting.read_until(b'Z'));
+            assert_eq!(told, format!("ERROR {text}"));
+            assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
+            assert_eq!(waiting.query("SELECT 1"), ONE);
+        } else {
+            assert_eq!(end(&mut waiting), format!("FATAL {text}"), "{recovery}");
+            assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
+        }
+        pgdog.stop();
+    }
+}
+
+#[test]
+fn client_login_timeout_ends_a_login_that_stalls() {
+    let database = Postgres::shared().database("limits");
+    let pgdog = Config::of(&database)
+        .general("client_login_timeout = 300")
+        .start();
+    let mut silent = Wire::open(pgdog.port());
+    let text = "FATAL 57014 login not finished within 300 ms (client_login_timeout)";
+    assert_eq!(end(&mut silent), text);
+    assert_eq!(pgdog.client(&database).query("SELECT 1"), ONE);
+    pgdog.stop();
+}
+
+#[test]
+fn connect_timeout_fails_those_who_wait() {
+    // The first connection lets clients log in, later ones never answer.
+    let logins = Arc::new(AtomicUsize::new(0));
+    let pgdog = scripted(
+        "connect_timeout = 300\ndefault_pool_size = 2\nclient_connection_recovery = \"recover\"",
+        move |mut peer| {
+            if logins.fetch_add(1, Ordering::Relaxed) > 0 {
+                return std::thread::park();
+            }
+            if peer.log_in(true).is_some() {
+                while let Some(message) = peer.read() {
+                    if message.body.starts_with(b"DIE") {
+                        return;
+                    }
+                    peer.send(&one_row("1"));
+                }
+            }
+        },
+    )
+    .start();
+    let mut client = pgdog.client("odd");
+    assert_eq!(client.query("SELECT 1"), ONE);
+    assert!(client.query("DIE").starts_with("E:08006"));
+    client.send(&query("SELECT 1"));
+    let text = "ERROR 08001 cannot connect to server for database \"odd\" connect_timeout";
+    assert_eq!(error(&client.read_until(b'Z')), text);
+}
+
+#[test]
+fn a_server_that_is_starting_up_keeps_those_who_wait() {
+    for code in ["57P03", "53300"] {
+        let logins = Arc::new(AtomicUsize::new(0));
+        let pgdog = scripted("checkout_timeout = 20000", move |mut peer| {
+            if logins.fetch_add(1, Ordering::Relaxed) < 4 {
+                return peer.send(&refusal(code, "not yet"));
+            }
+            if peer.log_in(true).is_some() {
+                answer(&mut peer);
+            }
+        })
+        .start();
+        let mut client = pgdog.client("odd");
+        assert_eq!(client.query("SELECT 1"), ONE, "{code}");
+    }
+}
+
+/// A server that lets one connection in and refuses all others.
+fn refuses(code: &'static str, text: &'static str) -> (Config, Arc<AtomicUsize>) {
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let config = scripted(
+        "client_connection_recovery = \"recover\"\ncheckout_timeout = 20000",
+        move |mut peer| {
+            if count.fetch_add(1, Ordering::Relaxed) > 0 {
+                return peer.send(&refusal(code, text));
+            }
+            if peer.log_in(true).is_some() {
+                let _ = peer.read();
+            }
+        },
+    );
+    (config, logins)
+}
+
+#[test]
+fn a_missing_database_or_a_wrong_password_fails_those_who_wait_with_the_servers_words() {
+    for (code, text, expected) in [
+        (
+            "3D000",
+            "database \"x\" does not exist",
+            "ERROR 08001 cannot connect to server for database \"odd\" database \"x\" does not exist (3D000)",
+        ),
+        (
+            "28P01",
+            "password authentication failed",
+            "ERROR 08001 cannot connect to server for database \"odd\" password authentication failed (28P01)",
+        ),
+    ] {
+        let (config, _) = refuses(code, text);
+        let pgdog = config.start();
+        let mut client = pgdog.client("odd");
+        assert!(client.query("DIE").starts_with("E:08006"));
+        client.send(&query("SELECT 1"));
+        assert_eq!(error(&client.read_until(b'Z')), expected);
+    }
+}
+
+#[test]
+fn a_known_bad_password_is_not_tried_for_every_client() {
+    let (config, logins) = refuses("28P01", "password authentication failed");
+    let pgdog = config.general("workers = 1").start();
+    let mut clients = (0..40).map(|_| pgdog.client("odd")).collect::<Vec<_>>();
+    let mut requests = 0;
+    assert!(clients[0].query("DIE").starts_with("E:08006"));
+    for client in &mut clients {
+        client.send(&query("SELECT 1"));
+        requests += 1;
+    }
+    for client in &mut clients {
+        assert!(error(&client.read_until(b'Z')).contains("28P01"));
+    }
+    let tried = logins.load(Ordering::Relaxed);
+    assert!(tried <= 1 + 20, "{tried} logins for {requests} requests");
+}
+
+#[test]
+fn a_cold_pool_opens_connections_in_parallel_as_many_as_are_waited_for() {
+    let (begun, logins) = mpsc::channel::<()>();
+    let (open, gate) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(std::sync::Barrier::new(4)),
+    );
+    let count = Arc::clone(&open);
+    let pgdog = scripted("default_pool_size = 20\nworkers = 1", move |mut peer| {
+        // The first lets clients log in; of the others none is let in before three of them are there.
+        if count.fetch_add(1, Ordering::Relaxed) > 0 {
+            let _ = begun.send(());
+            gate.wait();
+        }
+        if peer.log_in(true).is_some() {
+            while let Some(message) = peer.read() {
+                if message.tag == b'Q' {
+                    // In a transaction: the server is not free for the next.
+                    peer.send(&tagged(b'C', b"BEGIN\0"));
+                    peer.send(&tagged(b'Z', b"T"));
+                }
+            }
+        }
+    })
+    .start();
+    let mut clients = (0..5).map(|_| pgdog.client("odd")).collect::<Vec<_>>();
+    for client in &mut clients {
+        client.send(&query("BEGIN"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.batches(1), "C:BEGIN Z:T");
+    }
+    assert_eq!(logins.try_iter().count(), 4, "one for each who waited");
+}
+
+#[test]
+fn three_users_of_one_database_are_served_alike() {
+    let database = Postgres::shared().database("limits");
+    Postgres::shared()
+        .admin(&database)
+        .query("CREATE TABLE t (who text); GRANT ALL ON t TO PUBLIC");
+    let users = [ALICE, MD5_USER, PLAIN_USER];
+    let mut config = Config::empty()
+        .general("default_pool_size = 1\ncheckout_timeout = 20000")
+        .database(&database, "");
+    for user in users {
+        config = config.user(user, &database, &format!("password = {PASSWORD:?}"));
+    }
+    let pgdog = config.start();
+    // One user has far more clients than the others; its queue is not theirs.
+    let counts = [30, 3, 3];
+    let mut clients = Vec::new();
+    for (user, count) in users.into_iter().zip(counts) {
+        for _ in 0..count {
+            let mut client = Wire::connect(pgdog.port(), user, &database, PASSWORD);
+            client.send(&query(
+                "INSERT INTO t SELECT current_user FROM pg_sleep(0.02)",
+            ));
+            clients.push(client);
+        }
+    }
+    for client in &mut clients[30..] {
+        assert_eq!(client.batches(1), "C:INSERT_0_1 Z:I");
+    }
+    let crowd = "SELECT count(*) FROM t WHERE who = 'alice'";
+    let served: usize = Postgres::shared().value(&database, crowd).parse().unwrap();
+    assert!(served < 30, "the crowd was served first");
+    for client in &mut clients[..30] {
+        assert_eq!(client.batches(1), "C:INSERT_0_1 Z:I");
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn a_server_by_its_unix_socket_serves_every_core() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("limits");
+    let sockets = postgres.value("postgres", "SHOW unix_socket_directories");
+    let pgdog = Config::empty()
+        .general("default_pool_size = 4")
+        .host(&database, &sockets, postgres.port(), "")
+        .user(ALICE, &database, &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut clients = (0..8).map(|_| pgdog.client(&database)).collect::<Vec<_>>();
+    let sql = "SELECT coalesce(client_addr::text, 'unix') FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    for client in &mut clients {
+        assert_eq!(client.value(sql), "unix");
+    }
+    // A cancel request goes the same way.
+    let (key, mut other) = (clients[0].key(), postgres.admin(&database));
+    clients[0].send(&query("SELECT pg_sleep(60)"));
+    poll(PATIENCE, "the query to run", || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        (other.value(running) == "1").then_some(())
+    });
+    Wire::cancel(pgdog.port(), &key);
+    assert!(clients[0].batches(1).ends_with("E:57014 Z:I"));
+    pgdog.stop();
+}
+
+#[test]
+fn pending_cancels_never_block_new_logins() {
+    // Cancel requests are never answered; there is one server for them all, and room for another.
+    let (told, cancels) = mpsc::channel();
+    let pgdog = scripted("default_pool_size = 2\nworkers = 1", move |mut peer| {
+        if peer.log_in(true).is_none() {
+            let _ = told.send(());
+            return std::thread::park();
+        }
+        while let Some(message) = peer.read() {
+            if message.body.starts_with(b"SELECT 1") {
+                peer.send(&one_row("1"));
+            }
+        }
+    })
+    .start();
+    let mut stuck = pgdog.client("odd");
+    stuck.send(&query("HANG"));
+    for _ in 0..200 {
+        Wire::cancel(pgdog.port(), &stuck.key());
+    }
+    let start = Instant::now();
+    let mut other = pgdog.client("odd");
+    assert_eq!(other.query("SELECT 1"), ONE);
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
+    let sent = cancels.try_iter().count();
+    assert!(
+        sent <= 8,
+        "{sent} cancel requests at a time for one statement"
+    );
+}
