@@ -1,8 +1,10 @@
-//! Pools of several cores, simulated from a seed.
+//! Pools of several cores and what is said over their connections, simulated from a seed.
 //!
-//! `SIM_SEED=17 cargo test --test pure sim` runs one seed again, `SIM_SEEDS=100000` runs more of them.
+//! `SIM_SEED=17 cargo test --test pure sim` runs one seed again, `SIM_SEEDS=10000` runs more of them
+//! (with `--release` that takes seconds).
 
 mod random;
+mod talk;
 mod world;
 
 use std::time::Duration;
@@ -10,10 +12,11 @@ use std::time::Duration;
 use pgdog::pool::Limits;
 
 use self::random::Random;
+use self::talk::Defect;
 use self::world::{Command, Fault, Plan, Report, World, MS};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 5_000;
 
 /// A few busy moments on a few cores, with every kind of trouble.
 fn plan(seed: u64) -> Plan {
@@ -179,6 +182,10 @@ fn every_fault_is_found() {
         Fault::ReuseBeforeClosed,
         Fault::ForgetCheckin,
         Fault::WrongOrder,
+        Fault::Talk(Defect::LostReply),
+        Fault::Talk(Defect::DuplicateReply),
+        Fault::Talk(Defect::WrongFate),
+        Fault::Talk(Defect::NotDrained),
     ];
     for fault in faults {
         let found = (0..100).find_map(|seed| {

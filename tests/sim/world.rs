@@ -15,6 +15,7 @@ use pgdog::pool::{
 use pgdog::protocol::sqlstate::SqlState;
 
 use super::random::Random;
+use super::talk::{Defect, Rest, Talk};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
@@ -23,7 +24,7 @@ pub(crate) const TICK_MAX: Duration = Duration::from_millis(15);
 
 /// A server connection. Neither `Clone` nor `Copy`: only a fault can be in two places.
 #[derive(Debug)]
-pub(crate) struct Server(u32);
+pub(crate) struct Server(u32, Talk);
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ pub(crate) enum Fault {
     ForgetCheckin,
     /// The pool hands a connection to the wrong waiter.
     WrongOrder,
+    /// In every conversation.
+    Talk(Defect),
 }
 
 /// What came of a run.
@@ -476,14 +479,24 @@ impl World {
             return Err(format!("client {client} lost its connection"));
         }
         let session = std::mem::replace(&mut self.clients[client].session, Session::Away);
-        let Session::Busy { lease } = session else {
+        let Session::Busy { mut lease } = session else {
             return Err(format!("client {client} ends what it has not begun"));
         };
+        let defect = match self.plan.fault {
+            Some(Fault::Talk(defect)) => Some(defect),
+            _ => None,
+        };
+        let lost = self.random.percent(self.plan.lost);
+        let vanishes = self.random.percent(self.plan.impatient);
+        let rest = lease
+            .server
+            .1
+            .converse(&mut self.random, vanishes, lost, defect)?;
         self.report.transactions += 1;
         let id = lease.0;
         if self.fault(Fault::ForgetCheckin) {
             self.moves(id, Whereabouts::Client(client), Whereabouts::Mail)?;
-        } else if self.random.percent(self.plan.lost) {
+        } else if rest == Rest::Lost {
             self.whereabouts.remove(&id);
             self.open -= 1;
             let (_, lease) = lease.take();
@@ -499,18 +512,19 @@ impl World {
         self.carry_out(core)
     }
 
-    fn deliver(&mut self, core: usize, mail: Mail) -> Result<(), String> {
-        match &mail {
+    fn deliver(&mut self, core: usize, mut mail: Mail) -> Result<(), String> {
+        match &mut mail {
             PoolMail::Release { gift, .. }
             | PoolMail::Grant { gift, .. }
             | PoolMail::Donate { gift } => {
                 self.mailed_permits -= 1;
-                if let Some(lease) = &gift.lease {
+                if let Some(lease) = &mut gift.lease {
+                    lease.server.1.moves()?;
                     self.moves(lease.0, Whereabouts::Mail, Whereabouts::Pool(core))?;
                 }
             }
-            PoolMail::Burden { debt, .. } => self.mailed_debt -= debt,
-            PoolMail::Growth { permits, .. } => self.mailed_growth -= permits,
+            PoolMail::Burden { debt, .. } => self.mailed_debt -= *debt,
+            PoolMail::Growth { permits, .. } => self.mailed_growth -= *permits,
             PoolMail::Seek { .. }
             | PoolMail::Ask { .. }
             | PoolMail::Withdraw { .. }
@@ -543,7 +557,12 @@ impl World {
             let id = self.next_server;
             self.whereabouts.insert(id, Whereabouts::Pool(core));
             let pool = &mut self.cores[core].pool;
-            pool.connected(Server(id), generation, self.now, &mut self.out);
+            pool.connected(
+                Server(id, Talk::default()),
+                generation,
+                self.now,
+                &mut self.out,
+            );
         }
         self.carry_out(core)
     }
