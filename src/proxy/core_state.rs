@@ -56,7 +56,10 @@ pub(crate) struct CoreState {
     pub(super) pools: RefCell<Rc<Pools>>,
     /// Sessions that are logged in, by the process id they were told.
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
+    /// Clients that are logged in: a shutdown waits for them.
     pub(crate) gate: Gate,
+    /// Connections that are not, or not yet.
+    pub(crate) doorway: Gate,
     pub(crate) phase: Cell<Phase>,
     /// When sessions are cut off, once that is known.
     cut_off: Cell<Option<Instant>>,
@@ -132,6 +135,7 @@ impl CoreState {
             journal: boot.journal,
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
+            doorway: Gate::new(),
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
             postbag: Postbag::default(),
@@ -228,6 +232,11 @@ impl CoreState {
     /// Random bytes for one login.
     pub(crate) fn login_random(&self) -> Random {
         self.random()
+    }
+
+    /// Connections of this core, logged in or not.
+    pub(crate) fn load(&self) -> usize {
+        self.gate.running() + self.doorway.running()
     }
 
     /// Sends mail to another core; a full box gives it back.

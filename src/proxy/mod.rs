@@ -36,6 +36,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
 /// `shutdown_termination_timeout` says otherwise.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+/// Connections of one core that may be about to log in, some 8 kB each; more are closed at once. Those that say nothing
+/// leave after `client_login_timeout`.
+const NEWCOMERS_MAX: usize = 8192;
 /// How long administrators may take to hear that it is over.
 const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
 /// A core hands fresh clients on when it has more than the mean and one part in this of it, or one client: a move
@@ -175,7 +178,7 @@ fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
     if state.phase.get() != Phase::Serving {
         return start_session(state, fd); // other cores may be gone
     }
-    let mine = state.gate.running();
+    let mine = state.load();
     if let Some(load) = state.loads.get(here) {
         load.set(mine);
     }
@@ -212,19 +215,21 @@ fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<us
 }
 
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
-    // Without a pass only an administrator may come in.
-    let pass = state.gate.enter();
+    if state.doorway.running() >= NEWCOMERS_MAX {
+        return drop(fd);
+    }
+    let newcomer = state.doorway.enter();
     let context = Rc::clone(state);
     publish_load(state);
     state.core.spawn(async move {
-        client::serve(Rc::clone(&context), fd, pass).await;
+        client::serve(Rc::clone(&context), fd, newcomer).await;
         publish_load(&context);
     });
 }
 
 /// Tells the other cores how many clients there are here, when that has changed noticeably.
 fn publish_load(state: &CoreState) {
-    let clients = state.gate.running();
+    let clients = state.load();
     if clients.abs_diff(state.published_load.get()) <= clients / LOAD_TOLERANCE {
         return;
     }

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: transactions finish, clients are told, a second signal ends it at once.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,23 @@ fn idle_clients_are_told_and_the_process_ends_well() {
         assert_eq!(pgdog.wait(PATIENCE).unwrap().code(), Some(0));
         assert_eq!(Postgres::shared().connections(&database), 0);
     }
+}
+
+#[test]
+fn a_connection_that_does_not_log_in_holds_nothing_up() {
+    let (mut pgdog, _) = start("shutdown_timeout = 3600000");
+    let silent = (0..10).map(|_| {
+        let mut stream = TcpStream::connect(("127.0.0.1", pgdog.port())).unwrap();
+        stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap(); // SSLRequest
+        let mut answer = [0];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"N");
+        stream
+    });
+    let silent: Vec<_> = silent.collect();
+    pgdog.signal(Signal::TERM);
+    assert_eq!(pgdog.wait(PATIENCE).unwrap().code(), Some(0));
+    drop(silent);
 }
 
 #[test]

@@ -116,18 +116,25 @@ impl From<std::io::Error> for End {
     }
 }
 
-/// Serves one accepted connection to its end. A shutdown waits for those that have a pass.
-pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, pass: Option<Pass>) {
+/// Serves one accepted connection to its end. `newcomer` counts it until it is logged in.
+pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, newcomer: Option<Pass>) {
     let stream = Stream::adopt(&state.core, fd);
     // Boxed: a login is long gone when its session idles.
     match Box::pin(login::log_in(&state, stream)).await {
         None => {}
         Some(LoggedIn::Client(mut session)) => {
-            let end = session.run_unless_killed().await;
+            let pass = state.gate.enter();
+            drop(newcomer);
+            let end = match pass {
+                Some(_) => session.run_unless_killed().await,
+                // The shutdown began while it logged in.
+                None => End::Fatal(session.farewell(Notice::ShutDown)),
+            };
             Box::pin(session.end(end)).await;
+            drop(pass);
         }
         Some(LoggedIn::Admin(session)) => {
-            drop(pass);
+            drop(newcomer);
             Box::pin(session.run()).await;
         }
     }
