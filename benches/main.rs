@@ -12,6 +12,7 @@
 mod auth;
 mod exchange;
 mod frame;
+mod metrics;
 mod pool;
 mod prepared;
 mod session;
@@ -19,6 +20,7 @@ mod session;
 use auth::logins;
 use exchange::exchanges;
 use frame::frames;
+use metrics::meters_of;
 use pool::pools;
 use prepared::statements;
 use session::sessions;
@@ -29,5 +31,6 @@ gungraun::main!(
     sessions,
     statements,
     pools,
-    logins
+    logins,
+    meters_of
 );

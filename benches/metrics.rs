@@ -15,14 +15,14 @@ struct Meters {
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-fn meters() -> Meters {
+fn meters() -> Box<Meters> {
     let now = Instant::now();
-    let mut meters = Meters {
+    let mut meters = Box::new(Meters {
         client: ClientMeter::new(now),
         server: ServerMeter::new(now),
         latencies: Latencies::default(),
         now,
-    };
+    });
     play(&mut meters);
     meters
 }
@@ -59,7 +59,7 @@ fn play(meters: &mut Meters) {
 
 #[library_benchmark]
 #[bench::statement(meters())]
-fn measured(mut meters: Meters) -> Meters {
+fn measured(mut meters: Box<Meters>) -> Box<Meters> {
     play(&mut meters);
     meters
 }
