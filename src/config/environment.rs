@@ -412,16 +412,22 @@ mod tests {
             ..Case::default()
         }
         .config();
+        let otlp = config
+            .observation
+            .otlp
+            .as_ref()
+            .expect("it has an endpoint");
         assert_eq!(
-            config.not_in_effect(),
-            [
-                "otel.endpoint",
-                "otel.namespace",
-                "otel.headers",
-                "otel.datadog_api_key",
-                "otel.push_interval"
-            ]
+            (otlp.endpoint.as_str(), otlp.namespace.as_str()),
+            ("http://o", "n")
         );
+        let headers = otlp.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (name.as_str(), value.expose()))
+            .collect();
+        assert_eq!(headers, [("DD-API-KEY", "k"), ("a", "b")]);
+        // Five milliseconds is less than is worth it.
+        assert_eq!(otlp.interval, std::time::Duration::from_millis(100));
         let instance = Case {
             environment: &[("NODE_ID", "pgdog-3"), ("DEPLOYMENT_ID", "x")],
             ..Case::default()

@@ -437,21 +437,6 @@ fn a_login_given_up_while_it_asks_a_server_loses_no_permit() {
 }
 
 #[test]
-fn plain_text_is_refused_where_tls_is_required() {
-    let database = Postgres::shared().database("session");
-    let pgdog = Config::of(&database)
-        .general(
-            "tls_client_required = true\ntls_certificate = \"c.pem\"\ntls_private_key = \"k.pem\"",
-        )
-        .start();
-    let refused = Wire::login(pgdog.port(), ALICE, &database, PASSWORD)
-        .err()
-        .unwrap();
-    assert!(format!("{refused:?}").contains("08004"), "{refused:?}");
-    pgdog.stop();
-}
-
-#[test]
 fn a_database_with_several_shards_is_refused() {
     let database = Postgres::shared().database("session");
     let port = Postgres::shared().port();
