@@ -46,11 +46,13 @@ where
     let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = first.local_address().unwrap();
     drop(first);
+    let (tell, told) = mpsc::channel();
     let cores = start(
         &cpus(count),
         64,
         move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
             let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
+            tell.send(()).unwrap();
             let accepting = core.clone();
             core.spawn(async move {
                 while let Ok(fd) = listener.accept().await {
@@ -61,6 +63,7 @@ where
         },
     )
     .unwrap();
+    assert_eq!(told.iter().take(count).count(), count, "all cores listen");
     (address, move || {
         for core in 0..count {
             assert!(cores.office().send(core, Mail::Stop).is_ok());
