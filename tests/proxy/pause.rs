@@ -157,7 +157,7 @@ fn a_restart_of_postgresql_in_a_pause_loses_nothing() {
          GRANT ALL ON done TO alice",
     );
     let pgdog = Config::empty()
-        .general("default_pool_size = 5\nmin_pool_size = 2\ncheckout_timeout = 1000\nclient_connection_recovery = \"drop\"")
+        .general("default_pool_size = 5\nmin_pool_size = 2\ncheckout_timeout = 20000\nclient_connection_recovery = \"drop\"")
         .server(&database, postgres.port(), "")
         .user("alice", &database, ALICE)
         .admin()

@@ -216,7 +216,10 @@ impl Wire {
     pub(crate) fn read_until(&mut self, tag: u8) -> Vec<Message> {
         let mut messages = Vec::new();
         loop {
-            messages.push(self.read());
+            match self.try_read() {
+                Ok(message) => messages.push(message),
+                Err(error) => panic!("after {:?}: {error}", transcript(&messages)),
+            }
             if messages.last().is_some_and(|message| message.tag == tag) {
                 return messages;
             }
