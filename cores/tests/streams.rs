@@ -5,19 +5,20 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cores::{
-    bind, start, Address, Core, Detached, Listener, Mailbox, PostOffice, Stream, TcpOptions,
-};
+use cores::{start, Address, Mailbox, PostOffice, Stream, TcpOptions};
+
+use support::{serve, wander};
 
 enum Mail {
     Stop,
     Count(u64),
-    Socket(Detached),
 }
 
 fn cpus(count: usize) -> Vec<usize> {
@@ -37,44 +38,9 @@ async fn echo(stream: Stream) {
     let _ = stream.close().await;
 }
 
-/// Runs `session` for every connection on `count` cores; the address, and how to stop.
-fn serve<F, Fut>(count: usize, session: F) -> (SocketAddr, impl FnOnce())
-where
-    F: Fn(Core, Stream) -> Fut + Clone + Send + 'static,
-    Fut: std::future::Future<Output = ()> + 'static,
-{
-    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = first.local_address().unwrap();
-    drop(first);
-    let (tell, told) = mpsc::channel();
-    let cores = start(
-        &cpus(count),
-        64,
-        move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
-            let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
-            tell.send(()).unwrap();
-            let accepting = core.clone();
-            core.spawn(async move {
-                while let Ok(fd) = listener.accept().await {
-                    accepting.spawn(session(accepting.clone(), Stream::adopt(&accepting, fd)));
-                }
-            });
-            while !matches!(mailbox.recv().await, Mail::Stop) {}
-        },
-    )
-    .unwrap();
-    assert_eq!(told.iter().take(count).count(), count, "all cores listen");
-    (address, move || {
-        for core in 0..count {
-            assert!(cores.office().send(core, Mail::Stop).is_ok());
-        }
-        cores.join().unwrap();
-    })
-}
-
 #[test]
 fn echoes_many_sizes_intact() {
-    let (address, stop) = serve(2, |_, stream| echo(stream));
+    let (address, stop) = serve(&cpus(2), |_, stream| echo(stream));
     std::thread::scope(|scope| {
         for client in 0..8_u8 {
             scope.spawn(move || {
@@ -99,7 +65,7 @@ fn echoes_many_sizes_intact() {
 
 #[test]
 fn a_stalled_reader_holds_back_the_sender_and_nobody_else() {
-    let (address, stop) = serve(1, |_, stream| echo(stream));
+    let (address, stop) = serve(&cpus(1), |_, stream| echo(stream));
     let stalled: Vec<TcpStream> = (0..40)
         .map(|_| {
             let mut socket = TcpStream::connect(address).unwrap();
@@ -121,7 +87,7 @@ fn a_stalled_reader_holds_back_the_sender_and_nobody_else() {
 
 #[test]
 fn connects_and_reports_refusal() {
-    let (address, stop) = serve(1, |_, stream| echo(stream));
+    let (address, stop) = serve(&cpus(1), |_, stream| echo(stream));
     let (tell, told) = mpsc::channel();
     let unused = TcpStream::connect(address).unwrap().local_addr().unwrap();
     let client = start(
@@ -155,7 +121,7 @@ fn connects_and_reports_refusal() {
 
 #[test]
 fn a_panic_ends_one_task_only() {
-    let (address, stop) = serve(1, |_, stream| async move {
+    let (address, stop) = serve(&cpus(1), |_, stream| async move {
         let first = stream.recv().await.unwrap().unwrap();
         assert_ne!(first.first(), Some(&b'!'), "a panic on purpose");
         stream.send(first);
@@ -258,54 +224,7 @@ fn a_full_mailbox_gives_the_mail_back() {
 
 #[test]
 fn a_connection_moves_between_cores_mid_stream() {
-    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = first.local_address().unwrap();
-    drop(first);
-    // Every 10,000 bytes the connection changes cores, in whatever state it is.
-    let cores = start(
-        &cpus(2),
-        64,
-        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
-            let other = 1 - core.index();
-            if core.index() == 0 {
-                let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
-                let stream = Stream::adopt(&core, listener.accept().await.unwrap());
-                assert!(office
-                    .send(0, Mail::Socket(stream.detach().await.unwrap()))
-                    .is_ok());
-            }
-            while let Mail::Socket(mut detached) = mailbox.recv().await {
-                let received = std::mem::take(&mut detached.received);
-                let stream = Stream::attach(&core, detached);
-                let mut seen = received.len();
-                stream.send_vec(received);
-                let ended = loop {
-                    if seen > 10_000 {
-                        break false;
-                    }
-                    let Some(buf) = stream.recv().await.unwrap() else {
-                        break true;
-                    };
-                    seen += buf.len();
-                    std::future::poll_fn(|cx| stream.poll_room(cx))
-                        .await
-                        .unwrap();
-                    stream.send(buf);
-                };
-                if ended {
-                    stream.close().await.unwrap();
-                    assert!(office.send(0, Mail::Stop).is_ok());
-                    assert!(office.send(1, Mail::Stop).is_ok());
-                } else {
-                    // A receive that is armed must be taken back: arm one first.
-                    let _ = stream.has_received();
-                    let detached = stream.detach().await.unwrap();
-                    assert!(office.send(other, Mail::Socket(detached)).is_ok());
-                }
-            }
-        },
-    )
-    .unwrap();
+    let (address, cores) = wander(10_000, |stream| async { stream });
     let sent: Vec<u8> = (0..2_000_000_u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();

@@ -5,6 +5,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod support;
+
 use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,9 +14,7 @@ use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
 use cores::tls::{Acceptor, AcceptorPem, Connector, ConnectorPem, Verify};
-use cores::{
-    bind, start, Address, Core, Detached, Listener, Mailbox, PostOffice, Stream, TcpOptions,
-};
+use cores::{start, Address, Core, Mailbox, PostOffice, Stream, TcpOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -23,11 +23,6 @@ use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
     StreamOwned,
 };
-
-enum Mail {
-    Stop,
-    Move(Detached),
-}
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -101,36 +96,13 @@ where
     F: Fn(Stream, Vec<u8>) -> Fut + Clone + Send + 'static,
     Fut: std::future::Future<Output = ()> + 'static,
 {
-    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = first.local_address().unwrap();
-    drop(first);
-    let cores = start(
-        &[0, 1],
-        64,
-        move |core, mailbox: Mailbox<Mail>, _: PostOffice<Mail>| async move {
-            let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
-            let accepting = core.clone();
-            core.spawn(async move {
-                while let Ok(fd) = listener.accept().await {
-                    let stream = Stream::adopt(&accepting, fd);
-                    let (acceptor, session) = (acceptor.clone(), session.clone());
-                    accepting.spawn(async move {
-                        if let Ok((stream, early)) = stream.accept_tls(&acceptor, Vec::new()).await
-                        {
-                            session(stream, early).await;
-                        }
-                    });
-                }
-            });
-            while !matches!(mailbox.recv().await, Mail::Stop) {}
-        },
-    )
-    .unwrap();
-    (address, move || {
-        for core in 0..2 {
-            assert!(cores.office().send(core, Mail::Stop).is_ok());
+    support::serve(&[0, 1], move |_, stream| {
+        let (acceptor, session) = (acceptor.clone(), session.clone());
+        async move {
+            if let Ok((stream, early)) = stream.accept_tls(&acceptor, Vec::new()).await {
+                session(stream, early).await;
+            }
         }
-        cores.join().unwrap();
     })
 }
 
@@ -296,55 +268,14 @@ fn sessions_are_resumed_on_whatever_core() {
 fn a_connection_moves_between_cores_with_its_keys() {
     let authority = Authority::new();
     let acceptor = authority.acceptor();
-    let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = first.local_address().unwrap();
-    drop(first);
-    let cores = start(
-        &[0, 1],
-        64,
-        move |core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>| async move {
-            let other = 1 - core.index();
-            if core.index() == 0 {
-                let listener = Listener::new(&core, bind(address).unwrap()).unwrap();
-                let stream = Stream::adopt(&core, listener.accept().await.unwrap());
-                let (stream, early) = stream.accept_tls(&acceptor, Vec::new()).await.unwrap();
-                stream.send_vec(early);
-                assert!(office
-                    .send(0, Mail::Move(stream.detach().await.unwrap()))
-                    .is_ok());
-            }
-            while let Mail::Move(mut detached) = mailbox.recv().await {
-                let received = std::mem::take(&mut detached.received);
-                let stream = Stream::attach(&core, detached);
-                let mut seen = received.len();
-                stream.send_vec(received);
-                let ended = loop {
-                    if seen > 50_000 {
-                        break false;
-                    }
-                    let Some(buf) = stream.recv().await.unwrap() else {
-                        break true;
-                    };
-                    seen += buf.len();
-                    poll_fn(|cx| stream.poll_room(cx)).await.unwrap();
-                    stream.send(buf);
-                };
-                if ended {
-                    stream.close().await.unwrap();
-                    assert!(office.send(0, Mail::Stop).is_ok());
-                    assert!(office.send(1, Mail::Stop).is_ok());
-                } else {
-                    // A receive that is armed must be taken back: arm one first.
-                    let _ = stream.has_received();
-                    match stream.detach().await {
-                        Ok(detached) => assert!(office.send(other, Mail::Move(detached)).is_ok()),
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-            }
-        },
-    )
-    .unwrap();
+    let (address, cores) = support::wander(50_000, move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let (stream, early) = stream.accept_tls(&acceptor, Vec::new()).await.unwrap();
+            stream.send_vec(early);
+            stream
+        }
+    });
     let mut client = client(&authority.client_config(), address);
     let sent = pattern(3_000_000, 1);
     let mut back = vec![0; 10_000];
@@ -384,7 +315,7 @@ fn connect(
     let cores = start(
         &[0],
         1,
-        move |core: Core, _: Mailbox<Mail>, _: PostOffice<Mail>| async move {
+        move |core: Core, _: Mailbox<()>, _: PostOffice<()>| async move {
             let address = Address::Tcp(address);
             let stream = Stream::connect(&core, &address, &TcpOptions::default()).await;
             let outcome = match stream.unwrap().connect_tls(&connector, &host).await {
