@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::admin::command::{self, Missing};
 use crate::admin::{Act, Answer};
+use crate::config::Resolved;
 use crate::error::{Error, Fault};
 use crate::orders::{Of, Orders, Switches};
 use crate::protocol::sqlstate::SqlState;
@@ -87,23 +88,32 @@ impl Control {
         }
     }
 
-    /// RELOAD and SIGHUP. Errors: nothing has changed, and the log says so.
+    /// RELOAD and SIGHUP. Errors: as of [`Control::replace`], and while it shuts down.
     pub(super) fn reload(&mut self, load: Load<'_>) -> Result<(), Error> {
         if !self.is_serving() {
             let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
             return Err(Error::error(Fault::Client, code, "shutting down"));
         }
+        self.replace(load())
+    }
+
+    /// Puts a configuration in force on all cores. Errors: it is not valid, or not all of them have answered; the log
+    /// says so.
+    pub(super) fn replace(&mut self, loaded: Result<Resolved, String>) -> Result<(), Error> {
         let (current, office) = self.current();
-        current.reload(load(), office).map_err(|failure| {
-            tracing::error!("configuration not changed: {failure}");
-            match failure {
+        current
+            .reload(loaded, office)
+            .map_err(|failure| match failure {
                 Failure::Invalid(problems) => {
                     let text = "configuration not changed";
+                    tracing::error!("{text}: {problems}");
                     Error::error(Fault::Client, SqlState::CONFIG_FILE_ERROR, text).detail(problems)
                 }
-                silent @ Failure::Silent(_) => unanswered(&silent),
-            }
-        })
+                silent @ Failure::Silent(_) => {
+                    tracing::error!("not all cores have the new configuration: {silent}");
+                    unanswered(&silent)
+                }
+            })
     }
 
     /// Turns something on or off for some, and waits until all cores obey.

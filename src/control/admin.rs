@@ -69,20 +69,11 @@ impl Control {
             config,
             warnings: Vec::new(),
         };
-        self.replace(changed)?;
+        self.replace(Ok(changed))?;
         let notice = format!("\"{name}\" is not in effect yet");
         Ok(Answer {
             notice: Some(notice).filter(|_| !in_effect),
             ..Answer::done("SET".to_owned())
-        })
-    }
-
-    /// Puts a configuration in force.
-    fn replace(&mut self, changed: Resolved) -> Result<(), Error> {
-        let replaced = self.current.reload(Ok(changed), &self.office);
-        replaced.map_err(|failure| {
-            let text = "configuration not changed";
-            Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text).detail(failure.to_string())
         })
     }
 }
