@@ -3,10 +3,12 @@
 mod admin;
 mod adopt;
 mod audit;
+mod checkout;
 mod inbound;
 mod login;
 mod prepared;
 mod relay;
+mod replies;
 mod request;
 mod startup;
 
@@ -20,26 +22,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use cores::gate::Pass;
-use cores::{Buf, Stream};
+use cores::Stream;
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
-use crate::metrics::{nanoseconds, Answered, Phase, Stat};
-use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
-use crate::protocol::error_fields::{field, put_error, Fields};
+use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
-use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::{Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
-use crate::sql::settings::Settings;
 
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
-use super::pools::{Conn, Held, PoolSlot};
-use super::server::{Collector, Lost, OnError, Recipient, Reset, RunError, Server};
+use super::pools::PoolSlot;
+use super::server::{Collector, Lost, RunError, Server};
 
 use admin::AdminSession;
 use adopt::Manner;
@@ -409,141 +407,6 @@ impl Session {
         false
     }
 
-    /// A server that has this client's settings; `None` if the request was answered with an error.
-    async fn checkout(&mut self) -> Result<Option<Held>, End> {
-        let since = self.state.core.now();
-        loop {
-            if self.slot.is_held() {
-                self.wait_for_release().await?;
-            }
-            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-            let checkout = self.slot.decide(&self.state, |pool, now, out| {
-                pool.checkout(client, now, out)
-            });
-            let served = match checkout {
-                Checkout::Ready(lease) => Ok(lease),
-                Checkout::Wait(ticket) => self.wait(ticket).await?,
-                Checkout::Closed => Err(WaitError::Closed),
-            };
-            if matches!(served, Err(WaitError::Closed)) && self.is_outdated() {
-                self.adopt()?;
-                continue;
-            }
-            let mut held = match served {
-                Ok(lease) => Held::new(&self.state, &self.slot, lease),
-                Err(why) => {
-                    let error = self.pool_error(why);
-                    return self.refuse(error).map(|()| None);
-                }
-            };
-            if held.take_unprompted().is_err() {
-                // Closed by the server while idle: that is no error of the pool, the next one will do.
-                continue;
-            }
-            let wanted = self.settings.committed();
-            if !Settings::same(&held.settings, wanted) {
-                match Box::pin(self.apply_settings(held)).await? {
-                    Some(ready) => held = ready,
-                    None => return Ok(None),
-                }
-            }
-            *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
-            let now = self.state.core.now();
-            let waited = nanoseconds(now.saturating_duration_since(since));
-            held.link.meter.assigned(waited);
-            self.link.meter.assigned(waited);
-            held.link.latencies().record(Phase::CheckoutWait, waited);
-            self.link.enter(Activity::Active, now);
-            return Ok(Some(held));
-        }
-    }
-
-    /// Brings the server's settings in line with the client's. None: the request was answered with an error.
-    async fn apply_settings(&mut self, mut held: Held) -> Result<Option<Held>, End> {
-        let error = match held.bring_to(self.settings.committed()).await {
-            Ok(_) => {
-                self.settings.in_line();
-                return Ok(Some(held));
-            }
-            Err(RunError::Server(body)) => {
-                if held.is_fit() {
-                    held.check_in(); // as it was
-                }
-                let detail = String::from_utf8_lossy(&body).replace('\0', " ");
-                let text = "cannot apply this session's parameters";
-                Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
-            }
-            Err(RunError::Lost(lost)) => lost_error(&lost),
-        };
-        self.refuse(error).map(|()| None)
-    }
-
-    /// MAINTENANCE: waits until transactions may begin, for as long as the client stays.
-    #[cold]
-    async fn wait_for_release(&mut self) -> Result<(), End> {
-        self.link.enter(Activity::Waiting, self.state.core.now());
-        self.inbound.settle();
-        poll_fn(|cx| {
-            self.link.listen(cx);
-            if !self.slot.is_held() || self.is_outdated() {
-                return Poll::Ready(Ok(()));
-            }
-            self.poll_waiting(cx).map(Err)
-        })
-        .await?;
-        match self.is_outdated() {
-            true => self.adopt(),
-            false => Ok(()),
-        }
-    }
-
-    /// A client that waits for a server: why it has to stop.
-    fn poll_waiting(&mut self, cx: &mut std::task::Context<'_>) -> Poll<End> {
-        if let Some(notice) = self.link.notice() {
-            return Poll::Ready(End::Fatal(self.farewell(notice)));
-        }
-        while self.inbound.len() < WAITING_BYTES_MAX {
-            match self.poll_inbound(cx) {
-                Poll::Ready(Ok(())) => self.inbound.settle(),
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Waits in the queue, for as long as the client stays.
-    async fn wait(&mut self, ticket: Ticket) -> Result<Result<Lease<Conn>, WaitError>, End> {
-        self.link.enter(Activity::Waiting, self.state.core.now());
-        // A request that waits does not occupy a receive buffer.
-        self.inbound.settle();
-        let mut waiting = Waiting {
-            session: self,
-            ticket: Some(ticket),
-        };
-        poll_fn(|cx| waiting.poll(cx)).await
-    }
-
-    /// What a client hears when the pool has nothing for it.
-    fn pool_error(&self, why: WaitError) -> Error {
-        match why {
-            WaitError::Timeout { .. } => {
-                let limit = self
-                    .slot
-                    .config()
-                    .limits
-                    .checkout_timeout
-                    .unwrap_or_default()
-                    .as_millis();
-                let message =
-                    format!("checkout timeout: no server connection free within {limit} ms");
-                Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
-            }
-            WaitError::Connect(error) => error,
-            WaitError::Closed => adopt::removed(&self.slot.names.database),
-        }
-    }
-
     /// Answers the request with an error, if the session may go on after it.
     fn refuse(&mut self, error: Error) -> Result<(), End> {
         if self.state.config().clients.recovery != ClientRecovery::Recover
@@ -574,17 +437,6 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets what concerns the server that it has had.
-    fn let_go(&mut self) -> Ties {
-        *self.link.target.borrow_mut() = None;
-        self.link.pinned.set(None);
-        self.unnamed = Unnamed::None;
-        self.timed_out = false;
-        self.retry = None;
-        self.tracker = None;
-        std::mem::take(&mut self.ties)
-    }
-
     /// The server was lost before it answered anything of the only batch. `ended`: its Sync was sent, or it was a
     /// Query.
     fn server_lost(&mut self, error: Error, ended: bool) -> End {
@@ -606,46 +458,6 @@ impl Session {
         }
         self.stream.send_vec(message);
         End::Recovered
-    }
-
-    /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
-    fn give_back(&mut self, mut held: Held) {
-        let tracked = self.tracker.is_some();
-        let ties = self.let_go();
-        let half_sent = self.inbound.is_amid_message();
-        // What was on its way may have changed settings, and nobody looks at the answers any more.
-        let scrub = self.manner.mode == PoolerMode::Session
-            || ties.scrub()
-            || !self.settings.is_exact()
-            || tracked;
-        if !scrub && held.is_fit() && !half_sent {
-            if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
-                held.settings = Arc::clone(self.settings.on_server());
-            }
-            // Arms the receive, so that a server that goes away is noticed.
-            held.stream.has_received();
-            return held.check_in();
-        }
-        let reset = match scrub {
-            true => Reset::Session,
-            false => Reset::Transaction,
-        };
-        if half_sent || ties.spoilt() {
-            return; // dropped, and so closed
-        }
-        let state = Rc::clone(&self.state);
-        let out_of_sync = !held.exchange.is_resting();
-        if out_of_sync {
-            held.link.meter.counters().count(Stat::OutOfSync);
-        }
-        self.state.core.spawn(async move {
-            if held.reset(&state, reset).await {
-                if out_of_sync {
-                    held.link.meter.counters().count(Stat::ReSynced);
-                }
-                held.check_in();
-            }
-        });
     }
 
     /// The error that goes with a notice.
@@ -713,42 +525,6 @@ impl Session {
     }
 }
 
-/// A place in the queue, left when the client goes.
-struct Waiting<'a> {
-    session: &'a mut Session,
-    ticket: Option<Ticket>,
-}
-
-impl Waiting<'_> {
-    fn poll(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
-        self.session.link.listen(cx);
-        if let Some(served) = self.session.link.take_served() {
-            self.ticket = None;
-            return Poll::Ready(Ok(served));
-        }
-        self.session.poll_waiting(cx).map(Err)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket else { return };
-        let session = &mut *self.session;
-        session.slot.decide(&session.state, |pool, now, out| {
-            pool.cancel(ticket, now, out)
-        });
-        // It may have been served in the same moment.
-        if let Some(Ok(lease)) = session.link.take_served() {
-            session.slot.decide(&session.state, |pool, now, out| {
-                pool.checkin(lease, now, out)
-            });
-        }
-    }
-}
-
 /// The error for a server that was lost before it answered anything.
 fn lost_error(lost: &Lost) -> Error {
     tracing::warn!("server connection lost: {lost}");
@@ -757,115 +533,4 @@ fn lost_error(lost: &Lost) -> Error {
         SqlState::CONNECTION_FAILURE,
         "server connection lost",
     )
-}
-
-/// The function of PostgreSQL that says "cached plan must not change result type": the message may be translated.
-const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
-
-impl Recipient for Session {
-    const CLIENT: bool = true;
-
-    #[inline]
-    fn forward(&mut self, buf: Buf) {
-        self.stream.send(buf);
-    }
-
-    fn forward_copy(&mut self, bytes: &[u8]) {
-        self.stream.write(bytes);
-    }
-
-    fn parameter(&mut self, name: &[u8], value: &[u8]) {
-        if !Parameters::is_settable(name) {
-            return;
-        }
-        if name == b"application_name" {
-            if let Some(face) = self.link.face.get() {
-                face.rename(value);
-            }
-        }
-        let own = self.slot.welcome(&Settings::default());
-        let own = own.as_ref().and_then(|own| own.reported.get(name));
-        let mut store = self.state.settings.borrow_mut();
-        self.settings.reported(name, value, own, &mut store);
-    }
-
-    fn statement_answered(&mut self) {
-        self.statements.succeeded();
-    }
-
-    fn statement_done(&mut self, tag: &[u8]) {
-        let done = self
-            .tracker
-            .as_mut()
-            .and_then(|tracker| tracker.succeeded());
-        let Some(done) = done else { return };
-        let mut store = self.state.settings.borrow_mut();
-        for step in done.steps() {
-            if done.is_one_of_several() && step.effect.forgets_statements() {
-                self.statements.succeeded();
-            }
-            self.settings.succeeded(&step.effect, tag, &mut store);
-        }
-    }
-
-    fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
-        let code = fields.and_then(Fields::code);
-        if code == Some(SqlState::FEATURE_NOT_SUPPORTED) {
-            let stale = fields.and_then(|fields| fields.get(field::ROUTINE)) == Some(STALE_PLAN);
-            if let Some(batch) = self.retry.take().filter(|_| stale) {
-                self.inbound.put_back(&batch);
-                return OnError::Retry;
-            }
-        }
-        self.link.meter.error();
-        self.settings.failed();
-        // Whatever the batch parsed may not have been. It is the oldest that is not answered: of later ones nothing
-        // is known yet.
-        let of_this_batch = self.statements.syncs() == 0;
-        if of_this_batch || self.unnamed != Unnamed::ParsedNow {
-            self.unnamed = Unnamed::None;
-        }
-        if self.unbound_in == 1 {
-            self.unbound = None;
-        }
-        if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {
-            let mut message = Vec::new();
-            put_error(
-                &mut message,
-                &Error {
-                    survives: crate::error::Survives::Session,
-                    ..self.farewell(Notice::QueryTimeout)
-                },
-            );
-            return OnError::Replace(message);
-        }
-        OnError::Forward
-    }
-
-    fn transaction_prepared(&mut self) {
-        self.link.meter.prepared_transaction();
-    }
-
-    fn ready(&mut self, answered: Option<Answered>) {
-        if let Some(answered) = answered {
-            let time = self.link.meter.answered(answered);
-            self.slot.registry.latencies().record(Phase::Query, time);
-        }
-        self.statements.ready();
-        self.unbound_in = self.unbound_in.saturating_sub(1);
-        if self.audit.is_some() {
-            self.audit_answer(self.link.since.get());
-        }
-        let target = self.link.target.borrow();
-        self.timed_out &= target.as_ref().is_some_and(|target| !target.is_settled());
-        // What the client has sent ahead begins now.
-        self.link.since.set(self.state.core.now());
-        if let Some(tracker) = &mut self.tracker {
-            tracker.ready();
-            if let Some(Answered { status, .. }) = answered {
-                let mut store = self.state.settings.borrow_mut();
-                self.settings.ready(status.as_byte(), &mut store);
-            }
-        }
-    }
 }

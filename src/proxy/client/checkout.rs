@@ -1,0 +1,241 @@
+//! How a session gets a server, waits for one, and gives it back.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::config::choice::PoolerMode;
+use crate::error::{Error, Fault};
+use crate::metrics::{nanoseconds, Phase, Stat};
+use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
+use crate::protocol::sqlstate::SqlState;
+use crate::session::Ties;
+use crate::sql::settings::Settings;
+
+use super::super::core_state::Activity;
+use super::super::pools::{Conn, Held};
+use super::super::server::{Reset, RunError};
+use super::request::Unnamed;
+use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
+
+impl Session {
+    /// A server that has this client's settings; `None` if the request was answered with an error.
+    pub(super) async fn checkout(&mut self) -> Result<Option<Held>, End> {
+        let since = self.state.core.now();
+        loop {
+            if self.slot.is_held() {
+                self.wait_for_release().await?;
+            }
+            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+            let checkout = self.slot.decide(&self.state, |pool, now, out| {
+                pool.checkout(client, now, out)
+            });
+            let served = match checkout {
+                Checkout::Ready(lease) => Ok(lease),
+                Checkout::Wait(ticket) => self.wait(ticket).await?,
+                Checkout::Closed => Err(WaitError::Closed),
+            };
+            if matches!(served, Err(WaitError::Closed)) && self.is_outdated() {
+                self.adopt()?;
+                continue;
+            }
+            let mut held = match served {
+                Ok(lease) => Held::new(&self.state, &self.slot, lease),
+                Err(why) => {
+                    let error = self.pool_error(why);
+                    return self.refuse(error).map(|()| None);
+                }
+            };
+            if held.take_unprompted().is_err() {
+                // Closed by the server while idle: that is no error of the pool, the next one will do.
+                continue;
+            }
+            let wanted = self.settings.committed();
+            if !Settings::same(&held.settings, wanted) {
+                match Box::pin(self.apply_settings(held)).await? {
+                    Some(ready) => held = ready,
+                    None => return Ok(None),
+                }
+            }
+            *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
+            let now = self.state.core.now();
+            let waited = nanoseconds(now.saturating_duration_since(since));
+            held.link.meter.assigned(waited);
+            self.link.meter.assigned(waited);
+            held.link.latencies().record(Phase::CheckoutWait, waited);
+            self.link.enter(Activity::Active, now);
+            return Ok(Some(held));
+        }
+    }
+
+    /// Brings the server's settings in line with the client's. None: the request was answered with an error.
+    async fn apply_settings(&mut self, mut held: Held) -> Result<Option<Held>, End> {
+        let error = match held.bring_to(self.settings.committed()).await {
+            Ok(_) => {
+                self.settings.in_line();
+                return Ok(Some(held));
+            }
+            Err(RunError::Server(body)) => {
+                if held.is_fit() {
+                    held.check_in(); // as it was
+                }
+                let detail = String::from_utf8_lossy(&body).replace('\0', " ");
+                let text = "cannot apply this session's parameters";
+                Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
+            }
+            Err(RunError::Lost(lost)) => lost_error(&lost),
+        };
+        self.refuse(error).map(|()| None)
+    }
+
+    /// MAINTENANCE: waits until transactions may begin, for as long as the client stays.
+    #[cold]
+    async fn wait_for_release(&mut self) -> Result<(), End> {
+        self.link.enter(Activity::Waiting, self.state.core.now());
+        self.inbound.settle();
+        poll_fn(|cx| {
+            self.link.listen(cx);
+            if !self.slot.is_held() || self.is_outdated() {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_waiting(cx).map(Err)
+        })
+        .await?;
+        match self.is_outdated() {
+            true => self.adopt(),
+            false => Ok(()),
+        }
+    }
+
+    /// A client that waits for a server: why it has to stop.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(notice) = self.link.notice() {
+            return Poll::Ready(End::Fatal(self.farewell(notice)));
+        }
+        while self.inbound.len() < WAITING_BYTES_MAX {
+            match self.poll_inbound(cx) {
+                Poll::Ready(Ok(())) => self.inbound.settle(),
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Waits in the queue, for as long as the client stays.
+    async fn wait(&mut self, ticket: Ticket) -> Result<Result<Lease<Conn>, WaitError>, End> {
+        self.link.enter(Activity::Waiting, self.state.core.now());
+        // A request that waits does not occupy a receive buffer.
+        self.inbound.settle();
+        let mut waiting = Waiting {
+            session: self,
+            ticket: Some(ticket),
+        };
+        poll_fn(|cx| waiting.poll(cx)).await
+    }
+
+    /// What a client hears when the pool has nothing for it.
+    fn pool_error(&self, why: WaitError) -> Error {
+        match why {
+            WaitError::Timeout { .. } => {
+                let limit = self
+                    .slot
+                    .config()
+                    .limits
+                    .checkout_timeout
+                    .unwrap_or_default()
+                    .as_millis();
+                let message =
+                    format!("checkout timeout: no server connection free within {limit} ms");
+                Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, message)
+            }
+            WaitError::Connect(error) => error,
+            WaitError::Closed => adopt::removed(&self.slot.names.database),
+        }
+    }
+
+    /// Forgets what concerns the server that it has had.
+    pub(super) fn let_go(&mut self) -> Ties {
+        *self.link.target.borrow_mut() = None;
+        self.link.pinned.set(None);
+        self.unnamed = Unnamed::None;
+        self.timed_out = false;
+        self.retry = None;
+        self.tracker = None;
+        std::mem::take(&mut self.ties)
+    }
+
+    /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
+    pub(super) fn give_back(&mut self, mut held: Held) {
+        let tracked = self.tracker.is_some();
+        let ties = self.let_go();
+        let half_sent = self.inbound.is_amid_message();
+        // What was on its way may have changed settings, and nobody looks at the answers any more.
+        let scrub = self.manner.mode == PoolerMode::Session
+            || ties.scrub()
+            || !self.settings.is_exact()
+            || tracked;
+        if !scrub && held.is_fit() && !half_sent {
+            if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
+                held.settings = Arc::clone(self.settings.on_server());
+            }
+            // Arms the receive, so that a server that goes away is noticed.
+            held.stream.has_received();
+            return held.check_in();
+        }
+        let reset = match scrub {
+            true => Reset::Session,
+            false => Reset::Transaction,
+        };
+        if half_sent || ties.spoilt() {
+            return; // dropped, and so closed
+        }
+        let state = Rc::clone(&self.state);
+        let out_of_sync = !held.exchange.is_resting();
+        if out_of_sync {
+            held.link.meter.counters().count(Stat::OutOfSync);
+        }
+        self.state.core.spawn(async move {
+            if held.reset(&state, reset).await {
+                if out_of_sync {
+                    held.link.meter.counters().count(Stat::ReSynced);
+                }
+                held.check_in();
+            }
+        });
+    }
+}
+
+/// A place in the queue, left when the client goes.
+struct Waiting<'a> {
+    session: &'a mut Session,
+    ticket: Option<Ticket>,
+}
+
+impl Waiting<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
+        self.session.link.listen(cx);
+        if let Some(served) = self.session.link.take_served() {
+            self.ticket = None;
+            return Poll::Ready(Ok(served));
+        }
+        self.session.poll_waiting(cx).map(Err)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let session = &mut *self.session;
+        session.slot.decide(&session.state, |pool, now, out| {
+            pool.cancel(ticket, now, out)
+        });
+        // It may have been served in the same moment.
+        if let Some(Ok(lease)) = session.link.take_served() {
+            session.slot.decide(&session.state, |pool, now, out| {
+                pool.checkin(lease, now, out)
+            });
+        }
+    }
+}

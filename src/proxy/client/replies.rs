@@ -1,0 +1,126 @@
+//! What a session makes of its server's replies.
+
+use cores::Buf;
+
+use crate::error::Error;
+use crate::metrics::{Answered, Phase};
+use crate::protocol::error_fields::{field, put_error, Fields};
+use crate::protocol::parameters::Parameters;
+use crate::protocol::sqlstate::SqlState;
+use crate::sql::settings::Settings;
+
+use super::super::core_state::Notice;
+use super::super::server::{OnError, Recipient};
+use super::request::Unnamed;
+use super::Session;
+
+/// The function of PostgreSQL that says "cached plan must not change result type": the message may be translated.
+const STALE_PLAN: &[u8] = b"RevalidateCachedQuery";
+
+impl Recipient for Session {
+    const CLIENT: bool = true;
+
+    #[inline]
+    fn forward(&mut self, buf: Buf) {
+        self.stream.send(buf);
+    }
+
+    fn forward_copy(&mut self, bytes: &[u8]) {
+        self.stream.write(bytes);
+    }
+
+    fn parameter(&mut self, name: &[u8], value: &[u8]) {
+        if !Parameters::is_settable(name) {
+            return;
+        }
+        if name == b"application_name" {
+            if let Some(face) = self.link.face.get() {
+                face.rename(value);
+            }
+        }
+        let own = self.slot.welcome(&Settings::default());
+        let own = own.as_ref().and_then(|own| own.reported.get(name));
+        let mut store = self.state.settings.borrow_mut();
+        self.settings.reported(name, value, own, &mut store);
+    }
+
+    fn statement_answered(&mut self) {
+        self.statements.succeeded();
+    }
+
+    fn statement_done(&mut self, tag: &[u8]) {
+        let done = self
+            .tracker
+            .as_mut()
+            .and_then(|tracker| tracker.succeeded());
+        let Some(done) = done else { return };
+        let mut store = self.state.settings.borrow_mut();
+        for step in done.steps() {
+            if done.is_one_of_several() && step.effect.forgets_statements() {
+                self.statements.succeeded();
+            }
+            self.settings.succeeded(&step.effect, tag, &mut store);
+        }
+    }
+
+    fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
+        let code = fields.and_then(Fields::code);
+        if code == Some(SqlState::FEATURE_NOT_SUPPORTED) {
+            let stale = fields.and_then(|fields| fields.get(field::ROUTINE)) == Some(STALE_PLAN);
+            if let Some(batch) = self.retry.take().filter(|_| stale) {
+                self.inbound.put_back(&batch);
+                return OnError::Retry;
+            }
+        }
+        self.link.meter.error();
+        self.settings.failed();
+        // Whatever the batch parsed may not have been. It is the oldest that is not answered: of later ones nothing
+        // is known yet.
+        let of_this_batch = self.statements.syncs() == 0;
+        if of_this_batch || self.unnamed != Unnamed::ParsedNow {
+            self.unnamed = Unnamed::None;
+        }
+        if self.unbound_in == 1 {
+            self.unbound = None;
+        }
+        if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {
+            let mut message = Vec::new();
+            put_error(
+                &mut message,
+                &Error {
+                    survives: crate::error::Survives::Session,
+                    ..self.farewell(Notice::QueryTimeout)
+                },
+            );
+            return OnError::Replace(message);
+        }
+        OnError::Forward
+    }
+
+    fn transaction_prepared(&mut self) {
+        self.link.meter.prepared_transaction();
+    }
+
+    fn ready(&mut self, answered: Option<Answered>) {
+        if let Some(answered) = answered {
+            let time = self.link.meter.answered(answered);
+            self.slot.registry.latencies().record(Phase::Query, time);
+        }
+        self.statements.ready();
+        self.unbound_in = self.unbound_in.saturating_sub(1);
+        if self.audit.is_some() {
+            self.audit_answer(self.link.since.get());
+        }
+        let target = self.link.target.borrow();
+        self.timed_out &= target.as_ref().is_some_and(|target| !target.is_settled());
+        // What the client has sent ahead begins now.
+        self.link.since.set(self.state.core.now());
+        if let Some(tracker) = &mut self.tracker {
+            tracker.ready();
+            if let Some(Answered { status, .. }) = answered {
+                let mut store = self.state.settings.borrow_mut();
+                self.settings.ready(status.as_byte(), &mut store);
+            }
+        }
+    }
+}
