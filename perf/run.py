@@ -61,6 +61,9 @@ MORE_WORKLOADS = [IDLE, LOGINS, STORM]
 COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
 COLUMNS += ["system_calls", "ring_entries", "switches", "calm_p99_us", "logins_per_second", "logins_failed", "error"]
 
+# Options that host.txt records; paths say nothing elsewhere, and it has the versions.
+RECORDED = ["contenders", "workloads", "rounds", "seconds", "pool", "workers", "count"]
+
 # What `--count` counts per transaction: column, event of perf.
 EVENTS = {
     "system_calls": "raw_syscalls:sys_enter",
@@ -459,7 +462,7 @@ def main():
     results = f"{HERE}/results/{options.name}"
     os.makedirs(results, exist_ok=True)
     host = subprocess.run([f"{HERE}/host.sh"], capture_output=True, text=True, check=True).stdout
-    write(f"{results}/host.txt", f"{host}\nsettings\n" + "".join(f"  {key}: {value}\n" for key, value in vars(options).items() if key not in ("pgdog", "name")))
+    write(f"{results}/host.txt", f"{host}\nsettings\n" + "".join(f"  {key}: {value}\n" for key, value in vars(options).items() if key in RECORDED))
     folder = tempfile.mkdtemp(prefix="pgdog-perf-")
     os.chmod(folder, 0o755)
     rows = []
