@@ -76,7 +76,7 @@ enum Last<'a> {
     Word(&'a [u8]),
     /// What stands between double quotes.
     Quoted(&'a [u8]),
-    /// The end of a comment, or of a name that is hard to read.
+    /// The end of a comment, a number, or of a name that is hard to read.
     Doubt,
 }
 
@@ -108,7 +108,11 @@ fn last_word(text: &[u8]) -> (&[u8], Last<'_>) {
                 .rposition(|&b| !is_word(b))
                 .map_or(0, |at| at + 1);
             let (before, word) = text.split_at_checked(start).unwrap_or_default();
-            (before, Last::Word(word))
+            match word.first() {
+                // Where a number ends and a name begins depends on the server's version.
+                Some(b'0'..=b'9') => (text, Last::Doubt),
+                _ => (before, Last::Word(word)),
+            }
         }
         Some(_) => (text, Last::Nothing),
     }
@@ -163,6 +167,7 @@ mod tests {
             "SELECT \"a\"\"f\" (1)",
             "SELECT 1 INTO Temp t",
             "SELECT \"into\" f(1)",
+            "WITH 1countINTO(",
         ] {
             assert_eq!(verb(text.as_bytes()), None, "{text}");
         }
