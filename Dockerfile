@@ -4,7 +4,7 @@
 
 FROM debian:12-slim AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends build-essential ca-certificates curl git pkg-config \
+ && apt-get install -y --no-install-recommends build-essential ca-certificates clang curl git libclang-dev pkg-config \
  && rm -rf /var/lib/apt/lists/*
 ENV PATH=/root/.cargo/bin:$PATH
 RUN curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
