@@ -22,6 +22,7 @@ pub mod rows;
 pub mod cancel_key;
 pub mod parameters;
 
+pub mod batch;
 pub mod exchange;
 pub mod sqlstate;
 pub mod wire;

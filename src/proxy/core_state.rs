@@ -26,6 +26,7 @@ use crate::snapshot::Names;
 use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
+use super::cluster::Cluster;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::reload::Pools;
@@ -176,8 +177,8 @@ impl CoreState {
         self.pools.borrow().get(id).cloned()
     }
 
-    /// The pool of this user and database: that of the primary, as reads are not sent elsewhere yet.
-    pub(crate) fn pool_of(&self, user: &str, database: &str) -> Option<Rc<PoolSlot>> {
+    /// The pools of this user and database.
+    pub(crate) fn cluster_of(&self, user: &str, database: &str) -> Option<Rc<Cluster>> {
         self.pools.borrow().of(user, database).cloned()
     }
 

@@ -1,6 +1,7 @@
 //! Where decisions meet sockets: what one core runs.
 
 mod client;
+mod cluster;
 mod core_state;
 mod mail;
 mod pools;

@@ -10,10 +10,10 @@ use std::sync::mpsc::Sender;
 
 use cores::Core;
 
-use crate::config::choice::Role;
 use crate::orders::Of;
 use crate::pool::{Pool, PoolId};
 
+use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Notice};
 use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
@@ -23,8 +23,8 @@ use super::setup::Setup;
 pub(crate) struct Pools {
     /// All of them, those on their way in or out too, by number.
     all: Vec<Rc<PoolSlot>>,
-    /// Those of the configuration, by user and database, then in its order.
-    configured: Vec<Rc<PoolSlot>>,
+    /// Those of the configuration, by user and database.
+    clusters: Vec<Rc<Cluster>>,
 }
 
 impl Pools {
@@ -32,18 +32,13 @@ impl Pools {
         let slots = setup.pools();
         let slots = slots.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, core)));
         let slots: Vec<_> = slots.collect();
-        Self {
-            all: slots.clone(),
-            configured: slots,
-        }
-        .sorted()
+        let clusters = clusters(&slots);
+        Self::new(slots, clusters)
     }
 
-    fn sorted(mut self) -> Self {
-        self.all.sort_by_key(|slot| slot.id);
-        let key = |slot: &PoolSlot| (slot.names.user.clone(), slot.names.database.clone());
-        self.configured.sort_by_cached_key(|slot| key(slot));
-        self
+    fn new(mut all: Vec<Rc<PoolSlot>>, clusters: Vec<Rc<Cluster>>) -> Self {
+        all.sort_by_key(|slot| slot.id);
+        Self { all, clusters }
     }
 
     /// All slices that this core has.
@@ -56,21 +51,24 @@ impl Pools {
         self.all.get(at)
     }
 
-    /// The pool of this user and database: that of a primary if there is one.
-    pub(super) fn of(&self, user: &str, database: &str) -> Option<&Rc<PoolSlot>> {
-        let key = |slot: &PoolSlot| {
-            (slot.names.user.as_str(), slot.names.database.as_str()) < (user, database)
+    /// The pools of this user and database.
+    pub(super) fn of(&self, user: &str, database: &str) -> Option<&Rc<Cluster>> {
+        let key = |cluster: &Rc<Cluster>| {
+            let names = &cluster.names;
+            (names.user.as_str(), names.database.as_str()).cmp(&(user, database))
         };
-        let from = self.configured.partition_point(|slot| key(slot));
-        let pools = || {
-            let rest = self.configured.get(from..).unwrap_or_default();
-            rest.iter()
-                .take_while(|slot| slot.names.user == user && slot.names.database == database)
-        };
-        pools()
-            .find(|slot| slot.config().role == Role::Primary)
-            .or_else(|| pools().next())
+        let at = self.clusters.binary_search_by(key).ok()?;
+        self.clusters.get(at)
     }
+}
+
+/// The pools of a configuration, in its order, by user and database.
+fn clusters(configured: &[Rc<PoolSlot>]) -> Vec<Rc<Cluster>> {
+    let mut sorted = configured.to_vec();
+    let key = |slot: &PoolSlot| (slot.names.user.clone(), slot.names.database.clone());
+    sorted.sort_by_cached_key(|slot| key(slot));
+    let clusters = sorted.chunk_by(|a, b| a.names == b.names);
+    clusters.map(|pools| Rc::new(Cluster::new(pools))).collect()
 }
 
 /// Does what the control thread asks for, and tells it so.
@@ -93,8 +91,7 @@ fn prepare(state: &CoreState, setup: &Setup) {
     let new = setup.pools().filter(|(id, _)| pools.get(*id).is_none());
     let new = new.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, &state.core)));
     let all = pools.all.iter().cloned().chain(new).collect();
-    let configured = pools.configured.clone();
-    let pools = Pools { all, configured }.sorted();
+    let pools = Pools::new(all, pools.clusters.clone());
     state.pools.replace(Rc::new(pools));
 }
 
@@ -108,11 +105,9 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     let stay: HashSet<PoolId> = known.iter().map(|(slot, _)| slot.id).collect();
     let gone = before.iter().filter(|slot| !stay.contains(&slot.id));
     let gone: Vec<_> = gone.filter(|slot| !slot.leaves.replace(true)).collect();
-    let pools = Pools {
-        all: before.all.clone(),
-        configured: known.iter().map(|(slot, _)| Rc::clone(slot)).collect(),
-    };
-    state.pools.replace(Rc::new(pools.sorted()));
+    let configured: Vec<_> = known.iter().map(|(slot, _)| Rc::clone(slot)).collect();
+    let pools = Pools::new(before.all.clone(), clusters(&configured));
+    state.pools.replace(Rc::new(pools));
     state.setup.replace(Rc::new(setup.clone()));
     // From here on whoever is turned away by a pool looks for its successor.
     state.generation.set(setup.generation);
@@ -138,7 +133,7 @@ fn tell_sessions(state: &CoreState) {
                 if slot.leaves.get()
                     && link.notice().is_none()
                     && state
-                        .pool_of(&slot.names.user, &slot.names.database)
+                        .cluster_of(&slot.names.user, &slot.names.database)
                         .is_none() =>
             {
                 link.notify(Notice::Removed);
@@ -181,7 +176,7 @@ pub(super) fn forget_drained(state: &CoreState) {
         let all = pools.iter().filter(|slot| !is_over(slot));
         let pools = Pools {
             all: all.cloned().collect(),
-            configured: pools.configured.clone(),
+            clusters: pools.clusters.clone(),
         };
         state.pools.replace(Rc::new(pools));
     }

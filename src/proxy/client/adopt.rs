@@ -7,6 +7,7 @@ use crate::config::choice::{PoolerMode, PreparedStatements};
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 
+use super::super::cluster::Cluster;
 use super::super::core_state::CoreState;
 use super::super::pools::PoolSlot;
 use super::audit::Audit;
@@ -30,25 +31,23 @@ impl Manner {
     }
 }
 
-/// The pool of this user and database, for a new session. Errors: it admits nobody.
-pub(super) fn admit(state: &CoreState, user: &str, database: &str) -> Result<Rc<PoolSlot>, Error> {
-    let slot = pool_of(state, user, database)?;
+/// The pools of this user and database, for a new session. Errors: they admit nobody.
+pub(super) fn admit(state: &CoreState, user: &str, database: &str) -> Result<Rc<Cluster>, Error> {
+    let cluster = cluster_of(state, user, database)?;
     if state.config().orders.disabled.is_on(user, database) {
         let text = format!("database \"{database}\" is disabled");
         let code = SqlState::CANNOT_CONNECT_NOW;
         return Err(Error::fatal(Fault::Proxy, code, text));
     }
-    Ok(slot)
+    Ok(cluster)
 }
 
-/// The pool of this user and database. Errors: there is none, or one that cannot be served yet.
-fn pool_of(state: &CoreState, user: &str, database: &str) -> Result<Rc<PoolSlot>, Error> {
-    let Some(slot) = state.pool_of(user, database) else {
+/// The pools of this user and database. Errors: there are none, or some that cannot be served yet.
+fn cluster_of(state: &CoreState, user: &str, database: &str) -> Result<Rc<Cluster>, Error> {
+    let Some(cluster) = state.cluster_of(user, database) else {
         return Err(unknown_database(database));
     };
-    let config = state.config();
-    let shards = config.cluster(database);
-    let shards = shards.map_or(0, |cluster| cluster.shards.len());
+    let shards = cluster.shards();
     if shards > 1 {
         // Everything would go to one of them.
         let text = format!(
@@ -57,7 +56,7 @@ fn pool_of(state: &CoreState, user: &str, database: &str) -> Result<Rc<PoolSlot>
         let code = SqlState::FEATURE_NOT_SUPPORTED;
         return Err(Error::fatal(Fault::Proxy, code, text));
     }
-    Ok(slot)
+    Ok(cluster)
 }
 
 pub(super) fn unknown_database(database: &str) -> Error {
@@ -90,16 +89,22 @@ impl Session {
     pub(super) fn adopt(&mut self) -> Result<(), End> {
         self.generation = self.state.generation();
         self.audit = Audit::of(&self.state);
-        let slot = self.successor()?;
-        if !Rc::ptr_eq(&slot, &self.slot) {
-            *self.link.slot.borrow_mut() = Rc::clone(&slot);
-            self.slot = slot;
-        }
+        self.cluster = self.successor()?;
+        let home = Rc::clone(self.cluster.home());
+        self.turn_to(home);
         // Its prepared statements are on servers under the names that go with how it was.
         if self.statements.is_empty() && self.unbound.is_none() {
             self.manner = Manner::of(&self.state, &self.slot);
         }
         Ok(())
+    }
+
+    /// From now on requests go to this pool.
+    pub(super) fn turn_to(&mut self, slot: Rc<PoolSlot>) {
+        if !Rc::ptr_eq(&slot, &self.slot) {
+            *self.link.slot.borrow_mut() = Rc::clone(&slot);
+            self.slot = slot;
+        }
     }
 
     /// The same for a session that keeps its server: only whether it may go on.
@@ -108,11 +113,11 @@ impl Session {
         self.successor().map(drop)
     }
 
-    fn successor(&self) -> Result<Rc<PoolSlot>, End> {
+    fn successor(&self) -> Result<Rc<Cluster>, End> {
         let (user, database) = (&self.slot.names.user, &self.slot.names.database);
-        if self.state.pool_of(user, database).is_none() {
+        if self.state.cluster_of(user, database).is_none() {
             return Err(End::Fatal(removed(database)));
         }
-        pool_of(&self.state, user, database).map_err(End::Fatal)
+        cluster_of(&self.state, user, database).map_err(End::Fatal)
     }
 }

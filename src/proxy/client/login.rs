@@ -29,6 +29,7 @@ use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 
+use super::super::cluster::Cluster;
 use super::super::core_state::{CoreState, Enrolled, Face, Phase};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::RunError;
@@ -112,7 +113,7 @@ enum Identity {
 enum Admitted {
     Client {
         generation: u64,
-        slot: Rc<PoolSlot>,
+        cluster: Rc<Cluster>,
         link: Enrolled,
         settings: SessionSettings,
     },
@@ -125,25 +126,26 @@ enum Admitted {
 impl Admitted {
     fn session(self, state: &Rc<CoreState>, newcomer: Newcomer<'_>) -> Option<LoggedIn> {
         let (stream, received) = (newcomer.stream?, newcomer.received);
-        let (generation, slot, link, settings) = match self {
+        let (generation, cluster, link, settings) = match self {
             Self::Admin { link, session } => {
                 let session = AdminSession::new(state, stream, received, link, session);
                 return Some(LoggedIn::Admin(Box::new(session)));
             }
             Self::Client {
                 generation,
-                slot,
+                cluster,
                 link,
                 settings,
-            } => (generation, slot, link, settings),
+            } => (generation, cluster, link, settings),
         };
         Some(LoggedIn::Client(Session {
             state: Rc::clone(state),
             stream,
             link,
             generation,
-            manner: Manner::of(state, &slot),
-            slot,
+            manner: Manner::of(state, cluster.home()),
+            slot: Rc::clone(cluster.home()),
+            cluster,
             inbound: Inbound::of(received),
             settings,
             statements: ClientStatements::default(),
@@ -194,17 +196,18 @@ impl Newcomer<'_> {
         }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
-        let (generation, slot, reported) = loop {
+        let (generation, cluster, reported) = loop {
             let generation = self.state.generation();
-            let slot = admit(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
-            match self.learn(&slot, &wish.settings, &settings).await {
-                Ok(reported) => break (generation, slot, reported),
+            let cluster = admit(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
+            match self.learn_from_any(&cluster, &wish, &settings).await {
+                Ok(reported) => break (generation, cluster, reported),
                 // The pool may have been replaced meanwhile.
                 Err(_) if generation != self.state.generation() => {}
                 Err(end) => return Err(end),
             }
         };
-        let link = self.state.enroll(wish.version, &slot);
+        let slot = cluster.home();
+        let link = self.state.enroll(wish.version, slot);
         let mut message = AUTHENTICATION_OK.to_vec();
         for (name, value) in reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
@@ -226,7 +229,7 @@ impl Newcomer<'_> {
         slot.registry.counters().count(Stat::ClientLoginCount);
         Ok(Some(Admitted::Client {
             generation,
-            slot,
+            cluster,
             link,
             settings,
         }))
@@ -398,6 +401,33 @@ impl Newcomer<'_> {
             }
             self.read().await?;
         }
+    }
+
+    /// What the servers of a cluster report to a session with these settings: all the same, so any of them may say.
+    /// Errors: what the first one says.
+    async fn learn_from_any(
+        &mut self,
+        cluster: &Cluster,
+        wish: &Wish,
+        settings: &SessionSettings,
+    ) -> Result<Rc<Parameters>, End> {
+        let known = cluster
+            .pools()
+            .find_map(|slot| slot.welcome(settings.committed()));
+        if let Some(welcome) = known {
+            return Ok(welcome.reported);
+        }
+        let home = cluster.home();
+        let error = match self.learn(home, &wish.settings, settings).await {
+            Ok(reported) => return Ok(reported),
+            Err(error) => error,
+        };
+        for slot in cluster.pools().filter(|slot| !Rc::ptr_eq(slot, home)) {
+            if let Ok(reported) = self.learn(slot, &wish.settings, settings).await {
+                return Ok(reported);
+            }
+        }
+        Err(error)
     }
 
     /// What a server reports to a session with these settings: from memory, or from a server.
@@ -641,11 +671,8 @@ impl Wish {
 }
 
 fn set(settings: &mut Parameters, name: &[u8], value: &[u8]) -> Result<(), End> {
-    if name.len() > 7
-        && name
-            .get(..6)
-            .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pgdog."))
-    {
+    let ours = |prefix: &[u8]| prefix.eq_ignore_ascii_case(b"pgdog.");
+    if name.get(..6).is_some_and(ours) && !name.eq_ignore_ascii_case(b"pgdog.role") {
         let name = String::from_utf8_lossy(name).into_owned();
         let error = Error::fatal(
             Fault::Client,

@@ -10,6 +10,7 @@ mod prepared;
 mod relay;
 mod replies;
 mod request;
+mod route;
 mod startup;
 
 pub(crate) use admin::AdminLink;
@@ -35,6 +36,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::session::{Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
 
+use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
 use super::pools::PoolSlot;
 use super::server::{Collector, Lost, RunError, Server};
@@ -61,8 +63,10 @@ struct Session {
     state: Rc<CoreState>,
     stream: Stream,
     link: Enrolled,
-    /// Of the configuration that `slot` and `manner` come from.
+    /// Of the configuration that `cluster` and `manner` come from.
     generation: u64,
+    cluster: Rc<Cluster>,
+    /// The pool that its requests go to.
     slot: Rc<PoolSlot>,
     manner: Manner,
     inbound: Inbound,
@@ -173,6 +177,9 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
+        if self.cluster.is_split() && !self.route()? {
+            return Ok(());
+        }
         let Some(mut held) = self.checkout().await? else {
             return Ok(());
         };
