@@ -35,6 +35,8 @@ mod load;
 mod logs;
 #[path = "proxy/metrics.rs"]
 mod metrics;
+#[path = "proxy/passthrough.rs"]
+mod passthrough;
 #[path = "proxy/pause.rs"]
 mod pause;
 #[path = "proxy/pooling.rs"]

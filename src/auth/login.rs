@@ -36,6 +36,8 @@ pub enum Method {
     Trust,
     /// The password in clear text.
     Plain,
+    /// The same; a password that is none of those we know may still be the server's: [`Step::Ask`].
+    Passthrough,
     /// PostgreSQL's `md5`. As there, a user with a stored SCRAM verifier is asked for SCRAM instead, which
     /// shows that this user exists; `Scram` does not have this weakness.
     Md5,
@@ -82,6 +84,9 @@ pub enum Step {
     /// Find these keys in a cache or derive them on a helper thread, in this order, for [`Login::derived`].
     /// Read nothing from the client meanwhile.
     Derive(Vec<Derivation>),
+    /// Ask the server whether this is the user's password: [`Login::vouched`] if it is. Only for
+    /// [`Method::Passthrough`].
+    Ask(Password),
     /// Send these bytes; they end with AuthenticationOk. The client is who it says.
     Accepted(Vec<u8>),
     /// Send the error and close.
@@ -100,6 +105,8 @@ pub struct Login {
     database: Box<str>,
     end_point: Option<Vec<u8>>,
     random: Random,
+    /// The password that the client has sent in clear text.
+    typed: Option<Password>,
     state: State,
 }
 
@@ -108,6 +115,7 @@ enum State {
     Startup(Method, Targets),
     Challenge(Challenge),
     Deriving(Deriving),
+    Asking,
     Accepted,
     Refused,
 }
@@ -115,7 +123,7 @@ enum State {
 /// What the client has been asked for.
 #[derive(Debug)]
 enum Challenge {
-    Plain(Targets),
+    Plain(Targets, Otherwise),
     Md5(Targets),
     /// To choose a mechanism.
     Mechanism(ScramTarget),
@@ -124,13 +132,20 @@ enum Challenge {
     ClientFinal(AwaitClientFinal, ScramSecrets),
 }
 
+/// What becomes of a password in clear text that is none of those known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Otherwise {
+    Refuse,
+    AskServer,
+}
+
 /// What will be decided once the keys are there.
 #[derive(Debug)]
 enum Deriving {
     /// A proof against the keys of configured passwords.
     Proof(Proof),
     /// A clear text password against stored keys.
-    Typed(StoredKeys),
+    Typed(StoredKeys, Otherwise),
 }
 
 /// All that a password may be checked against, whatever the method.
@@ -240,6 +255,7 @@ impl Login {
             database: request.database.into(),
             end_point: request.end_point,
             random: request.random,
+            typed: None,
             state: State::Startup(request.method, targets),
         }
     }
@@ -253,10 +269,16 @@ impl Login {
         match method {
             Method::Trust if targets.known => self.accept(Vec::new()),
             Method::Trust => self.refuse("unknown user"),
-            Method::Plain => self.challenge(
-                Challenge::Plain(targets),
-                authentication(code::CLEARTEXT_PASSWORD, &[]),
-            ),
+            Method::Plain | Method::Passthrough => {
+                let otherwise = match method {
+                    Method::Passthrough => Otherwise::AskServer,
+                    _ => Otherwise::Refuse,
+                };
+                self.challenge(
+                    Challenge::Plain(targets, otherwise),
+                    authentication(code::CLEARTEXT_PASSWORD, &[]),
+                )
+            }
             Method::Md5 if !targets.scram_stored => {
                 let salt = self.md5_salt();
                 self.challenge(
@@ -290,7 +312,7 @@ impl Login {
             return self.violation("password message too long");
         }
         match challenge {
-            Challenge::Plain(targets) => self.plain(targets, body),
+            Challenge::Plain(targets, otherwise) => self.plain(targets, otherwise, body),
             Challenge::Md5(targets) => self.md5(&targets, body),
             Challenge::Mechanism(target) => self.sasl_initial_response(target, body),
             Challenge::ClientFirst(mechanism, target) => self.client_first(mechanism, target, body),
@@ -317,14 +339,28 @@ impl Login {
                 let keys: Vec<_> = keys.iter().map(|keys| keys.stored.clone()).collect();
                 self.check(&proof, &keys)
             }
-            Deriving::Typed(expected) => {
+            Deriving::Typed(expected, otherwise) => {
                 if keys.iter().any(|keys| keys.stored == expected) {
                     self.accept(Vec::new())
                 } else {
-                    self.refuse(ScramError::Proof.as_str())
+                    self.none_of_ours(otherwise)
                 }
             }
         }
+    }
+
+    /// The server says that it is the user's password, after [`Step::Ask`].
+    pub fn vouched(&mut self) -> Step {
+        let State::Asking = self.leave() else {
+            debug_assert!(false, "only who was asked may vouch");
+            return self.unexpected();
+        };
+        self.accept(Vec::new())
+    }
+
+    /// The password that the client has sent, if it was in clear text.
+    pub fn typed(&self) -> Option<&Password> {
+        self.typed.as_ref()
     }
 
     /// Is the client in?
@@ -332,13 +368,15 @@ impl Login {
         matches!(self.state, State::Accepted)
     }
 
-    fn plain(&mut self, targets: Targets, body: &[u8]) -> Step {
+    fn plain(&mut self, targets: Targets, otherwise: Otherwise, body: &[u8]) -> Step {
         let Some(typed) = password(body) else {
             return self.violation("malformed password message");
         };
         if typed.is_empty() {
             return self.refuse("empty password");
         }
+        let password = Password::new(typed);
+        self.typed = Some(password.clone());
         let mut matches = targets.md5.matches(typed, self.user.as_bytes());
         for password in &targets.passwords {
             matches |= password.matches(typed);
@@ -346,14 +384,31 @@ impl Login {
         if matches {
             return self.accept(Vec::new());
         }
+        if otherwise == Otherwise::AskServer && !targets.scram_stored {
+            return self.none_of_ours(otherwise);
+        }
         // Only a stored SCRAM verifier needs this, but all failures must take the same time.
         let derivation = Derivation {
-            password: Password::new(typed),
+            password,
             salt: targets.scram.salt,
             iterations: targets.scram.iterations,
             origin: Origin::Typed,
         };
-        self.derive(Deriving::Typed(targets.scram.keys), vec![derivation])
+        self.derive(
+            Deriving::Typed(targets.scram.keys, otherwise),
+            vec![derivation],
+        )
+    }
+
+    /// The password in clear text is none that we know.
+    fn none_of_ours(&mut self, otherwise: Otherwise) -> Step {
+        match (otherwise, self.typed.clone()) {
+            (Otherwise::AskServer, Some(password)) => {
+                self.state = State::Asking;
+                Step::Ask(password)
+            }
+            _ => self.refuse(ScramError::Proof.as_str()),
+        }
     }
 
     fn md5(&mut self, targets: &Targets, body: &[u8]) -> Step {
@@ -453,13 +508,8 @@ impl Login {
     }
 
     fn refuse(&self, reason: &'static str) -> Step {
-        let (user, database) = (&self.user, &self.database);
         Step::Refused {
-            error: Error::fatal(
-                Fault::Client,
-                SqlState::INVALID_PASSWORD,
-                format!("authentication failed for user \"{user}\", database \"{database}\""),
-            ),
+            error: wrong_password(&self.user, &self.database),
             reason,
         }
     }
@@ -478,6 +528,12 @@ impl Login {
             reason,
         }
     }
+}
+
+/// What everybody hears whose user, database or password is not right.
+pub fn wrong_password(user: &str, database: &str) -> Error {
+    let text = format!("authentication failed for user \"{user}\", database \"{database}\"");
+    Error::fatal(Fault::Client, SqlState::INVALID_PASSWORD, text)
 }
 
 /// An Authentication message.
@@ -508,7 +564,12 @@ fn split_initial_response(body: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 pub fn fuzz_login(data: &[u8]) {
     let (flavour, body) = data.split_first().unwrap_or((&0, &[]));
     let secret = InstanceSecret::new([1; 32]);
-    for method in [Method::Plain, Method::Md5, Method::Scram] {
+    for method in [
+        Method::Plain,
+        Method::Passthrough,
+        Method::Md5,
+        Method::Scram,
+    ] {
         let mut login = Login::new(LoginRequest {
             user: "alice",
             database: "shop",

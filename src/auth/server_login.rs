@@ -39,8 +39,12 @@ pub enum ServerStep {
     Wait,
     /// Find these keys in a cache or derive them on a helper thread, for [`ServerLogin::derived`].
     Derive(Derivation),
-    /// We are in, and the server is who we wanted, as far as the method can tell.
-    Accepted,
+    /// We are in, and the server is who we wanted, as far as the method can tell. Was a password asked for? Otherwise
+    /// nothing is said about it.
+    Accepted {
+        /// It was, and it is the right one.
+        password: bool,
+    },
     /// Close the connection. The error lets the session survive; the caller may change that.
     Refused(Error),
 }
@@ -87,9 +91,11 @@ impl ServerLogin {
     pub fn authentication(&mut self, code: i32, body: &[u8]) -> ServerStep {
         let state = std::mem::replace(&mut self.state, State::Refused);
         match (state, code) {
-            (State::Startup | State::PasswordSent | State::Proven, code::OK) => {
+            (state @ (State::Startup | State::PasswordSent | State::Proven), code::OK) => {
                 self.state = State::Accepted;
-                ServerStep::Accepted
+                ServerStep::Accepted {
+                    password: !matches!(state, State::Startup),
+                }
             }
             (State::ServerFirst(_) | State::ServerFinal(_), code::OK) => {
                 self.fail("server skipped its part of SCRAM authentication")

@@ -57,6 +57,7 @@ struct Outcome {
 enum Event {
     Sent(Vec<u8>),
     Derived(usize),
+    Asked(Password),
     Refused(Error, &'static str),
 }
 
@@ -80,6 +81,10 @@ fn exchange(mut server: Login, mut client: ServerLogin) -> Outcome {
                 outcome.server.push(Event::Refused(error, reason));
                 return outcome;
             }
+            Step::Ask(password) => {
+                outcome.server.push(Event::Asked(password));
+                return outcome;
+            }
         };
         outcome.server.push(Event::Sent(bytes.clone()));
         assert_eq!(accepted, server.is_accepted());
@@ -96,7 +101,9 @@ fn exchange(mut server: Login, mut client: ServerLogin) -> Outcome {
             match answer {
                 ServerStep::Send(bytes) => response = Some(bytes),
                 ServerStep::Wait => {}
-                ServerStep::Accepted => {
+                ServerStep::Accepted { password } => {
+                    let asked = outcome.server.len() > 1;
+                    assert_eq!(password, asked, "trust proves nothing");
                     outcome.accepted = accepted;
                     return outcome;
                 }
@@ -159,6 +166,33 @@ fn every_method_with_every_secret() {
         let outcome = exchange(login(Trust, credentials, None), server_login(None, None));
         assert_eq!(outcome.accepted, works);
     }
+}
+
+#[test]
+fn the_server_is_asked_about_a_password_that_is_not_known() {
+    let run = |credentials: Credentials, typed: &str| {
+        let server = login(Method::Passthrough, credentials, None);
+        let mut outcome = exchange(server, server_login(Some(typed), None));
+        (outcome.accepted, outcome.server.pop())
+    };
+    let asked = |typed: &str| (false, Some(Event::Asked(Password::new(typed))));
+    for credentials in [
+        passwords(&["pencil", "brush"]),
+        stored_scram("pencil"),
+        stored_md5("pencil"),
+    ] {
+        assert!(run(credentials.clone(), "pencil").0);
+        assert_eq!(run(credentials, "chalk"), asked("chalk"));
+    }
+    for credentials in [passwords(&[]), Credentials::Unknown] {
+        assert_eq!(run(credentials, "chalk"), asked("chalk"));
+    }
+    let mut server = login(Method::Passthrough, Credentials::Unknown, None);
+    server.start();
+    assert!(matches!(server.message(b'p', b"chalk\0"), Step::Ask(_)));
+    assert_eq!(server.typed(), Some(&Password::new("chalk")));
+    assert!(matches!(server.vouched(), Step::Accepted(_)));
+    assert!(server.is_accepted());
 }
 
 /// An empty password opens nothing, not even if it is configured.
@@ -499,7 +533,7 @@ fn servers_that_ask_twice() {
     let mut client = server_login(Some("pencil"), None);
     assert!(matches!(
         client.authentication(0, b""),
-        ServerStep::Accepted
+        ServerStep::Accepted { password: false }
     ));
     server_refusal(&mut client, 3, b"");
 }
@@ -525,7 +559,8 @@ proptest! {
         }
         for (code, body) in messages {
             let step = client.authentication(code, &body);
-            prop_assert!(!sasl || !matches!(step, ServerStep::Accepted));
+            let accepted = matches!(step, ServerStep::Accepted { .. });
+            prop_assert!(!sasl || !accepted);
         }
     }
 }

@@ -356,6 +356,25 @@ choices! {
     }
 }
 
+impl PassthroughAuth {
+    /// May a server be asked about the password of a client that has, or has not, encrypted?
+    pub fn is_for(self, encrypted: bool) -> bool {
+        match self {
+            Self::Disabled => false,
+            Self::Enabled | Self::EnabledAllowChange => encrypted,
+            Self::EnabledPlain | Self::EnabledPlainAllowChange => true,
+        }
+    }
+
+    /// May a password take the place of one that is known?
+    pub fn allows_change(self) -> bool {
+        matches!(
+            self,
+            Self::EnabledAllowChange | Self::EnabledPlainAllowChange
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

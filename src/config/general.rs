@@ -69,7 +69,7 @@ section! {
     /// How clients log in.
     auth_type: AuthType = default "scram", Next, Now;
     /// Let clients log in with what the server accepts. Without "plain" this needs tls_certificate.
-    passthrough_auth: PassthroughAuth = default "disabled", Next, Later;
+    passthrough_auth: PassthroughAuth = default "disabled", Next, Now;
     /// Longest time for logging in.
     client_login_timeout: Millis = default "60000", Next, Now, env "PGDOG_CLIENT_LOG_TIMEOUT";
     /// Close clients silent for longer outside of transactions.

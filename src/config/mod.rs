@@ -15,6 +15,7 @@ mod document;
 mod environment;
 mod file;
 mod general;
+pub mod guests;
 pub mod listing;
 mod observation;
 mod problem;
@@ -34,8 +35,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use choice::{
-    AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PoolerMode,
-    PreparedStatements, QuerySizeAction, Role, TlsVerify,
+    AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PassthroughAuth,
+    PoolerMode, PreparedStatements, QuerySizeAction, Role, TlsVerify,
 };
 use document::Entry;
 use file::File;
@@ -44,6 +45,7 @@ use users::UsersFile;
 
 pub use diff::{diff, Change};
 pub use environment::{Environment, Overrides};
+pub use guests::Guest;
 pub use problem::Problem;
 pub use resolve::{resolve, Resolved, Source, Sources};
 pub use secret::Secret;
@@ -129,6 +131,8 @@ pub struct CertificateFiles {
 pub struct ClientLimits {
     /// How they prove who they are.
     pub auth_type: AuthType,
+    /// May servers be asked about their passwords?
+    pub passthrough: PassthroughAuth,
     /// Those who do not encrypt are refused.
     pub tls_required: bool,
     /// Time to finish logging in.
@@ -426,6 +430,12 @@ impl Users {
         self.by_database.values().flat_map(BTreeMap::values)
     }
 
+    /// Puts an entry in the place of the one that there may be.
+    fn replace(&mut self, user: User) {
+        let users = self.by_database.entry(user.database.clone()).or_default();
+        users.insert(user.name.clone(), user);
+    }
+
     fn insert(&mut self, user: User) -> Result<(), User> {
         let users = self.by_database.entry(user.database.clone()).or_default();
         match users.contains_key(&user.name) {
@@ -455,6 +465,20 @@ pub struct User {
     pub two_phase_commit: TwoPhaseCommit,
     /// Used for loading the schema.
     pub schema_admin: bool,
+    /// Who says that there is this user.
+    pub origin: Origin,
+}
+
+/// Who says that there is a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The files.
+    Files,
+    /// A server, which has accepted the password: see [`Guest`].
+    Guest {
+        /// As of [`Guest::settled`].
+        settled: bool,
+    },
 }
 
 /// When writes to several shards are committed in two phases.

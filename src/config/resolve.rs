@@ -20,9 +20,9 @@ use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
 use super::{
     AdminIdentity, CertificateFiles, ClientLimits, Cluster, Config, Credentials, Host, Instance,
-    Listen, LogSettings, Mirror, PoolConfig, PoolLimits, PreparedLimits, Server, ServerAddress,
-    ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions, TlsSettings, TwoPhaseCommit,
-    User, Users,
+    Listen, LogSettings, Mirror, Origin, PoolConfig, PoolLimits, PreparedLimits, Server,
+    ServerAddress, ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions, TlsSettings,
+    TwoPhaseCommit, User, Users,
 };
 
 /// One file, already read.
@@ -163,6 +163,7 @@ pub(super) fn build(
 fn client_limits(general: &General) -> ClientLimits {
     ClientLimits {
         auth_type: general.auth_type,
+        passthrough: general.passthrough_auth,
         tls_required: general.tls_client_required,
         login_timeout: general.client_login_timeout.limit(),
         idle_timeout: general.client_idle_timeout.limit(),
@@ -304,12 +305,16 @@ fn users_and_pools(
             }
         }
     }
-    let key = |pool: &PoolConfig| (pool.user.clone(), pool.database.clone(), pool.shard);
-    pools.sort_by_key(key);
+    sort(&mut pools);
     (users, pools)
 }
 
-fn user(entry: &UserEntry, database: &str, general: &General) -> User {
+/// Puts pools in the order of [`Config::pools`]; those of one shard stay in that of the file.
+pub(super) fn sort(pools: &mut [PoolConfig]) {
+    pools.sort_by_key(|pool| (pool.user.clone(), pool.database.clone(), pool.shard));
+}
+
+pub(super) fn user(entry: &UserEntry, database: &str, general: &General) -> User {
     let two_phase = entry.two_phase_commit.unwrap_or(general.two_phase_commit);
     let two_phase_auto = entry
         .two_phase_commit_auto
@@ -328,11 +333,12 @@ fn user(entry: &UserEntry, database: &str, general: &General) -> User {
             (true, true) => TwoPhaseCommit::Statements,
         },
         schema_admin: entry.schema_admin,
+        origin: Origin::Files,
     }
 }
 
 /// All inheritance of one pool: the user's entry, then the database's, then `[general]`.
-fn pool(
+pub(super) fn pool(
     general: &General,
     server: &Entry<Database>,
     entry: &Entry<UserEntry>,

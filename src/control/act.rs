@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use crate::admin::command::{self, Missing};
 use crate::admin::{Act, Answer};
-use crate::config::Resolved;
+use crate::auth::login::wrong_password;
+use crate::config::guests::{Unwelcome, GUESTS_MAX};
+use crate::config::{Guest, Resolved};
 use crate::error::{Error, Fault};
 use crate::orders::{Of, Orders, Switches};
 use crate::protocol::sqlstate::SqlState;
-use crate::proxy::{self, Reply, Whom};
+use crate::proxy::{self, Introduced, Reply, Whom};
 use crate::snapshot::Scope;
 
 use super::admin::tell;
@@ -109,11 +111,33 @@ impl Control {
                     tracing::error!("{text}: {problems}");
                     Error::error(Fault::Client, SqlState::CONFIG_FILE_ERROR, text).detail(problems)
                 }
-                silent @ Failure::Silent(_) => {
+                silent @ (Failure::Silent(_) | Failure::Unwelcome(_)) => {
                     tracing::error!("not all cores have the new configuration: {silent}");
                     unanswered(&silent)
                 }
             })
+    }
+
+    /// A server has accepted a guest: makes it known to all cores.
+    pub(super) fn introduce(&mut self, guest: Guest, reply: Introduced) {
+        let (user, database) = (guest.user.clone(), guest.database.clone());
+        let refused = |code, text: &str| Error::fatal(Fault::Proxy, code, text.to_owned());
+        let outcome = if self.is_serving() {
+            let (current, office) = self.current();
+            current.introduce(guest, office).map_err(|failure| match failure {
+                Failure::Unwelcome(Unwelcome::Differs) => wrong_password(&user, &database),
+                Failure::Unwelcome(Unwelcome::TooMany) => {
+                    tracing::error!("more than {GUESTS_MAX} users whom only servers know, refusing \"{user}\"");
+                    refused(SqlState::TOO_MANY_CONNECTIONS, "too many clients")
+                }
+                silent @ (Failure::Silent(_) | Failure::Invalid(_)) => unanswered(&silent),
+            })
+        } else {
+            let text = "shutting down, not accepting connections";
+            Err(refused(SqlState::CANNOT_CONNECT_NOW, text))
+        };
+        // The client may have left.
+        let _ = reply.send(outcome);
     }
 
     /// Turns something on or off for some, and waits until all cores obey.
@@ -132,7 +156,8 @@ impl Control {
 
     fn all_cores(&mut self, act: &proxy::Act) -> Result<usize, Error> {
         let (_, office) = self.current();
-        round(office, act).map_err(|failure| unanswered(&failure))
+        let outcome = round(office, act).map_err(|failure| unanswered(&failure))?;
+        Ok(outcome.sessions)
     }
 
     /// Errors: the configuration has no such pool.

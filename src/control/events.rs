@@ -119,6 +119,7 @@ impl Control {
                 Some(Event::Signal(signal)) => self.signal(signal, load),
                 Some(Event::Admin { command, reply }) => self.command(command, load, reply),
                 Some(Event::Snapshot { id, snapshot }) => self.gathers.answered(id, *snapshot),
+                Some(Event::Guest { guest, reply }) => self.introduce(guest, reply),
                 Some(Event::Listening) => self.listening(),
                 Some(Event::CoreDrained(core)) => self.core_drained(core),
                 Some(Event::Ask(ask)) => self.observe(ask),

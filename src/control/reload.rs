@@ -3,13 +3,16 @@
 //! A configuration that is not valid changes nothing. One that is reaches the cores in two rounds: see
 //! [`Act::Prepare`] and [`Act::Adopt`].
 
+use std::collections::HashSet;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cores::PostOffice;
 
-use crate::config::{diff, Config, Reload, Resolved};
+use crate::config::guests::{Guests, Unwelcome};
+use crate::config::{diff, Config, Guest, Reload, Resolved};
 use crate::orders::Orders;
+use crate::pool::PoolId;
 use crate::proxy::{Act, Done, Mail, Setup};
 
 use super::query_log::QueryLog;
@@ -27,6 +30,8 @@ pub(super) enum Failure {
     Invalid(String),
     /// These cores did not answer. In the second round the others have the new configuration by then.
     Silent(Vec<usize>),
+    /// A guest cannot be known.
+    Unwelcome(Unwelcome),
 }
 
 impl std::fmt::Display for Failure {
@@ -34,6 +39,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Invalid(problems) => f.write_str(problems),
             Failure::Silent(cores) => write!(f, "no answer from cores {cores:?}"),
+            Failure::Unwelcome(why) => write!(f, "{why:?}"),
         }
     }
 }
@@ -41,6 +47,8 @@ impl std::fmt::Display for Failure {
 /// The configuration in force, as the control thread knows it.
 pub(super) struct Current {
     setup: Setup,
+    /// They are part of `setup`, and not of what is read.
+    guests: Guests,
     /// Settings without effect that were told of.
     absent: Vec<String>,
     query_log: QueryLog,
@@ -58,6 +66,7 @@ impl Current {
         let tls = tls::material(&config.tls)?;
         let mut current = Self {
             setup: Setup::first(config, tls),
+            guests: Guests::default(),
             absent: Vec::new(),
             query_log,
             outcomes: [0; 2],
@@ -100,6 +109,7 @@ impl Current {
             tracing::warn!("{warning}");
         }
         let changes = diff(&self.setup, &config);
+        let config = self.with_guests(config, office)?;
         // Read again even if their names are the same: certificates expire.
         let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
         let next = self.setup.next(config, tls);
@@ -128,6 +138,51 @@ impl Current {
         adopted.map(drop)
     }
 
+    /// `config` with those guests that somebody is logged in as; the others are forgotten.
+    fn with_guests(
+        &mut self,
+        config: Config,
+        office: &PostOffice<Mail>,
+    ) -> Result<Config, Failure> {
+        if self.guests.iter().next().is_none() {
+            return Ok(config);
+        }
+        let in_use = round(office, &Act::Census)?.in_use;
+        let in_use: HashSet<(&str, &str)> = self
+            .setup
+            .pools()
+            .filter(|(id, _)| in_use.contains(id))
+            .map(|(_, pool)| (pool.user.as_str(), pool.database.as_str()))
+            .collect();
+        self.guests.review(&config, |guest| {
+            in_use.contains(&(guest.user.as_str(), guest.database.as_str()))
+        });
+        Ok(config.with_guests(self.guests.iter()))
+    }
+
+    /// A server has accepted this guest: known to every core when this returns.
+    pub(super) fn introduce(
+        &mut self,
+        guest: Guest,
+        office: &PostOffice<Mail>,
+    ) -> Result<(), Failure> {
+        let may_change = self.setup.clients.passthrough.allows_change();
+        let news = self.guests.add(guest.clone(), may_change);
+        if !news.map_err(Failure::Unwelcome)? {
+            return Ok(());
+        }
+        let (user, database) = (&guest.user, &guest.database);
+        tracing::info!(%user, %database, "a server has accepted a user who has no password here");
+        let next = self.setup.with_guest(&guest);
+        if let Err(failure) = round(office, &Act::Prepare(next.clone())) {
+            self.setup.skip_ids_of(&next);
+            self.guests.forget(&guest);
+            return Err(failure);
+        }
+        self.setup = next;
+        round(office, &Act::Adopt(self.setup.clone())).map(drop)
+    }
+
     /// Puts an order in force on every core: when this returns, they all obey.
     pub(super) fn order(
         &mut self,
@@ -149,9 +204,17 @@ impl Current {
     }
 }
 
-/// Has every core do something, and waits until all have. Returns how many sessions they have ended. Errors: cores
-/// that have not done it in time.
-pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<usize, Failure> {
+/// What all cores have done together.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Sessions that were ended.
+    pub(super) sessions: usize,
+    /// Pools with clients.
+    in_use: HashSet<PoolId>,
+}
+
+/// Has every core do something, and waits until all have. Errors: cores that have not done it in time.
+pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<Outcome, Failure> {
     let (done, answers) = mpsc::channel();
     let deadline = now() + ROUND_TIMEOUT;
     let mut silent: Vec<usize> = (0..office.cores()).collect();
@@ -160,16 +223,22 @@ pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<usize, Failu
         post(office, *core, Mail::Act { act, done }, deadline);
     }
     drop(done);
-    let mut sessions = 0;
+    let mut outcome = Outcome::default();
     while !silent.is_empty() {
         let left = deadline.saturating_duration_since(now());
-        let Ok(Done { core, count }) = answers.recv_timeout(left) else {
+        let Ok(Done {
+            core,
+            count,
+            in_use,
+        }) = answers.recv_timeout(left)
+        else {
             return Err(Failure::Silent(silent));
         };
         silent.retain(|other| *other != core);
-        sessions += count;
+        outcome.sessions += count;
+        outcome.in_use.extend(in_use);
     }
-    Ok(sessions)
+    Ok(outcome)
 }
 
 /// Posts mail that must arrive, unless the core does not empty its box in time.

@@ -237,6 +237,12 @@ impl<C> Pool<C> {
         self.settle(now, out);
     }
 
+    /// What kept servers from letting us in may be over: the next attempt need not wait.
+    pub fn try_again(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        self.pace = Pace::STEADY;
+        self.settle(now, out);
+    }
+
     /// Everybody who waits on this core hears `why`.
     pub(super) fn fail_waiters(&mut self, why: &WaitError, out: &mut Vec<Action<C>>) {
         while let Some((ticket, waiter)) = self.waiters.pop() {

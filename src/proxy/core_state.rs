@@ -61,6 +61,8 @@ pub(crate) struct CoreState {
     pub(crate) gate: Gate,
     /// Connections that are not, or not yet.
     pub(crate) doorway: Gate,
+    /// Logins that ask a server about a password.
+    pub(crate) asking: Gate,
     pub(crate) phase: Cell<Phase>,
     /// When sessions are cut off, once that is known.
     cut_off: Cell<Option<Instant>>,
@@ -137,6 +139,7 @@ impl CoreState {
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
             doorway: Gate::new(),
+            asking: Gate::new(),
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
             postbag: Postbag::default(),

@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 
 use crate::admin::{Answer, Command};
 use crate::catalogue::View;
+use crate::config::Guest;
 use crate::error::Error;
 use crate::orders::Of;
 use crate::pool::{PoolId, PoolMail};
@@ -89,15 +90,19 @@ pub(crate) enum Act {
     Reconnect(Of),
     /// End sessions.
     Kill(Whom),
+    /// Say which pools have clients.
+    Census,
 }
 
 /// A core has done it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
     /// Its number.
     pub(crate) core: usize,
     /// Sessions that were ended.
     pub(crate) count: usize,
+    /// Pools with clients, if it was asked for them.
+    pub(crate) in_use: Vec<PoolId>,
 }
 
 /// Whose sessions are ended.
@@ -131,6 +136,9 @@ pub(crate) type Events = SyncSender<Event>;
 /// Where the answer to an admin session's command goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer, Error>>;
 
+/// Where a login waits to hear that its user is known on all cores.
+pub(crate) type Introduced = oneshot::Sender<Result<(), Error>>;
+
 /// One question of the control thread to all cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GatherId(pub(crate) u64);
@@ -160,6 +168,13 @@ pub(crate) enum Event {
         id: GatherId,
         /// How it is doing.
         snapshot: Box<CoreSnapshot>,
+    },
+    /// A server has accepted somebody whom the configuration does not know.
+    Guest {
+        /// With the password.
+        guest: Guest,
+        /// Dropped, it tells the login that nothing came of it.
+        reply: Introduced,
     },
     /// A core accepts connections.
     Listening,

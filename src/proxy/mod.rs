@@ -25,7 +25,7 @@ use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::{Boot, Listen};
 pub(crate) use mail::{
-    Act, Ask, Done, Ending, Event, Events, GatherId, Mail, Reply, Whom, EVENTS_MAX,
+    Act, Ask, Done, Ending, Event, Events, GatherId, Introduced, Mail, Reply, Whom, EVENTS_MAX,
     MAILBOX_CAPACITY,
 };
 pub(crate) use server::connect::tcp_options;

@@ -121,6 +121,9 @@ impl PoolSlot {
             if *slice.limits() != limits {
                 slice.resize(limits, now, out);
             }
+            if before.login != pool.login {
+                slice.try_again(now, out);
+            }
             if before.startup != pool.startup {
                 // What servers were told when they were opened cannot be told them again.
                 slice.reconnect(now, out);

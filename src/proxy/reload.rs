@@ -73,16 +73,25 @@ fn clusters(configured: &[Rc<PoolSlot>]) -> Vec<Rc<Cluster>> {
 
 /// Does what the control thread asks for, and tells it so.
 pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
-    let mut count = 0;
+    let (mut count, mut in_use) = (0, Vec::new());
     match act {
         Act::Prepare(setup) => prepare(state, &setup),
         Act::Adopt(setup) => adopt(state, &setup),
         Act::Reconnect(scope) => reconnect(state, &scope),
         Act::Kill(whom) => count = kill(state, &whom),
+        Act::Census => {
+            let links = state.links.borrow();
+            let pools: HashSet<_> = links.values().map(|link| link.slot.borrow().id).collect();
+            in_use.extend(pools);
+        }
     }
     let core = state.core.index();
     // Otherwise the control thread has given up on this core.
-    let _ = done.send(Done { core, count });
+    let _ = done.send(Done {
+        core,
+        count,
+        in_use,
+    });
 }
 
 /// Makes the slices of pools that are new in `setup`. They are not used yet.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::config::{Config, PoolConfig, ServerAddress};
+use crate::config::{Config, Guest, PoolConfig, ServerAddress};
 use crate::orders::Orders;
 use crate::pool::PoolId;
 
@@ -53,6 +53,16 @@ impl Setup {
 
     /// The configuration after this one. Pools that stay keep their numbers, new ones get new numbers.
     pub(crate) fn next(&self, config: Config, certificates: Tls) -> Self {
+        self.followed_by(config, Arc::new(certificates))
+    }
+
+    /// The same with guests whom it did not know.
+    pub(crate) fn with_guest(&self, guest: &Guest) -> Self {
+        let config = Config::clone(&self.config).with_guests([guest]);
+        self.followed_by(config, Arc::clone(&self.certificates))
+    }
+
+    fn followed_by(&self, config: Config, certificates: Arc<Tls>) -> Self {
         let known: HashMap<Identity<'_>, PoolId> = identities(&self.config)
             .zip(self.ids.iter().copied())
             .collect();
@@ -70,7 +80,7 @@ impl Setup {
             ids: ids.collect(),
             next_id,
             config: Arc::new(config),
-            certificates: Arc::new(certificates),
+            certificates,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::auth::{
     certificate, Credentials, Login, LoginRequest, Method, Password, Step, Verifier,
 };
 use crate::config::choice::AuthType;
+use crate::config::guests::Passthrough;
 use crate::config::{Config, User};
 use crate::error::{Error, Fault};
 use crate::metrics::Stat;
@@ -37,6 +38,7 @@ use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{admit, unknown_database, Manner};
 use super::audit::Audit;
+use super::passthrough::{self, Stranger};
 use super::request::Unnamed;
 use super::startup::Encrypted;
 use super::{End, Inbound, LoggedIn, Session};
@@ -52,10 +54,18 @@ pub(super) struct Newcomer<'a> {
     pub(super) encrypted: Option<Encrypted>,
 }
 
+/// How a client has proven itself.
+pub(super) struct Proof {
+    /// The password that it has sent in clear text.
+    pub(super) typed: Option<Password>,
+    /// Has a server said that it is the right one?
+    pub(super) vouched: bool,
+}
+
 /// What the startup packet asked for.
 pub(super) struct Wish {
-    user: String,
-    database: String,
+    pub(super) user: String,
+    pub(super) database: String,
     settings: Parameters,
     version: startup::Version,
     /// NegotiateProtocolVersion, if there is something to negotiate.
@@ -181,24 +191,45 @@ impl Newcomer<'_> {
         if !wish.negotiation.is_empty() {
             self.stream().write(&wish.negotiation);
         }
-        let (method, credentials, identity) = {
+        let (method, credentials, identity, passthrough) = {
             let config = self.state.config();
-            let method = method(&config);
+            let encrypted = self.encrypted.is_some();
+            let passthrough = config.passthrough(&wish.user, &wish.database, encrypted);
+            let method = match passthrough {
+                Passthrough::Off => method(&config),
+                Passthrough::Known => Method::Plain,
+                Passthrough::Server => Method::Passthrough,
+            };
             if method == Method::Trust && config.cluster(&wish.database).is_none() {
                 return Err(End::Fatal(unknown_database(&wish.database)));
             }
             let user = config.users.find(&wish.user, &wish.database);
             let identity = self.check_certificate(&config, user, &wish.user)?;
-            (method, credentials(user), identity)
+            (method, credentials(user), identity, passthrough)
         };
+        let mut stranger = None;
         if identity == Identity::Asked {
-            self.authenticate(&wish, method, credentials).await?;
+            let proof = self.authenticate(&wish, method, credentials).await?;
+            stranger = Stranger::of(&wish, proof).filter(|_| passthrough != Passthrough::Off);
         }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
         let (generation, cluster, reported) = loop {
+            if let Some(stranger) = &mut stranger {
+                let introduction = Box::pin(stranger.introduce(self.state));
+                introduction.await.map_err(End::Fatal)?;
+            }
             let generation = self.state.generation();
-            let cluster = admit(self.state, &wish.user, &wish.database).map_err(End::Fatal)?;
+            let cluster = match admit(self.state, &wish.user, &wish.database) {
+                Err(_)
+                    if stranger
+                        .as_ref()
+                        .is_some_and(|who| who.is_unknown(self.state)) =>
+                {
+                    continue
+                }
+                found => found.map_err(End::Fatal)?,
+            };
             match self.learn_from_any(&cluster, &wish, &settings).await {
                 Ok(reported) => break (generation, cluster, reported),
                 // The pool may have been replaced meanwhile.
@@ -303,8 +334,9 @@ impl Newcomer<'_> {
         wish: &Wish,
         method: Method,
         credentials: Credentials,
-    ) -> Result<(), End> {
+    ) -> Result<Proof, End> {
         let state = self.state;
+        let mut vouched = false;
         let mut login = Login::new(LoginRequest {
             user: &wish.user,
             database: &wish.database,
@@ -341,11 +373,19 @@ impl Newcomer<'_> {
                     }
                     login.derived(&keys)
                 }
+                Step::Ask(password) => {
+                    let (user, database) = (&wish.user, &wish.database);
+                    let answer = Box::pin(passthrough::ask(state, user, database, &password));
+                    answer.await.map_err(End::Fatal)?;
+                    vouched = true;
+                    login.vouched()
+                }
                 Step::Accepted(bytes) => {
                     // AuthenticationOk goes out with the welcome; what comes ahead of it now.
                     let ahead = bytes.strip_suffix(&AUTHENTICATION_OK[..]).unwrap_or(&bytes);
                     self.stream().write(ahead);
-                    return Ok(());
+                    let typed = login.typed().cloned();
+                    return Ok(Proof { typed, vouched });
                 }
                 Step::Refused { error, reason } => {
                     tracing::warn!(user = %wish.user, database = %wish.database, "login refused: {reason}");
@@ -584,7 +624,7 @@ impl Drop for LeaveOnDrop<'_> {
 }
 
 /// A server's error about the client's own startup parameters: told as it is, but it ends the login.
-fn from_server(body: &[u8]) -> Error {
+pub(super) fn from_server(body: &[u8]) -> Error {
     let Ok(fields) = Fields::parse(body) else {
         return Error::fatal(
             Fault::Server,

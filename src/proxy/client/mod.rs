@@ -6,6 +6,7 @@ mod audit;
 mod checkout;
 mod inbound;
 mod login;
+mod passthrough;
 mod prepared;
 mod relay;
 mod replies;

@@ -30,6 +30,7 @@ const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Opens one connection for the slice that asked for it.
 pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
     let began = state.core.now();
+    let before = slot.config();
     let deadline = state
         .config()
         .servers
@@ -52,6 +53,13 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
             });
         }
         Err(failure) => {
+            let failure = match failure {
+                // It says nothing of how we would log in by now.
+                ConnectFailure::Fatal(_) if slot.config().login != before.login => {
+                    ConnectFailure::Retryable
+                }
+                failure => failure,
+            };
             match &failure {
                 ConnectFailure::Retryable => {
                     tracing::info!(pool = %slot.id, "server is not ready yet")
@@ -80,6 +88,39 @@ fn cannot_connect(slot: &PoolSlot, reason: impl std::fmt::Display) -> Error {
     Error::error(Fault::Server, code, message).detail(reason.to_string())
 }
 
+/// Why a login to a server came to nothing.
+pub(crate) enum Refusal {
+    /// The server's own words: an ErrorResponse.
+    Server(Vec<u8>),
+    /// What else.
+    Other(ConnectFailure),
+}
+
+impl Refusal {
+    /// What it means to those who wait for a connection.
+    fn failure(self, slot: &PoolSlot) -> ConnectFailure {
+        match self {
+            Self::Server(body) => refused(slot, &body),
+            Self::Other(failure) => failure,
+        }
+    }
+}
+
+impl From<ConnectFailure> for Refusal {
+    fn from(failure: ConnectFailure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+/// What a login is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The pool: whatever lets us in will do.
+    Pool,
+    /// To prove the password, which a server that does not ask for it cannot.
+    Proof,
+}
+
 /// Tries the passwords in turn, each on a connection of its own.
 async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
     let pool = slot.config();
@@ -90,7 +131,8 @@ async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, Conne
         .map(|secret| Some(Password::new(secret.expose())))
         .chain(passwords.is_empty().then_some(None));
     for password in candidates {
-        match log_in(state, slot, password).await {
+        let outcome = log_in(state, slot, password, Purpose::Pool).await;
+        match outcome.map_err(|refusal| refusal.failure(slot)) {
             Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => {
                 last = Some(error)
             }
@@ -105,11 +147,13 @@ async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, Conne
     ))
 }
 
-async fn log_in(
+/// Logs in to the slot's server with this password.
+pub(crate) async fn log_in(
     state: &Rc<CoreState>,
     slot: &PoolSlot,
     password: Option<Password>,
-) -> Result<Server, ConnectFailure> {
+    purpose: Purpose,
+) -> Result<Server, Refusal> {
     let pool = slot.config();
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let Dialled { stream, to, host } = dial(state, slot).await.map_err(gone)?;
@@ -149,7 +193,7 @@ async fn log_in(
             match frame.tag {
                 tag::AUTHENTICATION => {
                     let Some((code, body)) = frame.body.split_first_chunk::<4>() else {
-                        return Err(unreachable_server(slot, Lost::Malformed));
+                        return Err(unreachable_server(slot, Lost::Malformed).into());
                     };
                     let mut step = login.authentication(i32::from_be_bytes(*code), body);
                     if let ServerStep::Derive(derivation) = step {
@@ -162,14 +206,21 @@ async fn log_in(
                     match step {
                         ServerStep::Send(bytes) => stream.send_vec(bytes),
                         ServerStep::Wait => {}
-                        ServerStep::Accepted => accepted = true,
-                        ServerStep::Refused(error) => return Err(ConnectFailure::Fatal(error)),
+                        ServerStep::Accepted { password: false } if purpose == Purpose::Proof => {
+                            let why = "server does not ask for a password, so it cannot be proven";
+                            return Err(unreachable_server(slot, why).into());
+                        }
+                        ServerStep::Accepted { .. } => accepted = true,
+                        ServerStep::Refused(error) => {
+                            return Err(ConnectFailure::Fatal(error).into())
+                        }
                         ServerStep::Derive(_) => {
-                            return Err(unreachable_server(slot, "authentication goes in circles"))
+                            let why = "authentication goes in circles";
+                            return Err(unreachable_server(slot, why).into());
                         }
                     }
                 }
-                tag::ERROR_RESPONSE => return Err(refused(slot, frame.body)),
+                tag::ERROR_RESPONSE => return Err(Refusal::Server(frame.body.to_vec())),
                 tag::PARAMETER_STATUS if accepted => {
                     if let Ok(status) = ParameterStatus::parse(frame.body) {
                         reported.set(status.name, status.value);
@@ -196,10 +247,8 @@ async fn log_in(
                 }
                 tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 other => {
-                    return Err(unreachable_server(
-                        slot,
-                        format!("unexpected message '{}'", other.escape_ascii()),
-                    ));
+                    let why = format!("unexpected message '{}'", other.escape_ascii());
+                    return Err(unreachable_server(slot, why).into());
                 }
             }
         }
@@ -208,10 +257,8 @@ async fn log_in(
         match stream.recv().await.map_err(gone)? {
             Some(buf) => received.extend_from_slice(&buf),
             None => {
-                return Err(unreachable_server(
-                    slot,
-                    "server closed the connection during login",
-                ))
+                let why = "server closed the connection during login";
+                return Err(unreachable_server(slot, why).into());
             }
         }
     }

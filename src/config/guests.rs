@@ -1,0 +1,381 @@
+//! Users that no file gives a password, and whom a server has vouched for: passthrough authentication.
+//!
+//! A guest is known from the moment that a server has accepted the password, on all cores and like a user of the
+//! files: later logins are compared with what is known, and servers are logged in to with it. What is never done is
+//! to put a password into a pool that no server has accepted.
+
+use std::collections::BTreeMap;
+
+use super::choice::Role;
+use super::document::Entry;
+use super::problem::Problems;
+use super::resolve::{pool, sort, user};
+use super::users::UserEntry;
+use super::{Config, Origin, PoolConfig, Secret, ServerLogin};
+
+/// Guests that may be known at a time; further ones are refused. Those that nobody is logged in as are forgotten by
+/// a reload.
+pub const GUESTS_MAX: usize = 1024;
+
+/// A user of one database with a password that a server has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Login name.
+    pub user: String,
+    /// Database, as clients know it.
+    pub database: String,
+    /// What the server has accepted.
+    pub password: Secret,
+    /// Only `_allow_change` lets another password take its place. Not so after a reload, which is how an operator
+    /// has passwords forgotten.
+    pub settled: bool,
+}
+
+/// Why a guest cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwelcome {
+    /// The password differs from the one that is known, and may not.
+    Differs,
+    /// There are [`GUESTS_MAX`].
+    TooMany,
+}
+
+/// What may be asked of the server about a client's password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passthrough {
+    /// It is not in play: the client proves itself as `auth_type` says.
+    Off,
+    /// The client sends its password, which must be one that is known.
+    Known,
+    /// The client sends its password, and where it is none that is known the server decides.
+    Server,
+}
+
+impl Config {
+    /// How this user may log in over a connection that is, or is not, encrypted.
+    pub fn passthrough(&self, user: &str, database: &str, encrypted: bool) -> Passthrough {
+        let setting = self.clients.passthrough;
+        if !setting.is_for(encrypted) {
+            return Passthrough::Off;
+        }
+        if self.cluster(database).is_none() {
+            return Passthrough::Known;
+        }
+        let Some(user) = self.users.find(user, database) else {
+            return Passthrough::Server;
+        };
+        let settled = match user.origin {
+            Origin::Files if user.credentials.identity.is_some() => return Passthrough::Off,
+            Origin::Files => !user.credentials.is_empty(),
+            Origin::Guest { settled } => settled,
+        };
+        if settled && !setting.allows_change() {
+            Passthrough::Known
+        } else {
+            Passthrough::Server
+        }
+    }
+
+    /// Who has shown this password: must it still become known before servers can be logged in to with it?
+    pub fn must_be_introduced(&self, user: &str, database: &str, password: &[u8]) -> bool {
+        let known = self.users.find(user, database);
+        let by_guest = |known: &super::User| match known.origin {
+            Origin::Files => false,
+            Origin::Guest { settled } => {
+                let is_it = |known: &Secret| known.expose().as_bytes() == password;
+                !settled || !known.credentials.passwords.iter().any(is_it)
+            }
+        };
+        known.is_none_or(by_guest)
+            || self
+                .pools_of(user, database)
+                .any(|pool| pool.login.passwords.is_empty())
+    }
+
+    /// Where to ask whether this is the user's password, and as whom to log in there: a server of the database, which
+    /// is logged in to just as the pool would be, or else, where the pool has a password of its own, as the user.
+    pub fn voucher(&self, user: &str, database: &str, password: Secret) -> Option<PoolConfig> {
+        let guest = Guest {
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password,
+            settled: false,
+        };
+        let pools = self.pools_for(&guest);
+        let primary = pools.iter().position(|pool| pool.role == Role::Primary);
+        let mut pool = pools.into_iter().nth(primary.unwrap_or(0))?;
+        if pool.login.passwords != [guest.password.clone()] {
+            pool.login = ServerLogin {
+                user: guest.user,
+                passwords: vec![guest.password],
+            };
+        }
+        Some(pool)
+    }
+
+    /// This configuration with guests. Those of databases that it does not have are passed over.
+    pub fn with_guests<'a>(mut self, guests: impl IntoIterator<Item = &'a Guest>) -> Self {
+        for guest in guests {
+            let pools = self.pools_for(guest);
+            if pools.is_empty() {
+                continue;
+            }
+            let entry = self.entry_for(guest);
+            let mut known = user(&entry.value, &guest.database, &self.file.general.value);
+            known.origin = Origin::Guest {
+                settled: guest.settled,
+            };
+            self.users.replace(known);
+            self.pools
+                .retain(|pool| pool.user != guest.user || pool.database != guest.database);
+            self.pools.extend(pools);
+        }
+        sort(&mut self.pools);
+        self
+    }
+
+    /// May this guest, who was known under another configuration, still be one?
+    pub fn keeps(&self, guest: &Guest) -> bool {
+        self.clients.passthrough.is_for(true)
+            && self.cluster(&guest.database).is_some()
+            && self
+                .users
+                .find(&guest.user, &guest.database)
+                .is_none_or(|user| user.credentials.is_empty())
+    }
+
+    /// What users.toml says of a guest, and the password.
+    fn entry_for(&self, guest: &Guest) -> Entry<UserEntry> {
+        let mut entries = self.users_file.users.iter();
+        let known = entries.find(|entry| {
+            entry.value.name == guest.user
+                && entry
+                    .value
+                    .database_names(&self.file)
+                    .contains(guest.database.as_str())
+        });
+        let file = &self.file.general.place.file;
+        let mut entry = known.cloned().unwrap_or_else(|| Entry::absent(file));
+        entry.value = UserEntry {
+            name: guest.user.clone(),
+            password: Some(guest.password.clone()),
+            passwords: Vec::new(),
+            password_hash: None,
+            ..entry.value
+        };
+        entry
+    }
+
+    fn pools_for(&self, guest: &Guest) -> Vec<PoolConfig> {
+        let entry = self.entry_for(guest);
+        let general = &self.file.general.value;
+        let mut nobody = Problems::default(); // what there is to warn of was said when the files were read
+        let databases = self.file.databases.iter();
+        let servers = databases.filter(|database| database.value.name == guest.database);
+        let mut pools: Vec<_> = servers
+            .map(|server| pool(general, server, &entry, &mut nobody))
+            .collect();
+        for pool in &mut pools {
+            pool.limits.size_min = 0; // connections come and go with the clients
+        }
+        pools
+    }
+}
+
+/// All guests.
+#[derive(Clone, Debug, Default)]
+pub struct Guests(BTreeMap<(String, String), Guest>);
+
+impl Guests {
+    /// A server has accepted this password. False when that is known already.
+    ///
+    /// Errors: it may not take the place of the one that is known; there are too many.
+    pub fn add(&mut self, guest: Guest, may_change: bool) -> Result<bool, Unwelcome> {
+        let key = (guest.user.clone(), guest.database.clone());
+        match self.0.get(&key) {
+            Some(known) if known.settled && known.password == guest.password => return Ok(false),
+            Some(known) if known.settled && !may_change => return Err(Unwelcome::Differs),
+            Some(_) => {}
+            None if self.0.len() >= GUESTS_MAX => return Err(Unwelcome::TooMany),
+            None => {}
+        }
+        self.0.insert(key, guest);
+        Ok(true)
+    }
+
+    /// What came of [`Guests::add`] is taken back.
+    pub fn forget(&mut self, guest: &Guest) {
+        self.0.remove(&(guest.user.clone(), guest.database.clone()));
+    }
+
+    /// Under a new configuration: who may not stay is gone, and the passwords of the others are not settled.
+    pub fn review(&mut self, config: &Config, is_in_use: impl Fn(&Guest) -> bool) {
+        self.0
+            .retain(|_, guest| config.keeps(guest) && is_in_use(guest));
+        for guest in self.0.values_mut() {
+            guest.settled = false;
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Guest> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{resolve, Source, Sources};
+    use super::*;
+
+    const DATABASES: &str = "[[databases]]\nname = \"a\"\nhost = \"h\"\npool_size = 7\n[[databases]]\nname = \"b\"\nhost = \"h\"\nuser = \"app\"\npassword = \"secret\"\n";
+    const USERS: &str = "[[users]]\nname = \"configured\"\ndatabase = \"a\"\npassword = \"p\"\n[[users]]\nname = \"open\"\ndatabase = \"a\"\npool_size = 3\n[[users]]\nname = \"proven\"\ndatabase = \"a\"\nidentity = \"proven\"\n[[users]]\nname = \"hashed\"\ndatabase = \"a\"\npassword_hash = \"SCRAM-SHA-256$x\"\n";
+
+    fn config(passthrough: &str) -> Config {
+        let general = format!("[general]\npassthrough_auth = {passthrough:?}\ntls_certificate = \"c\"\ntls_private_key = \"k\"\ntls_client_ca_certificate = \"a\"\n{DATABASES}");
+        let source = |path, text| Source {
+            path,
+            text: Some(text),
+        };
+        resolve(&Sources {
+            config: source("pgdog.toml", &general),
+            users: source("users.toml", USERS),
+            environment: &Default::default(),
+            overrides: &Default::default(),
+        })
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
+        .config
+    }
+
+    fn guest(user: &str, database: &str, password: &str) -> Guest {
+        Guest {
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password: Secret::from(password),
+            settled: true,
+        }
+    }
+
+    #[test]
+    fn whom_the_server_may_be_asked_about() {
+        use Passthrough::{Known, Off, Server};
+        // Per value: a configured user, one without a password, nobody, over TLS; the same without.
+        let cases = [
+            ("disabled", [Off; 3], [Off; 3]),
+            ("enabled", [Known, Server, Server], [Off; 3]),
+            (
+                "enabled_plain",
+                [Known, Server, Server],
+                [Known, Server, Server],
+            ),
+            ("enabled_allow_change", [Server; 3], [Off; 3]),
+            ("enabled_plain_allow_change", [Server; 3], [Server; 3]),
+        ];
+        for (value, over_tls, plain) in cases {
+            let config = config(value);
+            for (encrypted, expected) in [(true, over_tls), (false, plain)] {
+                let found = ["configured", "open", "nobody"]
+                    .map(|user| config.passthrough(user, "a", encrypted));
+                assert_eq!(found, expected, "{value}, encrypted: {encrypted}");
+            }
+            assert_eq!(config.passthrough("proven", "a", true), Off, "{value}");
+            assert_ne!(config.passthrough("nobody", "c", true), Server, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_guest_has_a_pool_like_anybody_else() {
+        let config = config("enabled");
+        let before = config.pools.len();
+        let config = config.with_guests(&[guest("open", "a", "x"), guest("new", "a", "y")]);
+        assert_eq!(config.pools.len(), before + 1);
+        let sizes = ["open", "new"].map(|user| {
+            let pool = config.pools_of(user, "a").next().expect("it has one");
+            (
+                pool.limits.size,
+                pool.limits.size_min,
+                pool.login.passwords.len(),
+            )
+        });
+        assert_eq!(sizes, [(3, 0, 1), (7, 0, 1)]);
+        assert_eq!(
+            config.passthrough("new", "a", true),
+            Passthrough::Known,
+            "its password is settled"
+        );
+        assert!(!config.must_be_introduced("new", "a", b"y"));
+        assert!(config.must_be_introduced("new", "a", b"z"));
+        assert!(!config.must_be_introduced("configured", "a", b"p"));
+        // Its verifier proves the client, but no server can be logged in to with it.
+        assert!(config.must_be_introduced("hashed", "a", b"p"));
+        let none = config.with_guests(&[guest("new", "nowhere", "y")]);
+        assert_eq!(none.pools.len(), before + 1);
+    }
+
+    #[test]
+    fn the_server_is_asked_about_the_user_not_about_the_pools_own_password() {
+        let config = config("enabled");
+        let login = |database| {
+            let pool = config
+                .voucher("new", database, Secret::from("y"))
+                .expect("a server");
+            (pool.login.user, pool.login.passwords[0].expose().to_owned())
+        };
+        assert_eq!(login("a"), ("new".to_owned(), "y".to_owned()));
+        assert_eq!(login("b"), ("new".to_owned(), "y".to_owned()));
+        let guests = [guest("new", "b", "y")];
+        let config = config.clone().with_guests(&guests);
+        let pool = config.pools_of("new", "b").next().expect("it has one");
+        assert_eq!(pool.login.user, "app");
+        assert!(config
+            .voucher("new", "nowhere", Secret::from("y"))
+            .is_none());
+    }
+
+    #[test]
+    fn passwords_change_only_where_they_may() {
+        let mut guests = Guests::default();
+        assert_eq!(guests.add(guest("u", "a", "x"), false), Ok(true));
+        assert_eq!(guests.add(guest("u", "a", "x"), false), Ok(false));
+        assert_eq!(
+            guests.add(guest("u", "a", "y"), false),
+            Err(Unwelcome::Differs)
+        );
+        assert_eq!(guests.add(guest("u", "a", "y"), true), Ok(true));
+        // After a reload the server's word is enough again.
+        guests.review(&config("enabled"), |_| true);
+        assert_eq!(guests.add(guest("u", "a", "x"), false), Ok(true));
+        assert_eq!(
+            guests.add(guest("u", "a", "y"), false),
+            Err(Unwelcome::Differs)
+        );
+        guests.review(&config("enabled"), |_| false);
+        assert_eq!(guests.iter().count(), 0);
+        assert_eq!(guests.add(guest("u", "a", "x"), false), Ok(true));
+        assert_eq!(guests.add(guest("configured", "a", "x"), false), Ok(true));
+        guests.review(&config("enabled"), |_| true);
+        assert_eq!(
+            guests.iter().count(),
+            1,
+            "what the files say of a password goes first"
+        );
+        guests.review(&config("disabled"), |_| true);
+        assert_eq!(guests.iter().count(), 0);
+    }
+
+    #[test]
+    fn guests_are_bounded() {
+        let mut guests = Guests::default();
+        for number in 0..GUESTS_MAX {
+            assert_eq!(
+                guests.add(guest(&number.to_string(), "a", "x"), false),
+                Ok(true)
+            );
+        }
+        assert_eq!(
+            guests.add(guest("one more", "a", "x"), false),
+            Err(Unwelcome::TooMany)
+        );
+        assert_eq!(guests.add(guest("7", "a", "x"), false), Ok(false));
+    }
+}

@@ -1,0 +1,161 @@
+//! Passthrough authentication: the server is asked about a password, and then all cores know whose it is.
+
+use std::rc::Rc;
+
+use futures_channel::oneshot;
+
+use crate::auth::login::wrong_password;
+use crate::auth::Password;
+use crate::config::{Guest, Secret};
+use crate::error::{Error, Fault};
+use crate::pool::{ConnectFailure, PoolId};
+use crate::protocol::sqlstate::SqlState;
+
+use super::super::core_state::CoreState;
+use super::super::pools::PoolSlot;
+use super::super::server::connect::{self, Purpose, Refusal};
+use super::super::Event;
+use super::login::{from_server, Proof, Wish};
+
+/// Logins of one core that ask a server at a time; whoever comes on top is refused. What is asked costs PostgreSQL a
+/// process, which no pool counts.
+const ASKING_MAX: usize = 32;
+
+/// Somebody who has sent a password, and whom the cores may not know yet.
+pub(super) struct Stranger {
+    user: String,
+    database: String,
+    password: Password,
+    /// Has a server accepted the password?
+    vouched: bool,
+}
+
+impl Stranger {
+    pub(super) fn of(wish: &Wish, proof: Proof) -> Option<Self> {
+        Some(Self {
+            user: wish.user.clone(),
+            database: wish.database.clone(),
+            password: proof.typed?,
+            vouched: proof.vouched,
+        })
+    }
+
+    /// Has the user become unknown since, by a reload?
+    pub(super) fn is_unknown(&self, state: &CoreState) -> bool {
+        let password = self.password.as_bytes();
+        state
+            .config()
+            .must_be_introduced(&self.user, &self.database, password)
+    }
+
+    /// Makes the user known on all cores, with a pool. Does nothing if that is so.
+    ///
+    /// Errors: the server does not accept the password; another is known by now; there are too many.
+    pub(super) async fn introduce(&mut self, state: &Rc<CoreState>) -> Result<(), Error> {
+        let (user, database, password) = (&self.user, &self.database, &self.password);
+        if !self.is_unknown(state) {
+            return Ok(());
+        }
+        if !self.vouched {
+            // A verifier of ours fits the password, or what was known has been forgotten since.
+            ask(state, user, database, password).await?;
+            self.vouched = true;
+        }
+        let guest = Guest {
+            user: user.clone(),
+            database: database.clone(),
+            password: secret(password).ok_or_else(|| wrong_password(user, database))?,
+            settled: true,
+        };
+        let (reply, introduced) = oneshot::channel();
+        if state
+            .events
+            .try_send(Event::Guest { guest, reply })
+            .is_err()
+        {
+            return Err(too_many());
+        }
+        let nothing = |oneshot::Canceled| {
+            let text = "shutting down, not accepting connections";
+            Err(Error::fatal(
+                Fault::Proxy,
+                SqlState::CANNOT_CONNECT_NOW,
+                text,
+            ))
+        };
+        state.core.foreign(introduced).await.unwrap_or_else(nothing)
+    }
+}
+
+/// Logs in to a server with this password, and out again. Errors: the server does not accept it, in its own words; it
+/// cannot be asked, or does not ask for passwords.
+pub(super) async fn ask(
+    state: &Rc<CoreState>,
+    user: &str,
+    database: &str,
+    password: &Password,
+) -> Result<(), Error> {
+    // Why is for the log: nobody is logged in yet.
+    let unavailable = |reason: String| {
+        tracing::warn!(%user, %database, "cannot ask the server about a password: {reason}");
+        let text = format!("no server available for user \"{user}\", database \"{database}\"");
+        Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
+    };
+    let setup = state.config();
+    let secret = secret(password).ok_or_else(|| wrong_password(user, database))?;
+    let pool = setup
+        .voucher(user, database, secret)
+        .ok_or_else(|| wrong_password(user, database))?;
+    if state.asking.running() >= ASKING_MAX {
+        return Err(too_many());
+    }
+    let _asking = state.asking.enter();
+    // Of no pool: it is here only for its address and for what is counted.
+    let slot = PoolSlot::new(PoolId(0), &pool, &setup, &state.core);
+    let deadline = setup
+        .servers
+        .connect_timeout
+        .and_then(|timeout| state.core.now().checked_add(timeout));
+    let login = Box::pin(connect::log_in(
+        state,
+        &slot,
+        Some(password.clone()),
+        Purpose::Proof,
+    ));
+    match state.core.timeout_at(deadline, login).await {
+        Some(Ok(server)) => {
+            Box::new(server).close(state).await;
+            Ok(())
+        }
+        Some(Err(Refusal::Server(body))) => {
+            let error = from_server(&body);
+            tracing::warn!(%user, %database, "login refused by the server: {error}");
+            Err(error)
+        }
+        Some(Err(Refusal::Other(failure))) => {
+            let reason = match failure {
+                ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
+                    error.detail.unwrap_or_else(|| error.message.to_string())
+                }
+                ConnectFailure::Retryable => "server is not ready yet".to_owned(),
+            };
+            Err(unavailable(reason))
+        }
+        None => Err(unavailable("connect_timeout".to_owned())),
+    }
+}
+
+/// Errors: it is not UTF-8, which pools could not log in with.
+fn secret(password: &Password) -> Option<Secret> {
+    std::str::from_utf8(password.as_bytes())
+        .ok()
+        .map(Secret::from)
+}
+
+fn too_many() -> Error {
+    Error::fatal(
+        Fault::Proxy,
+        SqlState::TOO_MANY_CONNECTIONS,
+        "too many clients",
+    )
+}
