@@ -8,6 +8,7 @@
 pub mod error;
 
 pub mod protocol;
+pub mod types;
 
 pub mod config;
 

@@ -1,0 +1,315 @@
+//! PostgreSQL's values by type, in text and binary format: read, compared in the server's order, added.
+//!
+//! Values that are only compared are not decoded into Rust values but into **keys** ([`key`]): bytes whose plain order
+//! is the type's order and whose equality is the type's equality. Values that are computed with are integers, floats
+//! and [`numeric`]s.
+//!
+//! Text is read as PostgreSQL writes it with its default settings (`DateStyle` ISO, `IntervalStyle` postgres,
+//! `bytea_output` either). Each of those forms can be told from the forms of the other settings, so that a session with
+//! another setting gets an error here, never another order. The exception is `extra_float_digits` below 1, which rounds
+//! before we see the value: [`Session`] says whether that may be.
+
+pub mod array;
+pub mod datetime;
+pub mod key;
+pub mod network;
+pub mod numeric;
+pub mod text;
+
+/// OIDs of the types that PostgreSQL itself defines.
+///
+/// Source: <https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat>
+pub mod oid {
+    #![expect(missing_docs, reason = "named as the types are")]
+    pub const BOOL: u32 = 16;
+    pub const BYTEA: u32 = 17;
+    pub const CHAR: u32 = 18;
+    pub const NAME: u32 = 19;
+    pub const INT8: u32 = 20;
+    pub const INT2: u32 = 21;
+    pub const INT4: u32 = 23;
+    pub const TEXT: u32 = 25;
+    pub const OID: u32 = 26;
+    pub const CIDR: u32 = 650;
+    pub const FLOAT4: u32 = 700;
+    pub const FLOAT8: u32 = 701;
+    pub const MACADDR8: u32 = 774;
+    pub const MONEY: u32 = 790;
+    pub const MACADDR: u32 = 829;
+    pub const INET: u32 = 869;
+    pub const BPCHAR: u32 = 1042;
+    pub const VARCHAR: u32 = 1043;
+    pub const DATE: u32 = 1082;
+    pub const TIME: u32 = 1083;
+    pub const TIMESTAMP: u32 = 1114;
+    pub const TIMESTAMPTZ: u32 = 1184;
+    pub const INTERVAL: u32 = 1186;
+    pub const TIMETZ: u32 = 1266;
+    pub const BIT: u32 = 1560;
+    pub const VARBIT: u32 = 1562;
+    pub const NUMERIC: u32 = 1700;
+    pub const UUID: u32 = 2950;
+    pub const PG_LSN: u32 = 3220;
+
+    /// From here on OIDs are given to types of users, each server in its own way.
+    pub const FIRST_OF_USERS: u32 = 16384;
+}
+
+/// How a value is written on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// As the type's output function writes it.
+    Text,
+    /// As the type's send function writes it.
+    Binary,
+}
+
+impl Format {
+    /// The format of a code in RowDescription or Bind. Others than 0 and 1 do not exist.
+    pub const fn of(code: i16) -> Option<Self> {
+        match code {
+            0 => Some(Self::Text),
+            1 => Some(Self::Binary),
+            _ => None,
+        }
+    }
+}
+
+/// A value that is not written as its type and format are: by a broken server, or under a setting that we do not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid;
+
+/// What is known of the sessions on the shards, which all have the same settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// Is text of the default collation ordered by its bytes (C, POSIX, C.UTF-8, a builtin collation), and does no
+    /// column have another collation? Also needs the client's encoding to be the server's.
+    pub text_ordered_by_bytes: bool,
+    /// Is text equal only when its bytes are (every collation that a column may have is deterministic)?
+    pub text_equal_by_bytes: bool,
+    /// Is a float written with all its digits (`extra_float_digits` from 1, the default)?
+    pub floats_exact: bool,
+}
+
+impl Session {
+    /// Nothing is known of the collations; everything else is PostgreSQL's default.
+    pub const DEFAULT: Self = Self {
+        text_ordered_by_bytes: false,
+        text_equal_by_bytes: false,
+        floats_exact: true,
+    };
+}
+
+/// Reads `text` as a decimal integer of at most 19 digits with an optional minus.
+fn integer(text: &[u8]) -> Result<i64, Invalid> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return Err(Invalid);
+    }
+    let value = digits.iter().try_fold(0i64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| i64::from(byte - b'0'))?;
+        let value = value.checked_mul(10)?;
+        // Downwards for negative values: the least has no positive counterpart.
+        if negative {
+            value.checked_sub(digit)
+        } else {
+            value.checked_add(digit)
+        }
+    });
+    value.ok_or(Invalid)
+}
+
+/// Reads an integer of a type with this many bytes: 2, 4 or 8.
+pub fn read_integer(format: Format, bytes: usize, value: &[u8]) -> Result<i64, Invalid> {
+    match (format, bytes) {
+        (Format::Text, _) => integer(value),
+        (Format::Binary, 2) => fixed(value).map(|b| i64::from(i16::from_be_bytes(b))),
+        (Format::Binary, 4) => fixed(value).map(|b| i64::from(i32::from_be_bytes(b))),
+        (Format::Binary, _) => fixed(value).map(i64::from_be_bytes),
+    }
+}
+
+/// Reads a float4; its text form is the shortest that gives it back.
+pub fn read_float4(format: Format, value: &[u8]) -> Result<f32, Invalid> {
+    match format {
+        Format::Binary => fixed(value).map(f32::from_be_bytes),
+        Format::Text => float_text(value)?.parse().map_err(|_| Invalid),
+    }
+}
+
+/// Reads a float8.
+pub fn read_float8(format: Format, value: &[u8]) -> Result<f64, Invalid> {
+    match format {
+        Format::Binary => fixed(value).map(f64::from_be_bytes),
+        Format::Text => float_text(value)?.parse().map_err(|_| Invalid),
+    }
+}
+
+/// Rust reads what PostgreSQL writes, and more (`inf`, `+1`): the first byte tells.
+fn float_text(value: &[u8]) -> Result<&str, Invalid> {
+    let text = std::str::from_utf8(value).map_err(|_| Invalid)?;
+    match text.strip_prefix('-').unwrap_or(text).as_bytes() {
+        [b'0'..=b'9', ..] | b"NaN" | b"Infinity" => Ok(text),
+        _ => Err(Invalid),
+    }
+}
+
+/// Reads a bool.
+pub const fn read_bool(format: Format, value: &[u8]) -> Result<bool, Invalid> {
+    match (format, value) {
+        (Format::Text, b"t") | (Format::Binary, [1]) => Ok(true),
+        (Format::Text, b"f") | (Format::Binary, [0]) => Ok(false),
+        _ => Err(Invalid),
+    }
+}
+
+/// Appends a float as PostgreSQL writes it: the shortest digits that give it back, with an exponent outside of
+/// 1e-5 to 1e15 (float8) or 1e6 (float4).
+///
+/// Source: `float8out` with `extra_float_digits` from 1
+pub fn put_float_text(out: &mut Vec<u8>, shortest: &str, digits_max: i32) {
+    // Rust's `{:e}` writes the same shortest digits: -1.25e-7
+    let (sign, rest) = match shortest.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", shortest),
+    };
+    let word = match rest {
+        "NaN" => Some("NaN"),
+        "inf" => Some("Infinity"),
+        _ => None,
+    };
+    if let Some(word) = word {
+        if word != "NaN" {
+            out.extend_from_slice(sign.as_bytes());
+        }
+        out.extend_from_slice(word.as_bytes());
+        return;
+    }
+    out.extend_from_slice(sign.as_bytes());
+    let (mantissa, exponent) = rest.split_once('e').unwrap_or((rest, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let digits: Vec<u8> = mantissa.bytes().filter(|byte| *byte != b'.').collect();
+    let zeros = |out: &mut Vec<u8>, count: i32| {
+        out.extend(std::iter::repeat_n(
+            b'0',
+            usize::try_from(count).unwrap_or(0),
+        ));
+    };
+    if exponent < -4 || exponent >= digits_max {
+        let (first, rest) = digits.split_at(1.min(digits.len()));
+        out.extend_from_slice(first);
+        if !rest.is_empty() {
+            out.push(b'.');
+            out.extend_from_slice(rest);
+        }
+        let sign = if exponent < 0 { '-' } else { '+' };
+        out.extend_from_slice(format!("e{sign}{:02}", exponent.abs()).as_bytes());
+    } else if exponent < 0 {
+        out.extend_from_slice(b"0.");
+        zeros(out, -exponent - 1);
+        out.extend_from_slice(&digits);
+    } else {
+        let whole = usize::try_from(exponent).unwrap_or(0) + 1;
+        if digits.len() > whole {
+            let (whole, fraction) = digits.split_at(whole);
+            out.extend_from_slice(whole);
+            out.push(b'.');
+            out.extend_from_slice(fraction);
+        } else {
+            let missing = whole - digits.len();
+            out.extend_from_slice(&digits);
+            out.extend(std::iter::repeat_n(b'0', missing));
+        }
+    }
+}
+
+/// Appends a float8 in PostgreSQL's text form.
+pub fn put_float8_text(out: &mut Vec<u8>, value: f64) {
+    put_float_text(out, &format!("{value:e}"), 15);
+}
+
+/// Appends a float4 in PostgreSQL's text form.
+pub fn put_float4_text(out: &mut Vec<u8>, value: f32) {
+    put_float_text(out, &format!("{value:e}"), 6);
+}
+
+fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], Invalid> {
+    value.try_into().map_err(|_| Invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_read_in_full_or_not_at_all() {
+        let check = |text: &str, expected| assert_eq!(integer(text.as_bytes()), expected, "{text}");
+        check("0", Ok(0));
+        check("-9223372036854775808", Ok(i64::MIN));
+        check("9223372036854775807", Ok(i64::MAX));
+        for text in [
+            "9223372036854775808",
+            "",
+            "-",
+            "+1",
+            " 1",
+            "1.0",
+            "1e3",
+            "--1",
+        ] {
+            check(text, Err(Invalid));
+        }
+        assert_eq!(read_integer(Format::Binary, 2, &[0xff, 0xfe]), Ok(-2));
+        assert_eq!(read_integer(Format::Binary, 4, &[0xff, 0xfe]), Err(Invalid));
+    }
+
+    #[test]
+    fn floats_are_written_as_postgresql_writes_them() {
+        let check = |value: f64, expected: &str| {
+            let mut out = Vec::new();
+            put_float8_text(&mut out, value);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        };
+        check(0.0, "0");
+        check(-0.0, "-0");
+        check(1.0, "1");
+        check(0.1, "0.1");
+        check(-2.5, "-2.5");
+        check(100_000.0, "100000");
+        check(123_456_789_012_345.0, "123456789012345");
+        check(1e14, "100000000000000");
+        check(1e15, "1e+15");
+        check(1_234_567_890_123_456.0, "1.234567890123456e+15");
+        check(1e-4, "0.0001");
+        check(1.5e-5, "1.5e-05");
+        check(1e300, "1e+300");
+        check(5e-324, "5e-324");
+        check(f64::NAN, "NaN");
+        check(-f64::NAN, "NaN");
+        check(f64::NEG_INFINITY, "-Infinity");
+
+        let check = |value: f32, expected: &str| {
+            let mut out = Vec::new();
+            put_float4_text(&mut out, value);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        };
+        check(0.1, "0.1");
+        check(999_999.0, "999999");
+        check(1e6, "1e+06");
+        check(1_234_567.0, "1.234567e+06");
+    }
+
+    #[test]
+    fn floats_are_read_in_their_own_spelling_only() {
+        let read = |text: &str| read_float8(Format::Text, text.as_bytes());
+        assert_eq!(read("1e+15"), Ok(1e15));
+        assert_eq!(read("-Infinity"), Ok(f64::NEG_INFINITY));
+        assert!(read("NaN").unwrap().is_nan());
+        for text in ["inf", "nan", "+1", "", "-", ".5", "Infinityx"] {
+            assert_eq!(read(text), Err(Invalid), "{text}");
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! `numeric`: exact decimal numbers with the scale that PostgreSQL shows them in, and its rules for the scale of
+//! quotients and roots.
+//!
+//! Source: <https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/numeric.c>
+
+use num_bigint::{BigInt, BigUint, Sign};
+
+use super::{Format, Invalid};
+
+/// Digits after the decimal point that a stored value may have.
+const SCALE_MAX: usize = 16_383;
+/// Digits before it.
+const WHOLE_DIGITS_MAX: usize = 131_072;
+/// Significant digits that a quotient has at least.
+const SIGNIFICANT_DIGITS: i64 = 16;
+/// Digits after the decimal point of a quotient at most.
+const QUOTIENT_SCALE_MAX: i64 = 1_000;
+
+/// A numeric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Numeric {
+    /// `-Infinity`, from PostgreSQL 14.
+    NegativeInfinity,
+    /// A number.
+    Finite(Decimal),
+    /// `Infinity`.
+    Infinity,
+    /// `NaN`, which equals itself and is greater than everything.
+    NaN,
+}
+
+/// `digits / 10^scale`, written with `scale` digits after the decimal point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decimal {
+    digits: BigInt,
+    scale: usize,
+}
+
+impl From<i64> for Numeric {
+    fn from(value: i64) -> Self {
+        Self::Finite(Decimal {
+            digits: value.into(),
+            scale: 0,
+        })
+    }
+}
+
+impl Numeric {
+    /// Reads one.
+    pub fn read(format: Format, value: &[u8]) -> Result<Self, Invalid> {
+        let written = Written::read(format, value)?;
+        Ok(match written {
+            Written::NegativeInfinity => Self::NegativeInfinity,
+            Written::Infinity => Self::Infinity,
+            Written::NaN => Self::NaN,
+            Written::Finite {
+                negative,
+                digits,
+                point,
+                scale,
+            } => {
+                // `digits` need not reach to the scale, and binary ones may reach beyond it with zeros.
+                let length = usize::try_from(point + i64::try_from(scale).map_err(|_| Invalid)?)
+                    .unwrap_or(0);
+                let mut text: Vec<u8> = digits;
+                if text.len() > length && text.split_off(length).iter().any(|digit| *digit != b'0')
+                {
+                    return Err(Invalid);
+                }
+                text.resize(length, b'0');
+                let digits = BigUint::parse_bytes(if text.is_empty() { b"0" } else { &text }, 10);
+                let sign = if negative { Sign::Minus } else { Sign::Plus };
+                Self::Finite(Decimal {
+                    digits: BigInt::from_biguint(sign, digits.ok_or(Invalid)?),
+                    scale,
+                })
+            }
+        })
+    }
+
+    /// Appends it in this format.
+    pub fn put(&self, format: Format, out: &mut Vec<u8>) {
+        let (word, sign) = match self {
+            Self::Finite(decimal) => return decimal.put(format, out),
+            Self::NegativeInfinity => ("-Infinity", 0xF000u16),
+            Self::Infinity => ("Infinity", 0xD000),
+            Self::NaN => ("NaN", 0xC000),
+        };
+        match format {
+            Format::Text => out.extend_from_slice(word.as_bytes()),
+            Format::Binary => {
+                out.extend_from_slice(&[0; 4]);
+                out.extend_from_slice(&sign.to_be_bytes());
+                out.extend_from_slice(&[0; 2]);
+            }
+        }
+    }
+
+    /// The sum, in the greater scale of both. `None` when it has too many digits for a numeric.
+    pub fn add(&self, other: &Self) -> Option<Self> {
+        Some(match (self, other) {
+            (Self::Finite(a), Self::Finite(b)) => {
+                let scale = a.scale.max(b.scale);
+                let digits = a.digits_at(scale) + b.digits_at(scale);
+                return Decimal { digits, scale }.checked();
+            }
+            (Self::NaN, _) | (_, Self::NaN) => Self::NaN,
+            (Self::Infinity, Self::NegativeInfinity) | (Self::NegativeInfinity, Self::Infinity) => {
+                Self::NaN
+            }
+            (Self::Finite(_), infinity) | (infinity, _) => infinity.clone(),
+        })
+    }
+
+    /// What `avg` makes of a sum and a count: the sum divided by it. `None` for a count of 0.
+    pub fn average(&self, count: i64) -> Option<Self> {
+        if count <= 0 {
+            return None;
+        }
+        Some(match self {
+            Self::Finite(sum) => Self::Finite(sum.divide(&Decimal::from(count))),
+            other => other.clone(),
+        })
+    }
+}
+
+impl From<i64> for Decimal {
+    fn from(value: i64) -> Self {
+        Self {
+            digits: value.into(),
+            scale: 0,
+        }
+    }
+}
+
+impl Decimal {
+    fn digits_at(&self, scale: usize) -> BigInt {
+        let more = u32::try_from(scale - self.scale).unwrap_or(0);
+        &self.digits * BigInt::from(10).pow(more)
+    }
+
+    fn checked(self) -> Option<Numeric> {
+        let whole = self
+            .digits
+            .magnitude()
+            .to_string()
+            .len()
+            .saturating_sub(self.scale);
+        (whole <= WHOLE_DIGITS_MAX).then_some(Numeric::Finite(self))
+    }
+
+    /// Exponent of 10,000 and value of the first digit to that base, as PostgreSQL stores it; zero has neither.
+    fn first(&self) -> (i64, u64) {
+        if self.digits.sign() == Sign::NoSign {
+            return (0, 0);
+        }
+        let text = self.digits.magnitude().to_string();
+        let point = signed(text.len()) - signed(self.scale);
+        let weight = (point - 1).div_euclid(4);
+        let length = usize::try_from(point - weight * 4).unwrap_or(0);
+        let digit = (0..length).fold(0, |digit, index| {
+            digit * 10
+                + text
+                    .as_bytes()
+                    .get(index)
+                    .map_or(0, |byte| u64::from(byte - b'0'))
+        });
+        (weight, digit)
+    }
+
+    /// The scale of a quotient.
+    ///
+    /// Source: `select_div_scale`
+    fn quotient_scale(&self, divisor: &Self) -> usize {
+        let (weight, first) = self.first();
+        let (divisor_weight, divisor_first) = divisor.first();
+        let weight = weight - divisor_weight - i64::from(first <= divisor_first);
+        let scale = (SIGNIFICANT_DIGITS - weight * 4)
+            .max(signed(self.scale))
+            .max(signed(divisor.scale))
+            .clamp(0, QUOTIENT_SCALE_MAX);
+        usize::try_from(scale).unwrap_or(0)
+    }
+
+    /// The quotient in its scale, rounded half away from zero. The divisor is not zero.
+    fn divide(&self, divisor: &Self) -> Self {
+        self.divide_at(divisor, self.quotient_scale(divisor))
+    }
+
+    fn divide_at(&self, divisor: &Self, scale: usize) -> Self {
+        // self/10^a ÷ divisor/10^b × 10^scale
+        let power = |count: usize| BigUint::from(10u8).pow(u32::try_from(count).unwrap_or(0));
+        let above = self.digits.magnitude() * power(divisor.scale + scale);
+        let below = divisor.digits.magnitude() * power(self.scale);
+        let magnitude = (above * 2u8 + &below) / (below * 2u8);
+        let sign = if self.digits.sign() == divisor.digits.sign() {
+            Sign::Plus
+        } else {
+            Sign::Minus
+        };
+        Self {
+            digits: BigInt::from_biguint(sign, magnitude),
+            scale,
+        }
+    }
+
+    fn square_root(&self, scale: usize) -> Self {
+        // One digit more than asked for: a root is rational only when that digit is exact.
+        let power = scale * 2 + 2;
+        let text = self.digits_at(self.scale.max(power));
+        let excess = u32::try_from(self.scale.max(power) - power).unwrap_or(0);
+        let root = (text.magnitude() / BigUint::from(10u8).pow(excess)).sqrt();
+        Self {
+            digits: BigInt::from_biguint(Sign::Plus, (root + 5u8) / 10u8),
+            scale,
+        }
+    }
+
+    fn put(&self, format: Format, out: &mut Vec<u8>) {
+        let negative = self.digits.sign() == Sign::Minus;
+        let mut text = self.digits.magnitude().to_string().into_bytes();
+        if text.len() <= self.scale {
+            text.splice(0..0, std::iter::repeat_n(b'0', self.scale + 1 - text.len()));
+        }
+        let (whole, fraction) = text.split_at(text.len() - self.scale);
+        match format {
+            Format::Text => {
+                if negative {
+                    out.push(b'-');
+                }
+                out.extend_from_slice(whole);
+                if !fraction.is_empty() {
+                    out.push(b'.');
+                    out.extend_from_slice(fraction);
+                }
+            }
+            Format::Binary => put_binary(out, negative, whole, fraction),
+        }
+    }
+}
+
+/// `variance` and its kin of `count` values with this sum and this sum of squares; `None` is NULL.
+///
+/// Source: `numeric_stddev_internal`
+pub fn deviation(
+    sum: &Numeric,
+    squares: &Numeric,
+    count: i64,
+    sample: bool,
+    root: bool,
+) -> Option<Numeric> {
+    if count < 1 || sample && count == 1 {
+        return None;
+    }
+    let (Numeric::Finite(sum), Numeric::Finite(squares)) = (sum, squares) else {
+        return Some(Numeric::NaN);
+    };
+    // count × squares - sum × sum, in twice the scale of the sum
+    let scale = sum.scale * 2;
+    let numerator = squares.digits_at(scale.max(squares.scale)) * count
+        - (&sum.digits * &sum.digits)
+            * BigInt::from(10).pow(u32::try_from(scale.max(squares.scale) - scale).ok()?);
+    let numerator = Decimal {
+        digits: numerator,
+        scale: scale.max(squares.scale),
+    };
+    if numerator.digits.sign() != Sign::Plus {
+        return Some(Numeric::from(0));
+    }
+    let denominator = Decimal {
+        digits: BigInt::from(count) * BigInt::from(if sample { count - 1 } else { count }),
+        scale: 0,
+    };
+    let scale = numerator.quotient_scale(&denominator);
+    let variance = numerator.divide_at(&denominator, scale);
+    Some(Numeric::Finite(if root {
+        variance.square_root(scale)
+    } else {
+        variance
+    }))
+}
+
+fn put_binary(out: &mut Vec<u8>, negative: bool, whole: &[u8], fraction: &[u8]) {
+    // Groups of four digits, aligned at the decimal point, without groups of zeros at both ends.
+    let padded = |count: usize| std::iter::repeat_n(b'0', (4 - count % 4) % 4);
+    let digits: Vec<u8> = padded(whole.len())
+        .chain(whole.iter().copied())
+        .chain(fraction.iter().copied())
+        .chain(padded(fraction.len()))
+        .collect();
+    let groups: Vec<u16> = digits
+        .chunks(4)
+        .map(|group| {
+            group
+                .iter()
+                .fold(0, |value, byte| value * 10 + u16::from(byte - b'0'))
+        })
+        .collect();
+    let leading = groups.iter().take_while(|group| **group == 0).count();
+    let weight = whole.len().div_ceil(4);
+    let kept = groups.get(leading..).unwrap_or_default();
+    let trailing = kept.iter().rev().take_while(|group| **group == 0).count();
+    let kept = kept.get(..kept.len() - trailing).unwrap_or_default();
+    let weight = if kept.is_empty() {
+        0
+    } else {
+        signed(weight) - signed(leading) - 1
+    };
+    let short = |value: i64| i16::try_from(value).unwrap_or(i16::MAX).to_be_bytes();
+    out.extend_from_slice(&short(signed(kept.len())));
+    out.extend_from_slice(&short(weight));
+    out.extend_from_slice(&if negative { 0x4000u16 } else { 0 }.to_be_bytes());
+    out.extend_from_slice(&short(signed(fraction.len())));
+    for group in kept {
+        out.extend_from_slice(&group.to_be_bytes());
+    }
+}
+
+/// A numeric as it is written: decimal digits without leading zeros, and where among them the point is.
+enum Written {
+    NegativeInfinity,
+    Finite {
+        negative: bool,
+        /// `0` to `9`, the first not `0`; none for zero.
+        digits: Vec<u8>,
+        /// Digits before the decimal point; negative when zeros follow it that are not among `digits`.
+        point: i64,
+        /// Digits after the point that are shown.
+        scale: usize,
+    },
+    Infinity,
+    NaN,
+}
+
+impl Written {
+    fn read(format: Format, value: &[u8]) -> Result<Self, Invalid> {
+        match format {
+            Format::Text => Self::text(value),
+            Format::Binary => Self::binary(value),
+        }
+    }
+
+    fn text(value: &[u8]) -> Result<Self, Invalid> {
+        match value {
+            b"NaN" => return Ok(Self::NaN),
+            b"Infinity" => return Ok(Self::Infinity),
+            b"-Infinity" => return Ok(Self::NegativeInfinity),
+            _ => {}
+        }
+        let (negative, rest) = match value {
+            [b'-', rest @ ..] => (true, rest),
+            rest => (false, rest),
+        };
+        let mut parts = rest.splitn(2, |byte| *byte == b'.');
+        let whole = parts
+            .next()
+            .filter(|whole| !whole.is_empty())
+            .ok_or(Invalid)?;
+        let fraction = match parts.next() {
+            Some([]) => return Err(Invalid),
+            Some(fraction) => fraction,
+            None => &[],
+        };
+        let all_digits = whole.iter().chain(fraction).all(u8::is_ascii_digit);
+        if !all_digits || whole.len() > WHOLE_DIGITS_MAX || fraction.len() > SCALE_MAX {
+            return Err(Invalid);
+        }
+        let zeros = whole
+            .iter()
+            .chain(fraction)
+            .take_while(|digit| **digit == b'0')
+            .count();
+        Ok(Self::Finite {
+            negative,
+            digits: whole.iter().chain(fraction).skip(zeros).copied().collect(),
+            point: signed(whole.len()) - signed(zeros),
+            scale: fraction.len(),
+        })
+    }
+
+    fn binary(value: &[u8]) -> Result<Self, Invalid> {
+        let (header, groups) = value.split_first_chunk::<8>().ok_or(Invalid)?;
+        let [c0, c1, w0, w1, s0, s1, d0, d1] = *header;
+        let negative = match u16::from_be_bytes([s0, s1]) {
+            0 => false,
+            0x4000 => true,
+            0xC000 => return Ok(Self::NaN),
+            0xD000 => return Ok(Self::Infinity),
+            0xF000 => return Ok(Self::NegativeInfinity),
+            _ => return Err(Invalid),
+        };
+        let weight = i64::from(i16::from_be_bytes([w0, w1]));
+        let scale = usize::from(u16::from_be_bytes([d0, d1]));
+        if groups.len() != usize::from(u16::from_be_bytes([c0, c1])) * 2 || scale > SCALE_MAX {
+            return Err(Invalid);
+        }
+        let mut digits = Vec::with_capacity(groups.len() * 2);
+        for group in groups.chunks_exact(2) {
+            let group = u16::from_be_bytes(group.try_into().map_err(|_| Invalid)?);
+            if group > 9_999 {
+                return Err(Invalid);
+            }
+            digits.extend_from_slice(format!("{group:04}").as_bytes());
+        }
+        let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+        digits.drain(..zeros);
+        Ok(Self::Finite {
+            negative,
+            point: (weight + 1) * 4 - signed(zeros),
+            digits,
+            scale,
+        })
+    }
+}
+
+/// Appends a key of PostgreSQL's order: -Infinity, numbers, Infinity, NaN; the scale does not matter.
+///
+/// ```text
+///  class  position of the point, biased   pairs of digits + 1   0     all but the class inverted for negative values
+/// ```
+pub fn put_key(format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
+    let (negative, mut digits, point) = match Written::read(format, value)? {
+        Written::NegativeInfinity => {
+            out.push(1);
+            return Ok(());
+        }
+        Written::Infinity => {
+            out.push(5);
+            return Ok(());
+        }
+        Written::NaN => {
+            out.push(6);
+            return Ok(());
+        }
+        Written::Finite {
+            negative,
+            digits,
+            point,
+            ..
+        } => (negative, digits, point),
+    };
+    while digits.last() == Some(&b'0') {
+        digits.pop();
+    }
+    if digits.is_empty() {
+        out.push(3);
+        return Ok(());
+    }
+    out.push(if negative { 2 } else { 4 });
+    let start = out.len();
+    let point = u32::try_from(point + (1 << 30)).map_err(|_| Invalid)?;
+    out.extend_from_slice(&point.to_be_bytes());
+    out.extend(digits.chunks(2).map(|pair| {
+        let digit = |index: usize| pair.get(index).map_or(0, |byte| byte - b'0');
+        digit(0) * 10 + digit(1) + 1
+    }));
+    out.push(0);
+    if negative {
+        out.iter_mut().skip(start).for_each(|byte| *byte = !*byte);
+    }
+    Ok(())
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Numeric {
+        Numeric::read(Format::Text, text.as_bytes()).unwrap()
+    }
+
+    fn text(numeric: &Numeric) -> String {
+        let mut out = Vec::new();
+        numeric.put(Format::Text, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn key(text: &str) -> Vec<u8> {
+        let mut key = Vec::new();
+        put_key(Format::Text, text.as_bytes(), &mut key).unwrap();
+        key
+    }
+
+    const ORDERED: [&str; 19] = [
+        "-Infinity",
+        "-100000000000000000000",
+        "-12.5",
+        "-12.49",
+        "-1",
+        "-0.5",
+        "-0.05",
+        "-0.0000001",
+        "0",
+        "0.0000001",
+        "0.05",
+        "0.5",
+        "0.51",
+        "1",
+        "9.9999",
+        "12.49",
+        "1e0",
+        "Infinity",
+        "NaN",
+    ];
+
+    #[test]
+    fn keys_have_the_order_of_values() {
+        let ordered: Vec<_> = ORDERED.iter().filter(|text| !text.contains('e')).collect();
+        for pair in ordered.windows(2) {
+            assert!(key(pair[0]) < key(pair[1]), "{pair:?}");
+        }
+        for (a, b) in [
+            ("1", "1.000"),
+            ("0", "-0.00"),
+            ("10", "10.0"),
+            ("0.10", "0.1"),
+        ] {
+            assert_eq!(key(a), key(b));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_in_both_formats() {
+        for text_form in [
+            "0",
+            "0.00",
+            "1",
+            "-1",
+            "10000",
+            "9999",
+            "0.0001",
+            "0.00012",
+            "123456789.987654321",
+            "-0.5",
+            "100000000000000000000.00000000001",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "1000000.10",
+        ] {
+            let value = read(text_form);
+            assert_eq!(text(&value), text_form);
+            let mut binary = Vec::new();
+            value.put(Format::Binary, &mut binary);
+            assert_eq!(
+                Numeric::read(Format::Binary, &binary),
+                Ok(value),
+                "{text_form}"
+            );
+            let mut binary_key = Vec::new();
+            put_key(Format::Binary, &binary, &mut binary_key).unwrap();
+            assert_eq!(binary_key, key(text_form), "{text_form}");
+        }
+        // As PostgreSQL sends 1234567.89
+        let mut binary = Vec::new();
+        read("1234567.89").put(Format::Binary, &mut binary);
+        assert_eq!(
+            binary,
+            [0, 3, 0, 1, 0, 0, 0, 2, 0, 123, 0x11, 0xd7, 0x22, 0xc4]
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_not_written_by_postgresql() {
+        for text in ["", "-", "1.", ".5", "1e5", "+1", "0x1", "1.2.3", "nan"] {
+            assert_eq!(
+                Numeric::read(Format::Text, text.as_bytes()),
+                Err(Invalid),
+                "{text}"
+            );
+        }
+        for binary in [
+            &b""[..],
+            &[0, 1, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10],
+        ] {
+            assert_eq!(Numeric::read(Format::Binary, binary), Err(Invalid));
+        }
+    }
+
+    #[test]
+    fn averages_have_postgresqls_scale() {
+        let check = |sum: &str, count, expected: &str| {
+            assert_eq!(
+                text(&read(sum).average(count).unwrap()),
+                expected,
+                "{sum} / {count}"
+            );
+        };
+        // Each as `SELECT sum::numeric / count::numeric` answers.
+        check("10", 4, "2.5000000000000000");
+        check("1", 3, "0.33333333333333333333");
+        check("2", 3, "0.66666666666666666667");
+        check("-2", 3, "-0.66666666666666666667");
+        check("0", 7, "0.00000000000000000000");
+        check("100000", 3, "33333.333333333333");
+        check("12345678901234567890", 7, "1763668414462081127");
+        check("NaN", 7, "NaN");
+        check("-Infinity", 7, "-Infinity");
+        assert_eq!(read("1").average(0), None);
+    }
+
+    #[test]
+    fn sums_keep_the_greater_scale() {
+        let sum = |a: &str, b: &str| text(&read(a).add(&read(b)).unwrap());
+        assert_eq!(sum("1.50", "-1.5"), "0.00");
+        assert_eq!(
+            sum("99999999999999999999", "0.001"),
+            "99999999999999999999.001"
+        );
+        assert_eq!(sum("Infinity", "1"), "Infinity");
+        assert_eq!(sum("Infinity", "-Infinity"), "NaN");
+        let huge = "9".repeat(WHOLE_DIGITS_MAX);
+        assert_eq!(read(&huge).add(&read("1")), None);
+    }
+
+    #[test]
+    fn deviations_of_one_two_and_equal_values() {
+        let check = |sum, squares, count, sample, root, expected: Option<&str>| {
+            let found = deviation(&read(sum), &read(squares), count, sample, root);
+            assert_eq!(
+                found.as_ref().map(text).as_deref(),
+                expected,
+                "{sum} {squares} {count}"
+            );
+        };
+        check("1", "1", 1, true, false, None);
+        check("1", "1", 1, false, false, Some("0"));
+        check("6", "12", 3, true, true, Some("0"));
+        check("3", "5", 2, true, false, Some("0.50000000000000000000"));
+        check("3", "5", 2, true, true, Some("0.70710678118654752440"));
+        check("NaN", "NaN", 2, true, true, Some("NaN"));
+    }
+}
