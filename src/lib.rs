@@ -15,6 +15,7 @@ pub mod config;
 pub mod admin;
 pub mod auth;
 pub mod catalogue;
+pub mod merge;
 pub mod metrics;
 pub mod orders;
 pub mod pool;

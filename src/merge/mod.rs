@@ -1,0 +1,646 @@
+//! Replies of several shards to one statement, merged into the reply of one server.
+//!
+//! [`MergePlan`] says what the legs' rows are to each other, [`Merge`] carries it out: it is fed with the legs' messages
+//! in whatever order they come, and writes the messages that the client gets. It decides by what the rows' description
+//! says, and refuses a type that it cannot compare or add as PostgreSQL does before the client has got a row.
+//!
+//! ```text
+//!  leg 0 ──► feed ─► buffer ─┐ k-way merge by keys, or groups in a table
+//!  leg 1 ──► feed ─► buffer ─┼──────────► DISTINCT ─► OFFSET, LIMIT ─► hidden columns off ─► pump ──► client
+//!  leg 2 ──► feed ─► buffer ─┘
+//! ```
+//!
+//! Memory: a leg that may not be read ([`Merge::may_read`]) has a window of rows waiting; groups and the rows that
+//! DISTINCT remembers are bounded by [`Limits::budget_bytes`], beyond which the statement fails with 53200.
+
+mod aggregate;
+mod columns;
+mod completion;
+mod groups;
+mod leg;
+mod order_by;
+pub mod plan;
+mod row;
+mod sink;
+mod uniform;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::error::{Error, Fault, Survives};
+use crate::protocol::backend::{tag, CommandComplete, COPY_DONE, EMPTY_QUERY_RESPONSE};
+use crate::protocol::error_fields::put_error;
+use crate::protocol::frame::HEADER_BYTES;
+use crate::protocol::rows::RowDescription;
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::wire::put_message;
+use crate::types::Session;
+
+use columns::{agree, put_keys, Columns};
+use groups::{Finished, Groups};
+use leg::{header, End, Leg};
+use order_by::Heads;
+pub use plan::MergePlan;
+use plan::{Slice, Source};
+use row::Places;
+use sink::Sink;
+use uniform::Uniform;
+
+/// Notices and parameters that are remembered so that the client gets each once. Further ones it gets from every leg.
+const NOTICES_MAX: usize = 64;
+/// Bytes in front of the rows of a binary COPY: signature, flags, length of an extension.
+const COPY_HEADER_BYTES: usize = 19;
+/// The end of a binary COPY.
+const COPY_TRAILER: &[u8] = &[0xff, 0xff];
+
+/// What bounds the memory of one merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A leg is not read on while so many bytes of it wait.
+    pub window_bytes: usize,
+    /// Bytes of everything that the merge holds.
+    pub budget_bytes: usize,
+}
+
+/// Who gets RowDescription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// The client has asked for it.
+    Forwarded,
+    /// Only the merge: the client knows it from an earlier Describe. To merge rows it is needed nevertheless, in the
+    /// formats of this Bind; the proxy asks for it by a Describe of the portal.
+    Kept,
+}
+
+/// Where a merge stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More messages are needed, from the legs that may be read.
+    Reading,
+    /// There is more for the client than [`Merge::pump`] was allowed to write.
+    Writing,
+    /// The reply is complete, and every leg's is read up to its end.
+    Done,
+}
+
+/// Merges one statement's replies.
+///
+/// Fed are all messages of a leg from the first that answers the statement (ParseComplete, BindComplete,
+/// RowDescription …) to the one that ends it (CommandComplete, ErrorResponse, EmptyQueryResponse), without
+/// ReadyForQuery. After an error the client has got it; what the other legs still send is swallowed.
+#[derive(Debug)]
+pub struct Merge {
+    plan: Arc<MergePlan>,
+    session: Session,
+    limits: Limits,
+    description: Description,
+    legs: Vec<Leg>,
+    columns: Option<Columns>,
+    uniform: Uniform,
+    rows: Rows,
+    sink: Sink,
+    places: Places,
+    notices: HashSet<Box<[u8]>>,
+    copy: Copy,
+    stage: Stage,
+}
+
+/// What is done with rows.
+#[derive(Debug)]
+enum Rows {
+    /// Passed on as they come.
+    Pass,
+    /// Passed on in order.
+    Ordered(Heads),
+    /// Gathered in groups.
+    Grouped(Groups),
+    /// Groups that are passed on.
+    Finished(std::vec::IntoIter<Finished>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Failed,
+    Complete,
+}
+
+/// COPY TO STDOUT.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copy {
+    binary: bool,
+    /// Does each leg begin with a line of names?
+    names: bool,
+    header_given: bool,
+}
+
+impl Merge {
+    /// A merge of `legs` legs. `slice` is the plan's limit with the values of this execution's parameters.
+    pub fn new(
+        plan: Arc<MergePlan>,
+        slice: Slice,
+        legs: usize,
+        session: Session,
+        description: Description,
+        limits: Limits,
+    ) -> Self {
+        let rows = if plan.grouping.is_some() {
+            Rows::Grouped(Groups::default())
+        } else if plan.order.is_empty() {
+            Rows::Pass
+        } else {
+            Rows::Ordered(Heads::new(legs))
+        };
+        Self {
+            sink: Sink::new(&plan, slice),
+            plan,
+            session,
+            limits,
+            description,
+            legs: (0..legs).map(|_| Leg::default()).collect(),
+            columns: None,
+            uniform: Uniform::default(),
+            rows,
+            places: Places::default(),
+            notices: HashSet::new(),
+            copy: Copy::default(),
+            stage: Stage::Open,
+        }
+    }
+
+    /// The same merge for a `COPY … TO STDOUT` of which every leg sends a line of column names (HEADER).
+    #[must_use]
+    pub fn copy_names(mut self) -> Self {
+        self.copy.names = true;
+        self
+    }
+
+    /// Takes the next message of a leg, all its bytes, and appends what the client gets of it at once: rows that need no
+    /// order, notices, errors. The rest comes from [`Self::pump`].
+    pub fn feed(&mut self, leg: usize, message: &[u8], out: &mut Vec<u8>) {
+        if let Err(error) = self.take(leg, message, out) {
+            self.fail(&of_server(error), out);
+        }
+    }
+
+    /// Appends about `bytes_max` of what is ready for the client: rows in order, and the end of the reply. To be called
+    /// when the legs have been fed, and again when there is room for more.
+    pub fn pump(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> Progress {
+        let start = out.len();
+        match self.advance(start.saturating_add(bytes_max), out) {
+            Ok(progress) => progress,
+            Err(error) => {
+                self.fail(&of_server(error), out);
+                if self.all_ended() {
+                    Progress::Done
+                } else {
+                    Progress::Reading
+                }
+            }
+        }
+    }
+
+    /// Is this leg's next message wanted? No while a window of its rows waits for the other legs' or for the client.
+    pub fn may_read(&self, leg: usize) -> bool {
+        self.legs
+            .get(leg)
+            .is_some_and(|leg| leg.end.is_none() && leg.waiting_bytes() < self.limits.window_bytes)
+    }
+
+    /// Has this leg's reply ended?
+    pub fn has_ended(&self, leg: usize) -> bool {
+        self.legs.get(leg).is_none_or(|leg| leg.end.is_some())
+    }
+
+    /// Has the client got an error? What the other legs still do is of no use: they may be cancelled.
+    ///
+    /// A leg's own state may be better than what the client was told (an error of the merge itself): in a transaction
+    /// block the client must be treated as in a failed one.
+    pub fn has_failed(&self) -> bool {
+        self.stage == Stage::Failed
+    }
+
+    /// Has the client got all rows that LIMIT allows? What the legs still send is read and dropped.
+    pub fn has_enough(&self) -> bool {
+        self.sink.is_full() && matches!(self.rows, Rows::Pass | Rows::Ordered(_))
+    }
+
+    /// Ends the reply with this error, unless it has ended: a leg was lost, a limit of the proxy was reached.
+    pub fn fail(&mut self, error: &Error, out: &mut Vec<u8>) {
+        if self.stage == Stage::Open {
+            put_error(out, error);
+            self.drop_rows();
+        }
+    }
+
+    /// A leg's connection is gone: nothing more comes from it. The error that says so goes to [`Self::fail`].
+    pub fn lose(&mut self, leg: usize) {
+        if let Some(leg) = self.legs.get_mut(leg) {
+            leg.end.get_or_insert(End::Failed);
+        }
+    }
+
+    fn drop_rows(&mut self) {
+        self.stage = Stage::Failed;
+        self.rows = Rows::Pass;
+        self.notices.clear();
+        self.legs.iter_mut().for_each(Leg::clear);
+    }
+
+    fn all_ended(&self) -> bool {
+        self.legs.iter().all(|leg| leg.end.is_some())
+    }
+
+    fn take(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let (tag, length) = header(message)?;
+        let body = message.get(HEADER_BYTES..length).unwrap_or_default();
+        let legs = self.legs.len();
+        let Some(leg) = self.legs.get_mut(index) else {
+            return Err(broken("a message of an unknown leg"));
+        };
+        match tag {
+            tag::COMMAND_COMPLETE => {
+                leg.end = Some(End::Complete(CommandComplete::parse(body)?.tag.into()));
+            }
+            tag::EMPTY_QUERY_RESPONSE => leg.end = Some(End::Empty),
+            tag::ERROR_RESPONSE => {
+                leg.end = Some(End::Failed);
+                if self.stage == Stage::Open {
+                    out.extend_from_slice(message);
+                    self.drop_rows();
+                }
+            }
+            tag::PORTAL_SUSPENDED => {
+                leg.end = Some(End::Failed);
+                return Err(refused("a portal with a row limit"));
+            }
+            tag::NOTIFICATION_RESPONSE => out.extend_from_slice(message),
+            tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => self.once(message, out),
+            _ if self.stage != Stage::Open => {}
+            _ if Uniform::is(tag) => {
+                let number = leg.uniform;
+                leg.uniform += 1;
+                self.compare(number, tag, body)?;
+                if let Some(message) = self.uniform.take(number, legs, index == 0, message) {
+                    self.describe(&message, out)?;
+                }
+            }
+            tag::DATA_ROW | tag::COPY_DATA => self.take_row(index, tag, message, out)?,
+            tag::COPY_DONE => leg.copy_done = true,
+            _ => return Err(broken("a message that answers no statement over shards")),
+        }
+        Ok(())
+    }
+
+    /// A message of which the client gets the first of equal ones.
+    fn once(&mut self, message: &[u8], out: &mut Vec<u8>) {
+        if self.notices.contains(message) {
+            return;
+        }
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.insert(message.into());
+        }
+        out.extend_from_slice(message);
+    }
+
+    /// Compares a message with the one of the same number that another leg has sent.
+    fn compare(&self, number: usize, tag: u8, body: &[u8]) -> Result<(), Error> {
+        let Some(first) = self.uniform.sent(number) else {
+            return Ok(());
+        };
+        let (first_tag, length) = header(first)?;
+        let first = first.get(HEADER_BYTES..length).unwrap_or_default();
+        if first_tag != tag {
+            return Err(broken("shards answer with different messages"));
+        }
+        match tag {
+            tag::ROW_DESCRIPTION => {
+                agree(RowDescription::parse(first)?, RowDescription::parse(body)?)
+            }
+            tag::COPY_IN_RESPONSE | tag::COPY_OUT_RESPONSE if first != body => {
+                Err(broken("shards copy in different formats"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All legs have sent this message.
+    fn describe(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let (tag, _) = header(message)?;
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
+        match tag {
+            tag::ROW_DESCRIPTION => {
+                let description = RowDescription::parse(body)?;
+                let columns = Columns::resolve(&self.plan, description, &self.session)?;
+                let visible = columns.count.checked_sub(self.plan.hidden);
+                let visible = visible.ok_or_else(|| broken("fewer columns than were added"))?;
+                self.sink.set_visible(visible);
+                self.columns = Some(columns);
+                if self.description == Description::Forwarded {
+                    let fields = description
+                        .fields()
+                        .take(visible)
+                        .collect::<Result<Vec<_>, _>>()?;
+                    RowDescription::encode(out, fields);
+                }
+            }
+            tag::COPY_OUT_RESPONSE => {
+                self.copy.binary = body.first() == Some(&1);
+                out.extend_from_slice(message);
+            }
+            _ => out.extend_from_slice(message),
+        }
+        self.pass_waiting(out)
+    }
+
+    /// Takes a row. It waits when the description that precedes it does, or the order needs that.
+    fn take_row(
+        &mut self,
+        index: usize,
+        tag: u8,
+        message: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        if self.plan.source == Source::FirstLeg && index != 0 {
+            return Ok(());
+        }
+        let Some(leg) = self.legs.get_mut(index) else {
+            return Ok(());
+        };
+        let waits = leg.uniform != self.uniform.passed();
+        let needs_columns = self.plan.needs_columns() || self.plan.hidden > 0;
+        if !waits && needs_columns && self.columns.is_none() && tag == tag::DATA_ROW {
+            return Err(broken("rows without a description"));
+        }
+        if waits || matches!(self.rows, Rows::Ordered(_)) && !self.sink.is_full() {
+            leg.push(message);
+            return self.check_budget();
+        }
+        self.pass(index, message, out)?;
+        self.check_budget()
+    }
+
+    /// Passes rows on that waited for the description.
+    fn pass_waiting(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        if matches!(self.rows, Rows::Ordered(_)) {
+            return Ok(());
+        }
+        for index in 0..self.legs.len() {
+            let Some(leg) = self.legs.get_mut(index) else {
+                continue;
+            };
+            if leg.uniform != self.uniform.passed() || leg.is_empty() {
+                continue;
+            }
+            let mut waiting = std::mem::take(leg);
+            while let Some(message) = waiting.front() {
+                self.pass(index, message, out)?;
+                waiting.pop();
+            }
+            // `pass` may have noted something about the leg meanwhile.
+            if let Some(leg) = self.legs.get_mut(index) {
+                waiting.copy_begun |= leg.copy_begun;
+                *leg = waiting;
+            }
+        }
+        Ok(())
+    }
+
+    /// A row that needs no order.
+    fn pass(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
+        if message.first() == Some(&tag::COPY_DATA) {
+            return self.pass_copy(index, body, out);
+        }
+        let Some(columns) = &self.columns else {
+            if !self.sink.is_full() && self.sink.pass() {
+                out.extend_from_slice(message);
+            }
+            return Ok(());
+        };
+        match &mut self.rows {
+            Rows::Grouped(groups) => {
+                groups.take(columns, self.places.find(body, columns.count)?, body)
+            }
+            _ if self.sink.is_full() => Ok(()),
+            _ if !self.plan.needs_columns() && self.plan.hidden == 0 => {
+                if self.sink.pass() {
+                    out.extend_from_slice(message);
+                }
+                Ok(())
+            }
+            _ => {
+                let row = self.places.find(body, columns.count)?;
+                self.sink.row(&columns.distinct, row, &[], out)
+            }
+        }
+    }
+
+    fn pass_copy(&mut self, index: usize, body: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let Some(leg) = self.legs.get_mut(index) else {
+            return Ok(());
+        };
+        let is_first = !std::mem::replace(&mut leg.copy_begun, true);
+        let header_given = std::mem::replace(&mut self.copy.header_given, true);
+        let mut data = body;
+        if self.copy.binary {
+            if is_first && header_given {
+                data = body
+                    .get(COPY_HEADER_BYTES..)
+                    .ok_or_else(|| broken("a binary COPY without a header"))?;
+            }
+            // Each leg has an end, alone or behind the header; the client gets one when all have sent theirs.
+            if data == COPY_TRAILER
+                || is_first && data.len() == COPY_HEADER_BYTES + COPY_TRAILER.len()
+            {
+                data = data.strip_suffix(COPY_TRAILER).unwrap_or(data);
+            }
+            if data.is_empty() {
+                return Ok(());
+            }
+        } else if self.copy.names && is_first && header_given {
+            return Ok(());
+        }
+        put_message(out, tag::COPY_DATA, |out| out.extend_from_slice(data));
+        Ok(())
+    }
+
+    fn check_budget(&self) -> Result<(), Error> {
+        let rows = match &self.rows {
+            Rows::Grouped(groups) => groups.held_bytes(),
+            _ => 0,
+        };
+        let legs: usize = self.legs.iter().map(Leg::held_bytes).sum();
+        let held = rows + legs + self.sink.held_bytes();
+        if held <= self.limits.budget_bytes {
+            return Ok(());
+        }
+        let detail = format!("It needs more than {} bytes.", self.limits.budget_bytes);
+        Err(Error::error(
+            Fault::Proxy,
+            SqlState::OUT_OF_MEMORY,
+            "merging the rows of the shards takes too much memory",
+        )
+        .detail(detail))
+    }
+
+    fn advance(&mut self, end: usize, out: &mut Vec<u8>) -> Result<Progress, Error> {
+        if self.stage != Stage::Open {
+            return Ok(if self.all_ended() {
+                Progress::Done
+            } else {
+                Progress::Reading
+            });
+        }
+        if matches!(self.rows, Rows::Ordered(_)) && !self.merge_ordered(end, out)? {
+            return Ok(Progress::Writing);
+        }
+        if !self.all_ended() {
+            return Ok(Progress::Reading);
+        }
+        if !self.uniform.is_settled() || self.legs.iter().any(|leg| !leg.is_empty()) {
+            return Err(broken("shards answer with different messages"));
+        }
+        if let Rows::Grouped(groups) = &mut self.rows {
+            let groups = std::mem::take(groups);
+            let finished = match &self.columns {
+                Some(columns) => groups.finish(columns, &mut self.places)?,
+                None => Vec::new(),
+            };
+            self.rows = Rows::Finished(finished.into_iter());
+        }
+        if let (Rows::Finished(rows), Some(columns)) = (&mut self.rows, &self.columns) {
+            while !self.sink.is_full() {
+                if out.len() >= end {
+                    return Ok(Progress::Writing);
+                }
+                let Some((order, body)) = rows.next() else {
+                    break;
+                };
+                let row = self.places.find(&body, columns.count)?;
+                self.sink.row(&columns.distinct, row, &order, out)?;
+            }
+        }
+        self.complete(out)?;
+        Ok(Progress::Done)
+    }
+
+    /// Passes rows on as far as the order allows. False: there was no room for more.
+    fn merge_ordered(&mut self, end: usize, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let (Rows::Ordered(heads), Some(columns)) = (&mut self.rows, &self.columns) else {
+            return Ok(true);
+        };
+        loop {
+            if self.sink.is_full() {
+                self.legs.iter_mut().for_each(Leg::clear);
+                return Ok(true);
+            }
+            let mut complete = true;
+            for (index, leg) in self.legs.iter().enumerate() {
+                if !heads.is_absent(index) {
+                    continue;
+                }
+                let passes = self.plan.source == Source::EveryLeg || index == 0;
+                let Some(message) = leg.front().filter(|_| passes) else {
+                    complete &= leg.end.is_some() || !passes;
+                    continue;
+                };
+                let body = message.get(HEADER_BYTES..).unwrap_or_default();
+                let row = self.places.find(body, columns.count)?;
+                if !heads.add(index, |key| put_keys(&columns.order, row, key))? {
+                    return Err(Error::error(
+                        Fault::Server,
+                        SqlState::INTERNAL_ERROR,
+                        format!("rows of shard {index} are not in the order that was asked for"),
+                    ));
+                }
+            }
+            if !complete {
+                return Ok(true);
+            }
+            let Some((first, order)) = heads.first() else {
+                return Ok(true);
+            };
+            if out.len() >= end {
+                return Ok(false);
+            }
+            if let Some(leg) = self.legs.get_mut(first) {
+                let body = leg
+                    .front()
+                    .and_then(|message| message.get(HEADER_BYTES..))
+                    .unwrap_or_default();
+                let row = self.places.find(body, columns.count)?;
+                self.sink.row(&columns.distinct, row, order, out)?;
+                leg.pop();
+            }
+            heads.take();
+        }
+    }
+
+    /// All legs have ended, and the client has got all rows.
+    fn complete(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let ends = || self.legs.iter().filter_map(|leg| leg.end.as_ref());
+        if ends().all(|end| *end == End::Empty) {
+            self.stage = Stage::Complete;
+            out.extend_from_slice(&EMPTY_QUERY_RESPONSE);
+            return Ok(());
+        }
+        let tags = ends().map(|end| match end {
+            End::Complete(tag) => &**tag,
+            End::Empty | End::Failed => b"",
+        });
+        let tag = completion::tag(self.plan.completion, self.sink.given(), tags)?;
+        if self.legs.iter().any(|leg| leg.copy_done) {
+            if self.copy.binary {
+                put_message(out, tag::COPY_DATA, |out| {
+                    out.extend_from_slice(COPY_TRAILER)
+                });
+            }
+            out.extend_from_slice(&COPY_DONE);
+        }
+        CommandComplete { tag: &tag }.encode(out);
+        self.stage = Stage::Complete;
+        Ok(())
+    }
+}
+
+/// `… is not supported across shards`
+pub(crate) fn refused(construct: &str) -> Error {
+    Error::error(
+        Fault::Client,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("{construct} is not supported across shards"),
+    )
+}
+
+fn unsupported_type(construct: &str, type_oid: u32) -> Error {
+    use crate::types::oid;
+    let error = refused(&format!("{construct} of this type"));
+    match type_oid {
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR => error
+            .detail("The text's collation is not known to compare bytes.")
+            .hint("Add COLLATE \"C\"."),
+        other => error.detail(format!(
+            "Type {other} cannot be compared or added by pgdog."
+        )),
+    }
+}
+
+/// A malformed message is the server's fault here, and the client can go on.
+fn of_server(error: Error) -> Error {
+    match error.survives {
+        Survives::Session => error,
+        Survives::Nothing => Error {
+            fault: Fault::Server,
+            survives: Survives::Session,
+            ..error
+        },
+    }
+}
+
+fn broken(what: &'static str) -> Error {
+    Error::error(Fault::Server, SqlState::INTERNAL_ERROR, what)
+}

@@ -1,0 +1,354 @@
+//! What becomes of the replies of several shards to one statement: plain data, made when the statement is planned.
+
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+use crate::types::{read_integer, Format};
+
+/// How the replies of several legs become one.
+///
+/// Rows pass these steps in this order: they are grouped and aggregated; groups that fail a condition are dropped; they
+/// are ordered; duplicates are dropped; the first `offset` are skipped and `count` are given; hidden columns are cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergePlan {
+    /// Whose rows the client gets.
+    pub source: Source,
+    /// GROUP BY and aggregates. `None`: rows stay as they are.
+    pub grouping: Option<Grouping>,
+    /// HAVING: all must hold.
+    pub conditions: Vec<Condition>,
+    /// ORDER BY. The legs' rows are in this order themselves, unless there is a grouping.
+    pub order: Vec<OrderKey>,
+    /// DISTINCT.
+    pub distinct: Distinct,
+    /// LIMIT and OFFSET.
+    pub limit: Limit,
+    /// So many columns at the end of the legs' rows are for the merge and not for the client.
+    pub hidden: usize,
+    /// What CommandComplete says.
+    pub completion: Completion,
+}
+
+impl MergePlan {
+    /// All rows of all legs, in any order.
+    pub const fn concatenate() -> Self {
+        Self {
+            source: Source::EveryLeg,
+            grouping: None,
+            conditions: Vec::new(),
+            order: Vec::new(),
+            distinct: Distinct::No,
+            limit: Limit::NONE,
+            hidden: 0,
+            completion: Completion::Selected,
+        }
+    }
+
+    /// A write of sharded tables: rows of RETURNING are concatenated, counts added.
+    pub fn sharded_write() -> Self {
+        Self {
+            completion: Completion::Added,
+            ..Self::concatenate()
+        }
+    }
+
+    /// A write of omnisharded tables, which does the same on every shard: the first leg's rows, and one tag, which must
+    /// be the same everywhere.
+    pub fn omnisharded_write() -> Self {
+        Self {
+            source: Source::FirstLeg,
+            completion: Completion::Same,
+            ..Self::concatenate()
+        }
+    }
+
+    /// DDL and whatever else is done on every shard and counts nothing, or the same.
+    pub fn utility() -> Self {
+        Self::omnisharded_write()
+    }
+
+    /// Must the columns be known to merge rows?
+    pub(super) const fn needs_columns(&self) -> bool {
+        self.grouping.is_some()
+            || !self.conditions.is_empty()
+            || !self.order.is_empty()
+            || !matches!(self.distinct, Distinct::No)
+    }
+}
+
+/// Whose rows the client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Those of all legs: each has other rows.
+    EveryLeg,
+    /// Those of the first: all legs have the same.
+    FirstLeg,
+}
+
+/// A column of the legs' rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Counted from 0 at the first one.
+    FromStart(usize),
+    /// Counted from 0 at the last one: for columns behind a `*`, whose number is not known when the plan is made.
+    FromEnd(usize),
+}
+
+/// Groups, and what is computed for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    /// Rows that are equal here are one group. Without any, all rows are.
+    pub keys: Vec<Column>,
+    /// What the group has in these columns; in all others it has what one of its rows has.
+    pub aggregates: Vec<Aggregate>,
+}
+
+/// The aggregate in one column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// Where each leg has its own result, and where the common one is written, in its type and format.
+    pub column: Column,
+    /// How it is computed from the legs'.
+    pub function: Function,
+}
+
+/// How an aggregate is computed from those of the legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// `count`, `sum`: the sum of the sums.
+    Sum,
+    /// `min`
+    Least,
+    /// `max`
+    Greatest,
+    /// `bool_and`, `every`
+    And,
+    /// `bool_or`
+    Or,
+    /// `bit_and` of integers
+    BitAnd,
+    /// `bit_or` of integers
+    BitOr,
+    /// `bit_xor` of integers
+    BitXor,
+    /// `any_value`
+    Any,
+    /// `avg`, from the sum and the count in other columns.
+    Average {
+        /// `sum` of the same values.
+        sum: Column,
+        /// `count` of them.
+        count: Column,
+    },
+    /// `variance`, `stddev` and their kin over integers and numerics.
+    Deviation {
+        /// `sum` of the same values.
+        sum: Column,
+        /// `sum` of their squares as numerics.
+        squares: Column,
+        /// `count` of them.
+        count: Column,
+        /// Divided by count - 1 instead of count?
+        sample: bool,
+        /// `stddev` rather than `variance`?
+        root: bool,
+    },
+    /// `count(DISTINCT x)`
+    CountDistinct {
+        /// `array_agg(DISTINCT x)` of the same values.
+        values: Column,
+    },
+}
+
+/// A comparison of HAVING: of an integer or numeric with a constant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What is compared.
+    pub column: Column,
+    /// How.
+    pub comparison: Comparison,
+    /// With what: a number as PostgreSQL writes a numeric.
+    pub constant: String,
+}
+
+/// `=` and its kin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it")]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Equal,
+    NotEqual,
+    GreaterOrEqual,
+    Greater,
+}
+
+/// One expression of ORDER BY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderKey {
+    /// Where its value is.
+    pub column: Column,
+    /// DESC?
+    pub descending: bool,
+    /// NULLS FIRST? Without either word, that is so where the order descends.
+    pub nulls_first: bool,
+    /// Has the query itself said that this text is compared by bytes (`COLLATE "C"`)?
+    pub by_bytes: bool,
+}
+
+/// Which duplicates are dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Distinct {
+    /// None.
+    No,
+    /// Rows that are equal in all columns. There are no hidden ones then.
+    Rows,
+    /// All but the first of those that are equal in these columns. What ORDER BY begins with, if there is one.
+    On(Vec<Column>),
+}
+
+/// LIMIT and OFFSET as the statement has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Rows to give.
+    pub count: Bound,
+    /// Rows to skip before.
+    pub offset: Bound,
+    /// WITH TIES: also those that ORDER BY does not tell from the last.
+    pub with_ties: bool,
+}
+
+/// A number of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Not given, ALL or NULL.
+    None,
+    /// Given in the text.
+    Constant(u64),
+    /// The value of a parameter, counted from 1 as in `$1`.
+    Parameter(usize),
+}
+
+/// [`Limit`] with the values of parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Rows to skip.
+    pub offset: u64,
+    /// Rows to give after them. `None`: all.
+    pub count: Option<u64>,
+    /// Also those that ORDER BY does not tell from the last?
+    pub with_ties: bool,
+}
+
+impl Limit {
+    /// All rows.
+    pub const NONE: Self = Self {
+        count: Bound::None,
+        offset: Bound::None,
+        with_ties: false,
+    };
+
+    /// The numbers that hold for one execution. `parameter` gives the format and value (`None` for NULL) that Bind has
+    /// for a parameter counted from 1; `None` if it has no such parameter.
+    ///
+    /// Errors: PostgreSQL's own for a negative number and for what is no number.
+    pub fn with_parameters<'a>(
+        &self,
+        parameter: impl Fn(usize) -> Option<(Format, Option<&'a [u8]>)>,
+    ) -> Result<Slice, Error> {
+        let resolve = |bound: Bound, code, name: &str| match bound {
+            Bound::None => Ok(None),
+            Bound::Constant(count) => Ok(Some(count)),
+            Bound::Parameter(number) => match parameter(number) {
+                None => Err(Error::error(
+                    Fault::Client,
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("bind message supplies no parameter ${number}"),
+                )),
+                Some((_, None)) => Ok(None),
+                Some((format, Some(value))) => {
+                    let value = row_count(format, value)?;
+                    let negative = |_| {
+                        Error::error(Fault::Client, code, format!("{name} must not be negative"))
+                    };
+                    u64::try_from(value).map(Some).map_err(negative)
+                }
+            },
+        };
+        let invalid = SqlState::INVALID_ROW_COUNT_IN_RESULT_OFFSET_CLAUSE;
+        let offset = resolve(self.offset, invalid, "OFFSET")?.unwrap_or(0);
+        let invalid = SqlState::INVALID_ROW_COUNT_IN_LIMIT_CLAUSE;
+        let count = resolve(self.count, invalid, "LIMIT")?;
+        Ok(Slice {
+            offset,
+            count,
+            with_ties: self.with_ties,
+        })
+    }
+}
+
+/// A bigint as a client may write it.
+fn row_count(format: Format, value: &[u8]) -> Result<i64, Error> {
+    let trimmed = value.trim_ascii();
+    let unsigned = trimmed.strip_prefix(b"+").unwrap_or(trimmed);
+    let number = match format {
+        Format::Text => read_integer(format, 8, unsigned),
+        Format::Binary => read_integer(format, value.len(), value),
+    };
+    number.map_err(|_| {
+        let text = match format {
+            Format::Text => String::from_utf8_lossy(value).into_owned(),
+            Format::Binary => format!("{} bytes", value.len()),
+        };
+        Error::error(
+            Fault::Client,
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            format!("invalid input syntax for type bigint: \"{text}\""),
+        )
+    })
+}
+
+/// What CommandComplete says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// `SELECT` and the number of rows that the client got.
+    Selected,
+    /// The common command, and the sum of the counts: `INSERT 0 5`, `COPY 7`.
+    Added,
+    /// What every leg says; it is an error when they do not say the same.
+    Same,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_take_their_parameters_as_postgresql_does() {
+        let check = |value: Option<&'static str>, expected: Result<Option<u64>, &str>| {
+            let limit = Limit {
+                count: Bound::Parameter(2),
+                ..Limit::NONE
+            };
+            let found = limit.with_parameters(|number| {
+                (number == 2).then_some((Format::Text, value.map(str::as_bytes)))
+            });
+            let found = found.map(|slice| slice.count).map_err(|error| error.code);
+            assert_eq!(
+                found.as_ref().map_err(|code| code.as_str()),
+                expected.as_ref().map_err(|code| *code)
+            );
+        };
+        check(Some("5"), Ok(Some(5)));
+        check(Some(" +5 "), Ok(Some(5)));
+        check(None, Ok(None));
+        check(Some("-1"), Err("2201W"));
+        check(Some("x"), Err("22P02"));
+        let missing = Limit {
+            offset: Bound::Parameter(1),
+            ..Limit::NONE
+        };
+        assert!(missing.with_parameters(|_| None).is_err());
+        let binary = missing.with_parameters(|_| Some((Format::Binary, Some(&[0, 0, 0, 3][..]))));
+        assert_eq!(binary.unwrap().offset, 3);
+    }
+}

@@ -1,0 +1,877 @@
+//! Merges of hand-written replies, and of random ones compared with a naive model: all rows sorted, then counted off.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::plan::*;
+use super::*;
+use crate::protocol::backend::{Message, BIND_COMPLETE, NO_DATA, PARSE_COMPLETE};
+use crate::protocol::rows::{DataRow, Field};
+use crate::types::oid;
+
+const LIMITS: Limits = Limits {
+    window_bytes: 1_000,
+    budget_bytes: 1_000_000,
+};
+
+const BYTES: Session = Session {
+    text_ordered_by_bytes: true,
+    text_equal_by_bytes: true,
+    floats_exact: true,
+};
+
+fn described(columns: &[(&str, u32)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let fields = columns.iter().map(|(name, type_oid)| Field {
+        type_oid: *type_oid,
+        ..Field::text(name.as_bytes())
+    });
+    RowDescription::encode(&mut out, fields);
+    out
+}
+
+/// Values separated by `|`; `-` is NULL.
+fn row(values: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    DataRow::encode(
+        &mut out,
+        values
+            .split('|')
+            .map(|value| (value != "-").then_some(value.as_bytes())),
+    );
+    out
+}
+
+fn done(tag: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    CommandComplete {
+        tag: tag.as_bytes(),
+    }
+    .encode(&mut out);
+    out
+}
+
+fn failed(code: SqlState) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_error(&mut out, &Error::error(Fault::Server, code, "on a shard"));
+    out
+}
+
+/// One word per message.
+fn words(bytes: &[u8]) -> String {
+    let mut rest = bytes;
+    let mut words = Vec::new();
+    while let Ok((tag, length)) = header(rest) {
+        let (message, tail) = rest.split_at(length);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        words.push(match Message::parse(tag, &message[5..]).unwrap() {
+            Message::DataRow(row) => row
+                .values()
+                .map(|value| value.unwrap().map_or("-".into(), text))
+                .collect::<Vec<_>>()
+                .join("|"),
+            Message::RowDescription(columns) => {
+                let names: Vec<_> = columns
+                    .fields()
+                    .map(|field| text(field.unwrap().name))
+                    .collect();
+                format!("T:{}", names.join("|"))
+            }
+            Message::CommandComplete(done) => format!("C:{}", text(done.tag).replace(' ', "_")),
+            Message::ErrorResponse(fields) => format!("E:{}", fields.code().unwrap()),
+            Message::CopyData(data) => format!("d:{}", data.escape_ascii()),
+            _ => char::from(tag).to_string(),
+        });
+        rest = tail;
+    }
+    assert!(rest.is_empty());
+    words.join(" ")
+}
+
+fn merge(plan: MergePlan, slice: Slice, legs: usize) -> Merge {
+    Merge::new(
+        Arc::new(plan),
+        slice,
+        legs,
+        BYTES,
+        Description::Forwarded,
+        LIMITS,
+    )
+}
+
+/// Feeds the legs in turn, one message each.
+fn run(mut merge: Merge, legs: &[Vec<Vec<u8>>]) -> String {
+    let mut out = Vec::new();
+    let mut progress = merge.pump(usize::MAX, &mut out);
+    for turn in 0..legs.iter().map(Vec::len).max().unwrap_or(0) {
+        for (index, leg) in legs.iter().enumerate() {
+            if let Some(message) = leg.get(turn) {
+                merge.feed(index, message, &mut out);
+                progress = merge.pump(usize::MAX, &mut out);
+            }
+        }
+    }
+    assert_eq!(progress, Progress::Done, "{}", words(&out));
+    words(&out)
+}
+
+/// Legs that describe `columns`, give rows, and say how many.
+fn selected(columns: &[(&str, u32)], legs: &[&[&str]]) -> Vec<Vec<Vec<u8>>> {
+    let leg = |rows: &&[&str]| {
+        let rows = rows.iter().map(|values| row(values));
+        let end = done(&format!("SELECT {}", rows.len()));
+        std::iter::once(described(columns))
+            .chain(rows)
+            .chain([end])
+            .collect()
+    };
+    legs.iter().map(leg).collect()
+}
+
+fn ascending(column: usize) -> OrderKey {
+    OrderKey {
+        column: Column::FromStart(column),
+        descending: false,
+        nulls_first: false,
+        by_bytes: false,
+    }
+}
+
+#[test]
+fn rows_are_concatenated_and_counted() {
+    let legs = selected(&[("a", oid::INT4)], &[&["1", "2"], &[], &["3"]]);
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), Slice::default(), 3), &legs),
+        "T:a 1 3 2 C:SELECT_3"
+    );
+}
+
+#[test]
+fn order_is_kept_and_the_hidden_key_cut_off() {
+    let plan = MergePlan {
+        order: vec![OrderKey {
+            column: Column::FromEnd(0),
+            descending: true,
+            nulls_first: true,
+            by_bytes: false,
+        }],
+        hidden: 1,
+        ..MergePlan::concatenate()
+    };
+    let legs = selected(
+        &[("a", oid::TEXT), ("k", oid::INT4)],
+        &[&["x|-", "b|10", "e|9"], &["c|10", "d|-2"], &["y|11"]],
+    );
+    assert_eq!(
+        run(merge(plan, Slice::default(), 3), &legs),
+        "T:a x y b c e d C:SELECT_6"
+    );
+}
+
+#[test]
+fn limit_and_offset_are_of_the_whole_and_ties_stay() {
+    let check = |slice: Slice, expected: &str| {
+        let plan = MergePlan {
+            order: vec![ascending(0)],
+            ..MergePlan::concatenate()
+        };
+        let legs = selected(&[("a", oid::INT4)], &[&["1", "2", "2", "4"], &["2", "3"]]);
+        assert_eq!(run(merge(plan, slice, 2), &legs), format!("T:a {expected}"));
+    };
+    let slice = |offset, count, with_ties| Slice {
+        offset,
+        count,
+        with_ties,
+    };
+    check(slice(0, Some(2), false), "1 2 C:SELECT_2");
+    check(slice(1, Some(1), true), "2 2 2 C:SELECT_3");
+    check(slice(4, None, false), "3 4 C:SELECT_2");
+    check(slice(9, Some(1), false), "C:SELECT_0");
+    check(slice(0, Some(0), true), "C:SELECT_0");
+}
+
+#[test]
+fn limit_without_order_counts_off() {
+    let legs = selected(&[("a", oid::INT4)], &[&["1", "2"], &["3", "4"]]);
+    let slice = Slice {
+        offset: 1,
+        count: Some(2),
+        with_ties: false,
+    };
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), slice, 2), &legs),
+        "T:a 3 2 C:SELECT_2"
+    );
+}
+
+#[test]
+fn duplicates_are_dropped_by_the_types_equality() {
+    let plan = |order, distinct| MergePlan {
+        order,
+        distinct,
+        ..MergePlan::concatenate()
+    };
+    let columns = [("a", oid::NUMERIC), ("b", oid::TEXT)];
+    let legs = selected(
+        &columns,
+        &[&["1.0|x", "2|y"], &["1.00|x", "1|z", "-|-"], &["-|-"]],
+    );
+    assert_eq!(
+        run(
+            merge(plan(vec![], Distinct::Rows), Slice::default(), 3),
+            &legs
+        ),
+        "T:a|b 1.0|x -|- 2|y 1|z C:SELECT_4"
+    );
+    assert_eq!(
+        run(
+            merge(
+                plan(vec![ascending(0)], Distinct::Rows),
+                Slice::default(),
+                3
+            ),
+            &legs
+        ),
+        "T:a|b 1.0|x 1|z 2|y -|- C:SELECT_4"
+    );
+    let on = Distinct::On(vec![Column::FromStart(0)]);
+    assert_eq!(
+        run(
+            merge(plan(vec![ascending(0)], on), Slice::default(), 3),
+            &legs
+        ),
+        "T:a|b 1.0|x 2|y -|- C:SELECT_3"
+    );
+}
+
+fn grouped(keys: &[usize], aggregates: &[(usize, Function)], hidden: usize) -> MergePlan {
+    let aggregate = |(column, function): &(usize, Function)| Aggregate {
+        column: Column::FromStart(*column),
+        function: *function,
+    };
+    MergePlan {
+        grouping: Some(Grouping {
+            keys: keys.iter().map(|key| Column::FromStart(*key)).collect(),
+            aggregates: aggregates.iter().map(aggregate).collect(),
+        }),
+        hidden,
+        ..MergePlan::concatenate()
+    }
+}
+
+#[test]
+fn aggregates_of_all_rows() {
+    let check = |type_oid, function, legs: [&str; 3], expected: &str| {
+        let legs = legs.map(|value| [value]);
+        let legs: Vec<&[&str]> = legs.iter().map(|leg| &leg[..]).collect();
+        let plan = grouped(&[], &[(0, function)], 0);
+        let found = run(
+            merge(plan, Slice::default(), 3),
+            &selected(&[("x", type_oid)], &legs),
+        );
+        let tail = if expected.starts_with("E:") {
+            ""
+        } else {
+            " C:SELECT_1"
+        };
+        assert_eq!(found, format!("T:x {expected}{tail}"));
+    };
+    check(oid::INT8, Function::Sum, ["1", "-", "2"], "3");
+    check(oid::INT8, Function::Sum, ["-", "-", "-"], "-");
+    check(
+        oid::INT4,
+        Function::Sum,
+        ["2147483647", "1", "0"],
+        "E:22003",
+    );
+    check(
+        oid::INT8,
+        Function::Sum,
+        ["9223372036854775807", "1", "0"],
+        "E:22003",
+    );
+    check(oid::NUMERIC, Function::Sum, ["1.50", "2", "NaN"], "NaN");
+    check(oid::NUMERIC, Function::Sum, ["1.50", "2", "-3.5"], "0.00");
+    check(
+        oid::FLOAT8,
+        Function::Sum,
+        ["0.5", "1e+15", "-"],
+        "1.0000000000000005e+15",
+    );
+    check(
+        oid::FLOAT8,
+        Function::Sum,
+        ["1e+308", "1e+308", "-"],
+        "E:22003",
+    );
+    check(
+        oid::FLOAT8,
+        Function::Sum,
+        ["1e+308", "Infinity", "-"],
+        "Infinity",
+    );
+    check(oid::FLOAT4, Function::Sum, ["0.5", "0.25", "-"], "0.75");
+    check(oid::TEXT, Function::Least, ["b", "-", "B"], "B");
+    check(
+        oid::FLOAT8,
+        Function::Greatest,
+        ["Infinity", "NaN", "-"],
+        "NaN",
+    );
+    check(
+        oid::INTERVAL,
+        Function::Greatest,
+        ["1 mon", "29 days 24:00:01", "1 day"],
+        "29 days 24:00:01",
+    );
+    check(oid::BOOL, Function::And, ["t", "-", "f"], "f");
+    check(oid::BOOL, Function::Or, ["f", "-", "t"], "t");
+    check(oid::INT4, Function::BitAnd, ["7", "13", "-"], "5");
+    check(oid::INT2, Function::BitOr, ["1", "4", "-"], "5");
+    check(oid::INT4, Function::BitXor, ["7", "13", "-"], "10");
+    check(oid::TEXT, Function::Any, ["-", "a", "b"], "a");
+}
+
+#[test]
+fn averages_and_deviations_from_hidden_parts() {
+    let [sum, count, squares] = [1, 2, 3].map(Column::FromStart);
+    let average = Function::Average { sum, count };
+    let deviation = Function::Deviation {
+        sum,
+        squares,
+        count,
+        sample: true,
+        root: true,
+    };
+    let check = |types: [u32; 4], function, legs: &[&[&str]], expected: &str| {
+        let columns: Vec<_> = ["x", "s", "n", "q"].into_iter().zip(types).collect();
+        let plan = grouped(&[], &[(0, function)], 3);
+        let found = run(
+            merge(plan, Slice::default(), legs.len()),
+            &selected(&columns, legs),
+        );
+        assert_eq!(found, format!("T:x {expected} C:SELECT_1"));
+    };
+    let integers = [oid::NUMERIC, oid::INT8, oid::INT8, oid::NUMERIC];
+    check(
+        integers,
+        average,
+        &[&["1.0000000000000000|1|1|1"], &["1.5|3|2|5"]],
+        "1.3333333333333333",
+    );
+    check(integers, average, &[&["-|-|0|-"], &["-|-|0|-"]], "-");
+    check(
+        integers,
+        deviation,
+        &[&["-|1|1|1"], &["-|2|1|4"]],
+        "0.70710678118654752440",
+    );
+    check(integers, deviation, &[&["-|1|1|1"], &["-|-|0|-"]], "-");
+    let floats = [oid::FLOAT8, oid::FLOAT8, oid::INT8, oid::NUMERIC];
+    check(floats, average, &[&["1|1|1|-"], &["1|2|3|-"]], "0.75");
+}
+
+#[test]
+fn groups_are_merged_filtered_and_ordered() {
+    let plan = MergePlan {
+        conditions: vec![Condition {
+            column: Column::FromStart(1),
+            comparison: Comparison::Greater,
+            constant: "1".into(),
+        }],
+        order: vec![OrderKey {
+            descending: true,
+            ..ascending(1)
+        }],
+        ..grouped(&[0], &[(1, Function::Sum)], 0)
+    };
+    let columns = [("a", oid::TEXT), ("n", oid::INT8)];
+    let legs = selected(
+        &columns,
+        &[&["x|1", "y|1", "-|5"], &["x|2", "z|1"], &["-|6"]],
+    );
+    assert_eq!(
+        run(merge(plan, Slice::default(), 3), &legs),
+        "T:a|n -|11 x|3 C:SELECT_2"
+    );
+}
+
+#[test]
+fn distinct_values_are_counted_once() {
+    let values = Column::FromStart(1);
+    let plan = grouped(&[], &[(0, Function::CountDistinct { values })], 1);
+    let columns = [("n", oid::INT8), ("v", 1231)];
+    let legs = selected(&columns, &[&["2|{1.0,2,NULL}"], &["1|{1.00}"], &["0|-"]]);
+    assert_eq!(
+        run(merge(plan, Slice::default(), 3), &legs),
+        "T:n 2 C:SELECT_1"
+    );
+}
+
+#[test]
+fn the_first_error_ends_it_and_the_rest_is_swallowed() {
+    let columns = [("a", oid::INT4)];
+    let mut legs = selected(&columns, &[&["1", "2"], &["3"], &["4"]]);
+    legs[1] = vec![
+        described(&columns),
+        row("3"),
+        failed(SqlState::QUERY_CANCELED),
+    ];
+    legs[2] = vec![
+        described(&columns),
+        row("4"),
+        row("5"),
+        failed(SqlState::INTERNAL_ERROR),
+    ];
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), Slice::default(), 3), &legs),
+        "T:a 1 3 4 2 E:57014"
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_before_a_row() {
+    let check = |plan: MergePlan, type_oid, expected: &str| {
+        let merge = Merge::new(
+            Arc::new(plan),
+            Slice::default(),
+            1,
+            Session::DEFAULT,
+            Description::Forwarded,
+            LIMITS,
+        );
+        assert_eq!(
+            run(merge, &selected(&[("a", type_oid)], &[&["1"]])),
+            expected,
+            "{type_oid}"
+        );
+    };
+    let ordered = |by_bytes| MergePlan {
+        order: vec![OrderKey {
+            by_bytes,
+            ..ascending(0)
+        }],
+        ..MergePlan::concatenate()
+    };
+    check(ordered(false), oid::TEXT, "E:0A000");
+    check(ordered(true), oid::TEXT, "T:a 1 C:SELECT_1");
+    check(ordered(false), oid::FIRST_OF_USERS, "E:0A000");
+    let distinct = MergePlan {
+        distinct: Distinct::Rows,
+        ..MergePlan::concatenate()
+    };
+    check(distinct.clone(), oid::TEXT, "E:0A000");
+    check(distinct, 3802, "E:0A000");
+    check(
+        grouped(&[], &[(0, Function::Sum)], 0),
+        oid::MONEY,
+        "E:0A000",
+    );
+    check(grouped(&[], &[(0, Function::And)], 0), oid::INT4, "E:0A000");
+}
+
+#[test]
+fn values_of_another_date_style_are_an_error() {
+    let plan = MergePlan {
+        order: vec![ascending(0)],
+        ..MergePlan::concatenate()
+    };
+    let legs = selected(&[("a", oid::DATE)], &[&["2000-01-02"], &["01/03/2000"]]);
+    assert_eq!(run(merge(plan, Slice::default(), 2), &legs), "T:a E:0A000");
+}
+
+#[test]
+fn rows_out_of_order_are_an_error_and_no_wrong_result() {
+    let plan = MergePlan {
+        order: vec![ascending(0)],
+        ..MergePlan::concatenate()
+    };
+    let legs = selected(&[("a", oid::TEXT)], &[&["a", "B"], &["c"]]);
+    assert_eq!(
+        run(merge(plan, Slice::default(), 2), &legs),
+        "T:a a E:XX000"
+    );
+}
+
+#[test]
+fn columns_must_agree_but_for_oids_of_users_types() {
+    let check = |a: (&str, u32), b: (&str, u32), expected: &str| {
+        let legs = [
+            vec![described(&[a]), done("SELECT 0")],
+            vec![described(&[b]), done("SELECT 0")],
+        ];
+        assert_eq!(
+            run(merge(MergePlan::concatenate(), Slice::default(), 2), &legs),
+            expected
+        );
+    };
+    check(("a", oid::INT4), ("a", oid::INT4), "T:a C:SELECT_0");
+    check(("a", oid::INT4), ("a", oid::INT8), "E:42804");
+    check(("a", oid::INT4), ("b", oid::INT4), "E:42804");
+    check(("a", 16_400), ("a", 17_000), "T:a C:SELECT_0");
+}
+
+#[test]
+fn one_reply_to_the_extended_protocol() {
+    let leg = |rows: &[&str], end: &str| {
+        let mut leg = vec![
+            PARSE_COMPLETE.to_vec(),
+            BIND_COMPLETE.to_vec(),
+            described(&[("a", oid::INT4)]),
+        ];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let legs = [leg(&["1"], "SELECT 1"), leg(&["2", "3"], "SELECT 2")];
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), Slice::default(), 2), &legs),
+        "1 2 T:a 1 2 3 C:SELECT_3"
+    );
+
+    // A leg that is far ahead waits for the other's description.
+    let mut ahead = merge(MergePlan::concatenate(), Slice::default(), 2);
+    let mut out = Vec::new();
+    for message in &legs[1] {
+        ahead.feed(1, message, &mut out);
+    }
+    assert_eq!(words(&out), "");
+    for message in &legs[0] {
+        ahead.feed(0, message, &mut out);
+    }
+    assert_eq!(ahead.pump(usize::MAX, &mut out), Progress::Done);
+    assert_eq!(words(&out), "1 2 T:a 2 3 1 C:SELECT_3");
+}
+
+#[test]
+fn a_description_for_the_merge_alone_is_kept_from_the_client() {
+    let plan = MergePlan {
+        order: vec![ascending(0)],
+        ..MergePlan::concatenate()
+    };
+    let merge = Merge::new(
+        Arc::new(plan),
+        Slice::default(),
+        2,
+        BYTES,
+        Description::Kept,
+        LIMITS,
+    );
+    assert_eq!(
+        run(merge, &selected(&[("a", oid::INT4)], &[&["2"], &["1"]])),
+        "1 2 C:SELECT_2"
+    );
+}
+
+#[test]
+fn writes_are_added_or_the_same_everywhere() {
+    let check = |plan: MergePlan, legs: &[Vec<Vec<u8>>], expected: &str| {
+        assert_eq!(
+            run(merge(plan, Slice::default(), legs.len()), legs),
+            expected
+        );
+    };
+    let returning = |rows: &[&str], end: &str| {
+        let mut leg = vec![described(&[("a", oid::INT4)])];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let insert = [
+        returning(&["1"], "INSERT 0 1"),
+        returning(&["2", "3"], "INSERT 0 2"),
+    ];
+    check(
+        MergePlan::sharded_write(),
+        &insert,
+        "T:a 1 2 3 C:INSERT_0_3",
+    );
+    let same = [returning(&["1"], "UPDATE 1"), returning(&["1"], "UPDATE 1")];
+    check(MergePlan::omnisharded_write(), &same, "T:a 1 C:UPDATE_1");
+    let differing = [vec![done("UPDATE 1")], vec![done("UPDATE 2")]];
+    check(MergePlan::omnisharded_write(), &differing, "E:XX001");
+    let utility = [
+        vec![NO_DATA.to_vec(), done("CREATE TABLE")],
+        vec![NO_DATA.to_vec(), done("CREATE TABLE")],
+    ];
+    check(MergePlan::utility(), &utility, "n C:CREATE_TABLE");
+    let empty = [
+        vec![EMPTY_QUERY_RESPONSE.to_vec()],
+        vec![EMPTY_QUERY_RESPONSE.to_vec()],
+    ];
+    check(MergePlan::utility(), &empty, "I");
+}
+
+#[test]
+fn notices_of_all_legs_come_once() {
+    let mut notice = Vec::new();
+    let severity = crate::protocol::error_fields::Severity::Notice;
+    crate::protocol::error_fields::put_notice(
+        &mut notice,
+        severity,
+        SqlState::WARNING,
+        "exists",
+        None,
+        None,
+    );
+    let leg = vec![notice, done("CREATE TABLE")];
+    assert_eq!(
+        run(
+            merge(MergePlan::utility(), Slice::default(), 2),
+            &[leg.clone(), leg]
+        ),
+        "N C:CREATE_TABLE"
+    );
+}
+
+#[test]
+fn copies_have_one_header_and_one_end() {
+    let message = |tag: u8, body: &[u8]| {
+        let mut out = Vec::new();
+        put_message(&mut out, tag, |out| out.extend_from_slice(body));
+        out
+    };
+    let copy = |format: u8, data: &[&[u8]], end: &str| {
+        let mut leg = vec![message(b'H', &[format, 0, 0])];
+        leg.extend(data.iter().map(|data| message(b'd', data)));
+        leg.push(COPY_DONE.to_vec());
+        leg.push(done(end));
+        leg
+    };
+    let plan = || merge(MergePlan::sharded_write(), Slice::default(), 2);
+    let text = [
+        copy(0, &[b"a\n", b"1\n"], "COPY 1"),
+        copy(0, &[b"a\n", b"2\n"], "COPY 1"),
+    ];
+    assert_eq!(
+        run(plan().copy_names(), &text),
+        "H d:a\\n d:1\\n d:2\\n c C:COPY_2"
+    );
+    let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+    let with = |row: &[u8]| [&header[..], row].concat();
+    let binary = [
+        copy(1, &[&with(b"row1"), b"row2", b"\xff\xff"], "COPY 2"),
+        copy(1, &[&with(b"row3"), b"\xff\xff"], "COPY 1"),
+    ];
+    let found = run(plan(), &binary);
+    let first = with(b"row1").escape_ascii().to_string();
+    assert_eq!(
+        found,
+        format!("H d:{first} d:row3 d:row2 d:\\xff\\xff c C:COPY_3")
+    );
+    let empty = [
+        copy(1, &[&with(b"\xff\xff")], "COPY 0"),
+        copy(1, &[&with(b"\xff\xff")], "COPY 0"),
+    ];
+    let first = header.escape_ascii();
+    assert_eq!(
+        run(plan(), &empty),
+        format!("H d:{first} d:\\xff\\xff c C:COPY_0")
+    );
+}
+
+#[test]
+fn a_leg_that_is_ahead_is_not_read_on_and_memory_is_bounded() {
+    let plan = || MergePlan {
+        order: vec![ascending(0)],
+        ..MergePlan::concatenate()
+    };
+    let mut ordered = merge(plan(), Slice::default(), 2);
+    let mut out = Vec::new();
+    for leg in 0..2 {
+        ordered.feed(leg, &described(&[("a", oid::INT4)]), &mut out);
+    }
+    let mut fed = 0;
+    while ordered.may_read(0) {
+        ordered.feed(0, &row("1"), &mut out);
+        fed += 1;
+        assert_eq!(ordered.pump(usize::MAX, &mut out), Progress::Reading);
+    }
+    assert!(fed < 100 && ordered.may_read(1));
+    ordered.feed(1, &row("2"), &mut out);
+    assert_eq!(
+        ordered.pump(20, &mut out),
+        Progress::Writing,
+        "the client reads slowly"
+    );
+    assert_eq!(ordered.pump(usize::MAX, &mut out), Progress::Reading);
+    assert!(ordered.may_read(0), "its rows are with the client");
+
+    let mut groups = merge(grouped(&[0], &[], 0), Slice::default(), 1);
+    let mut out = Vec::new();
+    groups.feed(0, &described(&[("a", oid::INT4)]), &mut out);
+    let mut number = 0;
+    while !groups.has_failed() {
+        groups.feed(0, &row(&number.to_string()), &mut out);
+        number += 1;
+    }
+    assert!(number > 1_000);
+    assert_eq!(words(&out), "T:a E:53200");
+    groups.feed(0, &done("SELECT 9"), &mut out);
+    assert_eq!(groups.pump(usize::MAX, &mut out), Progress::Done);
+}
+
+#[test]
+fn hostile_messages_end_in_an_error() {
+    let check = |messages: &[&[u8]]| {
+        let plan = MergePlan {
+            order: vec![ascending(0)],
+            ..MergePlan::concatenate()
+        };
+        let mut merge = merge(plan, Slice::default(), 1);
+        let mut out = Vec::new();
+        for message in messages {
+            merge.feed(0, message, &mut out);
+            let _ = merge.pump(usize::MAX, &mut out);
+        }
+        assert!(merge.has_failed(), "{}", words(&out));
+    };
+    let described = described(&[("a", oid::INT4)]);
+    check(&[b""]);
+    check(&[b"D\0\0\0\x01"]);
+    check(&[b"D\0\0\0\x06\0\0", b"C\0\0\0\x0dSELECT 1\0"]);
+    check(&[&described, b"D\0\0\0\x06\0\x05"]);
+    check(&[&described, &row("1|2")]);
+    check(&[&described, &row("x")]);
+    check(&[b"T\0\0\0\x06\0\x01"]);
+    check(&[b"Z\0\0\0\x05I"]);
+    let legs = [
+        vec![described.clone(), done("SELECT 0")],
+        vec![done("SELECT 0")],
+    ];
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), Slice::default(), 2), &legs),
+        "E:XX000"
+    );
+}
+
+/// A row of the model: two keys, of which the second is a text.
+type ModelRow = (Option<i32>, String);
+
+fn model_row() -> impl Strategy<Value = ModelRow> {
+    (prop::option::weighted(0.8, -3..3i32), "[ab]{0,2}")
+}
+
+fn text((number, text): &ModelRow) -> String {
+    format!(
+        "{}|{text}",
+        number.map_or("-".into(), |number| number.to_string())
+    )
+}
+
+/// PostgreSQL's order: NULLs last, first where it descends.
+fn model_order(descending: bool) -> impl Fn(&ModelRow, &ModelRow) -> std::cmp::Ordering {
+    move |a, b| {
+        let order = (a.0.is_none(), a.0, &a.1).cmp(&(b.0.is_none(), b.0, &b.1));
+        if descending {
+            order.reverse()
+        } else {
+            order
+        }
+    }
+}
+
+proptest! {
+    /// Ordered by both columns, rows that tie are the same, so that the order is known in full.
+    #[test]
+    fn merged_rows_are_the_sorted_union(
+        mut legs in prop::collection::vec(prop::collection::vec(model_row(), 0..8), 1..5),
+        descending: bool,
+        distinct: bool,
+        offset in 0..4u64,
+        count in prop::option::of(0..6u64),
+        with_ties: bool,
+        turns in prop::collection::vec(0..5usize, 0..80),
+        room in 1..200usize,
+    ) {
+        let with_ties = with_ties && count.is_some();
+        let mut union: Vec<ModelRow> = legs.concat();
+        union.sort_by(model_order(descending));
+        if distinct {
+            union.dedup();
+        }
+        let skip = usize::try_from(offset).unwrap();
+        let mut expected: Vec<ModelRow> = union.iter().skip(skip).cloned().collect();
+        if let Some(count) = count {
+            let mut count = usize::try_from(count).unwrap();
+            while with_ties && 0 < count && count < expected.len() && expected[count] == expected[count - 1] {
+                count += 1;
+            }
+            expected.truncate(count);
+        }
+
+        let key = |column| OrderKey { descending, nulls_first: descending, ..ascending(column) };
+        let plan = MergePlan {
+            order: vec![key(0), key(1)],
+            distinct: if distinct { Distinct::Rows } else { Distinct::No },
+            ..MergePlan::concatenate()
+        };
+        for leg in &mut legs {
+            leg.sort_by(model_order(descending));
+        }
+        let columns = [("a", oid::INT4), ("b", oid::TEXT)];
+        let texts: Vec<Vec<String>> = legs.iter().map(|leg| leg.iter().map(text).collect()).collect();
+        let texts: Vec<Vec<&str>> = texts.iter().map(|leg| leg.iter().map(String::as_str).collect()).collect();
+        let slices: Vec<&[&str]> = texts.iter().map(Vec::as_slice).collect();
+        let messages = selected(&columns, &slices);
+        let slice = Slice { offset, count, with_ties };
+        let found = interleave(merge(plan, slice, legs.len()), &messages, &turns, room);
+        let expected: Vec<String> = expected.iter().map(text).collect();
+        prop_assert_eq!(found, format!("T:a|b {} C:SELECT_{}", expected.join(" "), expected.len()).replace("  ", " "));
+    }
+
+    /// Sum, count, least and greatest of each group.
+    #[test]
+    fn merged_groups_are_those_of_the_union(
+        legs in prop::collection::vec(prop::collection::vec(model_row(), 0..8), 1..5),
+        turns in prop::collection::vec(0..5usize, 0..80),
+    ) {
+        let group = |rows: &[ModelRow]| {
+            let mut groups = std::collections::BTreeMap::<String, Vec<Option<i32>>>::new();
+            for (number, key) in rows {
+                groups.entry(key.clone()).or_default().push(*number);
+            }
+            let line = |(key, numbers): (String, Vec<Option<i32>>)| {
+                let known = || numbers.iter().flatten().copied();
+                let show = |number: Option<i32>| number.map_or("-".to_string(), |number| number.to_string());
+                let sum = known().next().map(|_| known().sum());
+                format!("{key}|{}|{}|{}|{}", show(sum), known().count(), show(known().min()), show(known().max()))
+            };
+            groups.into_iter().map(line).collect::<Vec<String>>()
+        };
+        let plan = MergePlan {
+            order: vec![ascending(0)],
+            ..grouped(&[0], &[(1, Function::Sum), (2, Function::Sum), (3, Function::Least), (4, Function::Greatest)], 0)
+        };
+        let texts: Vec<Vec<String>> = legs.iter().map(|leg| group(leg)).collect();
+        let texts: Vec<Vec<&str>> = texts.iter().map(|leg| leg.iter().map(String::as_str).collect()).collect();
+        let slices: Vec<&[&str]> = texts.iter().map(Vec::as_slice).collect();
+        let columns = [("k", oid::TEXT), ("s", oid::INT8), ("n", oid::INT8), ("l", oid::INT4), ("g", oid::INT4)];
+        let messages = selected(&columns, &slices);
+        let found = interleave(merge(plan, Slice::default(), legs.len()), &messages, &turns, usize::MAX);
+        let expected = group(&legs.concat());
+        prop_assert_eq!(found, format!("T:k|s|n|l|g {} C:SELECT_{}", expected.join(" "), expected.len()).replace("  ", " "));
+    }
+}
+
+/// Feeds the legs in this order of turns, then to their ends, and pumps into little room.
+fn interleave(mut merge: Merge, legs: &[Vec<Vec<u8>>], turns: &[usize], room: usize) -> String {
+    let mut out = Vec::new();
+    let mut next = vec![0; legs.len()];
+    let mut progress = Progress::Reading;
+    let rest = (0..legs.len()).cycle().take(legs.len() * 12);
+    for index in turns.iter().map(|turn| turn % legs.len()).chain(rest) {
+        if let Some(message) = legs[index].get(next[index]) {
+            assert!(merge.may_read(index), "the window is wide");
+            merge.feed(index, message, &mut out);
+            next[index] += 1;
+        }
+        progress = merge.pump(room, &mut out);
+    }
+    while progress == Progress::Writing {
+        progress = merge.pump(room, &mut out);
+    }
+    assert_eq!(progress, Progress::Done);
+    words(&out)
+}
