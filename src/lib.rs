@@ -10,6 +10,8 @@ pub mod error;
 pub mod protocol;
 pub mod types;
 
+pub mod sharding;
+
 pub mod config;
 
 pub mod admin;

@@ -35,6 +35,8 @@ mod load;
 mod logs;
 #[path = "proxy/metrics.rs"]
 mod metrics;
+#[path = "proxy/partition_hash.rs"]
+mod partition_hash;
 #[path = "proxy/passthrough.rs"]
 mod passthrough;
 #[path = "proxy/pause.rs"]

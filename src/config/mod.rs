@@ -25,6 +25,7 @@ pub mod resolve;
 mod secret;
 mod section;
 mod sharding;
+mod sharding_tables;
 mod users;
 mod value;
 
@@ -34,6 +35,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sharding::ShardingTables;
 use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PassthroughAuth,
     PoolerMode, PreparedStatements, QuerySizeAction, Role, TlsVerify,
@@ -47,9 +49,10 @@ pub use diff::{diff, Change};
 pub use environment::{Environment, Overrides};
 pub use guests::Guest;
 pub use problem::Problem;
-pub use resolve::{resolve, Resolved, Source, Sources};
+pub use resolve::{resolve, resolve_with, Resolved, Source, Sources};
 pub use secret::Secret;
 pub use section::Reload;
+pub use sharding_tables::ReadFile;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -277,12 +280,14 @@ pub struct Instance {
 }
 
 /// A database as clients see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// Name that clients use.
     pub name: String,
     /// Its shards in the order of their numbers, at least one.
     pub shards: Vec<Shard>,
+    /// How its tables are spread over them.
+    pub sharding: ShardingTables,
 }
 
 /// One part of a database.

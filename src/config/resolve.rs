@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sharding::SHARDS_MAX;
+
 use super::check::check;
 use super::choice::{QueryParser, Role, ServerAuth};
 use super::document::Entry;
@@ -16,6 +18,7 @@ use super::observation::observation;
 use super::problem::{Problem, Problems};
 use super::secret::Secret;
 use super::sharding::convert_legacy;
+use super::sharding_tables::{load_centroids, sharding_tables, ReadFile};
 use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
 use super::{
@@ -56,11 +59,18 @@ pub struct Resolved {
     pub warnings: Vec<String>,
 }
 
-/// Builds the configuration.
+/// Builds the configuration where no setting may name a further file.
+///
+/// Errors: those of [`resolve_with`].
+pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
+    resolve_with(sources, &|_| Err("no file can be read here".to_owned()))
+}
+
+/// Builds the configuration; `read` reads the files that settings name.
 ///
 /// Errors: all that were found in both files and in the flags, in the order of files and lines. A syntax error hides
 /// the others of its file.
-pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
+pub fn resolve_with(sources: &Sources<'_>, read: ReadFile<'_>) -> Result<Resolved, Vec<Problem>> {
     let mut problems = Problems::default();
     let config_path: Arc<str> = Arc::from(sources.config.path);
     let users_path: Arc<str> = Arc::from(sources.users.path);
@@ -92,6 +102,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Vec<Problem>> {
         file.admin = admin.clone();
     }
     convert_legacy(&mut file, &mut problems);
+    load_centroids(&mut file, read, &mut problems);
     if !doubtful {
         check(&file, &users, &mut problems);
     }
@@ -124,6 +135,7 @@ pub(super) fn build(
     }
     let general = &file.general.value;
     let (users, pools) = users_and_pools(&file, &users_file, problems);
+    let clusters = clusters(&file, problems);
     Config {
         listen: Listen {
             host: general.host.clone(),
@@ -151,7 +163,7 @@ pub(super) fn build(
             node_id: environment.get("NODE_ID").cloned(),
             deployment_id: environment.get("DEPLOYMENT_ID").cloned(),
         },
-        clusters: clusters(&file.databases),
+        clusters,
         pools,
         users,
         mirrors: mirrors(&file),
@@ -246,10 +258,17 @@ fn admin_identity(admin: &Admin) -> AdminIdentity {
     }
 }
 
-fn clusters(databases: &[Entry<Database>]) -> Vec<Cluster> {
+fn clusters(file: &File, problems: &mut Problems) -> Vec<Cluster> {
     let mut clusters: BTreeMap<&str, BTreeMap<u32, Vec<Server>>> = BTreeMap::new();
-    for Entry { value, .. } in databases {
+    for entry in &file.databases {
+        let value = &entry.value;
         let shards = clusters.entry(&value.name).or_default();
+        let known = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        if known >= SHARDS_MAX && !shards.contains_key(&value.shard) {
+            let reason = format!("\"{}\" has more than {SHARDS_MAX} shards", value.name);
+            problems.errors.push(entry.problem("shard", reason));
+            continue;
+        }
         shards.entry(value.shard).or_default().push(Server {
             address: value.address(),
             role: value.role,
@@ -258,11 +277,15 @@ fn clusters(databases: &[Entry<Database>]) -> Vec<Cluster> {
         });
     }
     let shard = |(number, servers)| Shard { number, servers };
-    let cluster = |(name, shards): (&str, BTreeMap<_, _>)| Cluster {
-        name: name.to_owned(),
-        shards: shards.into_iter().map(shard).collect(),
+    let mut cluster = |(name, shards): (&str, BTreeMap<_, _>)| {
+        let numbers = shards.keys().copied().collect();
+        Cluster {
+            name: name.to_owned(),
+            sharding: sharding_tables(file, name, &numbers, problems),
+            shards: shards.into_iter().map(shard).collect(),
+        }
     };
-    clusters.into_iter().map(cluster).collect()
+    clusters.into_iter().map(&mut cluster).collect()
 }
 
 fn mirrors(file: &File) -> Vec<Mirror> {

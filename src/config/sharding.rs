@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::sharding::{self, KeyType, Rule, RuleKey, Rules};
+
 use super::choice::{Hasher, LookupResult, MappingKind, ShardingKeyType};
 use super::document::{nested_literal, read_nested, Entry};
 use super::file::File;
 use super::problem::Problems;
 use super::section::section;
+use super::sharding_tables::key_type;
 use super::value::{quoted, Flaw, Identifier, Input, Value};
 
 section! {
@@ -244,71 +247,48 @@ pub(super) fn check(table: &Entry<ShardedTable>, problems: &mut Problems) {
             );
         }
     }
-    for reason in rule_flaws(&value.mapping, value.data_type) {
-        error("mapping", reason);
+    // Vectors with rules are refused whole, in `sharding_tables.rs`.
+    if value.data_type != ShardingKeyType::Vector {
+        for reason in value.rules().err().into_iter().flatten() {
+            error("mapping", reason);
+        }
     }
 }
 
-/// Rules that cannot be meant: of two kinds at once, of the wrong type, empty or overlapping.
-fn rule_flaws(rules: &[MappingRule], data_type: ShardingKeyType) -> Vec<String> {
-    let mut flaws = Vec::new();
-    for rule in rules {
-        if !rule.values.is_empty() && (rule.start.is_some() || rule.end.is_some()) {
-            flaws.push(format!(
-                "a rule has either values or start and end (shard {})",
-                rule.shard
-            ));
-        }
-        let keys = rule.values.iter().chain(&rule.start).chain(&rule.end);
-        for key in keys {
-            if matches!(key, Key::Integer(_)) != (data_type == ShardingKeyType::Bigint) {
+impl ShardedTable {
+    /// Its rules with keys of its type. Errors: keys of another type, or what contradicts itself.
+    pub(super) fn rules(&self) -> Result<Rules, Vec<String>> {
+        let mut flaws = Vec::new();
+        let mut key = |key: &Key| {
+            let canonical = match (key, key_type(self.data_type)) {
+                (Key::Integer(value), KeyType::Bigint) => Some(RuleKey::Integer(*value)),
+                (Key::Text(text), KeyType::Varchar) => Some(RuleKey::Text(text.clone())),
+                (Key::Text(text), KeyType::Uuid) => match KeyType::Uuid.text(text.as_bytes()) {
+                    Ok(sharding::Key::Uuid(bytes)) => Some(RuleKey::Uuid(bytes)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            if canonical.is_none() {
                 let key = key.literal().unwrap_or_default();
-                flaws.push(format!("{key} is not of data_type {data_type}"));
+                flaws.push(format!("{key} is not of data_type {}", self.data_type));
             }
+            canonical
+        };
+        let mut rules = Vec::new();
+        for rule in &self.mapping {
+            rules.push(Rule {
+                values: rule.values.iter().filter_map(&mut key).collect(),
+                start: rule.start.as_ref().and_then(&mut key),
+                end: rule.end.as_ref().and_then(&mut key),
+                shard: rule.shard,
+            });
         }
-        if let (Some(start), Some(end)) = (&rule.start, &rule.end) {
-            if start >= end {
-                flaws.push(format!(
-                    "the range of shard {} ends before it starts",
-                    rule.shard
-                ));
-            }
+        if flaws.is_empty() {
+            return Rules::new(rules);
         }
+        Err(flaws)
     }
-    for (at, rule) in rules.iter().enumerate() {
-        for other in rules.iter().skip(at + 1) {
-            match (rule.kind(), other.kind()) {
-                (MappingKind::Range, MappingKind::Range) if overlap(rule, other) => {
-                    flaws.push(format!(
-                        "ranges of shards {} and {} overlap",
-                        rule.shard, other.shard
-                    ));
-                }
-                (MappingKind::List, MappingKind::List) => {
-                    let twice = rule.values.iter().filter(|key| other.values.contains(key));
-                    flaws.extend(
-                        twice
-                            .filter_map(Key::literal)
-                            .map(|key| format!("{key} is in two lists")),
-                    );
-                }
-                (MappingKind::Default, MappingKind::Default) => {
-                    flaws.push("two default rules".to_owned())
-                }
-                _ => {}
-            }
-        }
-    }
-    flaws
-}
-
-/// Do two half-open ranges share a key? A missing bound is infinite.
-fn overlap(a: &MappingRule, b: &MappingRule) -> bool {
-    let before = |start: &Option<Key>, end: &Option<Key>| match (start, end) {
-        (Some(start), Some(end)) => start < end,
-        _ => true,
-    };
-    before(&a.start, &b.end) && before(&b.start, &a.end)
 }
 
 #[cfg(test)]

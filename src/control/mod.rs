@@ -31,7 +31,7 @@ use cores::BoundSocket;
 use crate::auth::{InstanceSecret, Verifier};
 use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
-use crate::config::{resolve, Config, Environment, Resolved, Source, Sources};
+use crate::config::{resolve_with, Config, Environment, Resolved, Source, Sources};
 use crate::proxy::{self, Boot, Listen, MAILBOX_CAPACITY};
 
 use events::Control;
@@ -96,7 +96,7 @@ fn load(cli: &Cli) -> Result<Resolved, String> {
     let config = read(config_path)?;
     let users = read(users_path)?;
     let environment: Environment = std::env::vars().collect();
-    resolve(&Sources {
+    let sources = Sources {
         config: Source {
             path: &config_path.to_string_lossy(),
             text: config.as_deref(),
@@ -107,8 +107,9 @@ fn load(cli: &Cli) -> Result<Resolved, String> {
         },
         environment: &environment,
         overrides: &cli.overrides(),
-    })
-    .map_err(|problems| {
+    };
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    resolve_with(&sources, &read).map_err(|problems| {
         problems
             .iter()
             .map(ToString::to_string)

@@ -1,0 +1,23 @@
+//! Which shard a row belongs to: keys, hashes, rules, and the tables that have a key.
+//!
+//! A [`ShardedColumn`] turns what a client wrote (a literal, a parameter, a field of COPY) into a canonical [`Key`], and
+//! the key into its shard. Equal keys have one shard however they are spelled. [`ShardingTables`] knows which column is the
+//! key of a table. The configuration builds both once; nothing here changes afterwards.
+
+pub mod centroids;
+pub mod hash;
+pub mod key;
+mod number;
+pub mod rules;
+pub mod schemas;
+pub mod shards;
+pub mod tables;
+
+pub use centroids::Centroids;
+pub use key::{BadKey, Key, KeyType, Usage};
+pub use rules::{Rule, RuleKey, Rules};
+pub use schemas::{search_path, SchemaShards};
+pub use shards::{Shards, SHARDS_MAX};
+pub use tables::{
+    Function, Lookup, LookupAnswer, Placement, ShardedColumn, ShardingTables, TableKind,
+};
