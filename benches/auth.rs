@@ -53,6 +53,7 @@ fn proof_checked((proof, keys): (Proof, Keys)) -> Vec<u8> {
     proof
         .check(std::slice::from_ref(black_box(keys.stored())))
         .unwrap()
+        .server_final
 }
 
 library_benchmark_group!(

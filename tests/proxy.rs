@@ -15,6 +15,8 @@ mod support;
 mod admin;
 #[path = "proxy/auth.rs"]
 mod auth;
+#[path = "proxy/auth_query.rs"]
+mod auth_query;
 #[path = "proxy/cancel.rs"]
 mod cancel;
 #[path = "proxy/copy.rs"]

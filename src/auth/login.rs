@@ -18,6 +18,7 @@
 use super::keys::{Derivation, Keys, Origin, Password, StoredKeys, ITERATIONS};
 use super::md5::Md5Hash;
 use super::mock::InstanceSecret;
+use super::revealed::ScramKeys;
 use super::scram::server::{client_first, AwaitClientFinal, Proof};
 use super::scram::{Mechanism, ScramError};
 use super::verifier::{ScramVerifier, Verifier};
@@ -107,6 +108,8 @@ pub struct Login {
     random: Random,
     /// The password that the client has sent in clear text.
     typed: Option<Password>,
+    /// What its proof has shown, where we had only a verifier.
+    revealed: Option<ScramKeys>,
     state: State,
 }
 
@@ -129,7 +132,7 @@ enum Challenge {
     Mechanism(ScramTarget),
     /// For its client-first message, which it might have sent along with the mechanism.
     ClientFirst(Mechanism, ScramTarget),
-    ClientFinal(AwaitClientFinal, ScramSecrets),
+    ClientFinal(AwaitClientFinal, ScramTarget),
 }
 
 /// What becomes of a password in clear text that is none of those known.
@@ -256,6 +259,7 @@ impl Login {
             end_point: request.end_point,
             random: request.random,
             typed: None,
+            revealed: None,
             state: State::Startup(request.method, targets),
         }
     }
@@ -316,9 +320,16 @@ impl Login {
             Challenge::Md5(targets) => self.md5(&targets, body),
             Challenge::Mechanism(target) => self.sasl_initial_response(target, body),
             Challenge::ClientFirst(mechanism, target) => self.client_first(mechanism, target, body),
-            Challenge::ClientFinal(server, secrets) => match server.client_final(body) {
-                Ok(proof) => match secrets {
-                    ScramSecrets::Keys(keys) => self.check(&proof, &[keys]),
+            Challenge::ClientFinal(server, target) => match server.client_final(body) {
+                Ok(proof) => match target.secrets {
+                    ScramSecrets::Keys(keys) => {
+                        let verifier = ScramVerifier {
+                            salt: target.salt,
+                            iterations: target.iterations,
+                            keys,
+                        };
+                        self.check_verifier(&proof, verifier)
+                    }
                     ScramSecrets::Derive(derivations) => {
                         self.derive(Deriving::Proof(proof), derivations)
                     }
@@ -366,6 +377,11 @@ impl Login {
     /// Is the client in?
     pub fn is_accepted(&self) -> bool {
         matches!(self.state, State::Accepted)
+    }
+
+    /// The keys that a client has shown who proved itself by SCRAM to a stored verifier.
+    pub fn revealed(&self) -> Option<&ScramKeys> {
+        self.revealed.as_ref()
     }
 
     fn plain(&mut self, targets: Targets, otherwise: Otherwise, body: &[u8]) -> Step {
@@ -459,7 +475,7 @@ impl Login {
         );
         match result {
             Ok((server, response)) => self.challenge(
-                Challenge::ClientFinal(server, target.secrets),
+                Challenge::ClientFinal(server, target),
                 authentication(code::SASL_CONTINUE, &[&response]),
             ),
             Err(error) => self.scram_error(error),
@@ -468,7 +484,17 @@ impl Login {
 
     fn check(&mut self, proof: &Proof, keys: &[StoredKeys]) -> Step {
         match proof.check(keys) {
-            Ok(response) => self.accept(authentication(code::SASL_FINAL, &[&response])),
+            Ok(proven) => self.accept(authentication(code::SASL_FINAL, &[&proven.server_final])),
+            Err(error) => self.scram_error(error),
+        }
+    }
+
+    fn check_verifier(&mut self, proof: &Proof, verifier: ScramVerifier) -> Step {
+        match proof.check(std::slice::from_ref(&verifier.keys)) {
+            Ok(proven) => {
+                self.revealed = Some(ScramKeys::revealed(verifier, proven.client_key));
+                self.accept(authentication(code::SASL_FINAL, &[&proven.server_final]))
+            }
             Err(error) => self.scram_error(error),
         }
     }

@@ -6,8 +6,9 @@
 //! The server names the method. As in libpq's default, a server that asks for the password in clear text gets
 //! it; only verified TLS (`tls_verify`) keeps it from somebody in between.
 
-use super::keys::{Derivation, Keys, Origin, Password};
+use super::keys::{Derivation, Keys, Origin};
 use super::md5::Md5Hash;
+use super::revealed::ServerSecret;
 use super::scram::client::{client_first, AwaitServerFinal, AwaitServerFirst, Binding, Challenge};
 use super::scram::{Mechanism, ScramError};
 use super::{code, message, Random};
@@ -21,9 +22,9 @@ pub struct ServerLoginRequest<'a> {
     pub user: &'a str,
     /// The database as clients know it, for the error they may get to see.
     pub database: &'a str,
-    /// One password; to try another takes another connection. `None` when there is none: then the server
+    /// One secret; to try another takes another connection. `None` when there is none: then the server
     /// must do without.
-    pub password: Option<Password>,
+    pub secret: Option<ServerSecret>,
     /// `tls-server-end-point` of the connection: the hash of the server's certificate. `None` without TLS.
     pub end_point: Option<Vec<u8>>,
     /// For this login only.
@@ -54,7 +55,7 @@ pub enum ServerStep {
 pub struct ServerLogin {
     user: Box<str>,
     database: Box<str>,
-    password: Option<Password>,
+    secret: Option<ServerSecret>,
     end_point: Option<Vec<u8>>,
     random: Random,
     state: State,
@@ -80,7 +81,7 @@ impl ServerLogin {
         Self {
             user: request.user.into(),
             database: request.database.into(),
-            password: request.password,
+            secret: request.secret,
             end_point: request.end_point,
             random: request.random,
             state: State::Startup,
@@ -131,29 +132,38 @@ impl ServerLogin {
     }
 
     fn cleartext_password(&mut self) -> ServerStep {
-        let Some(password) = &self.password else {
-            return self.no_password();
+        let password = match &self.secret {
+            None => return self.no_password(),
+            Some(ServerSecret::Password(password)) => password,
+            Some(ServerSecret::Scram(_) | ServerSecret::Md5(_)) => return self.only_keys(),
         };
         self.state = State::PasswordSent;
         ServerStep::Send(message(b'p', &[password.as_bytes(), b"\0"]))
     }
 
     fn md5_password(&mut self, body: &[u8]) -> ServerStep {
-        let Some(password) = &self.password else {
-            return self.no_password();
+        let hash = match &self.secret {
+            None => return self.no_password(),
+            Some(ServerSecret::Password(password)) => {
+                Md5Hash::new(password.as_bytes(), self.user.as_bytes())
+            }
+            Some(ServerSecret::Md5(hash)) => hash.clone(),
+            Some(ServerSecret::Scram(_)) => return self.only_keys(),
         };
         let Ok(salt) = body.try_into() else {
             return self.fail("malformed authentication message");
         };
-        let answer = Md5Hash::new(password.as_bytes(), self.user.as_bytes()).answer(salt);
+        let answer = hash.answer(salt);
         self.state = State::PasswordSent;
         ServerStep::Send(message(b'p', &[&answer, b"\0"]))
     }
 
     /// Chooses the strongest mechanism that both sides know. The body lists zero-terminated names.
     fn sasl(&mut self, body: &[u8]) -> ServerStep {
-        if self.password.is_none() {
-            return self.no_password();
+        match &self.secret {
+            None => return self.no_password(),
+            Some(ServerSecret::Password(_) | ServerSecret::Scram(_)) => {}
+            Some(ServerSecret::Md5(_)) => return self.only_keys(),
         }
         let offers = |mechanism: Mechanism| {
             let mut names = body.split(|byte| *byte == 0);
@@ -176,8 +186,19 @@ impl ServerLogin {
     }
 
     fn challenge(&mut self, challenge: Challenge) -> ServerStep {
-        let Some(password) = self.password.clone() else {
-            return self.no_password();
+        let password = match &self.secret {
+            Some(ServerSecret::Password(password)) => password.clone(),
+            Some(ServerSecret::Scram(known))
+                if known.are_for(&challenge.salt, challenge.iterations) =>
+            {
+                let (client, response) = challenge.answer(&known.keys);
+                self.state = State::ServerFinal(client);
+                return ServerStep::Send(message(b'p', &[&response]));
+            }
+            Some(ServerSecret::Scram(_)) => {
+                return self.fail("the server's verifier has changed since the client logged in")
+            }
+            Some(ServerSecret::Md5(_)) | None => return self.no_password(),
         };
         let derivation = Derivation {
             password,
@@ -191,6 +212,10 @@ impl ServerLogin {
 
     fn no_password(&self) -> ServerStep {
         self.fail("server asks for a password, none is configured")
+    }
+
+    fn only_keys(&self) -> ServerStep {
+        self.fail("server asks for a password, known is only what stands for it in another method")
     }
 
     fn scram_error(&self, error: ScramError) -> ServerStep {

@@ -26,7 +26,7 @@ fn server_login(password: Option<&str>, end_point: Option<&[u8]>) -> ServerLogin
     ServerLogin::new(ServerLoginRequest {
         user: USER,
         database: "shop",
-        password: password.map(Password::new),
+        secret: password.map(|password| ServerSecret::Password(Password::new(password))),
         end_point: end_point.map(<[u8]>::to_vec),
         random: [2; NONCE_BYTES],
     })
@@ -245,6 +245,64 @@ fn unknown_users_look_like_wrong_passwords() {
             }
         }
     }
+}
+
+/// A client proves itself to a verifier that we have; with what that shows we log in to a server that has it, too.
+#[test]
+fn a_proof_to_a_verifier_opens_servers_with_the_same() {
+    let mut ours = login(Method::Scram, stored_scram("pencil"), None);
+    let mut client = server_login(Some("pencil"), None);
+    ours.start();
+    let ServerStep::Send(first) = client.authentication(10, b"SCRAM-SHA-256\0\0") else {
+        panic!();
+    };
+    let Step::Send(challenge) = ours.message(b'p', &first[5..]) else {
+        panic!();
+    };
+    let ServerStep::Derive(derivation) = client.authentication(11, &challenge[9..]) else {
+        panic!();
+    };
+    let ServerStep::Send(last) = client.derived(&derivation.run()) else {
+        panic!();
+    };
+    assert!(matches!(ours.message(b'p', &last[5..]), Step::Accepted(_)));
+    let keys = ours
+        .revealed()
+        .expect("there was only a verifier")
+        .to_text();
+
+    let run = |method, credentials, secret: Option<ServerSecret>| {
+        let client = ServerLogin::new(ServerLoginRequest {
+            user: USER,
+            database: "shop",
+            secret,
+            end_point: None,
+            random: [2; NONCE_BYTES],
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            exchange(login(method, credentials, None), client)
+        }));
+        outcome.is_ok_and(|outcome| outcome.accepted)
+    };
+    let secret = || ServerSecret::parse(&keys);
+    assert!(run(Method::Scram, stored_scram("pencil"), secret()));
+    // Another salt, another password, another method: refused, and the password stays unknown.
+    let salted = Verifier::derive(b"pencil", b"another salt", 2);
+    assert!(!run(Method::Scram, Credentials::Stored(salted), secret()));
+    assert!(!run(Method::Scram, stored_scram("brush"), secret()));
+    assert!(!run(Method::Plain, stored_scram("pencil"), secret()));
+    assert!(!run(Method::Md5, stored_md5("pencil"), secret()));
+
+    let hash = || {
+        Some(ServerSecret::Md5(md5::Md5Hash::new(
+            b"pencil",
+            USER.as_bytes(),
+        )))
+    };
+    assert!(run(Method::Md5, stored_md5("pencil"), hash()));
+    assert!(!run(Method::Md5, stored_md5("brush"), hash()));
+    assert!(!run(Method::Plain, stored_md5("pencil"), hash()));
+    assert!(!run(Method::Scram, stored_scram("pencil"), hash()));
 }
 
 #[test]

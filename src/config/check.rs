@@ -33,6 +33,7 @@ pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
     check.databases();
     check.references();
     check.users(users);
+    check.auth_users(users);
     for table in &file.sharded_tables {
         sharding::check(table, problems);
     }
@@ -370,6 +371,38 @@ impl Check<'_> {
         }
     }
 
+    /// `auth_user` runs a query, and needs a pool for it.
+    fn auth_users(&mut self, users: &UsersFile) {
+        let is_there = |name: &str, database: Option<&str>| {
+            users.users.iter().any(|entry| {
+                let databases = entry.value.database_names(self.file);
+                entry.value.name == name && database.is_none_or(|name| databases.contains(name))
+            })
+        };
+        let general = &self.file.general;
+        let mut missing = Vec::new();
+        if let Some(name) = &general.value.auth_user {
+            if !is_there(name, None) {
+                missing.push(
+                    general.problem("auth_user", format!("no user \"{name}\" in users.toml")),
+                );
+            }
+        }
+        for database in &self.file.databases {
+            let value = &database.value;
+            if let Some(name) = &value.auth_user {
+                if !is_there(name, Some(&value.name)) {
+                    let reason = format!("no user \"{name}\" for this database in users.toml");
+                    missing.push(database.problem("auth_user", reason));
+                }
+            }
+        }
+        if !general.value.auth_query.contains("$1") {
+            missing.push(general.problem("auth_query", "asks for nobody: it has no $1"));
+        }
+        self.problems.errors.extend(missing);
+    }
+
     fn users(&mut self, users: &UsersFile) {
         let general = &self.file.general.value;
         let passthrough = general.passthrough_auth != PassthroughAuth::Disabled;
@@ -416,7 +449,16 @@ impl Check<'_> {
                     );
                 }
             }
-            if user.credentials().is_empty() && !passthrough && general.auth_type != AuthType::Trust
+            let looked_up = general.auth_user.is_some()
+                || self
+                    .file
+                    .databases
+                    .iter()
+                    .any(|database| database.value.auth_user.is_some());
+            if user.credentials().is_empty()
+                && !passthrough
+                && !looked_up
+                && general.auth_type != AuthType::Trust
             {
                 self.warn(
                     entry,

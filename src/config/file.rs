@@ -250,6 +250,8 @@ section! {
     user: Option<String> = unset "pgdog", Live, Now;
     /// Its password.
     password: Option<Secret> = unset "secret", Live, Now;
+    /// Overrides auth_user of [general].
+    auth_user: Option<String> = unset "pgdog_auth", Live, Now;
     /// Overrides default_pool_size.
     pool_size | max_pool_size: Option<usize> = unset "10", Live, Now;
     /// Overrides min_pool_size of [general].

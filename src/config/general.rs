@@ -70,6 +70,11 @@ section! {
     auth_type: AuthType = default "scram", Next, Now;
     /// Let clients log in with what the server accepts. Without "plain" this needs tls_certificate.
     passthrough_auth: PassthroughAuth = default "disabled", Next, Now;
+    /// User of users.toml that auth_query runs as; unset: there is no look-up. Ours, not PgDog's.
+    auth_user: Option<String> = unset "pgdog_auth", Live, Now;
+    /// Where clients without a password here are looked up: name and verifier of $1, run in the client's database.
+    /// A verifier that is null lets nobody in. Ours, not PgDog's.
+    auth_query: String = default "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin", Live, Now;
     /// Longest time for logging in.
     client_login_timeout: Millis = default "60000", Next, Now, env "PGDOG_CLIENT_LOG_TIMEOUT";
     /// Close clients silent for longer outside of transactions.

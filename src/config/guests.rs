@@ -1,4 +1,4 @@
-//! Users that no file gives a password, and whom a server has vouched for: passthrough authentication.
+//! Users that no file gives a password, and whom a server has vouched for: passthrough authentication, `auth_query`.
 //!
 //! A guest is known from the moment that a server has accepted the password, on all cores and like a user of the
 //! files: later logins are compared with what is known, and servers are logged in to with it. What is never done is
@@ -17,18 +17,48 @@ use super::{Config, Origin, PoolConfig, Secret, ServerLogin};
 /// a reload.
 pub const GUESTS_MAX: usize = 1024;
 
-/// A user of one database with a password that a server has accepted.
+/// A user of one database whom a server has accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// Login name.
     pub user: String,
     /// Database, as clients know it.
     pub database: String,
-    /// What the server has accepted.
-    pub password: Secret,
-    /// Only `_allow_change` lets another password take its place. Not so after a reload, which is how an operator
-    /// has passwords forgotten.
-    pub settled: bool,
+    /// What servers are logged in to with.
+    pub secret: GuestSecret,
+    /// Who says so.
+    pub voucher: Voucher,
+}
+
+/// What a guest has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestSecret {
+    /// The password.
+    Password(Secret),
+    /// What stands for it, in the text form of [`ServerSecret::parse`](crate::auth::ServerSecret::parse).
+    Keys(Secret),
+}
+
+/// How a server has vouched for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// It has accepted the password: `passthrough_auth`.
+    Login {
+        /// Only `_allow_change` lets another password take its place. Not so after a reload, which is how an operator
+        /// has passwords forgotten.
+        settled: bool,
+    },
+    /// It has told us what checks it: `auth_query`, which is asked again and again.
+    Query,
+}
+
+/// How to look a user up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup<'a> {
+    /// As whom.
+    pub auth_user: &'a str,
+    /// The query, whose `$1` is the user's name.
+    pub query: &'a str,
 }
 
 /// Why a guest cannot be known.
@@ -64,10 +94,10 @@ impl Config {
         let Some(user) = self.users.find(user, database) else {
             return Passthrough::Server;
         };
-        let settled = match user.origin {
+        let settled = match &user.origin {
             Origin::Files if user.credentials.identity.is_some() => return Passthrough::Off,
             Origin::Files => !user.credentials.is_empty(),
-            Origin::Guest { settled } => settled,
+            Origin::Guest(guest) => guest.voucher == Voucher::Login { settled: true },
         };
         if settled && !setting.allows_change() {
             Passthrough::Known
@@ -76,20 +106,48 @@ impl Config {
         }
     }
 
-    /// Who has shown this password: must it still become known before servers can be logged in to with it?
-    pub fn must_be_introduced(&self, user: &str, database: &str, password: &[u8]) -> bool {
+    /// How to find out about a user who has no password here; `None` if that is not to be done.
+    pub fn lookup(&self, user: &str, database: &str) -> Option<Lookup<'_>> {
+        let mut databases = self.file.databases.iter().map(|database| &database.value);
+        let general = &self.file.general.value;
+        let auth_user = databases
+            .find(|known| known.name == database)?
+            .auth_user
+            .as_ref()
+            .or(general.auth_user.as_ref())?;
         let known = self.users.find(user, database);
-        let by_guest = |known: &super::User| match known.origin {
-            Origin::Files => false,
-            Origin::Guest { settled } => {
-                let is_it = |known: &Secret| known.expose().as_bytes() == password;
-                !settled || !known.credentials.passwords.iter().any(is_it)
-            }
-        };
-        known.is_none_or(by_guest)
-            || self
+        let has_password =
+            |user: &super::User| user.origin == Origin::Files && !user.credentials.is_empty();
+        let applies = user != auth_user
+            && !known.is_some_and(has_password)
+            && self.pools_of(auth_user, database).next().is_some();
+        applies.then_some(Lookup {
+            auth_user,
+            query: &self.clients.auth_query,
+        })
+    }
+
+    /// Does that configuration look users up in the same way?
+    pub fn looks_up_as(&self, other: &Self) -> bool {
+        fn ways(config: &Config) -> impl Iterator<Item = (&str, Option<&String>)> {
+            let databases = config.file.databases.iter();
+            databases.map(|database| (&*database.value.name, database.value.auth_user.as_ref()))
+        }
+        self.clients.auth_query == other.clients.auth_query
+            && self.file.general.value.auth_user == other.file.general.value.auth_user
+            && ways(self).eq(ways(other))
+    }
+
+    /// A server has vouched for somebody: must that still become known before servers can be logged in to?
+    pub fn must_be_introduced(&self, guest: &Guest) -> bool {
+        let (user, database) = (&guest.user, &guest.database);
+        match self.users.find(user, database).map(|user| &user.origin) {
+            None => true,
+            Some(Origin::Guest(known)) => **known != *guest,
+            Some(Origin::Files) => self
                 .pools_of(user, database)
-                .any(|pool| pool.login.passwords.is_empty())
+                .any(|pool| pool.login.passwords.is_empty()),
+        }
     }
 
     /// Where to ask whether this is the user's password, and as whom to log in there: a server of the database, which
@@ -98,16 +156,17 @@ impl Config {
         let guest = Guest {
             user: user.to_owned(),
             database: database.to_owned(),
-            password,
-            settled: false,
+            secret: GuestSecret::Password(password.clone()),
+            voucher: Voucher::Login { settled: false },
         };
         let pools = self.pools_for(&guest);
         let primary = pools.iter().position(|pool| pool.role == Role::Primary);
         let mut pool = pools.into_iter().nth(primary.unwrap_or(0))?;
-        if pool.login.passwords != [guest.password.clone()] {
+        if pool.login.passwords != [password.clone()] {
             pool.login = ServerLogin {
                 user: guest.user,
-                passwords: vec![guest.password],
+                passwords: vec![password],
+                keys: None,
             };
         }
         Some(pool)
@@ -122,9 +181,7 @@ impl Config {
             }
             let entry = self.entry_for(guest);
             let mut known = user(&entry.value, &guest.database, &self.file.general.value);
-            known.origin = Origin::Guest {
-                settled: guest.settled,
-            };
+            known.origin = Origin::Guest(Box::new(guest.clone()));
             self.users.replace(known);
             self.pools
                 .retain(|pool| pool.user != guest.user || pool.database != guest.database);
@@ -136,7 +193,11 @@ impl Config {
 
     /// May this guest, who was known under another configuration, still be one?
     pub fn keeps(&self, guest: &Guest) -> bool {
-        self.clients.passthrough.is_for(true)
+        let vouching = match guest.voucher {
+            Voucher::Login { .. } => self.clients.passthrough.is_for(true),
+            Voucher::Query => self.lookup(&guest.user, &guest.database).is_some(),
+        };
+        vouching
             && self.cluster(&guest.database).is_some()
             && self
                 .users
@@ -158,7 +219,10 @@ impl Config {
         let mut entry = known.cloned().unwrap_or_else(|| Entry::absent(file));
         entry.value = UserEntry {
             name: guest.user.clone(),
-            password: Some(guest.password.clone()),
+            password: match &guest.secret {
+                GuestSecret::Password(password) => Some(password.clone()),
+                GuestSecret::Keys(_) => None,
+            },
             passwords: Vec::new(),
             password_hash: None,
             ..entry.value
@@ -177,8 +241,19 @@ impl Config {
             .collect();
         for pool in &mut pools {
             pool.limits.size_min = 0; // connections come and go with the clients
+            if let GuestSecret::Keys(keys) = &guest.secret {
+                // They are this user's on the server, and nobody else's.
+                let usable = pool.login.passwords.is_empty() && pool.login.user == guest.user;
+                pool.login.keys = Some(keys.clone()).filter(|_| usable);
+            }
         }
         pools
+    }
+}
+
+impl Guest {
+    fn is_settled(&self) -> bool {
+        self.voucher == Voucher::Login { settled: true }
     }
 }
 
@@ -187,14 +262,16 @@ impl Config {
 pub struct Guests(BTreeMap<(String, String), Guest>);
 
 impl Guests {
-    /// A server has accepted this password. False when that is known already.
+    /// A server has vouched for somebody. False when that is known already.
     ///
-    /// Errors: it may not take the place of the one that is known; there are too many.
+    /// Errors: the password may not take the place of the one that is known; there are too many.
     pub fn add(&mut self, guest: Guest, may_change: bool) -> Result<bool, Unwelcome> {
         let key = (guest.user.clone(), guest.database.clone());
         match self.0.get(&key) {
-            Some(known) if known.settled && known.password == guest.password => return Ok(false),
-            Some(known) if known.settled && !may_change => return Err(Unwelcome::Differs),
+            Some(known) if *known == guest => return Ok(false),
+            Some(known) if known.is_settled() && known.secret != guest.secret && !may_change => {
+                return Err(Unwelcome::Differs)
+            }
             Some(_) => {}
             None if self.0.len() >= GUESTS_MAX => return Err(Unwelcome::TooMany),
             None => {}
@@ -213,7 +290,9 @@ impl Guests {
         self.0
             .retain(|_, guest| config.keeps(guest) && is_in_use(guest));
         for guest in self.0.values_mut() {
-            guest.settled = false;
+            if let Voucher::Login { settled } = &mut guest.voucher {
+                *settled = false;
+            }
         }
     }
 
@@ -251,8 +330,8 @@ mod tests {
         Guest {
             user: user.to_owned(),
             database: database.to_owned(),
-            password: Secret::from(password),
-            settled: true,
+            secret: GuestSecret::Password(Secret::from(password)),
+            voucher: Voucher::Login { settled: true },
         }
     }
 
@@ -303,11 +382,11 @@ mod tests {
             Passthrough::Known,
             "its password is settled"
         );
-        assert!(!config.must_be_introduced("new", "a", b"y"));
-        assert!(config.must_be_introduced("new", "a", b"z"));
-        assert!(!config.must_be_introduced("configured", "a", b"p"));
+        assert!(!config.must_be_introduced(&guest("new", "a", "y")));
+        assert!(config.must_be_introduced(&guest("new", "a", "z")));
+        assert!(!config.must_be_introduced(&guest("configured", "a", "p")));
         // Its verifier proves the client, but no server can be logged in to with it.
-        assert!(config.must_be_introduced("hashed", "a", b"p"));
+        assert!(config.must_be_introduced(&guest("hashed", "a", "p")));
         let none = config.with_guests(&[guest("new", "nowhere", "y")]);
         assert_eq!(none.pools.len(), before + 1);
     }
@@ -377,5 +456,56 @@ mod tests {
             Err(Unwelcome::TooMany)
         );
         assert_eq!(guests.add(guest("7", "a", "x"), false), Ok(false));
+    }
+
+    #[test]
+    fn who_is_looked_up() {
+        let general = format!("[general]\nauth_user = \"configured\"\n{DATABASES}");
+        let source = |path, text| Source {
+            path,
+            text: Some(text),
+        };
+        let users = USERS.replace("identity = \"proven\"", "");
+        let resolved = resolve(&Sources {
+            config: source("pgdog.toml", &general),
+            users: source("users.toml", &users),
+            environment: &Default::default(),
+            overrides: &Default::default(),
+        });
+        let config = resolved.expect("a valid configuration").config;
+        let found = |user, database| config.lookup(user, database).map(|found| found.auth_user);
+        for user in ["open", "nobody"] {
+            assert_eq!(found(user, "a"), Some("configured"));
+        }
+        assert_eq!(found("configured", "a"), None, "it has a password");
+        assert_eq!(found("hashed", "a"), None);
+        assert_eq!(found("nobody", "b"), None, "auth_user has no pool there");
+        assert_eq!(found("nobody", "c"), None);
+
+        let keys = |user: &str, database: &str, text| Guest {
+            secret: GuestSecret::Keys(Secret::from(text)),
+            voucher: Voucher::Query,
+            ..guest(user, database, "")
+        };
+        let mut guests = Guests::default();
+        for (text, news) in [("x", true), ("x", false), ("y", true)] {
+            let added = guests.add(keys("nobody", "a", text), false);
+            assert_eq!(added, Ok(news), "what the server says now is what counts");
+        }
+        let config = config.with_guests(guests.iter());
+        let pool = config.pools_of("nobody", "a").next().expect("it has one");
+        assert_eq!(pool.login.keys, Some(Secret::from("y")));
+        assert!(!config.must_be_introduced(&keys("nobody", "a", "y")));
+        assert_eq!(
+            config.lookup("nobody", "a").map(|found| found.auth_user),
+            Some("configured")
+        );
+        // Where the pool logs in as somebody else, the keys are of no use.
+        let config = config.with_guests([&keys("nobody", "b", "y")]);
+        let pool = config.pools_of("nobody", "b").next().expect("it has one");
+        assert_eq!(
+            (pool.login.user.as_str(), pool.login.keys.clone()),
+            ("app", None)
+        );
     }
 }

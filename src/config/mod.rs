@@ -47,7 +47,7 @@ use users::UsersFile;
 
 pub use diff::{diff, Change};
 pub use environment::{Environment, Overrides};
-pub use guests::Guest;
+pub use guests::{Guest, GuestSecret};
 pub use problem::Problem;
 pub use resolve::{resolve, resolve_with, Resolved, Source, Sources};
 pub use secret::Secret;
@@ -136,6 +136,8 @@ pub struct ClientLimits {
     pub auth_type: AuthType,
     /// May servers be asked about their passwords?
     pub passthrough: PassthroughAuth,
+    /// Asks a server for the verifier of a user who has no password here; its `$1` is the user's name.
+    pub auth_query: String,
     /// Those who do not encrypt are refused.
     pub tls_required: bool,
     /// Time to finish logging in.
@@ -399,6 +401,8 @@ pub struct ServerLogin {
     pub user: String,
     /// Passwords to try in turn; none with an external identity.
     pub passwords: Vec<Secret>,
+    /// What stands for a password that is not known: as of [`GuestSecret::Keys`].
+    pub keys: Option<Secret>,
 }
 
 /// How many connections a pool may have, and for how long. A `None` limit is disabled.
@@ -475,15 +479,12 @@ pub struct User {
 }
 
 /// Who says that there is a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The files.
     Files,
-    /// A server, which has accepted the password: see [`Guest`].
-    Guest {
-        /// As of [`Guest::settled`].
-        settled: bool,
-    },
+    /// A server.
+    Guest(Box<Guest>),
 }
 
 /// When writes to several shards are committed in two phases.

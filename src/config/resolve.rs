@@ -176,6 +176,7 @@ fn client_limits(general: &General) -> ClientLimits {
     ClientLimits {
         auth_type: general.auth_type,
         passthrough: general.passthrough_auth,
+        auth_query: general.auth_query.clone(),
         tls_required: general.tls_client_required,
         login_timeout: general.client_login_timeout.limit(),
         idle_timeout: general.client_idle_timeout.limit(),
@@ -484,6 +485,7 @@ fn server_login(database: &Database, user: &UserEntry) -> ServerLogin {
     ServerLogin {
         user: name.clone(),
         passwords,
+        keys: None,
     }
 }
 

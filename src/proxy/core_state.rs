@@ -15,7 +15,7 @@ use cores::gate::Gate;
 use cores::journal::Journal;
 use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
-use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, Random};
+use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
 use crate::metrics::ClientMeter;
 use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
@@ -35,6 +35,8 @@ use super::setup::Setup;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
 const KEYS_MAX: usize = 4096;
+/// Users whom `auth_query` was asked about, remembered per core.
+const LOOKED_UP_MAX: usize = 4096;
 /// Bytes of prepared statements that the clients of one core may hold.
 const STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How soon another order to end is heeded while one is carried out.
@@ -81,6 +83,8 @@ pub(crate) struct CoreState {
     pub(crate) settings: RefCell<SettingsStore>,
     ids: RefCell<ProcessIds>,
     keys: RefCell<KeyCache>,
+    /// What servers have said of users.
+    pub(super) looked_up: RefCell<LookedUp>,
     random: RefCell<Vec<u8>>,
 }
 
@@ -153,6 +157,7 @@ impl CoreState {
             settings: RefCell::default(),
             ids: RefCell::new(ProcessIds::new(narrow(index), narrow(count))),
             keys: RefCell::new(KeyCache::new(KEYS_MAX)),
+            looked_up: RefCell::new(LookedUp::new(LOOKED_UP_MAX)),
             random: RefCell::new(Vec::new()),
         })
     }

@@ -117,6 +117,9 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     let configured: Vec<_> = known.iter().map(|(slot, _)| Rc::clone(slot)).collect();
     let pools = Pools::new(before.all.clone(), clusters(&configured));
     state.pools.replace(Rc::new(pools));
+    if !setup.looks_up_as(&state.config()) {
+        state.looked_up.borrow_mut().clear();
+    }
     state.setup.replace(Rc::new(setup.clone()));
     // From here on whoever is turned away by a pool looks for its successor.
     state.generation.set(setup.generation);

@@ -4,6 +4,7 @@
 //! `settings` and `session_settings` keep account of what a session has set.
 
 mod cursor;
+mod fill;
 pub mod keyword;
 pub mod lexer;
 mod plain;
@@ -15,4 +16,5 @@ pub mod settings;
 pub mod statements;
 
 pub use cursor::Name;
+pub use fill::fill;
 pub use sample::sample;

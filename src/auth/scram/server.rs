@@ -131,6 +131,20 @@ impl AwaitClientFinal {
     }
 }
 
+/// The client has proven that it knows the password.
+pub struct Proven {
+    /// Our own proof, to be sent.
+    pub server_final: Vec<u8>,
+    /// The key that no verifier holds.
+    pub(in crate::auth) client_key: Key,
+}
+
+impl std::fmt::Debug for Proven {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proven(..)")
+    }
+}
+
 /// A well-formed proof, not yet checked.
 pub struct Proof {
     proof: Key,
@@ -140,12 +154,13 @@ pub struct Proof {
 
 impl Proof {
     /// Does the proof belong to one of these keys? All of them must have the salt and the iterations of the
-    /// server-first message. Answers the server-final message, our own proof.
+    /// server-first message.
     ///
     /// Takes the same time whichever key fits, if any. Errors: `Proof`.
-    pub fn check(&self, candidates: &[StoredKeys]) -> Result<Vec<u8>, ScramError> {
+    pub fn check(&self, candidates: &[StoredKeys]) -> Result<Proven, ScramError> {
         let mut known = Choice::from(0);
         let mut server_key = Key::default();
+        let mut revealed = Key::default();
         for candidate in candidates {
             let client_key =
                 apply_signature(&self.proof, &candidate.stored_key, &self.auth_message);
@@ -154,10 +169,16 @@ impl Proof {
             for (byte, candidate) in server_key.iter_mut().zip(&candidate.server_key) {
                 byte.conditional_assign(candidate, fits);
             }
+            for (byte, candidate) in revealed.iter_mut().zip(&client_key) {
+                byte.conditional_assign(candidate, fits);
+            }
         }
         let signature = hmac(&server_key, &self.auth_message);
         if bool::from(known) {
-            Ok(format!("v={}", BASE64.encode(signature)).into_bytes())
+            Ok(Proven {
+                server_final: format!("v={}", BASE64.encode(signature)).into_bytes(),
+                client_key: revealed,
+            })
         } else {
             Err(ScramError::Proof)
         }

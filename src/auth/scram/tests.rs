@@ -36,7 +36,9 @@ fn rfc_7677() {
         server::respond(Mechanism::Sha256, None, client_first, nonce, &salt, 4096).unwrap();
     assert_eq!(message, server_first);
     let proof = server.client_final(client_final).unwrap();
-    assert_eq!(proof.check(&[keys.stored]).unwrap(), server_final);
+    let proven = proof.check(&[keys.stored]).unwrap();
+    assert_eq!(proven.server_final, server_final);
+    assert_eq!(proven.client_key, keys.client_key, "the proof reveals it");
 }
 
 /// Both roles up to the server-final message, every message passing through `tamper` with its number.
@@ -61,7 +63,7 @@ fn exchange(
         .iter()
         .map(|stored| Keys::derive(stored, b"salt", 2).stored)
         .collect();
-    let mut message = server.client_final(&message)?.check(&stored)?;
+    let mut message = server.client_final(&message)?.check(&stored)?.server_final;
     tamper(3, &mut message);
     client.server_final(&message)
 }
@@ -374,7 +376,7 @@ proptest! {
             let proof = server.client_final(message.as_bytes()).unwrap();
             match proof.check(&stored) {
                 Ok(message) => {
-                    let message = String::from_utf8(message).unwrap();
+                    let message = String::from_utf8(message.server_final).unwrap();
                     prop_assert!(accepted && client.handle_server_final(&message).is_ok());
                 }
                 Err(error) => prop_assert!(!accepted && error == ScramError::Proof),

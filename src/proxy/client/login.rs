@@ -8,18 +8,17 @@ use cores::Stream;
 
 use crate::admin::driver::Session as AdminDialogue;
 use crate::auth::{
-    certificate, Credentials, Login, LoginRequest, Method, Password, Step, Verifier,
+    certificate, Credentials, Login, LoginRequest, Method, Password, ScramKeys, Step, Verifier,
 };
 use crate::config::choice::AuthType;
-use crate::config::guests::Passthrough;
-use crate::config::{Config, User};
+use crate::config::guests::{Passthrough, Voucher};
+use crate::config::{Config, Secret, User};
 use crate::error::{Error, Fault};
 use crate::metrics::Stat;
-use crate::pool::{Checkout, ClientId};
 use crate::prepared::ClientStatements;
 use crate::protocol::authentication::AUTHENTICATION_OK;
 use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
-use crate::protocol::error_fields::{field, put_error, Fields};
+use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{peek, HEADER_BYTES};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -28,19 +27,19 @@ use crate::protocol::startup_options;
 use crate::session::Ties;
 use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
-use crate::sql::settings::Settings;
 
 use super::super::cluster::Cluster;
 use super::super::core_state::{CoreState, Enrolled, Face, Phase};
-use super::super::pools::{Held, PoolSlot};
-use super::super::server::RunError;
+use super::super::pools::PoolSlot;
 use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{admit, unknown_database, Manner};
 use super::audit::Audit;
+use super::lookup;
 use super::passthrough::{self, Stranger};
 use super::request::Unnamed;
 use super::startup::Encrypted;
+use super::visitor::Visitor;
 use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
@@ -58,6 +57,8 @@ pub(super) struct Newcomer<'a> {
 pub(super) struct Proof {
     /// The password that it has sent in clear text.
     pub(super) typed: Option<Password>,
+    /// What it has shown by SCRAM, where only a verifier was known.
+    pub(super) keys: Option<Secret>,
     /// Has a server said that it is the right one?
     pub(super) vouched: bool,
 }
@@ -191,7 +192,7 @@ impl Newcomer<'_> {
         if !wish.negotiation.is_empty() {
             self.stream().write(&wish.negotiation);
         }
-        let (method, credentials, identity, passthrough) = {
+        let (method, credentials, identity, voucher) = {
             let config = self.state.config();
             let encrypted = self.encrypted.is_some();
             let passthrough = config.passthrough(&wish.user, &wish.database, encrypted);
@@ -205,12 +206,30 @@ impl Newcomer<'_> {
             }
             let user = config.users.find(&wish.user, &wish.database);
             let identity = self.check_certificate(&config, user, &wish.user)?;
-            (method, credentials(user), identity, passthrough)
+            let looked_up = method != Method::Trust
+                && passthrough == Passthrough::Off
+                && config.lookup(&wish.user, &wish.database).is_some();
+            let voucher = match passthrough {
+                Passthrough::Known | Passthrough::Server => Some(Voucher::Login { settled: true }),
+                Passthrough::Off => Some(Voucher::Query).filter(|_| looked_up),
+            };
+            (method, credentials(user), identity, voucher)
         };
         let mut stranger = None;
         if identity == Identity::Asked {
-            let proof = self.authenticate(&wish, method, credentials).await?;
-            stranger = Stranger::of(&wish, proof).filter(|_| passthrough != Passthrough::Off);
+            let credentials = match voucher {
+                Some(Voucher::Query) => lookup::credentials(self.state, &wish).await?,
+                _ => credentials,
+            };
+            let looked_up = voucher == Some(Voucher::Query);
+            let known = looked_up.then(|| credentials.clone());
+            let proof = self.authenticate(&wish, method, credentials).await;
+            if proof.is_err() && looked_up {
+                // The next attempt hears of a new password.
+                lookup::forget(self.state, &wish);
+            }
+            let proof = proof?;
+            stranger = voucher.and_then(|voucher| Stranger::of(&wish, proof, voucher, known));
         }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
@@ -385,7 +404,12 @@ impl Newcomer<'_> {
                     let ahead = bytes.strip_suffix(&AUTHENTICATION_OK[..]).unwrap_or(&bytes);
                     self.stream().write(ahead);
                     let typed = login.typed().cloned();
-                    return Ok(Proof { typed, vouched });
+                    let keys = login.revealed().map(ScramKeys::to_text);
+                    return Ok(Proof {
+                        typed,
+                        keys: keys.map(Secret::from),
+                        vouched,
+                    });
                 }
                 Step::Refused { error, reason } => {
                     tracing::warn!(user = %wish.user, database = %wish.database, "login refused: {reason}");
@@ -480,167 +504,9 @@ impl Newcomer<'_> {
         if let Some(welcome) = slot.welcome(settings.committed()) {
             return Ok(welcome.reported);
         }
-        let state = self.state;
-        let visitor = Visitor {
-            state,
-            slot,
-            link: state.enroll(startup::Version::V3_0, slot),
-        };
+        let visitor = Visitor::new(self.state, slot);
         let outcome = visitor.learn(wished, settings.committed()).await;
         outcome.map_err(End::Fatal)
-    }
-}
-
-/// A client in the pool's queue that only wants to look.
-struct Visitor<'a> {
-    state: &'a Rc<CoreState>,
-    slot: &'a Rc<PoolSlot>,
-    link: Enrolled,
-}
-
-impl Visitor<'_> {
-    async fn learn(
-        &self,
-        wished: &Parameters,
-        settings: &Arc<Settings>,
-    ) -> Result<Rc<Parameters>, Error> {
-        let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-        let checkout = self
-            .slot
-            .decide(self.state, |pool, now, out| pool.checkout(client, now, out));
-        let served = match checkout {
-            Checkout::Ready(lease) => Ok(lease),
-            Checkout::Wait(ticket) => {
-                if let Some(own) = self.slot.welcome(&Settings::default()) {
-                    // All are busy: what would be reported is plain enough to say without asking one.
-                    drop(LeaveOnDrop {
-                        visitor: self,
-                        ticket,
-                    });
-                    return Ok(Rc::new(overlaid(&own.reported, wished)));
-                }
-                let leave = LeaveOnDrop {
-                    visitor: self,
-                    ticket,
-                };
-                let served = std::future::poll_fn(|cx| {
-                    self.link.listen(cx);
-                    self.link
-                        .take_served()
-                        .map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-                })
-                .await;
-                drop(leave);
-                served
-            }
-            Checkout::Closed => Err(crate::pool::WaitError::Closed),
-        };
-        let lease = served.map_err(|why| self.unavailable(why))?;
-        let mut held = Held::new(self.state, self.slot, lease);
-        let ran = if held.take_unprompted().is_err() {
-            held.run("SELECT 1").await.map(Some) // finds out
-        } else {
-            held.bring_to(settings).await
-        };
-        match ran {
-            Ok(_) => {
-                let welcome = self.slot.remember(settings, &held.reported);
-                held.check_in();
-                Ok(welcome.reported)
-            }
-            Err(RunError::Server(body)) => {
-                if held.is_fit() {
-                    held.check_in(); // as it was
-                }
-                Err(from_server(&body))
-            }
-            Err(RunError::Lost(lost)) => Err(self.no_server().detail(lost.to_string())),
-        }
-    }
-
-    fn no_server(&self) -> Error {
-        let (user, database) = (&self.slot.names.user, &self.slot.names.database);
-        let text = format!("no server available for user \"{user}\", database \"{database}\"");
-        Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
-    }
-
-    fn unavailable(&self, why: crate::pool::WaitError) -> Error {
-        match why {
-            crate::pool::WaitError::Connect(error) => {
-                let detail = error.detail.clone().map_or_else(
-                    || error.message.to_string(),
-                    |detail| format!("{}: {detail}", error.message),
-                );
-                self.no_server().detail(detail)
-            }
-            crate::pool::WaitError::Timeout { .. } | crate::pool::WaitError::Closed => {
-                self.no_server()
-            }
-        }
-    }
-}
-
-/// What a server reports once these settings are made. Spelling may differ from the server's in what it accepts in
-/// several forms; the encoding, which drivers act on, is spelt as the server does.
-fn overlaid(reported: &Parameters, settings: &Parameters) -> Parameters {
-    let mut overlaid = reported.clone();
-    for (name, value) in settings.iter() {
-        if reported.get(name).is_none() || !Parameters::is_settable(name) {
-            continue;
-        }
-        if name.eq_ignore_ascii_case(b"client_encoding") {
-            let spelt: Vec<u8> = value
-                .iter()
-                .filter(|byte| byte.is_ascii_alphanumeric())
-                .map(u8::to_ascii_uppercase)
-                .collect();
-            let known = if spelt == b"UTF8" || spelt == b"UNICODE" {
-                b"UTF8".to_vec()
-            } else {
-                value.to_ascii_uppercase()
-            };
-            overlaid.set(name, known);
-        } else {
-            overlaid.set(name, value);
-        }
-    }
-    overlaid
-}
-
-/// Leaves the queue when the login is given up.
-struct LeaveOnDrop<'a> {
-    visitor: &'a Visitor<'a>,
-    ticket: crate::pool::Ticket,
-}
-
-impl Drop for LeaveOnDrop<'_> {
-    fn drop(&mut self) {
-        let Visitor { state, slot, link } = self.visitor;
-        slot.decide(state, |pool, now, out| pool.cancel(self.ticket, now, out));
-        if let Some(Ok(lease)) = link.take_served() {
-            slot.decide(state, |pool, now, out| pool.checkin(lease, now, out));
-        }
-    }
-}
-
-/// A server's error about the client's own startup parameters: told as it is, but it ends the login.
-pub(super) fn from_server(body: &[u8]) -> Error {
-    let Ok(fields) = Fields::parse(body) else {
-        return Error::fatal(
-            Fault::Server,
-            SqlState::CONNECTION_FAILURE,
-            "server connection lost",
-        );
-    };
-    let message = String::from_utf8_lossy(fields.message()).into_owned();
-    let error = Error::fatal(
-        Fault::Client,
-        fields.code().unwrap_or(SqlState::INVALID_PARAMETER_VALUE),
-        message,
-    );
-    match fields.get(field::DETAIL) {
-        Some(detail) => error.detail(String::from_utf8_lossy(detail)),
-        None => error,
     }
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod checkout;
 mod inbound;
 mod login;
+mod lookup;
 mod passthrough;
 mod prepared;
 mod relay;
@@ -13,6 +14,7 @@ mod replies;
 mod request;
 mod route;
 mod startup;
+mod visitor;
 
 pub(crate) use admin::AdminLink;
 

@@ -1,12 +1,13 @@
-//! Passthrough authentication: the server is asked about a password, and then all cores know whose it is.
+//! Users whom only servers know: a server is asked about a password, and then all cores know whose it is.
 
 use std::rc::Rc;
 
 use futures_channel::oneshot;
 
 use crate::auth::login::wrong_password;
-use crate::auth::Password;
-use crate::config::{Guest, Secret};
+use crate::auth::{Credentials, Password, ServerSecret, Verifier};
+use crate::config::guests::Voucher;
+use crate::config::{Guest, GuestSecret, Secret};
 use crate::error::{Error, Fault};
 use crate::pool::{ConnectFailure, PoolId};
 use crate::protocol::sqlstate::SqlState;
@@ -15,58 +16,71 @@ use super::super::core_state::CoreState;
 use super::super::pools::PoolSlot;
 use super::super::server::connect::{self, Purpose, Refusal};
 use super::super::Event;
-use super::login::{from_server, Proof, Wish};
+use super::login::{Proof, Wish};
+use super::visitor::from_server;
 
 /// Logins of one core that ask a server at a time; whoever comes on top is refused. What is asked costs PostgreSQL a
 /// process, which no pool counts.
 const ASKING_MAX: usize = 32;
 
-/// Somebody who has sent a password, and whom the cores may not know yet.
+/// Somebody whom a server has vouched for, or may vouch for, and whom the cores may not know yet.
 pub(super) struct Stranger {
-    user: String,
-    database: String,
-    password: Password,
-    /// Has a server accepted the password?
-    vouched: bool,
+    guest: Guest,
+    /// To be tried on a server, unless that has been done.
+    unproven: Option<Password>,
 }
 
 impl Stranger {
-    pub(super) fn of(wish: &Wish, proof: Proof) -> Option<Self> {
-        Some(Self {
+    /// `None` for whoever has shown nothing that servers could be logged in to with. `known` is what was looked up.
+    pub(super) fn of(
+        wish: &Wish,
+        proof: Proof,
+        voucher: Voucher,
+        known: Option<Credentials>,
+    ) -> Option<Self> {
+        let password = |password: &Password| secret(password).map(GuestSecret::Password);
+        let looked_up = match known {
+            Some(Credentials::Stored(Verifier::Md5(hash))) => {
+                let text = Verifier::Md5(hash).to_text();
+                Some(GuestSecret::Keys(Secret::from(text)))
+            }
+            Some(Credentials::Passwords(passwords)) => passwords.first().and_then(password),
+            Some(Credentials::Stored(Verifier::Scram(_)) | Credentials::Unknown) | None => None,
+        };
+        let shown = proof.typed.as_ref().and_then(password);
+        let keys = proof.keys.map(GuestSecret::Keys);
+        let guest = Guest {
             user: wish.user.clone(),
             database: wish.database.clone(),
-            password: proof.typed?,
-            vouched: proof.vouched,
+            secret: shown.or(keys).or(looked_up)?,
+            voucher,
+        };
+        let unproven = proof.typed;
+        let proven = proof.vouched || voucher == Voucher::Query;
+        Some(Self {
+            guest,
+            unproven: unproven.filter(|_| !proven),
         })
     }
 
     /// Has the user become unknown since, by a reload?
     pub(super) fn is_unknown(&self, state: &CoreState) -> bool {
-        let password = self.password.as_bytes();
-        state
-            .config()
-            .must_be_introduced(&self.user, &self.database, password)
+        state.config().must_be_introduced(&self.guest)
     }
 
     /// Makes the user known on all cores, with a pool. Does nothing if that is so.
     ///
     /// Errors: the server does not accept the password; another is known by now; there are too many.
     pub(super) async fn introduce(&mut self, state: &Rc<CoreState>) -> Result<(), Error> {
-        let (user, database, password) = (&self.user, &self.database, &self.password);
         if !self.is_unknown(state) {
             return Ok(());
         }
-        if !self.vouched {
+        let guest = self.guest.clone();
+        if let Some(password) = &self.unproven {
             // A verifier of ours fits the password, or what was known has been forgotten since.
-            ask(state, user, database, password).await?;
-            self.vouched = true;
+            ask(state, &guest.user, &guest.database, password).await?;
+            self.unproven = None;
         }
-        let guest = Guest {
-            user: user.clone(),
-            database: database.clone(),
-            password: secret(password).ok_or_else(|| wrong_password(user, database))?,
-            settled: true,
-        };
         let (reply, introduced) = oneshot::channel();
         if state
             .events
@@ -119,7 +133,7 @@ pub(super) async fn ask(
     let login = Box::pin(connect::log_in(
         state,
         &slot,
-        Some(password.clone()),
+        Some(ServerSecret::Password(password.clone())),
         Purpose::Proof,
     ));
     match state.core.timeout_at(deadline, login).await {

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use cores::{Stream, TcpOptions};
 
-use crate::auth::{certificate, Password, ServerLogin, ServerLoginRequest, ServerStep};
+use crate::auth::{
+    certificate, Password, ServerLogin, ServerLoginRequest, ServerSecret, ServerStep,
+};
 use crate::config::Host;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, ServerMeter, Stat};
@@ -125,13 +127,15 @@ pub(crate) enum Purpose {
 async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
     let pool = slot.config();
     let passwords = &pool.login.passwords;
+    let keys = pool.login.keys.as_ref();
+    let keys = keys.and_then(|keys| ServerSecret::parse(keys.expose()));
     let mut last = None;
     let candidates = passwords
         .iter()
-        .map(|secret| Some(Password::new(secret.expose())))
-        .chain(passwords.is_empty().then_some(None));
-    for password in candidates {
-        let outcome = log_in(state, slot, password, Purpose::Pool).await;
+        .map(|secret| Some(ServerSecret::Password(Password::new(secret.expose()))))
+        .chain(passwords.is_empty().then_some(keys));
+    for secret in candidates {
+        let outcome = log_in(state, slot, secret, Purpose::Pool).await;
         match outcome.map_err(|refusal| refusal.failure(slot)) {
             Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => {
                 last = Some(error)
@@ -147,11 +151,11 @@ async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, Conne
     ))
 }
 
-/// Logs in to the slot's server with this password.
+/// Logs in to the slot's server with this secret.
 pub(crate) async fn log_in(
     state: &Rc<CoreState>,
     slot: &PoolSlot,
-    password: Option<Password>,
+    secret: Option<ServerSecret>,
     purpose: Purpose,
 ) -> Result<Server, Refusal> {
     let pool = slot.config();
@@ -178,7 +182,7 @@ pub(crate) async fn log_in(
     let mut login = ServerLogin::new(ServerLoginRequest {
         user: &pool.login.user,
         database: &pool.database,
-        password,
+        secret,
         end_point,
         random: state.login_random(),
     });

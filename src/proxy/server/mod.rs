@@ -663,11 +663,36 @@ pub(crate) struct Collector {
 impl Collector {
     /// The first column of the first row, if it is there and not null.
     pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.column(0)?
+    }
+
+    /// Is there a row?
+    pub(crate) fn has_row(&self) -> bool {
+        self.row().is_some()
+    }
+
+    /// This column of the first row, if it is there; the first is 0.
+    pub(crate) fn column(&self, number: usize) -> Option<Option<&[u8]>> {
+        let (_, mut rest) = self.row()?.split_first_chunk::<2>()?;
+        let mut value = None;
+        for _ in 0..=number {
+            let (bytes, after) = rest.split_first_chunk::<4>()?;
+            (value, rest) = match usize::try_from(i32::from_be_bytes(*bytes)) {
+                Ok(bytes) => {
+                    let (value, rest) = after.split_at_checked(bytes)?;
+                    (Some(value), rest)
+                }
+                Err(_) => (None, after), // null
+            };
+        }
+        Some(value)
+    }
+
+    /// The body of the first DataRow.
+    fn row(&self) -> Option<&[u8]> {
         let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
         let row = frames.find(|frame| frame.tag == tag::DATA_ROW)?;
-        let (_, rest) = row.body.split_first_chunk::<2>()?;
-        let (bytes, rest) = rest.split_first_chunk::<4>()?;
-        rest.get(..usize::try_from(i32::from_be_bytes(*bytes)).ok()?)
+        Some(row.body)
     }
 
     /// What came besides the answer, and is the client's: ParameterStatus and NotificationResponse.
