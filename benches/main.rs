@@ -1,7 +1,7 @@
 //! How many instructions the pure code takes, by callgrind: the same on every run, so that 3% more is a finding.
 //!
-//! `make bench` compares with `instructions.toml`; `make bench BLESS=1` renews it. Routing and merging get theirs when
-//! they exist. Time between cores is in `cores/benches`, the whole proxy in `perf/`.
+//! `make bench` compares with `instructions.toml`; `make bench BLESS=1` renews it. Merging gets its when
+//! it exists. Time between cores is in `cores/benches`, the whole proxy in `perf/`.
 #![allow(
     missing_docs,
     unused_qualifications,
@@ -15,6 +15,7 @@ mod frame;
 mod metrics;
 mod pool;
 mod prepared;
+mod route;
 mod session;
 
 use auth::logins;
@@ -23,6 +24,7 @@ use frame::frames;
 use metrics::meters_of;
 use pool::pools;
 use prepared::statements;
+use route::routes;
 use session::sessions;
 
 gungraun::main!(
@@ -30,6 +32,7 @@ gungraun::main!(
     exchanges,
     sessions,
     statements,
+    routes,
     pools,
     logins,
     meters_of

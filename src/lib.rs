@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod orders;
 pub mod pool;
 pub mod prepared;
+pub mod routing;
 pub mod session;
 pub mod snapshot;
 pub mod sql;

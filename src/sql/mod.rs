@@ -1,18 +1,27 @@
 //! What a statement's text says, without asking a server.
 //!
 //! `plain` lets pass what is plainly a query; `lexer` cuts a text into tokens, `statements` into statements, `session` says what each does to its session;
+//! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
+//! comments;
 //! `settings` and `session_settings` keep account of what a session has set.
 
+pub mod cache;
 mod cursor;
+mod depth;
 mod fill;
+pub mod functions;
+pub mod hints;
 pub mod keyword;
 pub mod lexer;
+mod parse;
 mod plain;
 mod sample;
 pub mod session;
 pub mod session_settings;
 pub mod set;
 pub mod settings;
+pub mod shape;
+pub mod statement;
 pub mod statements;
 
 pub use cursor::Name;

@@ -1,0 +1,251 @@
+//! Analysed texts by their shape, bounded in entries and bytes.
+//!
+//! A hit costs one pass over the text and one look-up; texts that differ in lifted literals share an entry. What
+//! is kept is compared byte by byte: no hash of hostile texts can lead to another text's analysis. The entry that
+//! makes room is one that was not used for a whole round (second chance, close to least recently used).
+//!
+//! Texts that do not parse are not kept: whether one does may depend on a literal.
+
+use std::borrow::Borrow;
+use std::cell::Cell;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use super::hints::Hints;
+use super::lexer::Dialect;
+use super::parse::parse;
+use super::shape::{Literal, Shape};
+use super::statement::{Analysis, Statement, Unparsed, Usage};
+
+/// Longer texts are not parsed: a tree takes some hundred times the text.
+pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// One core's analysed texts of one database.
+#[derive(Debug)]
+pub struct Cache {
+    kept: HashSet<Kept>,
+    /// The same entries; the first is the next to make room.
+    round: VecDeque<Rc<Entry>>,
+    bytes: usize,
+    entries_max: usize,
+    bytes_max: usize,
+    hits: u64,
+    misses: u64,
+    shape: Shape,
+}
+
+/// A text's analysis, and what is the text's own.
+#[derive(Debug)]
+pub struct Analysed<'c> {
+    /// What all texts of this shape have in common.
+    pub analysis: Rc<Analysis>,
+    /// The literals that were lifted out, in order: offsets in the text.
+    pub literals: &'c [Literal],
+    /// Hints in its comments.
+    pub hints: Hints,
+}
+
+/// What is kept, for `SHOW QUERY_CACHE`.
+#[derive(Debug)]
+pub struct Listed<'c> {
+    /// The shape, with `?` for what was lifted out.
+    pub query: String,
+    /// Its counters.
+    pub usage: &'c Usage,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Box<[u8]>,
+    analysis: Rc<Analysis>,
+    used: Cell<bool>,
+    bytes: usize,
+}
+
+/// Found by its key.
+#[derive(Debug)]
+struct Kept(Rc<Entry>);
+
+impl Borrow<[u8]> for Kept {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
+    }
+}
+
+impl Hash for Kept {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Kept {}
+
+/// What an entry takes besides its key and its statements, about.
+const OVERHEAD_BYTES: usize = 256;
+/// Buffers that a long text has grown are given back.
+const SCRATCH_BYTES_MAX: usize = 64 * 1024;
+
+impl Cache {
+    /// Empty, for this many texts that take this many bytes together. Zero of either: nothing is kept.
+    pub fn new(entries_max: usize, bytes_max: usize) -> Self {
+        Self {
+            kept: HashSet::new(),
+            round: VecDeque::new(),
+            bytes: 0,
+            entries_max,
+            bytes_max,
+            hits: 0,
+            misses: 0,
+            shape: Shape::default(),
+        }
+    }
+
+    /// What a text says. `dialect` is the session's.
+    pub fn analyse(&mut self, text: &[u8], dialect: Dialect) -> Analysed<'_> {
+        self.shape.shrink(SCRATCH_BYTES_MAX);
+        let analysis = self.look_up(text, dialect);
+        Analysed {
+            analysis,
+            literals: &self.shape.literals,
+            hints: self.shape.hints,
+        }
+    }
+
+    fn look_up(&mut self, text: &[u8], dialect: Dialect) -> Rc<Analysis> {
+        let shaped = self.shape.read(text, dialect);
+        if shaped {
+            if let Some(Kept(entry)) = self.kept.get(self.shape.key.as_slice()) {
+                entry.used.set(true);
+                let hits = &entry.analysis.usage.hits;
+                hits.set(hits.get() + 1);
+                self.hits += 1;
+                return Rc::clone(&entry.analysis);
+            }
+        }
+        self.misses += 1;
+        let statements = match text.len() {
+            0..=TEXT_BYTES_MAX => {
+                // A text that was not read to its end may be of any depth.
+                let levels = match shaped {
+                    true => self.shape.depth.levels(),
+                    false => text.len(),
+                };
+                parse(text, dialect, levels)
+            }
+            _ => Err(Unparsed::TooLong),
+        };
+        let analysis = Rc::new(Analysis {
+            statements,
+            usage: Usage::default(),
+        });
+        if shaped {
+            self.keep(&analysis);
+        }
+        analysis
+    }
+
+    fn keep(&mut self, analysis: &Rc<Analysis>) {
+        let Ok(statements) = &analysis.statements else {
+            return;
+        };
+        let size: usize = statements.iter().map(Statement::size).sum();
+        let bytes = self.shape.key.len() + size + OVERHEAD_BYTES;
+        if self.entries_max == 0 || bytes > self.bytes_max {
+            return;
+        }
+        while self.round.len() >= self.entries_max || self.bytes + bytes > self.bytes_max {
+            self.make_room();
+        }
+        let entry = Rc::new(Entry {
+            key: self.shape.key.as_slice().into(),
+            analysis: Rc::clone(analysis),
+            used: Cell::new(false),
+            bytes,
+        });
+        self.bytes += bytes;
+        self.round.push_back(Rc::clone(&entry));
+        self.kept.insert(Kept(entry));
+    }
+
+    /// Drops the first entry that was not used since its last turn. Each turn takes a mark away, so this ends.
+    fn make_room(&mut self) {
+        while let Some(entry) = self.round.pop_front() {
+            if entry.used.replace(false) {
+                self.round.push_back(entry);
+            } else {
+                self.bytes -= entry.bytes;
+                self.kept.remove(&*entry.key);
+                return;
+            }
+        }
+    }
+
+    /// Takes other limits; what is too much goes.
+    pub fn resize(&mut self, entries_max: usize, bytes_max: usize) {
+        self.entries_max = entries_max;
+        self.bytes_max = bytes_max;
+        while self.round.len() > entries_max || self.bytes > bytes_max {
+            self.make_room();
+        }
+    }
+
+    /// `RESET QUERY_CACHE`: forgets all texts, not the counters.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+        self.round.clear();
+        self.bytes = 0;
+    }
+
+    /// What is kept, in no particular order.
+    pub fn list(&self) -> impl Iterator<Item = Listed<'_>> {
+        self.round.iter().map(|entry| Listed {
+            query: display(&entry.key),
+            usage: &entry.analysis.usage,
+        })
+    }
+
+    /// Texts kept.
+    pub fn len(&self) -> usize {
+        self.round.len()
+    }
+
+    /// Is nothing kept?
+    pub fn is_empty(&self) -> bool {
+        self.round.is_empty()
+    }
+
+    /// Bytes of what is kept, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Texts found, and texts parsed, since the beginning.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.hits, self.misses)
+    }
+}
+
+/// A key for human eyes.
+fn display(key: &[u8]) -> String {
+    let mut shown = Vec::with_capacity(key.len());
+    let mut bytes = key.iter().skip(1);
+    while let Some(&byte) = bytes.next() {
+        if byte == 0 {
+            bytes.next();
+            shown.push(b'?');
+        } else {
+            shown.push(byte);
+        }
+    }
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Built-in functions, operators and views: which are the same on a replica.
+
+/// Names of functions, one a line, sorted by bytes. `harmless_functions.sql` says how it is made.
+const HARMLESS: &str = include_str!("harmless_functions.txt");
+
+/// Operators of `pg_catalog`, the same in PostgreSQL 15 to 18:
+/// `SELECT string_agg(DISTINCT oprname, ' ') FROM pg_operator`.
+const OPERATORS: &str = "!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*";
+
+/// Views of `pg_catalog` that tell of their own server, besides `pg_stat_*` and `pg_statio_*`.
+const SERVER_VIEWS: [&str; 18] = [
+    "pg_aios",
+    "pg_available_extension_versions",
+    "pg_available_extensions",
+    "pg_backend_memory_contexts",
+    "pg_config",
+    "pg_cursors",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_ident_file_mappings",
+    "pg_locks",
+    "pg_prepared_statements",
+    "pg_prepared_xacts",
+    "pg_replication_origin_status",
+    "pg_replication_slots",
+    "pg_sequences",
+    "pg_settings",
+    "pg_shmem_allocations",
+    "pg_shmem_allocations_numa",
+];
+
+/// The built-in functions that are not harmless, but for `pg_…` and `lo_…` and those that only upgrades use.
+const HARMFUL: [&str; 32] = [
+    "amvalidate",
+    "array_sample",
+    "array_shuffle",
+    "brin_desummarize_range",
+    "brin_summarize_new_values",
+    "brin_summarize_range",
+    "current_query",
+    "current_setting",
+    "currval",
+    "cursor_to_xml",
+    "gin_clean_pending_list",
+    "inet_server_addr",
+    "inet_server_port",
+    "lastval",
+    "loread",
+    "lowrite",
+    "mxid_age",
+    "nextval",
+    "query_to_xml",
+    "random",
+    "random_normal",
+    "row_security_active",
+    "set_config",
+    "setseed",
+    "setval",
+    "table_to_xml",
+    "ts_rewrite",
+    "ts_stat",
+    "txid_current",
+    "txid_current_if_assigned",
+    "txid_status",
+    "version",
+];
+
+/// Is there a built-in function of this name, and do all of that name change nothing, have no side effect, and
+/// answer on a replica as on the primary?
+pub fn is_harmless(name: &str) -> bool {
+    let (mut low, mut high) = (0, HARMLESS.len());
+    // The name sought begins within `low..high`, both at the start of a line.
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = HARMLESS
+            .get(..middle)
+            .and_then(|before| before.rfind('\n'))
+            .map_or(0, |at| at + 1);
+        let line = HARMLESS.get(start..).unwrap_or_default();
+        let line = line.split('\n').next().unwrap_or_default();
+        match line.cmp(name) {
+            std::cmp::Ordering::Equal => return !name.is_empty(),
+            std::cmp::Ordering::Less => low = start + line.len() + 1,
+            std::cmp::Ordering::Greater => high = start,
+        }
+    }
+    false
+}
+
+/// Is there a built-in function of this name that is not harmless? Whatever else is called `pg_…`
+/// or `lo_…` counts as one.
+pub fn is_harmful(name: &str) -> bool {
+    let prefixed = name.starts_with("pg_") || name.starts_with("lo_");
+    (prefixed && !is_harmless(name)) || HARMFUL.contains(&name)
+}
+
+/// Is it the name of a built-in operator, `<>` also as `!=`?
+pub fn is_built_in_operator(name: &str) -> bool {
+    name == "!=" || (!name.is_empty() && OPERATORS.split(' ').any(|known| known == name))
+}
+
+/// Does a view of `pg_catalog` of this name tell of the server that is asked?
+pub fn is_server_view(name: &str) -> bool {
+    name.starts_with("pg_stat_") && !name.starts_with("pg_stat_ext")
+        || name.starts_with("pg_statio_")
+        || SERVER_VIEWS.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_found_and_nothing_else() {
+        let names: Vec<&str> = HARMLESS.lines().collect();
+        assert!(names.len() > 1500 && names.is_sorted());
+        for name in names {
+            assert!(is_harmless(name), "{name}");
+            assert!(!is_harmless(&format!("{name}\u{7f}")), "{name}");
+            assert!(!is_harmless(&format!("\u{1}{name}")), "{name}");
+        }
+        assert!(!is_harmless(""));
+    }
+
+    #[test]
+    fn functions_that_write_or_tell_of_their_server_are_not_harmless() {
+        for name in "nextval setval currval lastval set_config setseed pg_advisory_lock pg_try_advisory_xact_lock \
+            pg_notify lo_import lo_from_bytea txid_current pg_current_xact_id pg_export_snapshot pg_is_in_recovery \
+            pg_current_wal_lsn pg_backend_pid current_setting pg_stat_get_activity query_to_xml random \
+            pg_terminate_backend pg_switch_wal pg_read_file"
+            .split_whitespace()
+        {
+            assert!(!is_harmless(name), "{name}");
+        }
+        for name in
+            "now count sum lower date_trunc to_char jsonb_build_object generate_series row_number \
+            pg_table_is_visible clock_timestamp gen_random_uuid pg_sleep unnest extract"
+                .split_whitespace()
+        {
+            assert!(is_harmless(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn views_of_one_server() {
+        assert!(is_server_view("pg_stat_activity") && is_server_view("pg_locks"));
+        assert!(!is_server_view("pg_stats") && !is_server_view("pg_class"));
+    }
+}

@@ -1,0 +1,416 @@
+use super::*;
+use crate::sql::statement::{Function, Isolation, Kind, Modes, Need, TableUse};
+
+fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
+    parse(text.as_bytes(), Dialect::default(), text.len())
+}
+
+fn one(text: &str) -> Statement {
+    let mut statements = parse_text(text).unwrap();
+    assert_eq!(statements.len(), 1, "{text}");
+    statements.remove(0)
+}
+
+/// Tables as `schema.name alias use`.
+fn tables(text: &str) -> Vec<String> {
+    let describe = |table: &crate::sql::statement::Table| {
+        let schema = table
+            .schema
+            .as_deref()
+            .map_or(String::new(), |schema| format!("{schema}."));
+        let alias = table
+            .alias
+            .as_deref()
+            .map_or(String::new(), |alias| format!(" {alias}"));
+        format!("{schema}{}{alias} {:?}", table.name, table.usage)
+    };
+    one(text).tables.iter().map(describe).collect()
+}
+
+#[test]
+fn tables_are_found_wherever_they_stand() {
+    let cases: &[(&str, &[&str])] = &[
+        ("SELECT 1", &[]),
+        (
+            "SELECT * FROM Users u, \"Users\", s.t",
+            &["users u Read", "Users Read", "s.t Read"],
+        ),
+        (
+            "SELECT * FROM t WHERE a IN (SELECT b FROM u WHERE c = (SELECT d FROM v))",
+            &["t Read", "u Read", "v Read"],
+        ),
+        (
+            "SELECT (SELECT 1 FROM t) FROM u ORDER BY (SELECT 1 FROM v)",
+            &["t Read", "u Read", "v Read"],
+        ),
+        (
+            "WITH a AS (SELECT * FROM t) SELECT * FROM a JOIN u USING (id)",
+            &["t Read", "u Read"],
+        ),
+        // A name means the expression only from where it is known, and not with a schema.
+        ("WITH a AS (SELECT * FROM a) SELECT * FROM a", &["a Read"]),
+        ("WITH RECURSIVE a AS (SELECT * FROM a) SELECT * FROM a", &[]),
+        ("WITH a AS (SELECT 1) SELECT * FROM s.a", &["s.a Read"]),
+        (
+            "WITH a AS (SELECT 1), b AS (SELECT * FROM a, c) SELECT * FROM b",
+            &["c Read"],
+        ),
+        (
+            "SELECT * FROM (WITH a AS (SELECT 1) SELECT * FROM a) x, a",
+            &["a Read"],
+        ),
+        (
+            "WITH t AS (SELECT 1) INSERT INTO t SELECT * FROM t",
+            &["t Insert"],
+        ),
+        (
+            "INSERT INTO s.t AS x VALUES (1) ON CONFLICT (a) DO UPDATE SET b = (SELECT c FROM u)",
+            &["s.t x Insert", "u Read"],
+        ),
+        (
+            "UPDATE t SET a = u.a FROM u WHERE EXISTS (SELECT 1 FROM t)",
+            &["t Update", "u Read", "t Read"],
+        ),
+        (
+            "DELETE FROM t USING u WHERE t.a = u.a",
+            &["t Delete", "u Read"],
+        ),
+        (
+            "MERGE INTO t USING (SELECT * FROM u) s ON t.a = s.a WHEN MATCHED THEN DELETE",
+            &["t Merge", "u Read"],
+        ),
+        (
+            "WITH a AS (DELETE FROM t RETURNING *) SELECT * FROM a",
+            &["t Delete"],
+        ),
+        ("SELECT * INTO u FROM t", &["u Definition", "t Read"]),
+        ("SELECT * FROM a FOR UPDATE OF a", &["a Read"]),
+        ("COPY s.t (a, b) FROM STDIN", &["s.t Insert"]),
+        ("TRUNCATE a, b", &["a Definition", "b Definition"]),
+        ("DROP TABLE s.a, b", &["s.a Definition", "b Definition"]),
+        ("CREATE INDEX ON t (a)", &["t Definition"]),
+        ("VACUUM t, u", &["t Definition", "u Definition"]),
+        ("LOCK TABLE t", &["t Definition"]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(tables(text), *expected, "{text}");
+    }
+}
+
+#[test]
+fn functions_are_found_with_what_is_known_of_them() {
+    let statement = one(
+        "SELECT lower(a), app.f(count(*)), lower(b) FROM g(1) WHERE EXISTS (SELECT nextval('s'))",
+    );
+    let found: Vec<(Option<&str>, &str, bool)> = statement
+        .functions
+        .iter()
+        .map(
+            |Function {
+                 schema,
+                 name,
+                 harmless,
+             }| (schema.as_deref(), &**name, *harmless),
+        )
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (None, "lower", true),
+            (Some("app"), "f", false),
+            (None, "count", true),
+            (None, "g", false),
+            (None, "nextval", false),
+        ]
+    );
+    assert_eq!(one("SELECT $2, $10 + $1").parameters, 10);
+}
+
+#[test]
+fn kinds_are_told_apart() {
+    let modes = |read_only, isolation| Modes {
+        read_only,
+        isolation,
+        deferrable: None,
+    };
+    let read_only = modes(Some(true), None);
+    for (text, expected) in [
+        ("VALUES (1)", Kind::Select),
+        ("BEGIN", Kind::Begin(Modes::default())),
+        ("START TRANSACTION READ ONLY", Kind::Begin(read_only)),
+        (
+            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+            Kind::Begin(modes(Some(false), Some(Isolation::Serializable))),
+        ),
+        ("SET TRANSACTION READ ONLY", Kind::SetTransaction(read_only)),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            Kind::SetSessionCharacteristics(read_only),
+        ),
+        ("END", Kind::Commit { chain: false }),
+        ("COMMIT AND CHAIN", Kind::Commit { chain: true }),
+        ("ABORT", Kind::Rollback { chain: false }),
+        ("SAVEPOINT a", Kind::Savepoint("a".into())),
+        ("RELEASE SAVEPOINT a", Kind::Release("a".into())),
+        ("ROLLBACK TO a", Kind::RollbackTo("a".into())),
+        (
+            "PREPARE TRANSACTION 'x'",
+            Kind::PrepareTransaction("x".into()),
+        ),
+        ("COMMIT PREPARED 'x'", Kind::CommitPrepared("x".into())),
+        ("RESET a", Kind::Reset(Some("a".into()))),
+        ("RESET ALL", Kind::Reset(None)),
+        ("SHOW search_path", Kind::Show("search_path".into())),
+        ("EXECUTE p (1)", Kind::Execute("p".into())),
+        ("DEALLOCATE ALL", Kind::Deallocate(None)),
+        ("CLOSE c", Kind::Close(Some("c".into()))),
+        ("LISTEN c", Kind::Listen("c".into())),
+        ("UNLISTEN *", Kind::Unlisten(None)),
+        ("NOTIFY c", Kind::Notify("c".into())),
+        ("VACUUM t", Kind::Maintenance { alone: true }),
+        ("ANALYZE t", Kind::Maintenance { alone: false }),
+        (
+            "REINDEX TABLE CONCURRENTLY t",
+            Kind::Maintenance { alone: true },
+        ),
+        (
+            "CREATE INDEX CONCURRENTLY ON t (a)",
+            Kind::Ddl { alone: true },
+        ),
+        ("CREATE INDEX ON t (a)", Kind::Ddl { alone: false }),
+        ("CREATE DATABASE d", Kind::Ddl { alone: true }),
+        ("ALTER SYSTEM RESET ALL", Kind::Server),
+    ] {
+        assert_eq!(one(text).kind, expected, "{text}");
+    }
+    let Kind::Set(set) = one("SET LOCAL Search_Path TO a, \"B\"").kind else {
+        panic!("no SET");
+    };
+    assert!(set.local && &*set.name == "search_path");
+    assert_eq!(set.values, ["a".into(), "B".into()]);
+    let Kind::Copy(copy) =
+        one("COPY t (a, b) FROM STDIN WITH (FORMAT csv, HEADER, FORCE_NULL (a, b))").kind
+    else {
+        panic!("no COPY");
+    };
+    assert!(copy.from && copy.stream && copy.query.is_none());
+    assert_eq!(copy.columns, ["a".into(), "b".into()]);
+    let options: Vec<(&str, String)> = copy
+        .options
+        .iter()
+        .map(|(name, values)| (&**name, values.join(" ")))
+        .collect();
+    assert_eq!(
+        options,
+        [
+            ("format", "csv".to_owned()),
+            ("header", String::new()),
+            ("force_null", "a b".to_owned())
+        ]
+    );
+    let Kind::Copy(copy) = one("COPY t FROM '/tmp/x' DELIMITER ',' CSV").kind else {
+        panic!("no COPY");
+    };
+    assert!(!copy.stream);
+    let Kind::Explain { analyze, statement } = one("EXPLAIN (ANALYZE false) DELETE FROM t").kind
+    else {
+        panic!("no EXPLAIN");
+    };
+    assert!(!analyze && statement.kind == Kind::Delete);
+}
+
+#[test]
+fn several_statements_keep_their_order() {
+    let kinds: Vec<Kind> = parse_text(";BEGIN; SELECT 1;; COMMIT;")
+        .unwrap()
+        .into_iter()
+        .map(|statement| statement.kind)
+        .collect();
+    assert!(matches!(
+        kinds.as_slice(),
+        [Kind::Begin(_), Kind::Select, Kind::Commit { .. }]
+    ));
+    assert!(parse_text("").unwrap().is_empty());
+}
+
+#[test]
+fn texts_that_do_not_parse_say_why() {
+    let message = "syntax error at or near \"SELEC\"";
+    assert_eq!(parse_text("SELEC 1"), Err(Unparsed::Syntax(message.into())));
+    let not_utf8 = parse(b"SELECT '\xff'", Dialect::default(), 4);
+    assert_eq!(not_utf8, Err(Unparsed::Encoding));
+    let overlapping = Dialect {
+        overlapping: true,
+        ..Dialect::default()
+    };
+    assert!(parse(b"SELECT 1", overlapping, 2).is_ok());
+    assert_eq!(
+        parse("SELECT 'é'".as_bytes(), overlapping, 2),
+        Err(Unparsed::Encoding)
+    );
+    assert!(parse(b"SELECT 1\0", Dialect::default(), 2).is_err());
+}
+
+#[test]
+fn backslashes_escape_when_the_session_says_so() {
+    let backslashes = Dialect {
+        backslashes: true,
+        ..Dialect::default()
+    };
+    let text = br"SELECT 'a\'; DELETE FROM t; --'";
+    let statements = parse(text, backslashes, 20).unwrap();
+    assert_eq!(statements.len(), 1);
+    assert!(parse(text, Dialect::default(), 20).unwrap().len() > 1);
+}
+
+/// Texts of a shape that nests.
+fn nested(levels: usize) -> Vec<(&'static str, String)> {
+    let around = |open: &str, middle: &str, close: &str| {
+        format!("{}{middle}{}", open.repeat(levels), close.repeat(levels))
+    };
+    vec![
+        ("sum", format!("SELECT 1{}", "+1".repeat(levels))),
+        ("signs", format!("SELECT {}1", "+".repeat(levels))),
+        ("parentheses", format!("SELECT {}", around("(", "1", ")"))),
+        ("subqueries", around("SELECT (", "SELECT 1", ")")),
+        ("derived", around("SELECT * FROM (", "SELECT 1", ") x")),
+        ("calls", format!("SELECT {}", around("f(", "1", ")"))),
+        ("not", format!("SELECT {}true", "NOT ".repeat(levels))),
+        ("casts", format!("SELECT 1{}", "::int".repeat(levels))),
+        (
+            "unions",
+            format!("SELECT 1{}", " UNION SELECT 1".repeat(levels)),
+        ),
+        (
+            "cases",
+            format!("SELECT {}", around("CASE WHEN true THEN ", "1", " END")),
+        ),
+        (
+            "joins",
+            format!("SELECT * FROM t{}", " JOIN t USING (a)".repeat(levels)),
+        ),
+        ("arrays", format!("SELECT {}", around("ARRAY[", "1", "]"))),
+        ("with", around("WITH a AS (", "SELECT 1", ") SELECT 1")),
+        (
+            "and",
+            format!(
+                "SELECT a{}",
+                " AND (a OR a".repeat(levels) + &")".repeat(levels)
+            ),
+        ),
+        ("explain", format!("{}SELECT 1", "EXPLAIN ".repeat(levels))),
+        ("rows", format!("VALUES (1){}", ", (1)".repeat(levels))),
+        (
+            "unions with conditions",
+            format!(
+                "SELECT 1{}",
+                " UNION SELECT a FROM t WHERE b = 1 AND c = 2".repeat(levels)
+            ),
+        ),
+        (
+            "cases with conditions",
+            format!("SELECT {}", around("CASE WHEN a AND b THEN ", "1", " END")),
+        ),
+        (
+            "mixed",
+            format!(
+                "SELECT {}",
+                around("f(a, NOT CASE WHEN b[", "1", "] AND c THEN 1 END + 1)")
+            ),
+        ),
+        (
+            "joins with conditions",
+            format!(
+                "SELECT * FROM t{}",
+                " JOIN t ON a = b AND c = d".repeat(levels)
+            ),
+        ),
+        ("lists", format!("SELECT {}", around("(1, ", "2", ")"))),
+        (
+            "exists",
+            format!(
+                "SELECT 1 WHERE {}",
+                around("EXISTS (SELECT 1 FROM t WHERE a AND ", "b", ")")
+            ),
+        ),
+        ("is null", format!("SELECT a{}", " IS NULL".repeat(levels))),
+        ("subscripts", format!("SELECT a{}", "[1]".repeat(levels))),
+    ]
+}
+
+/// Parses as the cache does, with the levels that the shape counts, and the stack of a core's thread.
+fn on_a_small_stack(text: String) -> Result<Vec<Statement>, Unparsed> {
+    let body = move || {
+        let mut cache = crate::sql::cache::Cache::new(0, 0);
+        let analysed = cache.analyse(text.as_bytes(), Dialect::default());
+        analysed.analysis.statements.clone()
+    };
+    let thread = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
+    thread.spawn(body).unwrap().join().unwrap()
+}
+
+#[test]
+fn fifty_levels_are_read() {
+    for (what, text) in nested(50) {
+        let found = on_a_small_stack(text);
+        if what == "explain" {
+            assert!(found.is_err(), "EXPLAIN EXPLAIN is no statement");
+        } else {
+            assert_eq!(found.map(|list| list.len()), Ok(1), "{what}");
+        }
+    }
+}
+
+/// Depths between those of the other tests, where the parser's own limits do not help.
+#[test]
+fn a_few_thousand_levels_are_read_or_refused() {
+    for levels in [2_000, 4_500, 9_000] {
+        for (what, text) in nested(levels) {
+            if let Err(unparsed) = on_a_small_stack(text) {
+                let refused = matches!(unparsed, Unparsed::TooDeep | Unparsed::Syntax(_));
+                assert!(refused, "{what} {levels}: {unparsed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thousand_levels_are_read_or_refused() {
+    for (what, text) in nested(1000) {
+        if let Err(unparsed) = on_a_small_stack(text) {
+            assert!(
+                matches!(unparsed, Unparsed::TooDeep | Unparsed::Syntax(_)),
+                "{what}: {unparsed:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_levels_are_read_or_refused() {
+    for (what, text) in nested(100_000) {
+        if let Err(unparsed) = on_a_small_stack(text) {
+            let refused = matches!(
+                unparsed,
+                Unparsed::TooDeep | Unparsed::TooLong | Unparsed::Syntax(_)
+            );
+            assert!(refused, "{what}: {unparsed:?}");
+        }
+    }
+}
+
+#[test]
+fn what_hides_a_write_is_found_at_any_depth() {
+    let mut text = "SELECT nextval('s') FROM t FOR UPDATE".to_owned();
+    for _ in 0..20 {
+        text = format!("SELECT (SELECT max(x) FROM ({text}) x WHERE EXISTS (SELECT 1))");
+    }
+    let statement = one(&text);
+    assert_eq!(statement.needs_primary, Some(Need::LocksRows));
+    assert!(statement
+        .functions
+        .iter()
+        .any(|function| &*function.name == "nextval"));
+    assert_eq!(statement.tables.len(), 1);
+    assert_eq!(statement.tables[0].usage, TableUse::Read);
+}

@@ -1,0 +1,229 @@
+//! Statements that are no queries: transactions, settings, cursors, definitions.
+
+use pg_query::protobuf as pb;
+use pg_query::protobuf::TransactionStmtKind as T;
+use pg_query::protobuf::VariableSetKind as V;
+use pg_query::{NodeEnum, NodeRef};
+
+use super::facts::{self, optional, table_of};
+use super::names::{self, is_on, options, some, value};
+use crate::sql::statement::{Copy, Isolation, Kind, Modes, Need, Set, Statement, Table, TableUse};
+
+/// `CURSOR_OPT_HOLD` of PostgreSQL's `parsenodes.h`.
+const CURSOR_HOLD: i32 = 0x20;
+
+/// A statement that is not a query.
+pub(super) fn statement(node: NodeRef<'_>) -> Statement {
+    let kind = match node {
+        NodeRef::TransactionStmt(n) => transaction(n),
+        NodeRef::VariableSetStmt(n) => set(n),
+        NodeRef::ConstraintsSetStmt(_) => Kind::SetConstraints,
+        NodeRef::VariableShowStmt(n) => Kind::Show(n.name.as_str().into()),
+        NodeRef::ExplainStmt(n) => Kind::Explain {
+            analyze: options(&n.options).any(|option| option.defname == "analyze" && is_on(option)),
+            statement: Box::new(optional(n.query.as_deref())),
+        },
+        NodeRef::PrepareStmt(n) => Kind::Prepare {
+            name: n.name.as_str().into(),
+            statement: Box::new(optional(n.query.as_deref())),
+        },
+        NodeRef::ExecuteStmt(n) => Kind::Execute(n.name.as_str().into()),
+        NodeRef::DeallocateStmt(n) => Kind::Deallocate(some(&n.name)),
+        NodeRef::DeclareCursorStmt(n) => Kind::Declare {
+            cursor: n.portalname.as_str().into(),
+            hold: n.options & CURSOR_HOLD != 0,
+            statement: Box::new(optional(n.query.as_deref())),
+        },
+        NodeRef::FetchStmt(n) => Kind::Fetch(n.portalname.as_str().into()),
+        NodeRef::ClosePortalStmt(n) => Kind::Close(some(&n.portalname)),
+        NodeRef::ListenStmt(n) => Kind::Listen(n.conditionname.as_str().into()),
+        NodeRef::UnlistenStmt(n) => Kind::Unlisten(some(&n.conditionname)),
+        NodeRef::NotifyStmt(n) => Kind::Notify(n.conditionname.as_str().into()),
+        NodeRef::CopyStmt(n) => return copy(n),
+        NodeRef::LockStmt(_) => Kind::Lock,
+        NodeRef::TruncateStmt(_) => Kind::Truncate,
+        NodeRef::CallStmt(_) => Kind::Call,
+        NodeRef::DoStmt(_) => Kind::Do,
+        NodeRef::DiscardStmt(_) => Kind::Discard,
+        NodeRef::CreateTableAsStmt(n) => {
+            Kind::CreateTableAs(Box::new(optional(n.query.as_deref())))
+        }
+        NodeRef::VacuumStmt(n) => Kind::Maintenance {
+            alone: n.is_vacuumcmd,
+        },
+        NodeRef::ReindexStmt(n) => Kind::Maintenance {
+            alone: n.relation.is_none()
+                || options(&n.params).any(|option| option.defname == "concurrently"),
+        },
+        NodeRef::ClusterStmt(n) => Kind::Maintenance {
+            alone: n.relation.is_none(),
+        },
+        NodeRef::CheckPointStmt(_) | NodeRef::LoadStmt(_) | NodeRef::AlterSystemStmt(_) => {
+            Kind::Server
+        }
+        NodeRef::IndexStmt(n) => Kind::Ddl {
+            alone: n.concurrent,
+        },
+        NodeRef::DropStmt(n) => Kind::Ddl {
+            alone: n.concurrent,
+        },
+        NodeRef::CreatedbStmt(_)
+        | NodeRef::DropdbStmt(_)
+        | NodeRef::CreateTableSpaceStmt(_)
+        | NodeRef::DropTableSpaceStmt(_) => Kind::Ddl { alone: true },
+        _ => Kind::Ddl { alone: false },
+    };
+    let mut statement = Statement::new(kind);
+    relations(node, &mut statement);
+    if let NodeRef::CallStmt(call) = node {
+        if let Some(call) = &call.funccall {
+            facts::read(&mut statement, NodeRef::FuncCall(call));
+        }
+    }
+    statement
+}
+
+fn transaction(n: &pb::TransactionStmt) -> Kind {
+    let savepoint = || n.savepoint_name.as_str().into();
+    let gid = || n.gid.as_str().into();
+    match n.kind() {
+        T::TransStmtBegin | T::TransStmtStart => Kind::Begin(modes(&n.options)),
+        T::TransStmtCommit => Kind::Commit { chain: n.chain },
+        T::TransStmtRollback => Kind::Rollback { chain: n.chain },
+        T::TransStmtSavepoint => Kind::Savepoint(savepoint()),
+        T::TransStmtRelease => Kind::Release(savepoint()),
+        T::TransStmtRollbackTo => Kind::RollbackTo(savepoint()),
+        T::TransStmtPrepare => Kind::PrepareTransaction(gid()),
+        T::TransStmtCommitPrepared => Kind::CommitPrepared(gid()),
+        T::TransStmtRollbackPrepared => Kind::RollbackPrepared(gid()),
+        T::Undefined => Kind::Ddl { alone: false },
+    }
+}
+
+fn modes(list: &[pb::Node]) -> Modes {
+    let mut modes = Modes::default();
+    for option in options(list) {
+        match option.defname.as_str() {
+            "transaction_read_only" => modes.read_only = Some(is_on(option)),
+            "transaction_deferrable" => modes.deferrable = Some(is_on(option)),
+            "transaction_isolation" => {
+                let level = option.arg.as_deref().and_then(value);
+                modes.isolation = Some(match level.as_deref() {
+                    Some("serializable") => Isolation::Serializable,
+                    Some("repeatable read") => Isolation::RepeatableRead,
+                    _ => Isolation::ReadCommitted,
+                });
+            }
+            _ => {}
+        }
+    }
+    modes
+}
+
+fn set(n: &pb::VariableSetStmt) -> Kind {
+    let name = || n.name.to_ascii_lowercase().into();
+    match n.kind() {
+        V::VarReset => Kind::Reset(Some(name())),
+        V::VarResetAll => Kind::Reset(None),
+        V::VarSetMulti if n.name == "TRANSACTION" => Kind::SetTransaction(modes(&n.args)),
+        V::VarSetMulti if n.name == "SESSION CHARACTERISTICS" => {
+            Kind::SetSessionCharacteristics(modes(&n.args))
+        }
+        _ => Kind::Set(Box::new(Set {
+            name: name(),
+            local: n.is_local,
+            values: n.args.iter().filter_map(value).collect(),
+        })),
+    }
+}
+
+fn copy(n: &pb::CopyStmt) -> Statement {
+    let copy = Copy {
+        from: n.is_from,
+        stream: n.filename.is_empty() && !n.is_program,
+        columns: n
+            .attlist
+            .iter()
+            .filter_map(names::string)
+            .map(Into::into)
+            .collect(),
+        query: n
+            .query
+            .is_some()
+            .then(|| Box::new(optional(n.query.as_deref()))),
+        options: options(&n.options).map(option).collect(),
+        filtered: n.where_clause.is_some(),
+    };
+    let usage = if n.is_from {
+        TableUse::Insert
+    } else {
+        TableUse::Read
+    };
+    let mut statement = Statement::new(Kind::Copy(Box::new(copy)));
+    if let Some(table) = &n.relation {
+        statement.tables.push(table_of(table, usage));
+    }
+    statement
+}
+
+fn option(option: &pb::DefElem) -> (Box<str>, Vec<Box<str>>) {
+    let values = match option.arg.as_ref().and_then(|node| node.node.as_ref()) {
+        None => Vec::new(),
+        Some(NodeEnum::List(list)) => list.items.iter().filter_map(value).collect(),
+        Some(_) => option.arg.as_deref().and_then(value).into_iter().collect(),
+    };
+    (option.defname.to_ascii_lowercase().into(), values)
+}
+
+/// The tables that a statement names to change, lock or remove them as a whole.
+fn relations(node: NodeRef<'_>, statement: &mut Statement) {
+    let mut add = |table: Option<&pb::RangeVar>| {
+        if let Some(table) = table {
+            if table.relpersistence == "t" || table.schemaname.starts_with("pg_temp") {
+                statement.needs_primary = Some(Need::Temporary);
+            }
+            statement.tables.push(table_of(table, TableUse::Definition));
+        }
+    };
+    let list = |nodes: &[pb::Node], add: &mut dyn FnMut(Option<&pb::RangeVar>)| {
+        for node in nodes {
+            match node.node.as_ref() {
+                Some(NodeEnum::RangeVar(table)) => add(Some(table)),
+                Some(NodeEnum::VacuumRelation(relation)) => add(relation.relation.as_ref()),
+                _ => {}
+            }
+        }
+    };
+    match node {
+        NodeRef::LockStmt(n) => list(&n.relations, &mut add),
+        NodeRef::TruncateStmt(n) => list(&n.relations, &mut add),
+        NodeRef::VacuumStmt(n) => list(&n.rels, &mut add),
+        NodeRef::ReindexStmt(n) => add(n.relation.as_ref()),
+        NodeRef::ClusterStmt(n) => add(n.relation.as_ref()),
+        NodeRef::CreateStmt(n) => add(n.relation.as_ref()),
+        NodeRef::CreateTableAsStmt(n) => add(n.into.as_ref().and_then(|into| into.rel.as_ref())),
+        NodeRef::AlterTableStmt(n) => add(n.relation.as_ref()),
+        NodeRef::RenameStmt(n) => add(n.relation.as_ref()),
+        NodeRef::IndexStmt(n) => add(n.relation.as_ref()),
+        NodeRef::ViewStmt(n) => add(n.view.as_ref()),
+        NodeRef::RefreshMatViewStmt(n) => add(n.relation.as_ref()),
+        NodeRef::RuleStmt(n) => add(n.relation.as_ref()),
+        NodeRef::CreateTrigStmt(n) => add(n.relation.as_ref()),
+        NodeRef::CreateSeqStmt(n) => add(n.sequence.as_ref()),
+        NodeRef::DropStmt(n) => {
+            for object in &n.objects {
+                if let Some(NodeEnum::List(parts)) = &object.node {
+                    let (schema, name) = names::qualified(&parts.items);
+                    let (alias, usage) = (None, TableUse::Definition);
+                    statement.tables.push(Table {
+                        schema,
+                        name,
+                        alias,
+                        usage,
+                    });
+                }
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,258 @@
+//! The shape of a text: what is left of it when the literals are lifted out whose values do not matter.
+//!
+//! One pass, no allocation once the buffers have grown. White space becomes one space, comments vanish (hints in
+//! them are noted), and in place of a lifted literal stands a zero byte and its kind, which no text can have. What
+//! is left is compared byte by byte, so two texts of one shape differ in nothing but the lifted literals.
+//!
+//! A literal is lifted only where it can be nothing but a value: compared or combined in WHERE and ON, in rows of
+//! VALUES, assigned by SET of an UPDATE. All others stay in the shape: `LIMIT 10`, `ORDER BY 2`, what is selected
+//! (it may have to be found again in GROUP BY), `DATE '2026-01-01'`. In doubt a literal stays, which costs a
+//! second analysis and never a wrong one.
+
+use super::depth::Depth;
+use super::hints::Hints;
+use super::lexer::{Dialect, Kind, Lexer, Token};
+
+/// A literal that was lifted out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Literal {
+    /// Where in the text it begins.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+    /// A number or one of the kinds of strings.
+    pub kind: Kind,
+}
+
+impl Literal {
+    /// As it is written, quotes included.
+    pub fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        text.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// What a pass over a text finds. Its buffers are used again.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    /// What is left of the text, behind a byte for the dialect.
+    pub(super) key: Vec<u8>,
+    /// In order.
+    pub(super) literals: Vec<Literal>,
+    pub(super) hints: Hints,
+    pub(super) depth: Depth,
+    /// States of the open parentheses, without the innermost.
+    outer: Vec<State>,
+}
+
+/// What happens to literals at this place, and what to those in parentheses that open here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// At the beginning of a statement or subquery: they stay; parentheses begin anew.
+    Start,
+    /// In WHERE, ON, VALUES or SET: they are lifted; parentheses begin with the same.
+    Lift,
+    /// In FROM: they stay; parentheses begin anew.
+    From,
+    /// In a list of outputs, GROUP BY, ORDER BY, LIMIT …: they stay, also in all parentheses.
+    Keep,
+    /// In parentheses of the above, or in a statement of another kind: they stay to its end.
+    Locked,
+}
+
+/// Words that the pass tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Other,
+    /// Begins a statement in which literals may be lifted: INSERT, UPDATE, DELETE, MERGE, TABLE.
+    Verb,
+    Select,
+    With,
+    Values,
+    Set,
+    /// WHERE, ON.
+    Condition,
+    From,
+    /// JOIN, USING: also names, among outputs.
+    Source,
+    Distinct,
+    /// UNION, INTERSECT, EXCEPT.
+    Combine,
+    /// GROUP, HAVING, ORDER, LIMIT, OFFSET, FETCH, RETURNING, WINDOW, FOR.
+    Tail,
+    /// A literal that follows is a value: AND, OR, NOT, LIKE, ILIKE, BETWEEN, THEN, ELSE, WHEN.
+    Operator,
+}
+
+impl Shape {
+    /// Reads a text. False: it has a zero byte or ends within a token; no server takes it as it is, and it has no shape.
+    pub(super) fn read(&mut self, text: &[u8], dialect: Dialect) -> bool {
+        self.key.clear();
+        self.literals.clear();
+        self.outer.clear();
+        self.hints = Hints::default();
+        self.depth.clear();
+        if memchr::memchr(0, text).is_some() {
+            return false;
+        }
+        self.key.reserve(text.len() + 1);
+        self.key
+            .push(u8::from(dialect.backslashes) | u8::from(dialect.overlapping) << 1);
+
+        let mut state = State::Start;
+        let mut begun = false;
+        let mut gap = false;
+        let mut previous = Word::Other;
+        let mut previous_kind = Kind::Semicolon;
+        // States of open parentheses take a byte each, and there are no more of them than bytes.
+        for token in Lexer::new(text, dialect) {
+            let mut word = Word::Other;
+            match token.kind {
+                Kind::Space => {
+                    gap = true;
+                    continue;
+                }
+                Kind::Comment => {
+                    self.hints.read(text, token.start, token.end);
+                    gap = true;
+                    continue;
+                }
+                _ => {}
+            }
+            self.depth.take(token, text);
+            if gap && self.key.len() > 1 {
+                self.key.push(b' ');
+            }
+            gap = false;
+            match token.kind {
+                Kind::Word => {
+                    word = classify(token.of(text));
+                    if begun {
+                        state = next(state, previous, word);
+                    } else {
+                        begun = true;
+                        state = first(word);
+                    }
+                    self.copy(token, text);
+                }
+                Kind::Number | Kind::String | Kind::EscapeString | Kind::DollarString => {
+                    let value = previous == Word::Operator
+                        || matches!(
+                            previous_kind,
+                            Kind::Operator | Kind::Open | Kind::Comma | Kind::Other
+                        );
+                    // `N'…'` is a string and a cast, at two places.
+                    let plain = !matches!(text.get(token.start), Some(b'n' | b'N'));
+                    if state == State::Lift && value && plain {
+                        self.lift(token, text);
+                    } else {
+                        self.copy(token, text);
+                    }
+                }
+                Kind::Open => {
+                    self.copy(token, text);
+                    self.outer.push(state);
+                    state = match state {
+                        State::Start | State::From => State::Start,
+                        State::Lift => State::Lift,
+                        State::Keep | State::Locked => State::Locked,
+                    };
+                }
+                Kind::Close => {
+                    self.copy(token, text);
+                    state = self.outer.pop().unwrap_or(state);
+                }
+                Kind::Semicolon => {
+                    self.copy(token, text);
+                    if self.outer.is_empty() {
+                        state = State::Start;
+                        begun = false;
+                    }
+                }
+                Kind::Unterminated => return false,
+                _ => self.copy(token, text),
+            }
+            previous = word;
+            previous_kind = token.kind;
+        }
+        true
+    }
+
+    /// Gives back buffers that are larger than this.
+    pub(super) fn shrink(&mut self, bytes_max: usize) {
+        if self.key.capacity() > bytes_max {
+            *self = Self::default();
+        }
+    }
+
+    fn copy(&mut self, token: Token, text: &[u8]) {
+        self.key.extend_from_slice(token.of(text));
+    }
+
+    fn lift(&mut self, token: Token, text: &[u8]) {
+        let kind = match token.kind {
+            Kind::String => b's',
+            Kind::EscapeString => b'e',
+            Kind::DollarString => b'd',
+            _ if token.of(text).iter().all(u8::is_ascii_digit) => b'i',
+            _ => b'n',
+        };
+        self.key.extend_from_slice(&[0, kind]);
+        self.literals.push(Literal {
+            start: token.start,
+            end: token.end,
+            kind: token.kind,
+        });
+    }
+}
+
+/// The state after the first word of a statement, parentheses before it aside.
+fn first(word: Word) -> State {
+    match word {
+        Word::Select => State::Keep,
+        Word::Verb | Word::With => State::Start,
+        Word::Values => State::Lift,
+        _ => State::Locked,
+    }
+}
+
+/// The state after a word. Words that may be names change it only where they cannot be meant as such.
+fn next(state: State, previous: Word, word: Word) -> State {
+    match (word, state) {
+        (_, State::Locked) => State::Locked,
+        (Word::Select | Word::Tail, _) => State::Keep,
+        (Word::Condition, _) if previous != Word::Distinct => State::Lift,
+        (Word::Values | Word::Set, State::Start) => State::Lift,
+        (Word::From, _) if previous != Word::Distinct => State::From,
+        (Word::Source, State::Start | State::Lift) => State::From,
+        (Word::Combine, _) | (Word::With, State::Lift) => State::Start,
+        _ => state,
+    }
+}
+
+#[inline]
+fn classify(word: &[u8]) -> Word {
+    macro_rules! one_of {
+        ($($text:literal => $word:ident),* $(,)?) => {{
+            $( if word.eq_ignore_ascii_case($text) { return Word::$word; } )*
+        }};
+    }
+    match word.len() {
+        2 => one_of!(b"on" => Condition, b"or" => Operator),
+        3 => one_of!(b"and" => Operator, b"not" => Operator, b"set" => Set, b"for" => Tail),
+        4 => one_of!(b"from" => From, b"join" => Source, b"with" => With, b"like" => Operator,
+            b"then" => Operator, b"else" => Operator, b"when" => Operator),
+        5 => one_of!(b"where" => Condition, b"order" => Tail, b"limit" => Tail, b"group" => Tail,
+            b"using" => Source, b"union" => Combine, b"ilike" => Operator, b"merge" => Verb,
+            b"table" => Verb, b"fetch" => Tail),
+        6 => {
+            one_of!(b"select" => Select, b"values" => Values, b"insert" => Verb, b"update" => Verb,
+            b"delete" => Verb, b"having" => Tail, b"offset" => Tail, b"except" => Combine,
+            b"window" => Tail)
+        }
+        7 => one_of!(b"between" => Operator),
+        8 => one_of!(b"distinct" => Distinct),
+        9 => one_of!(b"returning" => Tail, b"intersect" => Combine),
+        _ => {}
+    }
+    Word::Other
+}

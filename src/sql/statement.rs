@@ -1,0 +1,358 @@
+//! What routing needs to know of a statement.
+//!
+//! Names are as PostgreSQL stores them (unquoted ones in lower case), without a server's knowledge of what they
+//! mean: a table may be a view, a function may be any of several with its name.
+
+/// A text and what is in it.
+#[derive(Debug)]
+pub struct Analysis {
+    /// Its statements in order, empty ones left out; or why they are not known.
+    pub statements: Result<Vec<Statement>, Unparsed>,
+    /// How often it was used, for `SHOW QUERY_CACHE`.
+    pub usage: Usage,
+}
+
+/// Why a text has no statements. It is not lost: the server is to answer it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unparsed {
+    /// PostgreSQL's grammar refuses it: its message, without the position.
+    Syntax(Box<str>),
+    /// More levels of nesting than the parser has stack for.
+    TooDeep,
+    /// More than [`super::cache::TEXT_BYTES_MAX`].
+    TooLong,
+    /// Not UTF-8, or of an encoding in which a byte of a character may look like a backslash or quote.
+    Encoding,
+}
+
+/// Counters of one analysed text.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Found in the cache.
+    pub hits: std::cell::Cell<u64>,
+    /// Routed to one shard; the router counts.
+    pub direct: std::cell::Cell<u64>,
+    /// Routed to several shards; the router counts.
+    pub multi: std::cell::Cell<u64>,
+}
+
+/// One statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// What it is.
+    pub kind: Kind,
+    /// The tables (or views) that it names anywhere, common table expressions left out; the first
+    /// 64 each once.
+    pub tables: Vec<Table>,
+    /// The functions that it calls anywhere, the first 64 each once.
+    pub functions: Vec<Function>,
+    /// Why a replica cannot run it, as far as its text tells: the first reason found.
+    pub needs_primary: Option<Need>,
+    /// The highest `$n` in it.
+    pub parameters: u32,
+}
+
+impl Statement {
+    /// A statement that names nothing.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            tables: Vec::new(),
+            functions: Vec::new(),
+            needs_primary: None,
+            parameters: 0,
+        }
+    }
+
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let inner = self.kind.inner().map_or(0, Self::size);
+        size_of::<Self>()
+            + self.tables.len() * (size_of::<Table>() + 32)
+            + self.functions.len() * (size_of::<Function>() + 16)
+            + inner
+    }
+}
+
+/// A table as it is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// None: the search path decides.
+    pub schema: Option<Box<str>>,
+    /// Without schema.
+    pub name: Box<str>,
+    /// The name that its columns are qualified with, if it is another.
+    pub alias: Option<Box<str>>,
+    /// What is done to it.
+    pub usage: TableUse,
+}
+
+/// What a statement does to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableUse {
+    /// Its rows are read.
+    Read,
+    /// The target of INSERT, or of COPY FROM.
+    Insert,
+    /// The target of UPDATE.
+    Update,
+    /// The target of DELETE.
+    Delete,
+    /// The target of MERGE.
+    Merge,
+    /// Made, changed, locked or removed as a whole.
+    Definition,
+}
+
+/// A function as it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// None: the search path decides, `pg_catalog` first.
+    pub schema: Option<Box<str>>,
+    /// Without schema.
+    pub name: Box<str>,
+    /// Is there a built-in function of this name, and do all such change nothing and answer on a replica as on the primary?
+    pub harmless: bool,
+}
+
+/// Why only the primary may run a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `FOR UPDATE`, `FOR SHARE` and their kin, at any depth.
+    LocksRows,
+    /// It inserts, updates, deletes or merges, be it in a common table expression.
+    ChangesData,
+    /// `SELECT … INTO`.
+    MakesTable,
+    /// It names something in `pg_temp`, or makes a temporary table.
+    Temporary,
+    /// It reads a view whose rows tell of the server that is asked.
+    ServerState(Box<str>),
+    /// An operator that is not built in: its function may do anything.
+    Operator(Box<str>),
+    /// A construct that is not known here.
+    Unknown,
+}
+
+/// Kinds of statements. What is never told apart has one variant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// SELECT, VALUES, TABLE; also `SELECT … INTO`, and with data-modifying WITH.
+    Select,
+    /// INSERT
+    Insert,
+    /// UPDATE
+    Update,
+    /// DELETE
+    Delete,
+    /// MERGE
+    Merge,
+    /// COPY
+    Copy(Box<Copy>),
+    /// BEGIN, START TRANSACTION
+    Begin(Modes),
+    /// COMMIT, END; `AND CHAIN`
+    Commit {
+        /// Another transaction begins.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT; `AND CHAIN`
+    Rollback {
+        /// Another transaction begins.
+        chain: bool,
+    },
+    /// SAVEPOINT
+    Savepoint(Box<str>),
+    /// RELEASE SAVEPOINT
+    Release(Box<str>),
+    /// ROLLBACK TO SAVEPOINT
+    RollbackTo(Box<str>),
+    /// PREPARE TRANSACTION and its identifier
+    PrepareTransaction(Box<str>),
+    /// COMMIT PREPARED
+    CommitPrepared(Box<str>),
+    /// ROLLBACK PREPARED
+    RollbackPrepared(Box<str>),
+    /// SET TRANSACTION
+    SetTransaction(Modes),
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION
+    SetSessionCharacteristics(Modes),
+    /// SET
+    Set(Box<Set>),
+    /// SET CONSTRAINTS
+    SetConstraints,
+    /// RESET; of all without a name
+    Reset(Option<Box<str>>),
+    /// SHOW
+    Show(Box<str>),
+    /// EXPLAIN
+    Explain {
+        /// The statement is run.
+        analyze: bool,
+        /// What is explained.
+        statement: Box<Statement>,
+    },
+    /// PREPARE of SQL
+    Prepare {
+        /// Its name.
+        name: Box<str>,
+        /// What is prepared.
+        statement: Box<Statement>,
+    },
+    /// EXECUTE of a statement prepared by SQL
+    Execute(Box<str>),
+    /// DEALLOCATE; of all without a name
+    Deallocate(Option<Box<str>>),
+    /// DECLARE CURSOR
+    Declare {
+        /// Its name.
+        cursor: Box<str>,
+        /// It outlives the transaction.
+        hold: bool,
+        /// Its query.
+        statement: Box<Statement>,
+    },
+    /// FETCH, MOVE
+    Fetch(Box<str>),
+    /// CLOSE; all without a name
+    Close(Option<Box<str>>),
+    /// LISTEN
+    Listen(Box<str>),
+    /// UNLISTEN; all without a name
+    Unlisten(Option<Box<str>>),
+    /// NOTIFY
+    Notify(Box<str>),
+    /// LOCK TABLE
+    Lock,
+    /// TRUNCATE
+    Truncate,
+    /// CALL
+    Call,
+    /// DO
+    Do,
+    /// DISCARD
+    Discard,
+    /// CREATE TABLE AS, CREATE MATERIALIZED VIEW
+    CreateTableAs(Box<Statement>),
+    /// Other definitions: CREATE, ALTER, DROP, GRANT, COMMENT …
+    Ddl {
+        /// It cannot run in a transaction block: `CONCURRENTLY`, databases, tablespaces.
+        alone: bool,
+    },
+    /// VACUUM, REINDEX, CLUSTER, ANALYZE
+    Maintenance {
+        /// It cannot run in a transaction block.
+        alone: bool,
+    },
+    /// CHECKPOINT, LOAD, ALTER SYSTEM: of one server, not of the database
+    Server,
+}
+
+impl Kind {
+    /// The statement within this one.
+    pub fn inner(&self) -> Option<&Statement> {
+        match self {
+            Self::Explain { statement, .. }
+            | Self::Prepare { statement, .. }
+            | Self::Declare { statement, .. }
+            | Self::CreateTableAs(statement) => Some(statement),
+            Self::Copy(copy) => copy.query.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// SELECT, INSERT, UPDATE, DELETE or MERGE.
+    pub fn is_query(&self) -> bool {
+        matches!(
+            self,
+            Self::Select | Self::Insert | Self::Update | Self::Delete | Self::Merge
+        )
+    }
+}
+
+/// COPY; its table is the first of the statement's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// FROM, into the table.
+    pub from: bool,
+    /// STDIN or STDOUT, and no file or program of the server.
+    pub stream: bool,
+    /// The columns named; none named means all.
+    pub columns: Vec<Box<str>>,
+    /// `COPY (query) TO`.
+    pub query: Option<Box<Statement>>,
+    /// Options by name, in lower case; those of the old syntax are translated. A list's elements follow each other.
+    pub options: Vec<(Box<str>, Vec<Box<str>>)>,
+    /// There is a WHERE clause.
+    pub filtered: bool,
+}
+
+/// SET of a parameter, or of several by one name (`TIME ZONE`, `NAMES`, `ROLE`, `SESSION AUTHORIZATION`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// In lower case.
+    pub name: Box<str>,
+    /// SET LOCAL.
+    pub local: bool,
+    /// A list's elements; none for DEFAULT.
+    pub values: Vec<Box<str>>,
+}
+
+/// Modes of a transaction. None: not mentioned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// DEFERRABLE or NOT DEFERRABLE.
+    pub deferrable: Option<bool>,
+}
+
+impl Modes {
+    /// These, and where they say nothing the earlier ones.
+    #[must_use]
+    pub fn over(self, earlier: Self) -> Self {
+        Self {
+            read_only: self.read_only.or(earlier.read_only),
+            isolation: self.isolation.or(earlier.isolation),
+            deferrable: self.deferrable.or(earlier.deferrable),
+        }
+    }
+}
+
+/// Isolation levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// READ COMMITTED, and READ UNCOMMITTED, which PostgreSQL takes for it.
+    ReadCommitted,
+    /// REPEATABLE READ
+    RepeatableRead,
+    /// SERIALIZABLE, which no replica offers.
+    Serializable,
+}
+
+impl std::fmt::Display for Need {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LocksRows => f.write_str("locks rows"),
+            Self::ChangesData => f.write_str("changes data"),
+            Self::MakesTable => f.write_str("makes a table"),
+            Self::Temporary => f.write_str("temporary table"),
+            Self::ServerState(view) => write!(f, "{view} tells of one server"),
+            Self::Operator(name) => write!(f, "operator {name} is not built in"),
+            Self::Unknown => f.write_str("a construct that is not known"),
+        }
+    }
+}
+
+impl std::fmt::Display for Unparsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Syntax(message) => f.write_str(message),
+            Self::TooDeep => f.write_str("nested too deeply"),
+            Self::TooLong => f.write_str("too long"),
+            Self::Encoding => f.write_str("encoding is not UTF-8"),
+        }
+    }
+}
