@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::config::choice::Role;
 use crate::config::{Host, PoolConfig};
 use crate::metrics::family::{Family, Kind, Labels, Value};
-use crate::metrics::{Averages, Distribution, Phase, Stat};
+use crate::metrics::{Averages, Distribution, Phase, Stat, TallyTotals};
 use crate::pool::PoolId;
-use crate::snapshot::{sum, CoreSnapshot, PoolSnapshot};
+use crate::snapshot::{sum, CoreSnapshot, PoolSnapshot, BUFFER_BYTES};
 
 /// What the metrics are made of.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub struct View {
     pub reloads: [u64; 2],
     /// When the running configuration came into force, since 1970.
     pub configured: Duration,
+    /// Memory of the process, as the kernel counts it.
+    pub resident_bytes: usize,
 }
 
 impl View {
@@ -131,6 +133,7 @@ pub fn families(view: &View) -> Vec<Family> {
     families.extend(counters(view, &pools));
     families.extend(histograms(&pools));
     families.extend(cores(view));
+    families.extend(tallies(view));
     families
 }
 
@@ -447,6 +450,84 @@ fn cores(view: &View) -> Vec<Family> {
         servers.push(&labels, count(core.pools.iter().map(open).sum()));
     }
     vec![busy, clients, servers]
+}
+
+/// What belongs to no pool.
+fn tallies(view: &View) -> Vec<Family> {
+    let mut totals = TallyTotals::default();
+    view.cores.iter().for_each(|core| totals += &core.tally);
+    let mut logins = Family::new("client_logins", Kind::Counter, "Logins of clients.");
+    for ((database, result), count) in &totals.logins {
+        let labels = labels([
+            ("database", database.clone()),
+            ("result", result.name().to_owned()),
+        ]);
+        logins.push(&labels, Value::Count(*count));
+    }
+    let mut errors = Family::new(
+        "client_errors",
+        Kind::Counter,
+        "Errors that clients had from here, not from servers.",
+    );
+    for ((database, code), count) in &totals.errors {
+        let labels = labels([
+            ("database", database.clone()),
+            ("sqlstate", code.to_string()),
+        ]);
+        errors.push(&labels, Value::Count(*count));
+    }
+    let mut times = Family::new(
+        "client_login_duration_seconds",
+        Kind::Histogram,
+        "From a connection to its welcome or refusal.",
+    )
+    .unit("seconds");
+    for ((method, tls), time) in totals.login_times {
+        let labels = labels([("method", method.to_owned()), ("tls", tls.to_string())]);
+        times.push(&labels, Value::Times(Arc::new(time)));
+    }
+    let mut cancels = Family::new("cancels", Kind::Counter, "Cancel requests.");
+    for (result, count) in ["sent", "unknown"].into_iter().zip(totals.cancels) {
+        cancels.push(
+            &labels([("result", result.to_owned())]),
+            Value::Count(count),
+        );
+    }
+    let mut handoffs = Family::new(
+        "core_handoffs",
+        Kind::Counter,
+        "Messages from one core to another.",
+    );
+    for core in &view.cores {
+        for (to, sent) in core.mail_sent.iter().enumerate() {
+            if to != core.core {
+                let labels = labels([("from", core.core.to_string()), ("to", to.to_string())]);
+                handoffs.push(&labels, Value::Count(*sent));
+            }
+        }
+    }
+    vec![logins, errors, times, cancels, handoffs, memory(view)]
+}
+
+/// Buffers are counted whole, though only what was written to takes memory, so that the rest may be less.
+fn memory(view: &View) -> Family {
+    let mut memory = Family::new(
+        "memory_bytes",
+        Kind::Gauge,
+        "Bytes by kind: receive buffers with data, prepared statements, all the rest of what is resident.",
+    );
+    let buffers: usize = view.cores.iter().map(|core| core.buffers_lent).sum();
+    let buffers = buffers * BUFFER_BYTES;
+    let statements: usize = view.cores.iter().map(|core| core.statement_bytes).sum();
+    let other = view.resident_bytes.saturating_sub(buffers + statements);
+    for (kind, bytes) in [
+        ("buffers", buffers),
+        ("prepared_statements", statements),
+        ("other", other),
+    ] {
+        memory.push(&labels([("kind", kind.to_owned())]), count(bytes));
+    }
+    memory
 }
 
 fn labels<const N: usize>(labels: [(&'static str, String); N]) -> Labels {

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::PoolConfig;
-use crate::metrics::{ClientTotals, Distributions, Totals};
+use crate::metrics::{ClientTotals, Distributions, TallyTotals, Totals};
 use crate::pool::{PoolId, PoolStats};
+
+/// Bytes of one receive buffer.
+pub const BUFFER_BYTES: usize = 64 * 1024;
 
 /// How much is asked for. Numbers of the core and of its pools are always part of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +44,8 @@ pub struct CoreSnapshot {
     pub panics: u64,
     /// Time spent not waiting, in total.
     pub busy: Duration,
-    /// Mail sent to other cores so far.
-    pub mail_sent: u64,
+    /// Mail sent to each core so far, in their order.
+    pub mail_sent: Vec<u64>,
     /// Mail received so far, from cores and from the control thread.
     pub mail_received: u64,
     /// Admin sessions; they are not among the `clients`.
@@ -55,6 +58,12 @@ pub struct CoreSnapshot {
     pub statements_known: usize,
     /// Bytes of these.
     pub statement_bytes: usize,
+    /// Receive buffers that there are; 64 KiB each, of which only what was written to takes memory.
+    pub buffers: usize,
+    /// Those of them with bytes that nobody has consumed yet.
+    pub buffers_lent: usize,
+    /// What was counted that belongs to no pool.
+    pub tally: TallyTotals,
     /// Its slices of the pools.
     pub pools: Vec<PoolSnapshot>,
 }

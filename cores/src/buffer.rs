@@ -187,6 +187,11 @@ impl Buffers {
         }
     }
 
+    /// Buffers in circulation, and how many of them are lent.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.circulating.get() as usize, self.lent.get() as usize)
+    }
+
     /// Are there buffers for the kernel to fill?
     pub(crate) fn any_free(&self) -> bool {
         self.lent.get() < self.circulating.get()

@@ -60,6 +60,10 @@ pub struct CoreStats {
     pub sockets: usize,
     /// Tasks that panicked so far; each ended alone.
     pub panics: u64,
+    /// Receive buffers with the kernel or lent, of [`BUFFER_BYTES`](crate::BUFFER_BYTES) each.
+    pub buffers: usize,
+    /// Of those, lent: with received bytes that nobody has consumed yet.
+    pub buffers_lent: usize,
     /// Time spent not waiting in the ring, in total.
     pub busy: Duration,
 }
@@ -158,6 +162,8 @@ impl Core {
             tasks: self.0.tasks.get(),
             sockets: self.0.ring.sockets(),
             panics: self.0.panics.get(),
+            buffers: self.0.ring.buffers().0,
+            buffers_lent: self.0.ring.buffers().1,
             busy: self.0.busy.get(),
         }
     }

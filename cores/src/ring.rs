@@ -95,6 +95,11 @@ impl Ring {
         self.sockets.get()
     }
 
+    /// Receive buffers that there are, and how many of them are lent.
+    pub(crate) fn buffers(&self) -> (usize, usize) {
+        self.buffers.counts()
+    }
+
     /// Takes a connected socket over.
     pub(crate) fn adopt(&self, fd: OwnedFd) -> SlotId {
         self.insert(fd, Link::Connected)

@@ -46,6 +46,19 @@ pub enum Method {
     Scram,
 }
 
+impl Method {
+    /// As it is called in `auth_type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trust => "trust",
+            Self::Plain => "plain",
+            Self::Passthrough => "passthrough",
+            Self::Md5 => "md5",
+            Self::Scram => "scram",
+        }
+    }
+}
+
 /// What the configuration, or a query to a server, knows of a user in a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {

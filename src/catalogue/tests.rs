@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::*;
 use crate::config::{resolve, Source, Sources};
 use crate::metrics::family::Sample;
-use crate::metrics::{Counters, Latencies};
+use crate::metrics::{Counters, Latencies, LoginResult, Tally};
 use crate::pool::PoolStats;
+use crate::protocol::sqlstate::SqlState;
 
 /// What a program with one busy core and one pool shows.
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -47,6 +48,11 @@ fn view() -> View {
         used: None,
         servers: Vec::new(),
     };
+    let tally = Tally::default();
+    let took = Duration::from_millis(3);
+    tally.login("shop", LoginResult::Ok, ("scram", true), took);
+    tally.error("shop", SqlState::INVALID_PASSWORD);
+    tally.cancels_unknown.add(1);
     let core = |number, pool: &PoolSnapshot| CoreSnapshot {
         core: number,
         cpu: number,
@@ -56,17 +62,21 @@ fn view() -> View {
         sockets: 0,
         panics: 0,
         busy: Duration::ZERO,
-        mail_sent: 0,
+        mail_sent: vec![1, 2],
         mail_received: 0,
         admins: 0,
         sessions: Vec::new(),
         statements: Vec::new(),
         statements_known: 1,
         statement_bytes: 100,
+        buffers: 64,
+        buffers_lent: 2,
+        tally: tally.totals(),
         pools: vec![pool.clone()],
     };
     View {
         cores: vec![core(0, &pool), core(1, &pool)],
+        resident_bytes: 1_000_000,
         ..View::default()
     }
 }

@@ -184,6 +184,7 @@ impl Control {
             prepared_statements_limit: setup.prepared.statements_max.unwrap_or(u64::MAX),
             reloads,
             configured,
+            resident_bytes: super::observe::resident_bytes(),
             ..View::default()
         };
         let recent = Rc::clone(&self.recent);

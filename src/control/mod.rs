@@ -174,6 +174,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
         instance_secret: InstanceSecret::new(secret),
         listen,
         events: events.clone(),
+        newcomers_max: proxy::newcomers_max(limits.files.soft, cpus.len()),
     };
     let count = cpus.len();
     let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| {

@@ -48,6 +48,14 @@ pub(super) fn ask(events: &Events, scope: Scope) -> Result<View, String> {
         .unwrap_or_else(|_| Err("the control thread does not answer".to_owned()))
 }
 
+/// What the process takes of memory; 0 if the kernel does not tell.
+pub(super) fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+    kilobytes.map_or(0, |kilobytes: usize| kilobytes * 1024)
+}
+
 fn metrics(events: &Events, request: Request) -> Response {
     let format = Format::accepted(&request.accept);
     match ask(events, WHOLE) {

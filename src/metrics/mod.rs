@@ -12,6 +12,7 @@ mod latency;
 pub mod openmetrics;
 pub mod otlp;
 mod server;
+pub mod tally;
 mod window;
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ pub use client::{ClientMeter, ClientTotals};
 pub use histogram::{Distribution, Histogram};
 pub use latency::{Distributions, Latencies, Phase};
 pub use server::{Answered, ServerMeter};
+pub use tally::{LoginResult, Tally, TallyTotals};
 pub use window::{Averages, Period, Windows};
 
 /// The enumeration of what is counted per pool, with names.

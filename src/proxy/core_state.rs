@@ -1,7 +1,7 @@
 //! Everything that one core owns, reached through `Rc` and `Cell`; no borrow is held across an await.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -16,7 +16,8 @@ use cores::journal::Journal;
 use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
-use crate::metrics::ClientMeter;
+use crate::metrics::{ClientMeter, Tally};
+use crate::orders::Of;
 use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
@@ -41,6 +42,8 @@ const LOOKED_UP_MAX: usize = 4096;
 const STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How soon another order to end is heeded while one is carried out.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
+/// KILLs that logins look back at.
+const KILLS_MAX: usize = 64;
 /// Random bytes fetched at a time.
 const RANDOM_BYTES: usize = 1024;
 
@@ -63,16 +66,25 @@ pub(crate) struct CoreState {
     pub(crate) gate: Gate,
     /// Connections that are not, or not yet.
     pub(crate) doorway: Gate,
+    /// How many of those there may be.
+    pub(crate) newcomers_max: usize,
     /// Logins that ask a server about a password.
     pub(crate) asking: Gate,
+    /// Connections that are one too many, while they hear so.
+    pub(crate) turned_away: Gate,
+    /// Whom KILL was for lately: who was logging in then has to go, too. The last ones of `KILLS_MAX`.
+    pub(super) kills: RefCell<VecDeque<(Instant, Of)>>,
     pub(crate) phase: Cell<Phase>,
     /// When sessions are cut off, once that is known.
     cut_off: Cell<Option<Instant>>,
     pub(crate) postbag: Postbag,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
-    pub(crate) mail_sent: Cell<u64>,
+    /// To each core.
+    pub(crate) mail_sent: Vec<Cell<u64>>,
     pub(crate) mail_received: Cell<u64>,
+    /// What is counted that belongs to no pool.
+    pub(crate) tally: Tally,
     /// Admin sessions by the process id they were told.
     pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
@@ -105,6 +117,8 @@ pub(crate) struct Boot {
     pub(crate) instance_secret: InstanceSecret,
     pub(crate) listen: Listen,
     pub(crate) events: Events,
+    /// As of [`newcomers_max`](super::newcomers_max).
+    pub(crate) newcomers_max: usize,
 }
 
 /// Where cores listen.
@@ -143,13 +157,17 @@ impl CoreState {
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),
             doorway: Gate::new(),
+            newcomers_max: boot.newcomers_max,
             asking: Gate::new(),
+            turned_away: Gate::new(),
+            kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
             postbag: Postbag::default(),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
-            mail_sent: Cell::new(0),
+            mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),
+            tally: Tally::default(),
             admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
@@ -203,6 +221,22 @@ impl CoreState {
         }
     }
 
+    /// All clients of some pools are killed; those that are logging in find out.
+    pub(super) fn remember_kill(&self, of: &Of) {
+        let mut kills = self.kills.borrow_mut();
+        if kills.len() >= KILLS_MAX {
+            kills.pop_front();
+        }
+        kills.push_back((self.core.now(), of.clone()));
+    }
+
+    /// Was KILL for this client, whose login began then?
+    pub(crate) fn was_killed(&self, user: &str, database: &str, began: Instant) -> bool {
+        let kills = self.kills.borrow();
+        let mut since = kills.iter().filter(|(at, _)| *at >= began);
+        since.any(|(_, of)| of.covers(user, database))
+    }
+
     /// Waits until the last session has ended; false when they have to be cut off.
     pub(crate) async fn sessions_ended(&self) -> bool {
         loop {
@@ -252,7 +286,7 @@ impl CoreState {
     #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
     pub(crate) fn send(&self, to: usize, mail: Mail) -> Result<(), Mail> {
         self.office.send(to, mail)?;
-        self.mail_sent.set(self.mail_sent.get() + 1);
+        self.mailed(to);
         Ok(())
     }
 
@@ -261,8 +295,14 @@ impl CoreState {
     #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
     pub(crate) fn leave(&self, to: usize, mail: Mail) -> Result<(), Mail> {
         self.office.leave(to, mail)?;
-        self.mail_sent.set(self.mail_sent.get() + 1);
+        self.mailed(to);
         Ok(())
+    }
+
+    fn mailed(&self, to: usize) {
+        if let Some(sent) = self.mail_sent.get(to) {
+            sent.set(sent.get() + 1);
+        }
     }
 
     /// The next mail.

@@ -37,9 +37,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
 /// `shutdown_termination_timeout` says otherwise.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-/// Connections of one core that may be about to log in, some 8 kB each; more are closed at once. Those that say nothing
-/// leave after `client_login_timeout`.
+/// Connections of one core that may be about to log in, some 8 kB each, and at most their share of half the files that
+/// may be open; more hear that there are too many. Those that say nothing leave after `client_login_timeout`.
 const NEWCOMERS_MAX: usize = 8192;
+
+/// How many connections of each core may be about to log in, where so many files may be open.
+pub(crate) fn newcomers_max(files: u64, cores: usize) -> usize {
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    (files / 2 / cores.max(1)).clamp(1, NEWCOMERS_MAX)
+}
 /// How long administrators may take to hear that it is over.
 const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
 /// A core hands fresh clients on when it has more than the mean and one part in this of it, or one client: a move
@@ -216,8 +222,8 @@ fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<us
 }
 
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
-    if state.doorway.running() >= NEWCOMERS_MAX {
-        return drop(fd);
+    if state.doorway.running() >= state.newcomers_max {
+        return client::turn_away(state, fd);
     }
     let newcomer = state.doorway.enter();
     let context = Rc::clone(state);

@@ -169,6 +169,15 @@ fn reconnect(state: &Rc<CoreState>, scope: &Of) {
 
 /// KILL and KILL_CLIENT: ends sessions where they are. How many.
 fn kill(state: &CoreState, whom: &Whom) -> usize {
+    match whom {
+        Whom::All(scope) => state.remember_kill(scope),
+        Whom::Client(id) => {
+            if let Some(admin) = state.admins.borrow().get(id) {
+                admin.kill();
+                return 1;
+            }
+        }
+    }
     let links = state.links.borrow();
     let killed = links.iter().filter(|(process_id, link)| match whom {
         Whom::Client(id) => id == *process_id,

@@ -1,5 +1,6 @@
 //! This core as plain data, for the control thread.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use super::server::{ServerLink, Target};
 
 /// Clients or statements looked at before others get a turn.
 const RUN: usize = 256;
+
+const _: () = assert!(crate::snapshot::BUFFER_BYTES == cores::BUFFER_BYTES);
 
 /// Answers the control thread.
 pub(super) fn answer(state: &Rc<CoreState>, id: GatherId, scope: Scope) {
@@ -62,13 +65,16 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         sockets: stats.sockets,
         panics: stats.panics,
         busy: stats.busy,
-        mail_sent: state.mail_sent.get(),
+        mail_sent: state.mail_sent.iter().map(Cell::get).collect(),
         mail_received: state.mail_received.get(),
         admins: state.admins.borrow().len(),
         sessions,
         statements,
         statements_known: known.len(),
         statement_bytes: known.bytes(),
+        buffers: stats.buffers,
+        buffers_lent: stats.buffers_lent,
+        tally: state.tally.totals(),
         pools: pools
             .map(|slot| pool(state, slot, &holders, scope))
             .collect(),

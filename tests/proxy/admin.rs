@@ -568,6 +568,20 @@ fn set_changes_a_setting_on_all_cores_at_once() {
 }
 
 #[test]
+fn an_administrator_ends_another() {
+    let (pgdog, _) = start("admin", "");
+    let (mut one, mut other) = (pgdog.admin(), pgdog.admin());
+    let rows = show(&mut one, "CLIENTS");
+    let ids: Vec<_> = rows.iter().map(|row| row["id"].clone()).collect();
+    let mine = i32::from_be_bytes(*one.key().first_chunk::<4>().unwrap()).to_string();
+    assert_eq!(ids.len(), 2);
+    let id = ids.iter().find(|id| **id != mine).expect("the other one");
+    assert_eq!(one.query(&format!("KILL_CLIENT {id}")), "C:KILL_CLIENT Z:I");
+    assert_eq!(other.rest(), "E:57P01");
+    pgdog.stop();
+}
+
+#[test]
 fn an_admin_that_does_not_read_harms_nobody() {
     let (pgdog, database) = start("admin", "");
     let mut stalled = pgdog.admin();

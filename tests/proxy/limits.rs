@@ -1,5 +1,6 @@
 //! Whom a pool serves and for how long it makes the others wait; servers that cannot be reached or will not let us in.
 
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
@@ -333,4 +334,38 @@ fn pending_cancels_never_block_new_logins() {
         sent <= 8,
         "{sent} cancel requests at a time for one statement"
     );
+}
+
+/// Half of the files that may be open are for those who have not logged in; the others are not theirs to take.
+#[test]
+fn one_too_many_that_does_not_log_in_hears_so() {
+    let database = Postgres::shared().database("limits");
+    let pgdog = Config::of(&database)
+        .through(&["sh", "-c", "ulimit -n 256; exec \"$0\" \"$@\""])
+        .start();
+    let mut client = pgdog.client(&database);
+    let silent: Vec<_> = (0..150)
+        .map(|_| TcpStream::connect(("127.0.0.1", pgdog.port())).expect("it listens"))
+        .collect();
+    let told = || {
+        let told = silent.iter().filter(|socket| {
+            socket.set_nonblocking(true).expect("a socket");
+            let mut bytes = [0; 256];
+            let read = socket.peek(&mut bytes).unwrap_or(0);
+            let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+            text.starts_with('E') && text.contains("53300") && text.contains("too many clients")
+        });
+        let told = told.count();
+        (told > 0).then_some(told)
+    };
+    let told = poll(PATIENCE, "somebody to be turned away", told);
+    assert!(told < 150, "some may stay");
+    // Whoever is in notices nothing, and there is room again when they have left.
+    assert_eq!(client.value("SELECT 1"), "1");
+    drop(silent);
+    let again = poll(PATIENCE, "room", || {
+        Wire::login(pgdog.port(), ALICE, &database, PASSWORD).ok()
+    });
+    drop(again);
+    pgdog.stop();
 }

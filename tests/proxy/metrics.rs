@@ -10,7 +10,7 @@ use crate::support::pgdog::program;
 use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::process::{free_port, free_port_of_all_addresses, poll, Folder, PATIENCE};
 use crate::support::programs::{pgbench, pgbench_tables, python};
-use crate::support::wire::{query, run, sync};
+use crate::support::wire::{query, run, startup, sync, VERSION_3_0};
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
 const PREFIX: &str = "openmetrics_namespace = \"pgdog_\"";
@@ -171,6 +171,75 @@ fn scrapes_during_load_are_whole_and_only_grow() {
     assert!((0.0..=5.0).contains(&more), "{counted}, not {transactions}");
     assert_eq!(counted, scrape.sum("pgdog_query_duration_seconds_count"));
     assert_eq!(scrape.sum("pgdog_total_query_count"), counted);
+    pgdog.stop();
+}
+
+/// Logins by how they ended: whoever leaves amid one is counted, whoever only looks whether the port is open is not.
+#[test]
+fn logins_errors_and_cancel_requests_are_counted() {
+    let database = Postgres::shared().database("metrics");
+    let (pgdog, port) = start(Config::of(&database).admin());
+    let mut client = pgdog.client(&database);
+    let log_in = |user: &str, database: &str, password: &str| {
+        Wire::login(pgdog.port(), user, database, password).is_ok()
+    };
+    assert!(!log_in(ALICE, &database, "wrong") && !log_in(ALICE, "nowhere", PASSWORD));
+    drop(TcpStream::connect(("127.0.0.1", pgdog.port())));
+    let mut abandoned = Wire::open(pgdog.port());
+    let names = [("user", ALICE), ("database", &*database)];
+    abandoned.send(&startup(VERSION_3_0, &names));
+    assert_eq!(abandoned.expect(1), "R");
+    drop(abandoned);
+    Wire::cancel(pgdog.port(), &[7; 8]);
+    client.send(&query("SELECT pg_sleep(60)"));
+    poll(PATIENCE, "the statement to be cancelled", || {
+        Wire::cancel(pgdog.port(), &client.key());
+        (!client.is_silent()).then_some(())
+    });
+    assert!(client.batches(1).ends_with("E:57014 Z:I"));
+    let expected = [
+        (
+            "client_logins",
+            format!("database=\"{database}\",result=\"ok\""),
+            1.0,
+        ),
+        (
+            "client_logins",
+            format!("database=\"{database}\",result=\"bad_password\""),
+            1.0,
+        ),
+        (
+            "client_logins",
+            format!("database=\"{database}\",result=\"abandoned\""),
+            1.0,
+        ),
+        (
+            "client_logins",
+            "database=\"\",result=\"bad_password\"".to_owned(),
+            1.0,
+        ),
+        (
+            "client_errors",
+            format!("database=\"{database}\",sqlstate=\"28P01\""),
+            1.0,
+        ),
+        (
+            "client_errors",
+            "database=\"\",sqlstate=\"28P01\"".to_owned(),
+            1.0,
+        ),
+    ];
+    let scrape = poll(PATIENCE, "all of it to be counted", || {
+        let text = get(port, "/metrics").body;
+        let counted = |(name, labels, value): &(&str, String, f64)| {
+            text.contains(&format!("pgdog_{name}{{{labels}}} {value}\n"))
+        };
+        expected.iter().all(counted).then(|| Scrape::of(port))
+    });
+    assert_eq!(scrape.sum("pgdog_client_logins"), 4.0);
+    assert_eq!(scrape.sum("pgdog_client_login_duration_seconds_count"), 4.0);
+    assert!(scrape.sum("pgdog_cancels") >= 2.0);
+    assert!(scrape.sum("pgdog_memory_bytes") > 1e6);
     pgdog.stop();
 }
 

@@ -88,7 +88,7 @@ pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
             count(core.clients + core.admins),
             count(servers),
             picture.pace.busy(core).unwrap_or(Value::Null),
-            count(core.mail_sent),
+            count(core.mail_sent.iter().sum::<u64>()),
             count(core.mail_received),
             count(core.tasks),
             count(core.sockets),

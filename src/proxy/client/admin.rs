@@ -35,6 +35,7 @@ use crate::snapshot::{Activity, ClientSnapshot, Names};
 
 use super::super::core_state::CoreState;
 use super::super::Event;
+use super::adopt::killed;
 use super::inbound::Inbound;
 use super::End;
 
@@ -49,6 +50,13 @@ const RUN_BYTES: usize = 64 * 1024;
 /// How long a client may take to hear why its session ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// Why an admin session ends that does not end itself.
+#[derive(Clone, Copy)]
+enum Ending {
+    Shutdown,
+    Killed,
+}
+
 /// An admin session as the rest of its core sees it.
 pub(crate) struct AdminLink {
     pub(super) key: CancelKey,
@@ -57,7 +65,7 @@ pub(crate) struct AdminLink {
     application_name: RefCell<Arc<str>>,
     meter: ClientMeter,
     activity: Cell<Activity>,
-    ending: Cell<bool>,
+    ending: Cell<Option<Ending>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -75,7 +83,7 @@ impl AdminLink {
             application_name: RefCell::default(),
             meter: ClientMeter::new(state.core.now()),
             activity: Cell::new(Activity::Idle),
-            ending: Cell::new(false),
+            ending: Cell::new(None),
             waker: RefCell::new(None),
         }
     }
@@ -99,13 +107,14 @@ impl AdminLink {
 
     /// Remembers whom to wake. Errors: the session has to end.
     fn listen(&self, cx: &Context<'_>) -> Result<(), End> {
-        if self.ending.get() {
-            let text = "terminating connection: shutting down";
-            return Err(End::Fatal(Error::fatal(
-                Fault::Proxy,
-                SqlState::ADMIN_SHUTDOWN,
-                text,
-            )));
+        match self.ending.get() {
+            None => {}
+            Some(Ending::Killed) => return Err(End::Fatal(killed())),
+            Some(Ending::Shutdown) => {
+                let text = "terminating connection: shutting down";
+                let code = SqlState::ADMIN_SHUTDOWN;
+                return Err(End::Fatal(Error::fatal(Fault::Proxy, code, text)));
+            }
         }
         self.waker.replace(Some(cx.waker().clone()));
         Ok(())
@@ -113,7 +122,16 @@ impl AdminLink {
 
     /// Its core ends.
     pub(crate) fn end(&self) {
-        self.ending.set(true);
+        self.end_as(Ending::Shutdown);
+    }
+
+    /// Another administrator ends it, or this one itself.
+    pub(crate) fn kill(&self) {
+        self.end_as(Ending::Killed);
+    }
+
+    fn end_as(&self, ending: Ending) {
+        self.ending.set(Some(ending));
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

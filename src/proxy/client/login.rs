@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cores::Stream;
 
@@ -14,7 +15,7 @@ use crate::config::choice::AuthType;
 use crate::config::guests::{Passthrough, Voucher};
 use crate::config::{Config, Secret, User};
 use crate::error::{Error, Fault};
-use crate::metrics::Stat;
+use crate::metrics::{tally, LoginResult, Stat};
 use crate::prepared::ClientStatements;
 use crate::protocol::authentication::AUTHENTICATION_OK;
 use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
@@ -33,7 +34,7 @@ use super::super::core_state::{CoreState, Enrolled, Face, Phase};
 use super::super::pools::PoolSlot;
 use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
-use super::adopt::{admit, unknown_database, Manner};
+use super::adopt::{admit, killed, unknown_database, Manner};
 use super::audit::Audit;
 use super::lookup;
 use super::passthrough::{self, Stranger};
@@ -51,6 +52,8 @@ pub(super) struct Newcomer<'a> {
     pub(super) stream: Option<Stream>,
     pub(super) received: Vec<u8>,
     pub(super) encrypted: Option<Encrypted>,
+    /// What it wants, once it has said so: its database, and the method by which it has to prove itself.
+    wants: Option<(String, &'static str)>,
 }
 
 /// How a client has proven itself.
@@ -85,12 +88,28 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
         stream: Some(stream),
         received: Vec::new(),
         encrypted: None,
+        wants: None,
     };
+    let began = state.core.now();
     let error = match state.core.timeout_at(deadline, newcomer.log_in()).await {
         Some(Ok(None)) => return None,
-        Some(Ok(Some(admitted))) => return admitted.session(state, newcomer),
+        Some(Ok(Some(Admitted::Client { cluster, .. })))
+            if state.was_killed(&cluster.names.user, &cluster.names.database, began) =>
+        {
+            killed()
+        }
+        Some(Ok(Some(admitted))) => {
+            newcomer.ended(began, LoginResult::Ok);
+            return admitted.session(state, newcomer);
+        }
         Some(Err(End::Fatal(error))) => error,
-        Some(Err(End::Left | End::Silent | End::Recovered)) => return None,
+        Some(Err(End::Left | End::Silent | End::Recovered)) => {
+            // Whoever only knocks (a port that is probed) has not tried to log in.
+            if newcomer.wants.is_some() {
+                newcomer.ended(began, LoginResult::Abandoned);
+            }
+            return None;
+        }
         None => {
             let limit = state
                 .config()
@@ -102,6 +121,9 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
             Error::fatal(Fault::Client, SqlState::QUERY_CANCELED, text)
         }
     };
+    let shutting_down = state.phase.get() != Phase::Serving;
+    newcomer.ended(began, LoginResult::refused(error.code, shutting_down));
+    state.tally.error(&newcomer.database(), error.code);
     let mut message = Vec::new();
     put_error(&mut message, &error);
     let stream = newcomer.stream?;
@@ -174,10 +196,29 @@ impl Admitted {
 }
 
 impl Newcomer<'_> {
+    /// The database that it wants, if it is one of ours: others may have any name.
+    fn database(&self) -> String {
+        let config = self.state.config();
+        let wanted = self.wants.as_ref().map(|(database, _)| database);
+        let known = wanted.filter(|name| {
+            config.cluster(name).is_some() || **name == config.admin.name || *name == ADMIN_ALIAS
+        });
+        known.map_or_else(|| tally::OTHER.to_owned(), String::clone)
+    }
+
+    /// Its login has come to an end.
+    fn ended(&self, began: Instant, result: LoginResult) {
+        let took = self.state.core.now().saturating_duration_since(began);
+        let method = self.wants.as_ref().map_or("none", |(_, method)| *method);
+        let way = (method, self.encrypted.is_some());
+        self.state.tally.login(&self.database(), result, way, took);
+    }
+
     async fn log_in(&mut self) -> Result<Option<Admitted>, End> {
         let Some(wish) = self.startup().await? else {
             return Ok(None);
         };
+        self.wants = Some((wish.database.clone(), "none"));
         if self.wants_admin(&wish) {
             return self.log_in_admin(&wish).await.map(Some);
         }
@@ -355,6 +396,7 @@ impl Newcomer<'_> {
         credentials: Credentials,
     ) -> Result<Proof, End> {
         let state = self.state;
+        self.wants = Some((wish.database.clone(), method.name()));
         let mut vouched = false;
         let mut login = Login::new(LoginRequest {
             user: &wish.user,

@@ -30,6 +30,7 @@ use cores::Stream;
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
+use crate::metrics::{tally, LoginResult};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
@@ -143,6 +144,40 @@ pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, newcomer: Option<Pa
             Box::pin(session.run()).await;
         }
     }
+}
+
+/// Connections of one core that are being told that they are one too many. What comes on top is closed without a word.
+const TURNED_AWAY_MAX: usize = 256;
+/// How long they may take to hear it.
+const TURNED_AWAY_TIME: Duration = Duration::from_secs(1);
+
+/// Closes a connection that is one too many, and says so. Whoever speaks TLS at once takes that for a failed handshake,
+/// all others for an error like any.
+pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
+    let code = SqlState::TOO_MANY_CONNECTIONS;
+    let way = ("none", false);
+    let took = Duration::ZERO;
+    state
+        .tally
+        .login(tally::OTHER, LoginResult::Limit, way, took);
+    if state.turned_away.running() >= TURNED_AWAY_MAX {
+        return drop(fd);
+    }
+    state.tally.error(tally::OTHER, code);
+    let (context, pass) = (Rc::clone(state), state.turned_away.enter());
+    state.core.spawn(async move {
+        let error = Error::fatal(Fault::Proxy, code, "too many clients");
+        let mut message = Vec::new();
+        put_error(&mut message, &error);
+        let stream = Stream::adopt(&context.core, fd);
+        stream.send_vec(message);
+        let deadline = context.core.now() + TURNED_AWAY_TIME;
+        let _ = context
+            .core
+            .timeout_at(Some(deadline), stream.close())
+            .await;
+        drop(pass);
+    });
 }
 
 /// Who has come in.
@@ -432,7 +467,7 @@ impl Session {
 
     /// Answers the request in front with an error; the rest of its batch is ignored.
     fn answer(&mut self, error: &Error) -> Result<(), End> {
-        self.link.meter.error();
+        self.count_error(error);
         let mut message = Vec::new();
         put_error(&mut message, error);
         if let Some(header) = self.inbound.next()? {
@@ -456,7 +491,7 @@ impl Session {
                 ..error
             });
         }
-        self.link.meter.error();
+        self.count_error(&error);
         let mut message = Vec::new();
         put_error(&mut message, &error);
         if ended {
@@ -468,6 +503,13 @@ impl Session {
         }
         self.stream.send_vec(message);
         End::Recovered
+    }
+
+    /// The client hears of an error of ours.
+    fn count_error(&self, error: &Error) {
+        self.link.meter.error();
+        let database = &self.slot.names.database;
+        self.state.tally.error(database, error.code);
     }
 
     /// The error that goes with a notice.
@@ -513,6 +555,7 @@ impl Session {
     async fn end(self, end: End) {
         let left = matches!(end, End::Left);
         if let End::Fatal(error) = end {
+            self.count_error(&error);
             let mut message = Vec::new();
             put_error(&mut message, &error);
             self.stream.send_vec(message);

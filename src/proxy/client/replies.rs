@@ -85,6 +85,8 @@ impl Recipient for Session {
         }
         if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {
             let mut message = Vec::new();
+            let database = &self.slot.names.database;
+            self.state.tally.error(database, SqlState::QUERY_CANCELED);
             put_error(
                 &mut message,
                 &Error {

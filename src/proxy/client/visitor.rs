@@ -13,9 +13,10 @@ use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::{CoreState, Enrolled, Served};
+use super::super::core_state::{CoreState, Enrolled, Notice, Served};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::{Collector, RunError};
+use super::adopt::killed;
 
 /// Connections found lost before a visit is given up.
 const LOST_MAX: usize = 100;
@@ -50,7 +51,7 @@ impl<'a> Visitor<'a> {
                     drop(leave);
                     return Ok(Rc::new(overlaid(&own.reported, wished)));
                 }
-                self.wait(leave).await
+                self.wait(leave).await?
             }
         };
         let mut held = self.hold(served)?;
@@ -81,7 +82,7 @@ impl<'a> Visitor<'a> {
         let mut held = loop {
             let served = match self.ask_pool() {
                 Asked::Served(served) => served,
-                Asked::Queued(leave) => self.wait(leave).await,
+                Asked::Queued(leave) => self.wait(leave).await?,
             };
             let mut held = self.hold(served)?;
             match held.take_unprompted() {
@@ -120,10 +121,16 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    async fn wait(&self, leave: LeaveOnDrop<'_>) -> Served {
+    /// Errors: KILL was for this client, too.
+    async fn wait(&self, leave: LeaveOnDrop<'_>) -> Result<Served, Error> {
         let served = poll_fn(|cx| {
             self.link.listen(cx);
-            self.link.take_served().map_or(Poll::Pending, Poll::Ready)
+            if self.link.notice() == Some(Notice::Killed) {
+                return Poll::Ready(Err(killed()));
+            }
+            self.link
+                .take_served()
+                .map_or(Poll::Pending, |served| Poll::Ready(Ok(served)))
         });
         let served = served.await;
         drop(leave);

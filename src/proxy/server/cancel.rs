@@ -139,20 +139,17 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 
 /// A client's request, at the core of its session. Unknown and wrong keys are met with silence, as PostgreSQL does.
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
-    let Some(link) = state.links.borrow().get(&process_id).cloned() else {
-        return;
-    };
-    if !link.key.matches(&CancelRequest { process_id, secret }) {
-        return;
-    }
-    let Some(target) = link.target.borrow().clone() else {
-        return;
+    let known = state.links.borrow().get(&process_id).cloned();
+    let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));
+    let Some(target) = known.and_then(|link| link.target.borrow().clone()) else {
+        return state.tally.cancels_unknown.add(1);
     };
     if target.under_way.get() >= UNDER_WAY_MAX {
         return;
     }
     // Marked at once: from here on the server cannot be lent to another client before the request was answered.
     let under_way = UnderWay::new(&target);
+    state.tally.cancels_sent.add(1);
     let context = Rc::clone(state);
     state.core.spawn(async move {
         send(&context, &target).await;
