@@ -53,8 +53,12 @@ mod psql;
 mod recovery;
 #[path = "proxy/reload.rs"]
 mod reload;
+#[path = "proxy/roles.rs"]
+mod roles;
 #[path = "proxy/session.rs"]
 mod session;
+#[path = "proxy/shards.rs"]
+mod shards;
 #[path = "proxy/shutdown.rs"]
 mod shutdown;
 #[path = "proxy/startup.rs"]

@@ -68,7 +68,7 @@ fn words(bytes: &[u8]) -> String {
         words.push(match Message::parse(tag, &message[5..]).unwrap() {
             Message::DataRow(row) => row
                 .values()
-                .map(|value| value.unwrap().map_or("-".into(), text))
+                .map(|value| value.unwrap().map_or_else(|| "-".into(), text))
                 .collect::<Vec<_>>()
                 .join("|"),
             Message::RowDescription(columns) => {
@@ -736,10 +736,7 @@ fn hostile_messages_end_in_an_error() {
     check(&[&described, &row("x")]);
     check(&[b"T\0\0\0\x06\0\x01"]);
     check(&[b"Z\0\0\0\x05I"]);
-    let legs = [
-        vec![described.clone(), done("SELECT 0")],
-        vec![done("SELECT 0")],
-    ];
+    let legs = [vec![described, done("SELECT 0")], vec![done("SELECT 0")]];
     assert_eq!(
         run(merge(MergePlan::concatenate(), Slice::default(), 2), &legs),
         "E:XX000"
@@ -834,7 +831,7 @@ proptest! {
             }
             let line = |(key, numbers): (String, Vec<Option<i32>>)| {
                 let known = || numbers.iter().flatten().copied();
-                let show = |number: Option<i32>| number.map_or("-".to_string(), |number| number.to_string());
+                let show = |number: Option<i32>| number.map_or_else(|| "-".to_string(), |number| number.to_string());
                 let sum = known().next().map(|_| known().sum());
                 format!("{key}|{}|{}|{}|{}", show(sum), known().count(), show(known().min()), show(known().max()))
             };

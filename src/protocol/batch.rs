@@ -77,7 +77,7 @@ pub fn extent(buffer: &[u8], body_bytes_max: usize) -> Result<Extent, FrameError
 }
 
 /// The messages of a request that is all there: header and body.
-pub fn messages(batch: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+pub fn messages(batch: &[u8]) -> impl Iterator<Item = (Header, &[u8])> + Clone {
     let mut rest = batch;
     std::iter::from_fn(move || {
         let header = peek(rest, rest.len()).ok().flatten()?;

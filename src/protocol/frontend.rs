@@ -274,6 +274,15 @@ impl<'a> Bind<'a> {
         });
     }
 
+    /// Appends the same message for the unnamed statement and portal.
+    pub fn encode_unnamed(&self, out: &mut Vec<u8>) {
+        put_message(out, tag::BIND, |out| {
+            put_text(out, b"");
+            put_text(out, b"");
+            out.extend_from_slice(self.rest);
+        });
+    }
+
     /// Appends a Bind.
     ///
     /// Panics above 65,535 formats, values or result formats, which are PostgreSQL's limits.

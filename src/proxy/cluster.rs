@@ -1,19 +1,27 @@
 //! A user's database as one core sees it: shards, and the pools of their servers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::choice::Role;
 use crate::snapshot::Names;
+use crate::sql::cache::Cache;
 
 use super::pools::PoolSlot;
+
+/// Analysed texts of one database and user that a core keeps.
+const ANALYSES_MAX: usize = 1000;
+/// Bytes that they take at most.
+const ANALYSES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The pools of one user and database. Made anew by a reload; the pools themselves stay.
 pub(crate) struct Cluster {
     /// Whose it is.
     pub(crate) names: Arc<Names>,
     shards: Vec<Shard>,
+    /// Texts of this database that were analysed lately.
+    pub(crate) analyses: RefCell<Cache>,
 }
 
 /// One part of a database.
@@ -41,6 +49,7 @@ impl Cluster {
         Self {
             names: Arc::clone(&first.names),
             shards: shards.map(Shard::new).collect(),
+            analyses: RefCell::new(Cache::new(ANALYSES_MAX, ANALYSES_BYTES_MAX)),
         }
     }
 

@@ -31,7 +31,7 @@ use super::cluster::Cluster;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::reload::Pools;
-use super::server::Target;
+use super::server::Targets;
 use super::setup::Setup;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
@@ -378,8 +378,8 @@ pub(crate) struct Link {
     pub(crate) pinned: Cell<Option<(&'static str, Instant)>>,
     notice: Cell<Option<Notice>>,
     waker: RefCell<Option<Waker>>,
-    /// The server it holds, for cancel requests.
-    pub(crate) target: RefCell<Option<Rc<Target>>>,
+    /// The servers it holds, for cancel requests.
+    pub(crate) targets: RefCell<Targets>,
     pub(crate) meter: ClientMeter,
     /// Named statements that it has prepared.
     pub(crate) statements: Cell<usize>,
@@ -451,7 +451,7 @@ impl Link {
             pinned: Cell::new(None),
             notice: Cell::new(None),
             waker: RefCell::new(None),
-            target: RefCell::new(None),
+            targets: RefCell::default(),
             meter: ClientMeter::new(now),
             statements: Cell::new(0),
             face: OnceCell::new(),

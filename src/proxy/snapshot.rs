@@ -51,7 +51,12 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         .links
         .borrow()
         .values()
-        .filter_map(|link| Some((Rc::as_ptr(link.target.borrow().as_ref()?), Rc::clone(link))))
+        .flat_map(|link| {
+            let targets = link.targets.borrow();
+            let held = targets.as_slice().iter();
+            let held = held.map(|target| (Rc::as_ptr(target), Rc::clone(link)));
+            held.collect::<Vec<_>>()
+        })
         .collect();
     let known = state.statements.borrow();
     let pools = state.pools();
@@ -149,8 +154,8 @@ async fn sessions(state: &CoreState) -> Vec<ClientSnapshot> {
 /// `None` while it is not logged in.
 fn one_client(link: &Link) -> Option<ClientSnapshot> {
     let face = link.face.get()?;
-    let target = link.target.borrow();
-    let server = target.as_ref().map(|target| {
+    let targets = link.targets.borrow();
+    let server = targets.as_slice().first().map(|target| {
         let slot = link.slot.borrow();
         Holding {
             process_id: target.process_id(),

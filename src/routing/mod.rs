@@ -1,5 +1,8 @@
 //! Where a statement goes: which servers may run it, and why.
 //!
-//! `role` says whether that may be a replica.
+//! `role` says whether that may be a replica, `verdict` what it asks of several shards, `transaction` what servers hear
+//! that join one.
 
 pub mod role;
+pub mod transaction;
+pub mod verdict;

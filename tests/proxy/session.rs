@@ -435,21 +435,3 @@ fn a_login_given_up_while_it_asks_a_server_loses_no_permit() {
     assert_eq!(last.value("SELECT 1"), "1");
     pgdog.stop();
 }
-
-#[test]
-fn a_database_with_several_shards_is_refused() {
-    let database = Postgres::shared().database("session");
-    let port = Postgres::shared().port();
-    let pgdog = Config::empty()
-        .server(&database, port, "shard = 0")
-        .server(&database, port, "shard = 1\ndatabase_name = \"postgres\"")
-        .user(ALICE, &database, &format!("password = {PASSWORD:?}"))
-        .start();
-    // All of it would go to one shard.
-    let refused = Wire::login(pgdog.port(), ALICE, &database, PASSWORD)
-        .err()
-        .unwrap();
-    assert!(format!("{refused:?}").contains("0A000"), "{refused:?}");
-    assert!(pgdog.log().contains("not in effect yet"));
-    pgdog.stop();
-}

@@ -66,6 +66,12 @@ impl Config {
         self
     }
 
+    /// Adds other sections to pgdog.toml.
+    pub(crate) fn more(mut self, lines: &str) -> Self {
+        self.databases += lines;
+        self
+    }
+
     /// Adds a user, with more lines for its entry.
     pub(crate) fn user(mut self, name: &str, database: &str, lines: &str) -> Self {
         self.users += &format!("[[users]]\nname = {name:?}\ndatabase = {database:?}\n{lines}\n");

@@ -42,20 +42,11 @@ pub(super) fn admit(state: &CoreState, user: &str, database: &str) -> Result<Rc<
     Ok(cluster)
 }
 
-/// The pools of this user and database. Errors: there are none, or some that cannot be served yet.
+/// The pools of this user and database. Errors: there are none.
 fn cluster_of(state: &CoreState, user: &str, database: &str) -> Result<Rc<Cluster>, Error> {
     let Some(cluster) = state.cluster_of(user, database) else {
         return Err(unknown_database(database));
     };
-    let shards = cluster.shards();
-    if shards > 1 {
-        // Everything would go to one of them.
-        let text = format!(
-            "sharding is not available yet, and database \"{database}\" has {shards} shards"
-        );
-        let code = SqlState::FEATURE_NOT_SUPPORTED;
-        return Err(Error::fatal(Fault::Proxy, code, text));
-    }
     Ok(cluster)
 }
 

@@ -15,13 +15,24 @@ use crate::sql::settings::Settings;
 
 use super::super::core_state::Activity;
 use super::super::pools::{Conn, Held};
-use super::super::server::{Reset, RunError};
+use super::super::server::{Reset, RunError, Targets};
 use super::request::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 
 impl Session {
     /// A server that has this client's settings; `None` if the request was answered with an error.
     pub(super) async fn checkout(&mut self) -> Result<Option<Held>, End> {
+        match self.find_server().await? {
+            Ok(held) => {
+                *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
+                Ok(Some(held))
+            }
+            Err(error) => self.refuse(error).map(|()| None),
+        }
+    }
+
+    /// The same; an error is for the client, who has not heard of it.
+    pub(super) async fn find_server(&mut self) -> Result<Result<Held, Error>, End> {
         let since = self.state.core.now();
         loop {
             if self.slot.is_held() {
@@ -43,8 +54,7 @@ impl Session {
             let mut held = match served {
                 Ok(lease) => Held::new(&self.state, &self.slot, lease),
                 Err(why) => {
-                    let error = self.pool_error(why);
-                    return self.refuse(error).map(|()| None);
+                    return Ok(Err(self.pool_error(why)));
                 }
             };
             if held.take_unprompted().is_err() {
@@ -53,28 +63,27 @@ impl Session {
             }
             let wanted = self.settings.committed();
             if !Settings::same(&held.settings, wanted) {
-                match Box::pin(self.apply_settings(held)).await? {
-                    Some(ready) => held = ready,
-                    None => return Ok(None),
+                match Box::pin(self.apply_settings(held)).await {
+                    Ok(ready) => held = ready,
+                    Err(error) => return Ok(Err(error)),
                 }
             }
-            *self.link.target.borrow_mut() = Some(Rc::clone(&held.target));
             let now = self.state.core.now();
             let waited = nanoseconds(now.saturating_duration_since(since));
             held.link.meter.assigned(waited);
             self.link.meter.assigned(waited);
             held.link.latencies().record(Phase::CheckoutWait, waited);
             self.link.enter(Activity::Active, now);
-            return Ok(Some(held));
+            return Ok(Ok(held));
         }
     }
 
-    /// Brings the server's settings in line with the client's. None: the request was answered with an error.
-    async fn apply_settings(&mut self, mut held: Held) -> Result<Option<Held>, End> {
-        let error = match held.bring_to(self.settings.committed()).await {
+    /// Brings the server's settings in line with the client's. An error is for the client.
+    async fn apply_settings(&mut self, mut held: Held) -> Result<Held, Error> {
+        Err(match held.bring_to(self.settings.committed()).await {
             Ok(_) => {
                 self.settings.in_line();
-                return Ok(Some(held));
+                return Ok(held);
             }
             Err(RunError::Server(body)) => {
                 if held.is_fit() {
@@ -85,8 +94,7 @@ impl Session {
                 Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
             }
             Err(RunError::Lost(lost)) => lost_error(&lost),
-        };
-        self.refuse(error).map(|()| None)
+        })
     }
 
     /// MAINTENANCE: waits until transactions may begin, for as long as the client stays.
@@ -157,7 +165,7 @@ impl Session {
 
     /// Forgets what concerns the server that it has had.
     pub(super) fn let_go(&mut self) -> Ties {
-        *self.link.target.borrow_mut() = None;
+        *self.link.targets.borrow_mut() = Targets::None;
         self.link.pinned.set(None);
         self.unnamed = Unnamed::None;
         self.timed_out = false;
@@ -167,16 +175,22 @@ impl Session {
     }
 
     /// Returns the server to its pool: at once if it is fit, otherwise when it has been made fit.
-    pub(super) fn give_back(&mut self, mut held: Held) {
+    pub(super) fn give_back(&mut self, held: Held) {
         let tracked = self.tracker.is_some();
         let ties = self.let_go();
         let half_sent = self.inbound.is_amid_message();
+        if half_sent || ties.spoilt() {
+            return; // dropped, and so closed
+        }
         // What was on its way may have changed settings, and nobody looks at the answers any more.
-        let scrub = self.manner.mode == PoolerMode::Session
-            || ties.scrub()
-            || !self.settings.is_exact()
-            || tracked;
-        if !scrub && held.is_fit() && !half_sent {
+        let scrub = self.manner.mode == PoolerMode::Session || ties.scrub() || tracked;
+        self.release(held, scrub);
+    }
+
+    /// Returns a server that has the account of settings that this session keeps. `scrub`: or may have other things.
+    pub(super) fn release(&self, mut held: Held, scrub: bool) {
+        let scrub = scrub || !self.settings.is_exact();
+        if !scrub && held.is_fit() {
             if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
                 held.settings = Arc::clone(self.settings.on_server());
             }
@@ -188,9 +202,6 @@ impl Session {
             true => Reset::Session,
             false => Reset::Transaction,
         };
-        if half_sent || ties.spoilt() {
-            return; // dropped, and so closed
-        }
         let state = Rc::clone(&self.state);
         let out_of_sync = !held.exchange.is_resting();
         if out_of_sync {

@@ -191,6 +191,7 @@ impl Admitted {
             timed_out: false,
             retry: None,
             audit: Audit::of(state),
+            sharded: None,
         }))
     }
 }

@@ -12,7 +12,9 @@ mod prepared;
 mod relay;
 mod replies;
 mod request;
+mod role;
 mod route;
+mod sharded;
 mod startup;
 mod visitor;
 
@@ -49,8 +51,9 @@ use admin::AdminSession;
 use adopt::Manner;
 use audit::Audit;
 use inbound::Inbound;
-use relay::Relay;
+use relay::{Extent, Relay};
 use request::Unnamed;
+use sharded::Sharded;
 
 /// An incomplete request up to this size waits for the rest before it takes a server.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -95,6 +98,8 @@ struct Session {
     retry: Option<Box<[u8]>>,
     /// What of it is watched, if anything is.
     audit: Option<Box<Audit>>,
+    /// What it has on shards, if there are several.
+    sharded: Option<Box<Sharded>>,
 }
 
 /// Why a session ends.
@@ -215,14 +220,21 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
+        if self.cluster.shards() > 1 {
+            return Box::pin(self.serve_sharded()).await;
+        }
         if self.cluster.is_split() && !self.route()? {
             return Ok(());
         }
         let Some(mut held) = self.checkout().await? else {
             return Ok(());
         };
+        let extent = match self.cluster.is_split() {
+            true => Extent::OneTransaction,
+            false => Extent::Transaction,
+        };
         let outcome = loop {
-            if let Err(end) = Relay::new(self, &mut held).run().await {
+            if let Err(end) = Relay::new(self, &mut held, extent).run().await {
                 break Err(end);
             }
             match self.settle(&mut held).await {
@@ -363,11 +375,11 @@ impl Session {
         while let Some(header) = self.inbound.next()? {
             match header.tag {
                 tag::TERMINATE => return Err(End::Left),
+                tag::SYNC if self.has_open_batch() => return Ok(true),
                 tag::SYNC => {
                     self.skipping = false;
                     self.inbound.skip(header);
-                    self.stream
-                        .send_static(const { &ready_for_query(TransactionStatus::Idle) });
+                    self.stream.write(&ready_for_query(self.status()));
                 }
                 _ if self.skipping => self.inbound.skip(header),
                 // The rest of COPY data whose COPY has failed, and a Flush of nothing.
@@ -389,6 +401,9 @@ impl Session {
                             text,
                         ))?;
                         continue;
+                    }
+                    if self.cluster.is_split() {
+                        return Ok(self.is_batch_whole()? || self.wait_for_more());
                     }
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
                     return Ok(self.is_ready(header) || self.wait_for_more());
@@ -454,6 +469,12 @@ impl Session {
 
     /// Answers the request with an error, if the session may go on after it.
     fn refuse(&mut self, error: Error) -> Result<(), End> {
+        let error = self.recoverable(error)?;
+        self.answer(&error)
+    }
+
+    /// An error of a pool, if the session may go on after it.
+    fn recoverable(&self, error: Error) -> Result<Error, End> {
         if self.state.config().clients.recovery != ClientRecovery::Recover
             || error.severity() == "FATAL"
         {
@@ -462,18 +483,21 @@ impl Session {
                 ..error
             }));
         }
-        self.answer(&error)
+        Ok(error)
     }
 
     /// Answers the request in front with an error; the rest of its batch is ignored.
     fn answer(&mut self, error: &Error) -> Result<(), End> {
         self.count_error(error);
+        if let Some(sharded) = &mut self.sharded {
+            sharded.transaction.fail();
+        }
         let mut message = Vec::new();
         put_error(&mut message, error);
         if let Some(header) = self.inbound.next()? {
             if matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL) {
                 self.inbound.skip(header);
-                message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
+                message.extend_from_slice(&ready_for_query(self.status()));
             } else {
                 self.skipping = true;
             }

@@ -29,11 +29,24 @@ pub(super) struct Relay<'a> {
     moved: bool,
     /// Has the client's next message to wait for answers to those before it?
     pub(super) awaits: bool,
+    extent: Extent,
+}
+
+/// For how long the two are together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Until the server is at rest.
+    Transaction,
+    /// The same, and where each transaction goes is decided anew: none begins before the one before it has ended.
+    OneTransaction,
+    /// One request, and what else there is up to its Sync.
+    Request,
 }
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(session: &'a mut Session, server: &'a mut Server) -> Self {
+    pub(super) fn new(session: &'a mut Session, server: &'a mut Server, extent: Extent) -> Self {
         Self {
+            extent,
             session,
             server,
             answered: false,
@@ -69,7 +82,11 @@ impl<'a> Relay<'a> {
                 self.moved |= received.is_ready();
                 receives = received.is_ready();
             }
-            if self.moved && self.server.at_rest() && !self.session.inbound.is_amid_message() {
+            let ends = match self.extent {
+                Extent::Transaction | Extent::OneTransaction => self.server.at_rest(),
+                Extent::Request => self.server.is_resting(),
+            };
+            if self.moved && ends && !self.session.inbound.is_amid_message() {
                 return Poll::Ready(Ok(()));
             }
             if !receives && (!sends || self.is_held_up()) {
@@ -83,6 +100,13 @@ impl<'a> Relay<'a> {
     /// Does the client keep the server and want nothing of it?
     fn is_idle(&self) -> bool {
         self.session.link.activity.get() == Activity::Idle && self.session.inbound.is_empty()
+    }
+
+    /// Is the next request to be looked at by whoever decides where it goes?
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        // Within a transaction, too: what is under way may end it.
+        self.extent != Extent::Transaction && self.server.exchange.batches_owed() > 0
     }
 
     /// Has the client to wait until the server has answered more?

@@ -113,8 +113,10 @@ impl Recipient for Session {
         if self.audit.is_some() {
             self.audit_answer(self.link.since.get());
         }
-        let target = self.link.target.borrow();
-        self.timed_out &= target.as_ref().is_some_and(|target| !target.is_settled());
+        if self.timed_out {
+            let targets = self.link.targets.borrow();
+            self.timed_out = targets.as_slice().iter().any(|target| !target.is_settled());
+        }
         // What the client has sent ahead begins now.
         self.link.since.set(self.state.core.now());
         if let Some(tracker) = &mut self.tracker {

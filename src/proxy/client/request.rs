@@ -230,6 +230,18 @@ impl Relay<'_> {
             .unwrap_or_default();
         let (translates, tracks) = (self.session.translates(), self.session.tracker.is_some());
         Ok(match header.tag {
+            tag::QUERY
+            | tag::PARSE
+            | tag::BIND
+            | tag::DESCRIBE
+            | tag::CLOSE
+            | tag::EXECUTE
+            | tag::SYNC
+            | tag::FUNCTION_CALL
+                if self.is_over() =>
+            {
+                Class::Await
+            }
             // It has no effect, and no answer.
             tag::QUERY
             | tag::PARSE

@@ -86,6 +86,27 @@ impl Target {
     }
 }
 
+/// The servers of one client.
+#[derive(Default)]
+pub(crate) enum Targets {
+    #[default]
+    None,
+    One(Rc<Target>),
+    /// Those of several shards.
+    Many(Box<[Rc<Target>]>),
+}
+
+impl Targets {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[Rc<Target>] {
+        match self {
+            Self::None => &[],
+            Self::One(target) => std::slice::from_ref(target),
+            Self::Many(targets) => targets,
+        }
+    }
+}
+
 /// One request under way.
 struct UnderWay(Rc<Target>);
 
@@ -141,18 +162,22 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
     let known = state.links.borrow().get(&process_id).cloned();
     let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));
-    let Some(target) = known.and_then(|link| link.target.borrow().clone()) else {
+    let targets = known.as_ref().map(|link| link.targets.borrow());
+    let targets = targets.as_ref().map_or(&[][..], |targets| targets.as_slice());
+    if targets.is_empty() {
         return state.tally.cancels_unknown.add(1);
-    };
-    if target.under_way.get() >= UNDER_WAY_MAX {
-        return;
     }
-    // Marked at once: from here on the server cannot be lent to another client before the request was answered.
-    let under_way = UnderWay::new(&target);
-    state.tally.cancels_sent.add(1);
-    let context = Rc::clone(state);
-    state.core.spawn(async move {
-        send(&context, &target).await;
-        drop(under_way);
-    });
+    for target in targets {
+        if target.under_way.get() >= UNDER_WAY_MAX {
+            continue;
+        }
+        // Marked at once: from here on the server cannot be lent to another client before the request was answered.
+        let under_way = UnderWay::new(target);
+        state.tally.cancels_sent.add(1);
+        let (context, target) = (Rc::clone(state), Rc::clone(target));
+        state.core.spawn(async move {
+            send(&context, &target).await;
+            drop(under_way);
+        });
+    }
 }

@@ -28,7 +28,7 @@ use crate::sql::settings::{Settings, Transition};
 
 use super::core_state::CoreState;
 
-pub(crate) use cancel::Target;
+pub(crate) use cancel::{Target, Targets};
 use link::Enlisted;
 pub(crate) use link::{Registry, ServerLink};
 pub(crate) use reset::Reset;
@@ -72,6 +72,13 @@ struct Replies {
     fate: Option<Fate>,
     /// Beginning of a message: its header, or all of one that is read whole.
     partial: Vec<u8>,
+}
+
+impl Replies {
+    #[inline]
+    fn is_whole(&self) -> bool {
+        self.body_left == 0 && self.partial.is_empty()
+    }
 }
 
 /// A server connection between cores.
@@ -302,7 +309,13 @@ impl Server {
     /// At rest with nothing half sent or half received.
     #[inline]
     pub(crate) fn at_rest(&self) -> bool {
-        self.exchange.at_rest() && self.replies.body_left == 0 && self.replies.partial.is_empty()
+        self.exchange.at_rest() && self.replies.is_whole()
+    }
+
+    /// The same, and a transaction may be open.
+    #[inline]
+    pub(crate) fn is_resting(&self) -> bool {
+        self.exchange.is_resting() && self.replies.is_whole()
     }
 
     /// Shows received bytes to the exchange, message by message, and passes on what the client shall get.
@@ -466,8 +479,12 @@ impl Server {
 
     /// Runs statements of ours and reads their replies to the end. The exchange must owe nothing.
     pub(crate) async fn run(&mut self, sql: &str) -> Result<Collector, RunError> {
-        let mut message = Vec::with_capacity(sql.len() + 6);
-        let text = sql.as_bytes();
+        self.run_text(sql.as_bytes()).await
+    }
+
+    /// The same for a text in the client's encoding.
+    pub(crate) async fn run_text(&mut self, text: &[u8]) -> Result<Collector, RunError> {
+        let mut message = Vec::with_capacity(text.len() + 6);
         frontend::Query { text }.encode(&mut message);
         self.stream.send_vec(message);
         self.link.meter.sent(frontend::tag::QUERY);
@@ -519,10 +536,7 @@ impl Server {
     }
 
     async fn take_all(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
-        while !self.exchange.nothing_owed()
-            || self.replies.body_left > 0
-            || !self.replies.partial.is_empty()
-        {
+        while !self.exchange.nothing_owed() || !self.replies.is_whole() {
             match self.stream.recv().await {
                 Ok(Some(buf)) => self.take(buf, to)?,
                 Ok(None) => return Err(Lost::Closed(None)),

@@ -1,0 +1,153 @@
+//! May the request in front go to a replica?
+
+use crate::config::choice::{ReadWriteSplit, ReadWriteStrategy};
+use crate::error::{Error, Fault};
+use crate::protocol::batch::{extent, messages, BatchEnd, Extent};
+use crate::protocol::frontend::{tag, Bind, Parse};
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::role::{route_role, Catalogue, Context, Readers, RoleRoute, Transaction};
+use crate::sql::hints::Role;
+use crate::sql::lexer::Dialect;
+use crate::sql::settings::Settings;
+use crate::sql::statement::{Isolation, Modes};
+
+use super::super::cluster::Want;
+use super::inbound::CLIENT_BODY_BYTES_MAX;
+use super::Session;
+
+/// The setting by which a session asks for servers of a role.
+const ROLE: &[u8] = b"pgdog.role";
+
+impl Session {
+    /// Which server the request in front needs. Whatever is not known to be a read of one request is a write.
+    ///
+    /// Errors: a hint that is none.
+    pub(super) fn wanted(&self) -> Result<Want, Error> {
+        let settings = self.settings.committed();
+        let hint = asked_role(settings)?;
+        let bytes = self.inbound.bytes();
+        let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
+            return Ok(by_hint(hint));
+        };
+        if matches!(end, BatchEnd::Flush | BatchEnd::Cut) {
+            // What follows is not known, and goes to the same server.
+            return Ok(by_hint(hint));
+        }
+        let batch = bytes.get(..length).unwrap_or_default();
+        let dialect = self.session_dialect();
+        let mut wanted = None;
+        let mut texts = 0;
+        for (header, body) in messages(batch) {
+            let want = match header.tag {
+                tag::QUERY => {
+                    let text = body.strip_suffix(b"\0").unwrap_or(body);
+                    self.wanted_by(text, dialect, hint)?
+                }
+                tag::PARSE => match Parse::parse(body) {
+                    Ok(parse) => self.wanted_by(parse.query, dialect, hint)?,
+                    Err(_) => Want::Write,
+                },
+                tag::BIND => match Bind::parse(body) {
+                    // One that was parsed in this batch is counted already.
+                    Ok(bind) => match self.statement(bind.statement) {
+                        Ok(statement) => self.wanted_by(statement.text(), dialect, hint)?,
+                        Err(_) if texts > 0 => continue,
+                        Err(_) => Want::Write,
+                    },
+                    Err(_) => Want::Write,
+                },
+                tag::FUNCTION_CALL => Want::Write,
+                _ => continue,
+            };
+            texts += 1;
+            match (wanted, want) {
+                (_, Want::Write) => return Ok(Want::Write),
+                (None, want) => wanted = Some(want),
+                (Some(_), _) => {}
+            }
+        }
+        Ok(wanted.unwrap_or_else(|| by_hint(hint)))
+    }
+
+    /// Which server a text needs that is a request of its own.
+    pub(super) fn wanted_by(
+        &self,
+        text: &[u8],
+        dialect: Dialect,
+        hint: Option<Role>,
+    ) -> Result<Want, Error> {
+        let mut cache = self.cluster.analyses.borrow_mut();
+        let analysed = cache.analyse(text, dialect);
+        if let Some(name) = analysed.hints.invalid {
+            return Err(invalid(name));
+        }
+        let settings = self.settings.committed();
+        let catalogue = Catalogue::default();
+        let context = Context {
+            transaction: Transaction::None,
+            hint,
+            defaults: defaults(settings),
+            temporary: false,
+            strategy: ReadWriteStrategy::Conservative,
+            split: ReadWriteSplit::IncludePrimary,
+            catalogue: &catalogue,
+        };
+        let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
+        Ok(match route {
+            RoleRoute::Read(Readers::All, _) => Want::Read,
+            RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Read,
+            RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
+        })
+    }
+}
+
+fn by_hint(hint: Option<Role>) -> Want {
+    match hint {
+        Some(Role::Replica) => Want::Read,
+        Some(Role::Primary) | None => Want::Write,
+    }
+}
+
+/// What the session has set for its transactions.
+fn defaults(settings: &Settings) -> Modes {
+    let value = |name: &[u8]| {
+        settings
+            .get(name)
+            .map(|value| unquoted(value.sql()).to_ascii_lowercase())
+    };
+    let read_only = value(b"default_transaction_read_only");
+    let isolation = value(b"default_transaction_isolation");
+    Modes {
+        read_only: read_only
+            .map(|value| matches!(&*value, b"on" | b"true" | b"yes" | b"1" | b"t" | b"y")),
+        isolation: isolation.and_then(|value| match &*value {
+            b"serializable" => Some(Isolation::Serializable),
+            b"repeatable read" => Some(Isolation::RepeatableRead),
+            b"read committed" | b"read uncommitted" => Some(Isolation::ReadCommitted),
+            _ => None,
+        }),
+        deferrable: None,
+    }
+}
+
+/// What `pgdog.role` says. Errors: it is neither `primary` nor `replica`.
+pub(super) fn asked_role(settings: &Settings) -> Result<Option<Role>, Error> {
+    let Some(value) = settings.get(ROLE) else {
+        return Ok(None);
+    };
+    let role = Role::parse(&unquoted(value.sql()));
+    role.map(Some).ok_or_else(|| invalid("pgdog.role"))
+}
+
+/// A value's text without the quotes of SQL.
+pub(super) fn unquoted(sql: &[u8]) -> Vec<u8> {
+    match sql.trim_ascii() {
+        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner.to_vec(),
+        bare => bare.to_vec(),
+    }
+}
+
+fn invalid(name: &str) -> Error {
+    let text = format!("invalid value for \"{name}\"");
+    Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
+}

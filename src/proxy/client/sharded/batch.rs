@@ -1,0 +1,407 @@
+//! A batch of the extended protocol that concerns several shards, or none: each message is answered here, and what a
+//! portal executes is run like a statement of a Query.
+//!
+//! Between two Syncs everything is one transaction, as on one server. A server never sees the client's own Sync: so
+//! none is left in the middle of a batch, and a Flush costs nothing.
+
+use std::rc::Rc;
+
+use crate::error::{Error, Fault};
+use crate::prepared::Statement;
+use crate::protocol::backend::{
+    ready_for_query, BIND_COMPLETE, CLOSE_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PARSE_COMPLETE,
+};
+use crate::protocol::batch::{messages, BatchEnd};
+use crate::protocol::exchange::Owed;
+use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target, SYNC};
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::verdict::{refused, Verdict};
+use crate::sql::session::Effects;
+
+use super::super::super::cluster::Want;
+use super::super::{End, Session};
+use super::plan::{Form, Plan, Planned};
+use super::scatter::{Call, Shown};
+use super::steps::{Stepped, BEGIN};
+
+/// Portals that a batch may have: a client that wants more is refused.
+const PORTALS_MAX: usize = 1024;
+
+/// A statement with its values, until the end of the batch.
+pub(super) struct Portal {
+    name: Box<[u8]>,
+    statement: Rc<Statement>,
+    /// Body of the Bind.
+    bind: Box<[u8]>,
+    /// Its rows are described when it is executed.
+    described: bool,
+}
+
+impl Session {
+    /// What to do for a batch.
+    pub(super) fn plan_batch(&mut self, batch: &[u8], end: BatchEnd) -> Result<Plan, Error> {
+        let here = Ok(Plan::Batch {
+            bytes: batch.len(),
+            end,
+        });
+        let sharded = self.sharded();
+        if end != BatchEnd::Sync || sharded.ours || !sharded.portals.is_empty() {
+            return here;
+        }
+        if sharded.transaction.is_failed() {
+            return here;
+        }
+        // One server can do it if it can do what is executed, and knows what is only parsed or described.
+        let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
+        let mut verdicts = Vec::new();
+        for (header, body) in messages(batch) {
+            match header.tag {
+                tag::PARSE => {
+                    let parse = Parse::parse(body).map_err(malformed)?;
+                    let statement = self.intern(parse.content())?;
+                    parsed.push((parse.statement, statement));
+                }
+                tag::BIND => {
+                    let bind = Bind::parse(body).map_err(malformed)?;
+                    let of_name = |(name, _): &&(&[u8], _)| *name == bind.statement;
+                    let statement = match parsed.iter().rfind(of_name) {
+                        Some((_, statement)) => Rc::clone(statement),
+                        None => match self.statement(bind.statement) {
+                            Ok(statement) => statement,
+                            Err(_) => return here,
+                        },
+                    };
+                    match self.planned(&statement, &bind, false)? {
+                        None => {}
+                        Some(planned) => verdicts.push((planned.verdict, planned.effects.sets())),
+                    }
+                }
+                _ => {}
+            }
+        }
+        let server = self.one_server_for(verdicts.iter().map(|(verdict, sets)| (verdict, *sets)));
+        match server {
+            Some((shard, want)) => Ok(Plan::Relay { shard, want }),
+            None => here,
+        }
+    }
+
+    /// The shared statement of a Parse's content.
+    fn intern(&mut self, content: &[u8]) -> Result<Rc<Statement>, Error> {
+        let mut context = Vec::new();
+        self.settings.current().parse_context(&mut context);
+        self.state.statements.borrow_mut().intern(content, &context)
+    }
+
+    /// The client's statement of a name.
+    pub(in super::super) fn statement(&self, name: &[u8]) -> Result<Rc<Statement>, Error> {
+        if name.is_empty() && !self.renames(true) {
+            let unbound = self.unbound.clone();
+            return unbound.ok_or_else(|| crate::prepared::unknown(name));
+        }
+        self.statements.get(name).cloned()
+    }
+
+    /// What a portal does. `None`: nothing, its text is empty.
+    fn planned<'p>(
+        &mut self,
+        statement: &'p Statement,
+        bind: &Bind<'p>,
+        described: bool,
+    ) -> Result<Option<Planned<'p>>, Error> {
+        let mut steps = self.statements_of(statement.text(), Some(bind))?;
+        if steps.len() > 1 {
+            let text = "cannot insert multiple commands into a prepared statement";
+            return Err(Error::error(Fault::Client, SqlState::SYNTAX_ERROR, text));
+        }
+        let Some(mut planned) = steps.pop() else {
+            return Ok(None);
+        };
+        planned.form = Form::Portal {
+            definition: statement.definition(),
+            bind: *bind,
+            described,
+        };
+        Ok(Some(planned))
+    }
+
+    /// Answers the batch in front, of so many bytes.
+    pub(super) async fn run_batch(&mut self, bytes: usize, end: BatchEnd) -> Result<(), End> {
+        let batch = self.inbound.take(bytes);
+        let executes = messages(&batch).filter(|(header, _)| header.tag == tag::EXECUTE);
+        let lone = executes.count() == 1 && end == BatchEnd::Sync && !self.sharded().ours;
+        let mut rest = messages(&batch);
+        while let Some((header, body)) = rest.next() {
+            let went = match header.tag {
+                tag::SYNC => {
+                    self.end_batch().await?;
+                    self.stream.write(&ready_for_query(self.status()));
+                    continue;
+                }
+                tag::FLUSH => continue,
+                tag => {
+                    let follows = |portal: &[u8]| executes_next(rest.clone(), portal);
+                    let answered = self.run_message(tag, body, lone, follows).await?;
+                    answered
+                }
+            };
+            if went == Stepped::Failed {
+                self.abandon_batch().await?;
+                if end == BatchEnd::Sync {
+                    self.stream.write(&ready_for_query(self.status()));
+                } else {
+                    self.skipping = true;
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_message(
+        &mut self,
+        tag: u8,
+        body: &[u8],
+        lone: bool,
+        follows: impl Fn(&[u8]) -> bool,
+    ) -> Result<Stepped, End> {
+        let answered = match tag {
+            tag::PARSE => self.parse(body),
+            tag::BIND => self.bind(body),
+            tag::DESCRIBE => match Target::parse(body).map_err(malformed) {
+                Ok(Target::Statement(name)) => match self.statement(name) {
+                    Ok(statement) => return self.describe(&statement, None).await,
+                    Err(error) => Err(error),
+                },
+                Ok(Target::Portal(name)) => {
+                    let follows = follows(name);
+                    return self.describe_portal(name, follows).await;
+                }
+                Err(error) => Err(error),
+            },
+            tag::EXECUTE => match Execute::parse(body).map_err(malformed) {
+                Ok(execute) => return self.execute(execute, lone).await,
+                Err(error) => Err(error),
+            },
+            tag::CLOSE => self.close(body),
+            _ => Ok(()),
+        };
+        Ok(match answered {
+            Ok(()) => Stepped::Done,
+            Err(error) => {
+                self.tell(&error);
+                Stepped::Failed
+            }
+        })
+    }
+
+    fn parse(&mut self, body: &[u8]) -> Result<(), Error> {
+        let parse = Parse::parse(body).map_err(malformed)?;
+        let statement = self.intern(parse.content())?;
+        if parse.statement.is_empty() && !self.renames(true) {
+            self.unbound = Some(statement);
+            self.unbound_in = 0;
+        } else {
+            self.statements.prepare(parse.statement, statement)?;
+            self.statements.succeeded();
+        }
+        self.stream.write(&PARSE_COMPLETE);
+        Ok(())
+    }
+
+    fn bind(&mut self, body: &[u8]) -> Result<(), Error> {
+        let bind = Bind::parse(body).map_err(malformed)?;
+        let statement = self.statement(bind.statement)?;
+        let portals = &mut self.sharded().portals;
+        portals.retain(|portal| *portal.name != *bind.portal);
+        if portals.len() >= PORTALS_MAX {
+            let text = format!("more than {PORTALS_MAX} portals in one batch");
+            return Err(Error::error(
+                Fault::Client,
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                text,
+            ));
+        }
+        portals.push(Portal {
+            name: bind.portal.into(),
+            statement,
+            bind: body.into(),
+            described: false,
+        });
+        self.stream.write(&BIND_COMPLETE);
+        Ok(())
+    }
+
+    fn close(&mut self, body: &[u8]) -> Result<(), Error> {
+        match Target::parse(body).map_err(malformed)? {
+            Target::Statement(name) if name.is_empty() && !self.renames(true) => {
+                self.unbound = None;
+            }
+            Target::Statement(name) => {
+                self.statements.remove(name);
+                self.statements.succeeded();
+            }
+            Target::Portal(name) => self
+                .sharded()
+                .portals
+                .retain(|portal| *portal.name != *name),
+        }
+        self.stream.write(&CLOSE_COMPLETE);
+        Ok(())
+    }
+
+    /// Takes a portal out.
+    fn portal(&mut self, name: &[u8]) -> Result<Portal, Error> {
+        let portals = &mut self.sharded().portals;
+        let at = portals.iter().position(|portal| *portal.name == *name);
+        at.map(|at| portals.swap_remove(at)).ok_or_else(|| {
+            let text = format!(
+                "portal \"{}\" does not exist",
+                String::from_utf8_lossy(name)
+            );
+            Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text)
+        })
+    }
+
+    /// The description of a portal's rows: with its rows, if it is executed at once.
+    async fn describe_portal(&mut self, name: &[u8], follows: bool) -> Result<Stepped, End> {
+        let mut portal = match self.portal(name) {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let Ok(bind) = Bind::parse(&portal.bind) else {
+            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
+        };
+        let planned = match self.planned(&portal.statement, &bind, false) {
+            Ok(planned) => planned,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let runs = matches!(
+            planned.as_ref().map(|planned| &planned.verdict),
+            Some(Verdict::Run(_))
+        );
+        let went = if !runs {
+            self.stream.write(&NO_DATA);
+            Stepped::Done
+        } else if follows {
+            portal.described = true;
+            Stepped::Done
+        } else {
+            self.describe(&portal.statement, Some(&bind)).await?
+        };
+        self.sharded().portals.push(portal);
+        Ok(went)
+    }
+
+    /// Asks a server for the description of a statement, or of a portal.
+    async fn describe(
+        &mut self,
+        statement: &Statement,
+        bind: Option<&Bind<'_>>,
+    ) -> Result<Stepped, End> {
+        let mut messages = Vec::new();
+        Parse::encode_content(&mut messages, b"", statement.definition());
+        let mut owed = vec![Owed::ParseComplete];
+        match bind {
+            Some(bind) => {
+                bind.encode_unnamed(&mut messages);
+                owed.push(Owed::BindComplete);
+                Target::Portal(b"").encode_describe(&mut messages);
+            }
+            None => Target::Statement(b"").encode_describe(&mut messages),
+        }
+        messages.extend_from_slice(&SYNC);
+        owed.extend([Owed::Description, Owed::Ready]);
+        let shard = self.any_shard();
+        let mut legs = match self.take_leg(shard, Want::Write).await? {
+            Ok(leg) => vec![leg],
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let call = Call {
+            messages: &messages,
+            owed: &owed,
+            commits: false,
+            shown: Shown::Description,
+        };
+        let outcome = self.call(&mut legs, &call).await;
+        self.end_call(legs, &Effects::default(), outcome)
+    }
+
+    async fn execute(&mut self, execute: Execute<'_>, lone: bool) -> Result<Stepped, End> {
+        let portal = match self.portal(execute.portal) {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let Ok(bind) = Bind::parse(&portal.bind) else {
+            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
+        };
+        let planned = match self.planned(&portal.statement, &bind, portal.described) {
+            Ok(Some(planned)) => planned,
+            Ok(None) => {
+                self.stream.write(&EMPTY_QUERY_RESPONSE);
+                return Ok(Stepped::Done);
+            }
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        if execute.rows_max > 0 && matches!(planned.verdict, Verdict::Run(_)) {
+            return Ok(self.failed_with(&refused("a portal with a row limit")));
+        }
+        let together = !lone || planned.changes_many(self.cluster.shards());
+        let sharded = self.sharded();
+        if together && !sharded.transaction.is_open() && !planned.verdict.is_control() {
+            sharded.transaction.begin(BEGIN);
+            sharded.ours = true;
+        }
+        let went = self.run_step(&planned).await?;
+        if planned.verdict.is_control() {
+            // What was a transaction of ours is the client's, or over.
+            self.sharded().ours = false;
+        }
+        Ok(went)
+    }
+
+    /// Sync: what was done is done.
+    async fn end_batch(&mut self) -> Result<(), End> {
+        self.sharded().portals.clear();
+        if std::mem::take(&mut self.sharded().ours) {
+            self.commit(false, None).await?;
+        }
+        Ok(())
+    }
+
+    /// An error: what was done is undone, unless the transaction is the client's.
+    async fn abandon_batch(&mut self) -> Result<(), End> {
+        self.sharded().portals.clear();
+        if std::mem::take(&mut self.sharded().ours) {
+            self.roll_back(false).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn failed_with(&mut self, error: &Error) -> Stepped {
+        self.tell(error);
+        Stepped::Failed
+    }
+
+    /// Is a batch open that a Sync has to end on servers?
+    pub(in super::super) fn has_open_batch(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_some_and(|sharded| sharded.ours || !sharded.portals.is_empty())
+    }
+}
+
+/// Is the next message but Describe an Execute of this portal?
+fn executes_next<'b>(
+    mut rest: impl Iterator<Item = (crate::protocol::frame::Header, &'b [u8])>,
+    portal: &[u8],
+) -> bool {
+    let next = rest.next();
+    next.is_some_and(|(header, body)| {
+        let execute = Execute::parse(body);
+        header.tag == tag::EXECUTE && execute.is_ok_and(|execute| execute.portal == portal)
+    })
+}
+
+fn malformed(error: crate::protocol::wire::Malformed) -> Error {
+    Error::protocol_violation(error)
+}

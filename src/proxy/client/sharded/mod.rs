@@ -1,0 +1,254 @@
+//! A session on a database of several shards: a request that concerns one of them goes there by the relay, others go to
+//! several servers at once.
+//!
+//! BEGIN is answered here. A server joins the transaction when a statement needs its shard (`routing::transaction`), and
+//! all end it together.
+
+mod batch;
+mod plan;
+mod route;
+mod scatter;
+mod steps;
+
+use std::rc::Rc;
+
+use crate::config::choice::PoolerMode;
+use crate::error::{Error, Fault, Survives};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::batch::{extent, Extent as BatchExtent};
+use crate::protocol::error_fields::{put_error, Fields};
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::transaction::Transaction;
+
+use super::super::cluster::Want;
+use super::super::core_state::Activity;
+use super::super::pools::Held;
+use super::super::server::{RunError, Targets};
+use super::inbound::CLIENT_BODY_BYTES_MAX;
+use super::relay::{Extent, Relay};
+use super::{lost_error, End, Session};
+
+use plan::Plan;
+
+/// What a session has on shards.
+#[derive(Default)]
+pub(super) struct Sharded {
+    /// Servers of the open transaction, or kept between transactions, in the order of shards.
+    legs: Vec<Leg>,
+    pub(super) transaction: Transaction,
+    /// The transaction is one of ours, for the batch or text under way.
+    ours: bool,
+    /// What the batch under way has bound.
+    portals: Vec<batch::Portal>,
+}
+
+/// A server of one shard.
+struct Leg {
+    shard: usize,
+    held: Held,
+}
+
+impl Session {
+    /// What ReadyForQuery says when we send it.
+    pub(super) fn status(&self) -> TransactionStatus {
+        match &self.sharded {
+            Some(sharded) => sharded.transaction.status(),
+            None => TransactionStatus::Idle,
+        }
+    }
+
+    /// Serves the request in front, which is there as a whole.
+    pub(super) async fn serve_sharded(&mut self) -> Result<(), End> {
+        let outcome = self.serve_on_shards().await;
+        if outcome.is_err() {
+            self.leave_shards();
+        }
+        let activity = match self.status() {
+            TransactionStatus::Idle => Activity::Idle,
+            _ => Activity::IdleInTransaction,
+        };
+        self.link.enter(activity, self.state.core.now());
+        outcome
+    }
+
+    async fn serve_on_shards(&mut self) -> Result<(), End> {
+        match self.plan() {
+            Ok(Plan::Relay { shard, want }) => self.relay_to(shard, want).await,
+            Ok(Plan::Query(bytes)) => Box::pin(self.run_query(bytes)).await,
+            Ok(Plan::Batch { bytes, end }) => Box::pin(self.run_batch(bytes, end)).await,
+            Err(error) => self.answer(&error),
+        }
+    }
+
+    fn sharded(&mut self) -> &mut Sharded {
+        self.sharded.get_or_insert_default()
+    }
+
+    /// Passes the request on to one shard, and its answer back.
+    async fn relay_to(&mut self, shard: usize, want: Want) -> Result<(), End> {
+        let mut leg = match self.take_leg(shard, want).await? {
+            Ok(leg) => leg,
+            Err(error) => return self.answer(&error),
+        };
+        let relayed = Relay::new(self, &mut leg.held, Extent::Request).run().await;
+        if let Err(end) = relayed {
+            return match end {
+                End::Recovered => {
+                    drop(leg);
+                    self.let_go();
+                    Ok(())
+                }
+                end => Err(end),
+            };
+        }
+        match leg.held.exchange.status() {
+            TransactionStatus::Idle => {
+                self.sharded().transaction.end(false);
+                return self.part(leg).await;
+            }
+            status => {
+                let transaction = &mut self.sharded().transaction;
+                if !transaction.is_open() {
+                    transaction.begin(steps::BEGIN);
+                }
+                if status == TransactionStatus::Failed {
+                    transaction.fail();
+                }
+            }
+        }
+        self.keep(leg);
+        Ok(())
+    }
+
+    /// After the end of a transaction on one server: does the client keep it?
+    async fn part(&mut self, mut leg: Leg) -> Result<(), End> {
+        match self.settle(&mut leg.held).await {
+            Ok(true) => {
+                self.keep(leg);
+                Ok(())
+            }
+            Ok(false) => {
+                self.give_back(leg.held);
+                Ok(())
+            }
+            Err(end) => {
+                self.give_back(leg.held);
+                Err(end)
+            }
+        }
+    }
+
+    /// The server of a shard: one that the session has, or one that joins. An error is for the client, who has not heard
+    /// of it.
+    async fn take_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
+        let legs = &mut self.sharded().legs;
+        if let Some(at) = legs.iter().position(|leg| leg.shard == shard) {
+            return Ok(Ok(legs.remove(at)));
+        }
+        let Some(slot) = self.cluster.pick(shard, want) else {
+            let text = format!("shard {shard} has no servers");
+            let error = Error::error(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text);
+            return Ok(Err(error));
+        };
+        let slot = Rc::clone(slot);
+        self.turn_to(slot);
+        let held = match self.find_server().await? {
+            Ok(held) => held,
+            Err(error) => return self.recoverable(error).map(Err),
+        };
+        let mut leg = Leg { shard, held };
+        match self.join(&mut leg).await {
+            Ok(()) => Ok(Ok(leg)),
+            Err(RunError::Server(body)) => {
+                self.release(leg.held, true);
+                Ok(Err(of_server(&body)))
+            }
+            Err(RunError::Lost(lost)) => Err(End::Fatal(Error {
+                survives: Survives::Nothing,
+                ..lost_error(&lost)
+            })),
+        }
+    }
+
+    /// Tells a server what the transaction consists of so far.
+    async fn join(&mut self, leg: &mut Leg) -> Result<(), RunError> {
+        let Some(sharded) = &self.sharded else {
+            return Ok(());
+        };
+        let prologue: Vec<_> = sharded.transaction.prologue().collect();
+        if prologue.is_empty() {
+            return Ok(());
+        }
+        let text = prologue.join(&b";\n"[..]);
+        leg.held.run_text(&text).await.map(drop)
+    }
+
+    fn keep(&mut self, leg: Leg) {
+        let legs = &mut self.sharded().legs;
+        let at = legs.partition_point(|other| other.shard < leg.shard);
+        legs.insert(at, leg);
+        self.aim(&[]);
+    }
+
+    /// Cancel requests go to the servers that the session has: these, and those it keeps.
+    fn aim(&self, also: &[Leg]) {
+        let kept = self.sharded.iter().flat_map(|sharded| &sharded.legs);
+        let all = kept.chain(also);
+        let mut targets: Vec<_> = all.map(|leg| Rc::clone(&leg.held.target)).collect();
+        *self.link.targets.borrow_mut() = match targets.len() {
+            0 => Targets::None,
+            1 => targets.pop().map_or(Targets::None, Targets::One),
+            _ => Targets::Many(targets.into()),
+        };
+    }
+
+    /// Gives all servers back, with whatever they were at.
+    pub(super) fn leave_shards(&mut self) {
+        let Some(sharded) = &mut self.sharded else {
+            return;
+        };
+        let legs = std::mem::take(&mut sharded.legs);
+        sharded.transaction.end(false);
+        sharded.ours = false;
+        sharded.portals.clear();
+        let scrub = self.manner.mode == PoolerMode::Session || self.tracker.is_some();
+        let ties = self.let_go();
+        if self.inbound.is_amid_message() || ties.spoilt() {
+            return; // dropped, and so closed
+        }
+        for leg in legs {
+            self.release(leg.held, scrub || ties.scrub());
+        }
+    }
+
+    /// Tells the client of an error amid its request; a transaction fails with it.
+    pub(super) fn tell(&mut self, error: &Error) {
+        self.link.meter.error();
+        if let Some(sharded) = &mut self.sharded {
+            sharded.transaction.fail();
+        }
+        let mut message = Vec::new();
+        put_error(&mut message, error);
+        self.stream.send_vec(message);
+    }
+
+    /// Is the request in front there as a whole?
+    pub(super) fn is_batch_whole(&self) -> Result<bool, End> {
+        match extent(self.inbound.bytes(), CLIENT_BODY_BYTES_MAX) {
+            Ok(BatchExtent::Whole { .. }) => Ok(true),
+            Ok(BatchExtent::Partial { .. }) => Ok(false),
+            Err(error) => Err(End::Fatal(error.into())),
+        }
+    }
+}
+
+/// A server's error about what it was told before the client's own statement.
+fn of_server(body: &[u8]) -> Error {
+    let lost = "server connection lost";
+    let Ok(fields) = Fields::parse(body) else {
+        return Error::error(Fault::Server, SqlState::CONNECTION_FAILURE, lost);
+    };
+    let code = fields.code().unwrap_or(SqlState::INTERNAL_ERROR);
+    let message = String::from_utf8_lossy(fields.message()).into_owned();
+    Error::error(Fault::Server, code, message)
+}

@@ -1,0 +1,307 @@
+//! The request in front: does it concern one shard, whose server then gets it as it is, or is it run here, statement by
+//! statement?
+
+use crate::error::{Error, Fault};
+use crate::protocol::batch::{extent, BatchEnd, Extent};
+use crate::protocol::exchange::Owed;
+use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::verdict::{verdict, Place, Verdict};
+use crate::sql::lexer::Dialect;
+use crate::sql::session::{effects, Effects};
+use crate::sql::settings::Settings;
+use crate::sql::statement::Unparsed;
+use crate::sql::statements::Statements;
+
+use super::super::super::cluster::Want;
+use super::super::inbound::CLIENT_BODY_BYTES_MAX;
+use super::super::role::unquoted;
+use super::super::Session;
+
+/// What to do for a request.
+pub(super) enum Plan {
+    /// One server gets it, and answers.
+    Relay { shard: usize, want: Want },
+    /// A Query of so many bytes is run here.
+    Query(usize),
+    /// A batch is run here.
+    Batch { bytes: usize, end: BatchEnd },
+}
+
+/// A statement, and what is done for it.
+pub(super) struct Planned<'a> {
+    pub(super) text: &'a [u8],
+    pub(super) verdict: Verdict,
+    pub(super) effects: Effects,
+    pub(super) form: Form<'a>,
+}
+
+/// How a statement has come.
+#[derive(Clone, Copy)]
+pub(super) enum Form<'a> {
+    /// In a Query.
+    Query,
+    /// As a portal.
+    Portal {
+        /// Of its statement, as in Parse.
+        definition: &'a [u8],
+        bind: Bind<'a>,
+        /// The client wants RowDescription.
+        described: bool,
+    },
+}
+
+impl Planned<'_> {
+    pub(super) fn tag_of_begin(&self) -> &'static str {
+        let start = self.text.get(..5).unwrap_or_default();
+        match start.eq_ignore_ascii_case(b"start") {
+            true => "START TRANSACTION",
+            false => "BEGIN",
+        }
+    }
+
+    /// Of SET LOCAL, SET TRANSACTION and SET CONSTRAINTS.
+    pub(super) fn tag_of_setting(&self) -> &'static str {
+        let upper = self.text.to_ascii_uppercase();
+        match upper
+            .split(|byte| !byte.is_ascii_alphabetic())
+            .filter(|word| !word.is_empty())
+            .nth(1)
+        {
+            Some(b"CONSTRAINTS") => "SET CONSTRAINTS",
+            _ => "SET",
+        }
+    }
+
+    /// Of SET and RESET of a setting of ours.
+    pub(super) fn tag_of_ours(&self) -> &'static str {
+        match self.text.first() {
+            Some(b'r' | b'R') => "RESET",
+            _ => "SET",
+        }
+    }
+
+    /// What each server is sent, what it owes for that, and whether the client gets the description of rows.
+    pub(super) fn messages(&self) -> (Vec<u8>, &'static [Owed], bool) {
+        let mut messages = Vec::new();
+        match &self.form {
+            Form::Query => {
+                Query { text: self.text }.encode(&mut messages);
+                (messages, &[Owed::Results], true)
+            }
+            Form::Portal {
+                definition,
+                bind,
+                described,
+            } => {
+                Parse::encode_content(&mut messages, b"", definition);
+                bind.encode_unnamed(&mut messages);
+                Target::Portal(b"").encode_describe(&mut messages);
+                Execute {
+                    portal: b"",
+                    rows_max: 0,
+                }
+                .encode(&mut messages);
+                messages.extend_from_slice(&SYNC);
+                let owed = &[
+                    Owed::ParseComplete,
+                    Owed::BindComplete,
+                    Owed::Description,
+                    Owed::Execution,
+                    Owed::Ready,
+                ];
+                (messages, owed, *described)
+            }
+        }
+    }
+
+    /// Does it change something on several servers that all of them must have, or none?
+    pub(super) fn changes_many(&self, shards: usize) -> bool {
+        match &self.verdict {
+            Verdict::Run(run) => run.together && run.place.count(shards) > 1,
+            _ => false,
+        }
+    }
+
+    pub(super) fn want(&self, in_transaction: bool) -> Want {
+        match &self.verdict {
+            Verdict::Run(run) if run.reads && !in_transaction => Want::Read,
+            _ => Want::Write,
+        }
+    }
+}
+
+impl Session {
+    /// What to do for the request in front. Errors: it cannot be done.
+    pub(super) fn plan(&mut self) -> Result<Plan, Error> {
+        let bytes = self.inbound.bytes();
+        let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
+            return Err(Error::protocol_violation("a request that is not whole"));
+        };
+        let batch = bytes.get(..length).unwrap_or_default().to_vec();
+        match end {
+            BatchEnd::Simple if batch.first() == Some(&tag::QUERY) => {
+                let text = batch.get(5..length - 1).unwrap_or_default();
+                self.plan_query(text, length)
+            }
+            BatchEnd::Simple => {
+                let text = "function call protocol is not supported";
+                Err(Error::error(
+                    Fault::Client,
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    text,
+                ))
+            }
+            end => self.plan_batch(&batch, end),
+        }
+    }
+
+    fn plan_query(&mut self, text: &[u8], length: usize) -> Result<Plan, Error> {
+        let steps = self.statements_of(text, None)?;
+        let verdicts = steps
+            .iter()
+            .map(|step| (&step.verdict, step.effects.sets()));
+        match self.one_server_for(verdicts) {
+            Some((shard, want)) => Ok(Plan::Relay { shard, want }),
+            None => Ok(Plan::Query(length)),
+        }
+    }
+
+    /// The one server that can do all that these verdicts ask for, as it would if there were no other. With each: does
+    /// the statement change settings?
+    pub(super) fn one_server_for<'v>(
+        &mut self,
+        verdicts: impl Iterator<Item = (&'v Verdict, bool)>,
+    ) -> Option<(usize, Want)> {
+        let sharded = self.sharded();
+        let in_transaction = sharded.transaction.is_open();
+        let joined = sharded.legs.first().map(|leg| leg.shard);
+        if sharded.legs.len() > 1 || sharded.transaction.is_failed() {
+            return None;
+        }
+        let (mut shard, mut reads, mut count, mut ends) = (None, !in_transaction, 0, false);
+        for (verdict, sets) in verdicts {
+            count += 1;
+            match verdict {
+                // A server that joins later has to hear of it.
+                _ if in_transaction && sets => return None,
+                Verdict::Run(run) => {
+                    reads &= run.reads;
+                    let here = match &run.place {
+                        Place::Any | Place::Joined => continue,
+                        place => place.single()?,
+                    };
+                    if *shard.get_or_insert(here) != here {
+                        return None;
+                    }
+                }
+                Verdict::Commit { .. } | Verdict::Rollback { .. } => ends = true,
+                Verdict::Session if !in_transaction => reads = false,
+                _ => return None,
+            }
+        }
+        // What is told here of the end of a transaction has to be all there is of it.
+        if ends && (count > 1 || joined.is_none()) {
+            return None;
+        }
+        let shard = match (shard, joined) {
+            (Some(shard), Some(joined)) if shard != joined => return None,
+            (Some(shard), _) => shard,
+            (None, _) => self.any_shard(),
+        };
+        let want = match reads && count > 0 {
+            true => Want::Read,
+            false => Want::Write,
+        };
+        Some((shard, want))
+    }
+
+    /// The statements of a text, and what is done for each.
+    ///
+    /// Errors: one of them cannot be done; then none is.
+    pub(super) fn statements_of<'t>(
+        &mut self,
+        text: &'t [u8],
+        bind: Option<&Bind<'_>>,
+    ) -> Result<Vec<Planned<'t>>, Error> {
+        let dialect = self.session_dialect();
+        let (analysis, literals) = {
+            let cluster = std::rc::Rc::clone(&self.cluster);
+            let mut cache = cluster.analyses.borrow_mut();
+            let analysed = cache.analyse(text, dialect);
+            let hints = analysed.hints;
+            if let Some(name) = hints.invalid {
+                return Err(invalid_hint(name));
+            }
+            (analysed.analysis, (analysed.literals.to_vec(), hints))
+        };
+        let parts: Vec<_> = Statements::new(text, dialect).collect();
+        let statements = match &analysis.statements {
+            Ok(statements) => statements,
+            Err(other) => return Err(not_analysed(other)),
+        };
+        if parts.len() != statements.len() {
+            let what = "a text whose statements cannot be told apart";
+            return Err(crate::routing::verdict::refused(what));
+        }
+        let joined = self.sharded().legs.len();
+        let mut planned = Vec::with_capacity(parts.len());
+        for (part, statement) in parts.iter().zip(statements) {
+            let mut query = |statement: &_| self.route_query(statement, text, &literals, bind);
+            let verdict = verdict(statement, joined, &mut query)?;
+            planned.push(Planned {
+                text: part.text,
+                verdict,
+                effects: effects(part.text, dialect),
+                form: Form::Query,
+            });
+        }
+        Ok(planned)
+    }
+
+    /// How this session's texts are read.
+    pub(in super::super) fn session_dialect(&self) -> Dialect {
+        let settings = self.settings.current();
+        let own = self.slot.welcome(&Settings::default());
+        let value = |name: &str| {
+            let set = settings
+                .get(name.as_bytes())
+                .map(|value| unquoted(value.sql()));
+            let own = || {
+                own.as_ref()
+                    .and_then(|own| own.reported.get(name))
+                    .map(<[u8]>::to_vec)
+            };
+            set.or_else(own).unwrap_or_default()
+        };
+        Dialect::of(
+            &value("standard_conforming_strings"),
+            &value("client_encoding"),
+        )
+    }
+}
+
+fn invalid_hint(name: &str) -> Error {
+    let text = format!("invalid value for \"{name}\"");
+    Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
+}
+
+fn not_analysed(why: &Unparsed) -> Error {
+    let (code, text) = match why {
+        // A server might know a newer grammar, and run on one shard what concerns all.
+        Unparsed::Syntax(message) => (SqlState::SYNTAX_ERROR, message.to_string()),
+        Unparsed::Encoding => (
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+            "invalid byte sequence in statement".to_owned(),
+        ),
+        Unparsed::TooDeep => (
+            SqlState::STATEMENT_TOO_COMPLEX,
+            "statement is nested too deeply".to_owned(),
+        ),
+        other => (
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            format!("statement is {other}"),
+        ),
+    };
+    Error::error(Fault::Client, code, text)
+}

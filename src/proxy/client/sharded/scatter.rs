@@ -1,0 +1,390 @@
+//! One statement on several servers at once: sent to all, their replies merged into one, streamed to the client.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use cores::Buf;
+
+use crate::error::{Error, Fault, Survives};
+use crate::merge::plan::Slice;
+use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
+use crate::metrics::Answered;
+use crate::protocol::backend::{tag, CommandComplete, TransactionStatus};
+use crate::protocol::error_fields::Fields;
+use crate::protocol::exchange::{Fate, Owed};
+use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
+use crate::protocol::frontend::Query;
+use crate::protocol::sqlstate::SqlState;
+use crate::types;
+
+use super::super::super::core_state::Notice;
+use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
+use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
+use super::Leg;
+
+/// Bytes of one message of one server that are kept until it is all there.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Turns in one poll before other tasks get theirs.
+const BURST: usize = 16;
+/// Bytes written to the client at a time.
+const WRITE_BYTES: usize = 64 * 1024;
+/// What bounds one merge.
+const LIMITS: Limits = Limits {
+    window_bytes: 256 * 1024,
+    budget_bytes: 64 * 1024 * 1024,
+};
+
+/// What is sent to each server, and what they owe for it.
+pub(super) struct Call<'a> {
+    /// Whole messages.
+    pub(super) messages: &'a [u8],
+    /// What each of them is answered, in order.
+    pub(super) owed: &'a [Owed],
+    /// It may commit.
+    pub(super) commits: bool,
+    /// What the client gets of the answers.
+    pub(super) shown: Shown,
+}
+
+/// What the client gets of the answers to a call.
+pub(super) enum Shown {
+    /// The merged reply.
+    Reply {
+        plan: Arc<MergePlan>,
+        slice: Slice,
+        /// RowDescription, too.
+        described: bool,
+    },
+    /// What describes a statement or portal. Of one server.
+    Description,
+    /// Only an error, once.
+    Errors,
+}
+
+/// How a statement on several servers went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All have done it: the command tag, if there was one.
+    Done(Vec<u8>),
+    /// One of them, or we, said no; the client has been told. All are at rest.
+    Failed,
+}
+
+/// Replies of one server that nobody has merged yet.
+#[derive(Default)]
+struct Replies {
+    bytes: Vec<u8>,
+    parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Recipient for Replies {
+    const CLIENT: bool = true;
+
+    fn forward(&mut self, buf: Buf) {
+        self.bytes.extend_from_slice(&buf);
+    }
+
+    fn forward_copy(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn parameter(&mut self, name: &[u8], value: &[u8]) {
+        self.parameters.push((name.to_vec(), value.to_vec()));
+    }
+
+    fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
+        OnError::Forward
+    }
+
+    fn ready(&mut self, _answered: Option<Answered>) {}
+}
+
+/// The servers of one statement at work.
+struct Scatter<'a> {
+    session: &'a mut Session,
+    legs: &'a mut [Leg],
+    replies: Vec<Replies>,
+    output: Output,
+    tag: Vec<u8>,
+    /// The client has been told of an error; the servers that are still at work were asked to stop.
+    failed: bool,
+    /// The client has got something of the reply.
+    begun: bool,
+}
+
+/// What becomes of the messages.
+enum Output {
+    Merged { merge: Box<Merge>, described: bool },
+    Description,
+    Errors,
+}
+
+/// Runs a call on these servers, which rest, and passes the replies on. Errors: a server is lost, or the client is.
+pub(super) async fn run(
+    session: &mut Session,
+    legs: &mut [Leg],
+    call: &Call<'_>,
+) -> Result<Outcome, End> {
+    for leg in &mut *legs {
+        send(leg, call);
+    }
+    let output = match &call.shown {
+        Shown::Description => Output::Description,
+        Shown::Errors => Output::Errors,
+        Shown::Reply {
+            plan,
+            slice,
+            described,
+        } => {
+            let description = match described {
+                true => Description::Forwarded,
+                false => Description::Kept,
+            };
+            let (plan, slice) = (Arc::clone(plan), *slice);
+            let facts = types::Session::DEFAULT;
+            Output::Merged {
+                merge: Box::new(Merge::new(
+                    plan,
+                    slice,
+                    legs.len(),
+                    facts,
+                    description,
+                    LIMITS,
+                )),
+                described: *described,
+            }
+        }
+    };
+    let mut scatter = Scatter {
+        replies: legs.iter().map(|_| Replies::default()).collect(),
+        session,
+        legs,
+        output,
+        tag: Vec::new(),
+        failed: false,
+        begun: false,
+    };
+    poll_fn(|cx| scatter.poll(cx)).await?;
+    Ok(match scatter.failed {
+        true => Outcome::Failed,
+        false => Outcome::Done(scatter.tag),
+    })
+}
+
+fn send(leg: &mut Leg, call: &Call<'_>) {
+    let server = &mut *leg.held;
+    server.stream.write(call.messages);
+    let note = if call.commits { NOTE_COMMIT } else { 0 };
+    for owed in call.owed {
+        match owed {
+            Owed::Ready | Owed::Results => {
+                server.sent_to_ready(*owed, Fate::Forward, note);
+            }
+            _ => {
+                server.exchange.sent_with(*owed, Fate::Forward, note);
+            }
+        }
+    }
+    let now = server.stream.core().now();
+    let status = server.exchange.status();
+    server.link.meter.begin(now, status);
+    server.count_traffic();
+}
+
+/// A text as a Query, for [`Call`].
+pub(super) fn query(text: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(text.len() + 6);
+    Query { text }.encode(&mut message);
+    message
+}
+
+impl Scatter<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        self.session.link.listen(cx);
+        match self.session.link.notice() {
+            None | Some(Notice::Drain | Notice::Removed) => {}
+            Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
+        }
+        // A client that goes away is noticed here; what it sends meanwhile waits.
+        while self.session.inbound.len() < WAITING_BYTES_MAX {
+            match self.session.poll_inbound(cx)? {
+                Poll::Ready(()) => self.session.inbound.settle(),
+                Poll::Pending => break,
+            }
+        }
+        for _ in 0..BURST {
+            if self.session.stream.poll_room(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            let mut moved = false;
+            for at in 0..self.legs.len() {
+                moved |= self.poll_leg(at, cx)?;
+            }
+            let progress = self.pump();
+            if progress == Progress::Done && self.legs.iter().all(|leg| leg.held.is_resting()) {
+                self.session.count_traffic();
+                return Poll::Ready(Ok(()));
+            }
+            if !moved && progress != Progress::Writing {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what one server has sent. True: something came.
+    fn poll_leg(&mut self, at: usize, cx: &mut Context<'_>) -> Result<bool, End> {
+        let (leg, replies) = (&mut self.legs[at], &mut self.replies[at]);
+        let server = &mut *leg.held;
+        let wanted = match &self.output {
+            Output::Merged { merge, .. } => merge.may_read(at) || merge.has_ended(at),
+            Output::Description | Output::Errors => true,
+        };
+        if server.is_resting() || !(wanted || self.failed) {
+            return Ok(false);
+        }
+        let lost = match server.stream.poll_recv(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(Some(buf))) => match server.take(buf, replies) {
+                Ok(()) => return self.take(at).map(|()| true),
+                Err(lost) => lost,
+            },
+            Poll::Ready(Ok(None)) => Lost::Closed(None),
+            Poll::Ready(Err(error)) => Lost::Closed(Some(error)),
+        };
+        Err(self.lost(at, &lost))
+    }
+
+    /// Looks at the whole messages of one server.
+    fn take(&mut self, at: usize) -> Result<(), End> {
+        let bytes = std::mem::take(&mut self.replies[at].bytes);
+        let mut out = Vec::new();
+        let mut start = 0;
+        let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
+        let mut failed = false;
+        while let Some(Ok(frame)) = frames.next() {
+            let message = bytes.get(start..frames.at()).unwrap_or_default();
+            start = frames.at();
+            if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
+                if let Ok(complete) = CommandComplete::parse(frame.body) {
+                    self.tag = complete.tag.to_vec();
+                }
+            }
+            match (&mut self.output, frame.tag) {
+                (
+                    _,
+                    tag::READY_FOR_QUERY
+                    | tag::PARSE_COMPLETE
+                    | tag::BIND_COMPLETE
+                    | tag::CLOSE_COMPLETE,
+                ) => {}
+                (Output::Merged { described, .. }, tag::NO_DATA) if !*described => {}
+                (Output::Merged { merge, .. }, _) => {
+                    merge.feed(at, message, &mut out);
+                    failed |= merge.has_failed();
+                }
+                (_, tag::ERROR_RESPONSE) => {
+                    if !self.failed && !failed {
+                        out.extend_from_slice(message);
+                    }
+                    failed = true;
+                }
+                (Output::Description, _) => out.extend_from_slice(message),
+                (Output::Errors, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS) if at == 0 => {
+                    out.extend_from_slice(message);
+                }
+                (Output::Errors, _) => {}
+            }
+        }
+        let rest = bytes.get(start..).unwrap_or_default();
+        if rest.len() > MESSAGE_BYTES_MAX {
+            // What follows of this message would be read as others.
+            return Err(End::Fatal(Error {
+                survives: Survives::Nothing,
+                ..too_large()
+            }));
+        }
+        self.replies[at].bytes = rest.to_vec();
+        self.write(out);
+        self.note_parameters(at);
+        if failed {
+            self.fail();
+        }
+        Ok(())
+    }
+
+    /// Writes what is ready.
+    fn pump(&mut self) -> Progress {
+        let Output::Merged { merge, .. } = &mut self.output else {
+            return Progress::Done;
+        };
+        let mut out = Vec::new();
+        let progress = merge.pump(WRITE_BYTES, &mut out);
+        let failed = merge.has_failed();
+        self.write(out);
+        if failed {
+            self.fail();
+        }
+        progress
+    }
+
+    fn write(&mut self, out: Vec<u8>) {
+        if !out.is_empty() {
+            self.begun = true;
+            self.session.stream.send_vec(out);
+        }
+    }
+
+    /// Parameters that the servers report because of the statement: the same on all, so one is heard.
+    fn note_parameters(&mut self, at: usize) {
+        for (name, value) in std::mem::take(&mut self.replies[at].parameters) {
+            if at == 0 {
+                Recipient::parameter(self.session, &name, &value);
+            }
+        }
+    }
+
+    /// The client has been told of an error: the servers that are still at work stop.
+    fn fail(&mut self) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        self.session.link.meter.error();
+        for leg in &*self.legs {
+            if !leg.held.is_resting() {
+                let (state, target) = (Rc::clone(&self.session.state), Rc::clone(&leg.held.target));
+                let core = self.session.state.core.clone();
+                core.spawn(async move { cancel::send(&state, &target).await });
+            }
+        }
+    }
+
+    fn lost(&mut self, at: usize, lost: &Lost) -> End {
+        let server = &*self.legs[at].held;
+        server.link.meter.lost();
+        let error = lost_error(lost);
+        if server.exchange.owes(NOTE_COMMIT) {
+            let text = "server connection lost during commit, outcome unknown";
+            let code = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
+            return End::Fatal(Error::fatal(Fault::Server, code, text));
+        }
+        let in_transaction = server.exchange.status() != TransactionStatus::Idle;
+        if in_transaction || self.begun {
+            let text = "server connection lost, transaction state unknown";
+            let code = SqlState::CONNECTION_FAILURE;
+            return End::Fatal(Error::fatal(Fault::Server, code, text));
+        }
+        End::Fatal(Error {
+            survives: Survives::Nothing,
+            ..error
+        })
+    }
+}
+
+fn too_large() -> Error {
+    let text = format!("result needs more than {MESSAGE_BYTES_MAX} bytes of buffer");
+    Error::error(Fault::Proxy, SqlState::OUT_OF_MEMORY, text)
+}

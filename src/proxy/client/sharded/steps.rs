@@ -1,0 +1,439 @@
+//! Statements one after the other, each on the servers that it concerns, in one transaction.
+
+use std::sync::Arc;
+
+use crate::config::choice::PoolerMode;
+use crate::error::{Error, Fault};
+use crate::merge::plan::Slice;
+use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RESPONSE};
+use crate::protocol::error_fields::{put_notice, Severity};
+use crate::protocol::exchange::Owed;
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::verdict::{Place, Run, Verdict};
+use crate::sql::session::Effects;
+
+use super::super::{End, Session};
+use super::plan::Planned;
+use super::scatter::{self, Call, Outcome, Shown};
+use super::Leg;
+
+/// A text in a transaction of its own, which servers are told when they join.
+pub(super) const BEGIN: &[u8] = b"BEGIN";
+
+/// How a statement went, the client having been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stepped {
+    Done,
+    Failed,
+}
+
+impl Session {
+    /// Runs the Query in front, of so many bytes.
+    pub(super) async fn run_query(&mut self, bytes: usize) -> Result<(), End> {
+        let message = self.inbound.take(bytes);
+        let text = message.get(5..message.len().saturating_sub(1));
+        let text = text.unwrap_or_default();
+        match self.statements_of(text, None) {
+            Ok(steps) if steps.is_empty() => self.stream.write(&EMPTY_QUERY_RESPONSE),
+            Ok(steps) => self.run_steps(&steps).await?,
+            Err(error) => self.tell(&error),
+        }
+        self.stream.write(&ready_for_query(self.status()));
+        Ok(())
+    }
+
+    async fn run_steps(&mut self, steps: &[Planned<'_>]) -> Result<(), End> {
+        // Several statements are one transaction, and so is one that all of several shards must have done or none.
+        let mut ours = false;
+        let mut went = Stepped::Done;
+        for step in steps {
+            let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
+            let transaction = &mut self.sharded().transaction;
+            if together && !transaction.is_open() && !step.verdict.is_control() {
+                transaction.begin(BEGIN);
+                ours = true;
+            }
+            if step.verdict == Verdict::Begin && ours {
+                // What was a transaction of ours is the client's from here on.
+                ours = false;
+                self.complete(step.tag_of_begin());
+                continue;
+            }
+            went = self.run_step(step).await?;
+            ours &= self.sharded().transaction.is_open();
+            if went == Stepped::Failed {
+                break;
+            }
+        }
+        if ours {
+            match went {
+                Stepped::Done => self.commit(false, None).await?,
+                Stepped::Failed => self.roll_back(false).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one statement. The client gets its results, and no ReadyForQuery.
+    pub(super) async fn run_step(&mut self, step: &Planned<'_>) -> Result<Stepped, End> {
+        let transaction = &mut self.sharded().transaction;
+        let ends = matches!(
+            step.verdict,
+            Verdict::Commit { .. } | Verdict::Rollback { .. } | Verdict::RollbackTo(_)
+        );
+        if transaction.is_failed() && !ends {
+            self.tell(&in_failed_transaction());
+            return Ok(Stepped::Failed);
+        }
+        match &step.verdict {
+            Verdict::Begin => {
+                if transaction.is_open() {
+                    let text = "there is already a transaction in progress";
+                    self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
+                } else {
+                    transaction.begin(step.text);
+                }
+                self.complete(step.tag_of_begin());
+                Ok(Stepped::Done)
+            }
+            Verdict::Commit { chain } => {
+                if !transaction.is_open() {
+                    if *chain {
+                        return Ok(self.refuse_chain("COMMIT"));
+                    }
+                    self.warn_of_no_transaction();
+                    self.complete("COMMIT");
+                } else if transaction.is_failed() {
+                    self.roll_back(*chain).await?;
+                    self.complete("ROLLBACK");
+                } else {
+                    self.commit(*chain, Some("COMMIT")).await?;
+                }
+                Ok(Stepped::Done)
+            }
+            Verdict::Rollback { chain } => {
+                if !transaction.is_open() {
+                    if *chain {
+                        return Ok(self.refuse_chain("ROLLBACK"));
+                    }
+                    self.warn_of_no_transaction();
+                } else {
+                    self.roll_back(*chain).await?;
+                }
+                self.complete("ROLLBACK");
+                Ok(Stepped::Done)
+            }
+            Verdict::Savepoint(name) => {
+                if !transaction.is_open() {
+                    return Ok(self.outside("SAVEPOINT"));
+                }
+                if transaction.savepoint(step.text, name.as_bytes()).is_err() {
+                    self.tell(&too_much());
+                    return Ok(Stepped::Failed);
+                }
+                self.run_on_legs(step, "SAVEPOINT").await
+            }
+            Verdict::Release(name) => {
+                if !transaction.is_open() {
+                    return Ok(self.outside("RELEASE SAVEPOINT"));
+                }
+                if !transaction.release(name.as_bytes()) {
+                    return Ok(self.no_savepoint(name));
+                }
+                self.run_on_legs(step, "RELEASE").await
+            }
+            Verdict::RollbackTo(name) => {
+                if !transaction.is_open() {
+                    return Ok(self.outside("ROLLBACK TO SAVEPOINT"));
+                }
+                if !transaction.rollback_to(name.as_bytes()) {
+                    return Ok(self.no_savepoint(name));
+                }
+                self.run_on_legs(step, "ROLLBACK").await
+            }
+            Verdict::Transaction => {
+                if !transaction.is_open() {
+                    // The server warns, as it does.
+                    return self.run_at(step, &Place::Any, &Run::at(Place::Any)).await;
+                }
+                if transaction.remember(step.text).is_err() {
+                    self.tell(&too_much());
+                    return Ok(Stepped::Failed);
+                }
+                self.run_on_legs(step, step.tag_of_setting()).await
+            }
+            Verdict::Session => {
+                let inside = transaction.is_open();
+                if inside && transaction.remember(step.text).is_err() {
+                    self.tell(&too_much());
+                    return Ok(Stepped::Failed);
+                }
+                let place = match inside {
+                    true => Place::Joined,
+                    false => Place::Any,
+                };
+                self.run_at(step, &place, &Run::everywhere(false)).await
+            }
+            Verdict::Ours => {
+                let mut store = self.state.settings.borrow_mut();
+                let tag = step.tag_of_ours();
+                for effect in step.effects.steps() {
+                    self.settings
+                        .succeeded(&effect.effect, tag.as_bytes(), &mut store);
+                }
+                let status = self.status().as_byte();
+                self.settings.ready(status, &mut store);
+                drop(store);
+                self.complete(tag);
+                Ok(Stepped::Done)
+            }
+            Verdict::Run(run) => self.run_at(step, &run.place, run).await,
+        }
+    }
+
+    /// Runs a statement on all servers of the transaction; answers it when there are none yet, as those that join will
+    /// be told.
+    async fn run_on_legs(&mut self, step: &Planned<'_>, tag: &'static str) -> Result<Stepped, End> {
+        if self.sharded().legs.is_empty() {
+            self.complete(tag);
+            return Ok(Stepped::Done);
+        }
+        self.run_at(step, &Place::Joined, &Run::everywhere(false))
+            .await
+    }
+
+    /// Runs a statement at a place.
+    async fn run_at(
+        &mut self,
+        step: &Planned<'_>,
+        place: &Place,
+        run: &Run,
+    ) -> Result<Stepped, End> {
+        let shards = self.shards_at(place);
+        let want = step.want(self.sharded().transaction.is_open());
+        let mut legs = Vec::with_capacity(shards.len());
+        // In the order of shards, so that two clients never wait for each other here.
+        for shard in shards {
+            match self.take_leg(shard, want).await? {
+                Ok(leg) => legs.push(leg),
+                Err(error) => {
+                    self.tell(&error);
+                    self.end_step(legs, &Effects::default(), None);
+                    return Ok(Stepped::Failed);
+                }
+            }
+        }
+        let (messages, owed, described) = step.messages();
+        let shown = Shown::Reply {
+            plan: Arc::new(run.merge.clone()),
+            slice: Slice::default(),
+            described,
+        };
+        let call = Call {
+            messages: &messages,
+            owed,
+            commits: false,
+            shown,
+        };
+        let outcome = self.call(&mut legs, &call).await;
+        self.end_call(legs, &step.effects, outcome)
+    }
+
+    /// Runs a call on servers that the session has in its hands.
+    pub(super) async fn call(&mut self, legs: &mut [Leg], call: &Call<'_>) -> Result<Outcome, End> {
+        self.aim(legs);
+        scatter::run(self, legs, call).await
+    }
+
+    /// After a call: its servers stay or go.
+    pub(super) fn end_call(
+        &mut self,
+        legs: Vec<Leg>,
+        effects: &Effects,
+        outcome: Result<Outcome, End>,
+    ) -> Result<Stepped, End> {
+        match outcome {
+            Ok(Outcome::Done(tag)) => {
+                self.end_step(legs, effects, Some(&tag));
+                Ok(Stepped::Done)
+            }
+            Ok(Outcome::Failed) => {
+                self.sharded().transaction.fail();
+                self.end_step(legs, effects, None);
+                Ok(Stepped::Failed)
+            }
+            Err(end) => {
+                self.sharded().legs.extend(legs);
+                Err(end)
+            }
+        }
+    }
+
+    /// After a statement: what it did to the session is noted, its servers stay or go.
+    fn end_step(&mut self, legs: Vec<Leg>, effects: &Effects, tag: Option<&[u8]>) {
+        {
+            let mut store = self.state.settings.borrow_mut();
+            match tag {
+                Some(tag) => {
+                    for step in effects.steps() {
+                        self.settings.succeeded(&step.effect, tag, &mut store);
+                    }
+                }
+                None => self.settings.failed(),
+            }
+            let status = self.status().as_byte();
+            self.settings.ready(status, &mut store);
+        }
+        let open = self.sharded().transaction.is_open();
+        for leg in legs {
+            if open || self.manner.mode == PoolerMode::Session {
+                self.keep(leg);
+            } else {
+                self.release(leg.held, false);
+            }
+        }
+        self.aim(&[]);
+    }
+
+    /// COMMIT on all servers of the transaction. `tag`: the client asked for it, and is told.
+    pub(super) async fn commit(
+        &mut self,
+        chain: bool,
+        tag: Option<&'static str>,
+    ) -> Result<(), End> {
+        let legs = std::mem::take(&mut self.sharded().legs);
+        self.end_transaction(legs, chain, b"COMMIT", tag).await
+    }
+
+    /// ROLLBACK on all servers of the transaction.
+    pub(super) async fn roll_back(&mut self, chain: bool) -> Result<(), End> {
+        let legs = std::mem::take(&mut self.sharded().legs);
+        self.end_transaction(legs, chain, b"ROLLBACK", None).await
+    }
+
+    async fn end_transaction(
+        &mut self,
+        mut legs: Vec<Leg>,
+        chain: bool,
+        text: &[u8],
+        tag: Option<&'static str>,
+    ) -> Result<(), End> {
+        let commits = text == b"COMMIT";
+        let mut failed = false;
+        if !legs.is_empty() {
+            let messages = scatter::query(text);
+            let call = Call {
+                messages: &messages,
+                owed: &[Owed::Results],
+                commits,
+                shown: Shown::Errors,
+            };
+            let outcome = self.call(&mut legs, &call).await;
+            failed = match outcome {
+                Ok(outcome) => outcome == Outcome::Failed,
+                Err(end) => {
+                    self.sharded().legs = legs;
+                    return Err(end);
+                }
+            };
+        }
+        self.sharded().transaction.end(chain && !failed);
+        let effect = match commits {
+            true => crate::sql::session::Effect::Commit { chain },
+            false => crate::sql::session::Effect::Rollback { chain },
+        };
+        {
+            let mut store = self.state.settings.borrow_mut();
+            match failed {
+                true => self.settings.failed(),
+                false => self.settings.succeeded(&effect, text, &mut store),
+            }
+            self.settings.ready(b'I', &mut store);
+        }
+        self.tracker = None;
+        let keeps = self.manner.mode == PoolerMode::Session;
+        let ties = match keeps {
+            true => None,
+            false => Some(self.let_go()),
+        };
+        for leg in legs {
+            match &ties {
+                None => self.keep(leg),
+                Some(ties) => self.release(leg.held, ties.scrub()),
+            }
+        }
+        if let (Some(tag), false) = (tag, failed) {
+            self.complete(tag);
+        }
+        Ok(())
+    }
+
+    fn shards_at(&mut self, place: &Place) -> Vec<usize> {
+        match place {
+            Place::These(shards) => shards.clone(),
+            Place::All => (0..self.cluster.shards()).collect(),
+            Place::Joined if !self.sharded().legs.is_empty() => {
+                self.sharded().legs.iter().map(|leg| leg.shard).collect()
+            }
+            Place::Any | Place::Joined => vec![self.any_shard()],
+        }
+    }
+
+    /// The shard of what any shard can do: one that the transaction has, or always the same for this client, so that
+    /// what it reads does not go back and forth.
+    pub(super) fn any_shard(&mut self) -> usize {
+        if let Some(leg) = self.sharded().legs.first() {
+            return leg.shard;
+        }
+        let id = self.link.key.process_id().unsigned_abs() as usize;
+        id % self.cluster.shards()
+    }
+
+    pub(super) fn complete(&self, tag: &str) {
+        let mut message = Vec::new();
+        CommandComplete {
+            tag: tag.as_bytes(),
+        }
+        .encode(&mut message);
+        self.stream.send_vec(message);
+    }
+
+    fn warn(&self, code: SqlState, text: &'static str) {
+        let mut message = Vec::new();
+        put_notice(&mut message, Severity::Warning, code, text, None, None);
+        self.stream.send_vec(message);
+    }
+
+    fn warn_of_no_transaction(&self) {
+        let text = "there is no transaction in progress";
+        self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+    }
+
+    fn outside(&mut self, what: &str) -> Stepped {
+        let text = format!("{what} can only be used in transaction blocks");
+        let code = SqlState::NO_ACTIVE_SQL_TRANSACTION;
+        self.tell(&Error::error(Fault::Client, code, text));
+        Stepped::Failed
+    }
+
+    fn refuse_chain(&mut self, what: &str) -> Stepped {
+        self.outside(&format!("{what} AND CHAIN"))
+    }
+
+    fn no_savepoint(&mut self, name: &str) -> Stepped {
+        let text = format!("savepoint \"{name}\" does not exist");
+        let code = SqlState::INVALID_SAVEPOINT_SPECIFICATION;
+        self.tell(&Error::error(Fault::Client, code, text));
+        Stepped::Failed
+    }
+}
+
+fn in_failed_transaction() -> Error {
+    let text = "current transaction is aborted, commands ignored until end of transaction block";
+    Error::error(Fault::Client, SqlState::IN_FAILED_SQL_TRANSACTION, text)
+}
+
+fn too_much() -> Error {
+    let text = "too many settings and savepoints in a transaction over several shards";
+    Error::error(Fault::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
+}

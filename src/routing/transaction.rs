@@ -1,0 +1,219 @@
+//! A transaction over several servers, which join it when a statement needs them: what each has to hear first.
+//!
+//! ```text
+//!   None ─begin─► Open ─fail─► Failed ─rollback to─► Open
+//!     ▲             │ end         │ end
+//!     └─────────────┴─────────────┘
+//! ```
+//!
+//! BEGIN is answered by us, before it is known which servers it concerns.
+
+use crate::protocol::backend::TransactionStatus;
+
+/// Bytes of statements that a server which joins is told; a client that says more is refused.
+pub const PROLOGUE_BYTES_MAX: usize = 256 * 1024;
+
+/// What a client's transaction is made of so far.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    phase: Phase,
+    /// In order: BEGIN, then what is in force since.
+    prologue: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    None,
+    Open,
+    /// A statement has failed: nothing runs until ROLLBACK.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Entry {
+    text: Box<[u8]>,
+    /// Of SAVEPOINT: its name.
+    savepoint: Option<Box<[u8]>>,
+}
+
+/// There is no room for another statement in the prologue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+impl Transaction {
+    /// As ReadyForQuery tells the client.
+    pub fn status(&self) -> TransactionStatus {
+        match self.phase {
+            Phase::None => TransactionStatus::Idle,
+            Phase::Open => TransactionStatus::Transaction,
+            Phase::Failed => TransactionStatus::Failed,
+        }
+    }
+
+    /// Is there one, failed or not?
+    pub fn is_open(&self) -> bool {
+        self.phase != Phase::None
+    }
+
+    /// Has it failed?
+    pub fn is_failed(&self) -> bool {
+        self.phase == Phase::Failed
+    }
+
+    /// BEGIN, as the client spelt it with its modes.
+    pub fn begin(&mut self, text: &[u8]) {
+        debug_assert_eq!(self.phase, Phase::None, "one transaction at a time");
+        self.phase = Phase::Open;
+        self.prologue.clear();
+        self.prologue.push(Entry {
+            text: text.into(),
+            savepoint: None,
+        });
+    }
+
+    /// Something that a server which joins later has to be told, too: SET LOCAL, SET TRANSACTION, SET CONSTRAINTS.
+    ///
+    /// Errors: too much was said.
+    pub fn remember(&mut self, text: &[u8]) -> Result<(), TooLong> {
+        self.push(text, None)
+    }
+
+    /// SAVEPOINT.
+    ///
+    /// Errors: too much was said.
+    pub fn savepoint(&mut self, text: &[u8], name: &[u8]) -> Result<(), TooLong> {
+        self.push(text, Some(name.into()))
+    }
+
+    fn push(&mut self, text: &[u8], savepoint: Option<Box<[u8]>>) -> Result<(), TooLong> {
+        let bytes: usize = self.prologue.iter().map(|entry| entry.text.len()).sum();
+        if bytes + text.len() > PROLOGUE_BYTES_MAX {
+            return Err(TooLong);
+        }
+        self.prologue.push(Entry {
+            text: text.into(),
+            savepoint,
+        });
+        Ok(())
+    }
+
+    /// RELEASE: the savepoint and those after it are gone, what was said after them stays. False: there is none.
+    pub fn release(&mut self, name: &[u8]) -> bool {
+        let Some(at) = self.find(name) else {
+            return false;
+        };
+        let mut index = 0;
+        self.prologue.retain(|entry| {
+            let gone = index >= at && entry.savepoint.is_some();
+            index += 1;
+            !gone
+        });
+        true
+    }
+
+    /// ROLLBACK TO: what was said after the savepoint is undone, and the transaction goes on. False: there is none.
+    pub fn rollback_to(&mut self, name: &[u8]) -> bool {
+        let Some(at) = self.find(name) else {
+            return false;
+        };
+        self.prologue.truncate(at + 1);
+        self.phase = Phase::Open;
+        true
+    }
+
+    /// The innermost savepoint of this name.
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        let of_name = |entry: &Entry| entry.savepoint.as_deref() == Some(name);
+        self.prologue.iter().rposition(of_name)
+    }
+
+    /// A statement of it has failed, on some server or with us.
+    pub fn fail(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Failed;
+        }
+    }
+
+    /// COMMIT or ROLLBACK. With `chain` another one with the same modes begins.
+    pub fn end(&mut self, chain: bool) {
+        if !chain {
+            *self = Self::default();
+        } else if self.is_open() {
+            self.phase = Phase::Open;
+            self.prologue.truncate(1);
+        }
+    }
+
+    /// What a server that joins has to hear, in order.
+    pub fn prologue(&self) -> impl Iterator<Item = &[u8]> {
+        self.prologue.iter().map(|entry| &*entry.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(transaction: &Transaction) -> String {
+        let texts: Vec<_> = transaction
+            .prologue()
+            .map(String::from_utf8_lossy)
+            .collect();
+        texts.join("; ")
+    }
+
+    #[test]
+    fn a_server_that_joins_hears_what_is_in_force() {
+        let mut transaction = Transaction::default();
+        assert_eq!(transaction.status(), TransactionStatus::Idle);
+        transaction.begin(b"BEGIN READ WRITE");
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        transaction.remember(b"SET LOCAL x = 1").unwrap();
+        transaction.savepoint(b"SAVEPOINT b", b"b").unwrap();
+        transaction.remember(b"SET LOCAL x = 2").unwrap();
+        assert_eq!(
+            heard(&transaction),
+            "BEGIN READ WRITE; SAVEPOINT a; SET LOCAL x = 1; SAVEPOINT b; SET LOCAL x = 2"
+        );
+        assert!(transaction.rollback_to(b"b"));
+        assert!(transaction.release(b"a"));
+        assert_eq!(heard(&transaction), "BEGIN READ WRITE; SET LOCAL x = 1");
+        assert!(!transaction.rollback_to(b"b"), "it went with the other");
+        transaction.end(true);
+        assert_eq!(heard(&transaction), "BEGIN READ WRITE");
+        assert_eq!(transaction.status(), TransactionStatus::Transaction);
+        transaction.end(false);
+        assert_eq!(heard(&transaction), "");
+        assert!(!transaction.is_open());
+    }
+
+    #[test]
+    fn a_failed_one_goes_on_from_a_savepoint_or_not_at_all() {
+        let mut transaction = Transaction::default();
+        transaction.fail();
+        assert!(!transaction.is_failed(), "there is none that could fail");
+        transaction.begin(b"BEGIN");
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        transaction.fail();
+        assert_eq!(transaction.status(), TransactionStatus::Failed);
+        assert!(!transaction.rollback_to(b"z"));
+        assert!(transaction.is_failed());
+        assert!(transaction.rollback_to(b"a"), "the later one of that name");
+        assert_eq!(heard(&transaction), "BEGIN; SAVEPOINT a; SAVEPOINT a");
+        transaction.fail();
+        transaction.end(true);
+        assert_eq!(heard(&transaction), "BEGIN");
+        assert!(!transaction.is_failed());
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_limit() {
+        let mut transaction = Transaction::default();
+        transaction.begin(b"BEGIN");
+        let long = vec![b'x'; PROLOGUE_BYTES_MAX];
+        assert_eq!(transaction.remember(&long), Err(TooLong));
+        assert_eq!(heard(&transaction), "BEGIN");
+    }
+}

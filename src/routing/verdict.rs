@@ -1,0 +1,210 @@
+//! What a statement asks of a database of several shards: where it runs, and what becomes of the replies.
+//!
+//! Whatever is not known to be right on several servers is refused.
+
+use crate::error::{Error, Fault};
+use crate::merge::plan::MergePlan;
+use crate::protocol::sqlstate::SqlState;
+use crate::sql::statement::{Kind, Need, Statement};
+
+/// What to do for a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// BEGIN: no server needs to know yet.
+    Begin,
+    /// COMMIT
+    Commit {
+        /// Another transaction begins.
+        chain: bool,
+    },
+    /// ROLLBACK
+    Rollback {
+        /// Another transaction begins.
+        chain: bool,
+    },
+    /// SAVEPOINT
+    Savepoint(Box<str>),
+    /// RELEASE SAVEPOINT
+    Release(Box<str>),
+    /// ROLLBACK TO SAVEPOINT
+    RollbackTo(Box<str>),
+    /// What holds until the end of the transaction, on all its servers: SET LOCAL, SET TRANSACTION.
+    Transaction,
+    /// What holds for the session: SET, RESET, DISCARD.
+    Session,
+    /// A setting of ours, which servers need not know.
+    Ours,
+    /// Everything else.
+    Run(Run),
+}
+
+/// A statement that servers run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// On which.
+    pub place: Place,
+    /// What becomes of their replies, where there are several.
+    pub merge: MergePlan,
+    /// What several servers do is done by all of them or by none.
+    pub together: bool,
+    /// It may go to replicas.
+    pub reads: bool,
+}
+
+/// Which shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Any one: each would answer the same.
+    Any,
+    /// Those that the transaction has, or any.
+    Joined,
+    /// These, in order, at least one.
+    These(Vec<usize>),
+    /// Each.
+    All,
+}
+
+impl Place {
+    /// The one shard, if it is one that is named.
+    pub fn single(&self) -> Option<usize> {
+        match self {
+            Self::These(shards) => match **shards {
+                [shard] => Some(shard),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Place {
+    /// How many of so many shards.
+    pub fn count(&self, shards: usize) -> usize {
+        match self {
+            Self::Any | Self::Joined => 1,
+            Self::These(these) => these.len(),
+            Self::All => shards,
+        }
+    }
+}
+
+impl Verdict {
+    /// Does it begin, divide or end transactions?
+    pub fn is_control(&self) -> bool {
+        !matches!(
+            self,
+            Self::Run(_) | Self::Session | Self::Transaction | Self::Ours
+        )
+    }
+}
+
+impl Run {
+    /// The same on every shard, and all or none.
+    pub fn everywhere(alone: bool) -> Self {
+        Self {
+            place: Place::All,
+            merge: MergePlan::utility(),
+            together: !alone,
+            reads: false,
+        }
+    }
+
+    /// On one server, be it any.
+    pub fn at(place: Place) -> Self {
+        Self {
+            place,
+            merge: MergePlan::concatenate(),
+            together: false,
+            reads: false,
+        }
+    }
+}
+
+/// What a statement asks for. `query` routes SELECT, INSERT, UPDATE, DELETE and MERGE; `joined` are the servers that
+/// the transaction has.
+///
+/// Errors: it cannot be done, and why.
+pub fn verdict(
+    statement: &Statement,
+    joined: usize,
+    query: &mut dyn FnMut(&Statement) -> Result<Run, Error>,
+) -> Result<Verdict, Error> {
+    if matches!(statement.needs_primary, Some(Need::Temporary)) && !statement.kind.is_query() {
+        return Err(refused("a temporary table"));
+    }
+    Ok(match &statement.kind {
+        Kind::Begin(_) => Verdict::Begin,
+        Kind::Commit { chain } => Verdict::Commit { chain: *chain },
+        Kind::Rollback { chain } => Verdict::Rollback { chain: *chain },
+        Kind::Savepoint(name) => Verdict::Savepoint(name.clone()),
+        Kind::Release(name) => Verdict::Release(name.clone()),
+        Kind::RollbackTo(name) => Verdict::RollbackTo(name.clone()),
+        Kind::SetTransaction(_) | Kind::SetConstraints => Verdict::Transaction,
+        Kind::Set(set) if set.name.starts_with("pgdog.") => Verdict::Ours,
+        Kind::Reset(Some(name)) if name.starts_with("pgdog.") => Verdict::Ours,
+        Kind::Set(set) if set.local => Verdict::Transaction,
+        Kind::Set(_)
+        | Kind::Reset(_)
+        | Kind::SetSessionCharacteristics(_)
+        | Kind::Deallocate(None)
+        | Kind::Discard => Verdict::Session,
+        Kind::Show(_) => Verdict::Run(Run::at(Place::Any)),
+        Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge => {
+            Verdict::Run(query(statement)?)
+        }
+        Kind::Explain { statement, .. } => {
+            let run = query_or_refuse(statement, query, "EXPLAIN")?;
+            one_server(run, "EXPLAIN")?
+        }
+        Kind::Declare { statement, .. } => {
+            let run = query_or_refuse(statement, query, "DECLARE CURSOR")?;
+            one_server(run, "a cursor")?
+        }
+        Kind::Fetch(_) | Kind::Close(_) if joined <= 1 => Verdict::Run(Run::at(Place::Joined)),
+        Kind::Fetch(_) | Kind::Close(_) => return Err(refused("a cursor")),
+        Kind::Lock | Kind::Truncate => Verdict::Run(Run::everywhere(false)),
+        Kind::Ddl { alone } | Kind::Maintenance { alone } => Verdict::Run(Run::everywhere(*alone)),
+        Kind::CreateTableAs(_) => return Err(refused("CREATE TABLE AS")),
+        Kind::Copy(_) => return Err(refused("COPY")),
+        Kind::PrepareTransaction(_) => return Err(refused("PREPARE TRANSACTION")),
+        Kind::CommitPrepared(_) => return Err(refused("COMMIT PREPARED")),
+        Kind::RollbackPrepared(_) => return Err(refused("ROLLBACK PREPARED")),
+        Kind::Prepare { .. } | Kind::Execute(_) | Kind::Deallocate(Some(_)) => {
+            return Err(refused("PREPARE as SQL"))
+        }
+        Kind::Listen(_) | Kind::Unlisten(_) => return Err(refused("LISTEN")),
+        Kind::Notify(_) => return Err(refused("NOTIFY")),
+        Kind::Call => return Err(refused("CALL")),
+        Kind::Do => return Err(refused("DO")),
+        Kind::Server => return Err(refused("a command for one server")),
+    })
+}
+
+fn query_or_refuse(
+    statement: &Statement,
+    query: &mut dyn FnMut(&Statement) -> Result<Run, Error>,
+    what: &str,
+) -> Result<Run, Error> {
+    match statement.kind.is_query() {
+        true => query(statement),
+        false => Err(refused(what)),
+    }
+}
+
+fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
+    match run.place {
+        Place::Any | Place::Joined => {}
+        Place::These(ref shards) if shards.len() == 1 => {}
+        Place::These(_) | Place::All => return Err(refused(what)),
+    }
+    Ok(Verdict::Run(Run {
+        reads: false,
+        ..run
+    }))
+}
+
+/// `… is not supported across shards`, 0A000.
+pub fn refused(what: &str) -> Error {
+    let text = format!("{what} is not supported across shards");
+    Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+}

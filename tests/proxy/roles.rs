@@ -1,0 +1,175 @@
+//! Reads and writes through one endpoint: which server each request goes to. The replica is another database, so that
+//! `current_database()` tells.
+
+use super::support::pgdog::{Config, Pgdog};
+use super::support::postgres::{Postgres, ALICE, PASSWORD};
+use super::support::wire::{bind, execute, parse, query, run, sync, Wire};
+
+const WHERE: &str = "SELECT current_database()";
+
+/// A database with a primary and a replica that has other contents.
+struct Pair {
+    pgdog: Pgdog,
+    name: String,
+    primary: String,
+    replica: String,
+}
+
+impl Pair {
+    fn start(label: &str, general: &str) -> Self {
+        let postgres = Postgres::shared();
+        let primary = postgres.database(label);
+        let replica = postgres.database(&format!("{label}_r"));
+        let name = format!("{label}_pair");
+        let of =
+            |database: &str, role: &str| format!("database_name = {database:?}\nrole = {role:?}");
+        let pgdog = Config::empty()
+            .general("read_write_split = \"exclude_primary\"")
+            .general(general)
+            .database(&name, &of(&primary, "primary"))
+            .database(&name, &of(&replica, "replica"))
+            .user(ALICE, &name, &format!("password = {PASSWORD:?}"))
+            .start();
+        Self {
+            pgdog,
+            name,
+            primary,
+            replica,
+        }
+    }
+
+    fn client(&self) -> Wire {
+        self.pgdog.client(&self.name)
+    }
+
+    /// The first value of an answer, as the role of the server that gave it.
+    fn role(&self, answer: &str) -> &'static str {
+        if answer == self.primary {
+            "primary"
+        } else if answer == self.replica {
+            "replica"
+        } else {
+            panic!("{answer} is neither")
+        }
+    }
+}
+
+#[test]
+fn reads_go_to_the_replica_and_everything_else_to_the_primary() {
+    let pair = Pair::start("roles", "");
+    let mut client = pair.client();
+    for (sql, expected) in [
+        (WHERE, "replica"),
+        (
+            "/* any */ SELECT current_database() FROM pg_class LIMIT 1",
+            "replica",
+        ),
+        (
+            "WITH a AS (SELECT current_database() d) SELECT d FROM a",
+            "replica",
+        ),
+        (
+            "SELECT current_database() FROM (SELECT 1) s FOR UPDATE",
+            "primary",
+        ),
+        ("SELECT current_database(), txid_current()", "primary"),
+        (
+            "SELECT current_database(), set_config('a.b', 'c', true)",
+            "primary",
+        ),
+        ("SELECT 1; SELECT current_database()", "primary"),
+        (
+            "/* pgdog_role: primary */ SELECT current_database()",
+            "primary",
+        ),
+        (
+            "/* pgdog_role: replica */ SELECT current_database(), txid_current_if_assigned()",
+            "replica",
+        ),
+    ] {
+        let rows = client.rows(sql);
+        let database = rows.last().unwrap().first().unwrap();
+        assert_eq!(pair.role(database), expected, "{sql}");
+    }
+    assert_eq!(
+        client.query("/* pgdog_role: other */ SELECT 1"),
+        "E:22023 Z:I"
+    );
+    // An explicit transaction is a write.
+    client.query("BEGIN");
+    assert_eq!(pair.role(&client.value(WHERE)), "primary");
+    client.query("COMMIT");
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    client.query("BEGIN READ ONLY");
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    client.query("COMMIT");
+    // A session may ask for one of them.
+    client.query("SET pgdog.role = 'primary'");
+    assert_eq!(pair.role(&client.value(WHERE)), "primary");
+    client.query("SET pgdog.role = 'replica'");
+    assert_eq!(
+        pair.role(&client.value("SELECT current_database(), txid_current()")),
+        "replica"
+    );
+    client.query("RESET pgdog.role");
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    pair.pgdog.stop();
+}
+
+#[test]
+fn prepared_statements_and_pipelines_go_where_their_texts_belong() {
+    let pair = Pair::start("roles_ext", "");
+    let mut client = pair.client();
+    let locks = "SELECT current_database() FROM (SELECT $1) s FOR UPDATE";
+    let reads = "SELECT current_database() FROM pg_class WHERE relname = $1";
+    client.ask(&[parse("locks", locks), parse("reads", reads), sync()]);
+    let values = |messages: Vec<super::support::wire::Message>| -> Vec<String> {
+        let rows = messages.iter().filter(|message| message.tag == b'D');
+        rows.map(|row| row.values()[0].clone().unwrap()).collect()
+    };
+    for (name, expected) in [
+        ("locks", "primary"),
+        ("reads", "replica"),
+        ("locks", "primary"),
+    ] {
+        client.send(&[bind("", name, &[Some("pg_class")]), execute("", 0), sync()].concat());
+        let found = values(client.read_until(b'Z'));
+        assert_eq!(pair.role(&found[0]), expected, "{name}");
+    }
+    // All of a batch goes to one server: the one that can do all of it.
+    client.send(
+        &[
+            run(WHERE, &[]),
+            bind("", "locks", &[Some("pg_class")]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    let found = values(client.read_until(b'Z'));
+    assert_eq!(
+        found.iter().map(|name| pair.role(name)).collect::<Vec<_>>(),
+        ["primary", "primary"]
+    );
+    // Each request of a pipeline is one of its own.
+    let pipeline = [
+        query(WHERE),
+        query("CREATE TEMP TABLE t ON COMMIT DROP AS SELECT current_database()"),
+        [run(WHERE, &[]), sync()].concat(),
+        query("BEGIN"),
+        query(WHERE),
+        query("COMMIT"),
+        query(WHERE),
+    ];
+    client.send(&pipeline.concat());
+    let mut roles = Vec::new();
+    for _ in 0..7 {
+        roles.extend(
+            values(client.read_until(b'Z'))
+                .iter()
+                .map(|name| pair.role(name)),
+        );
+    }
+    assert_eq!(roles, ["replica", "replica", "primary", "replica"]);
+    pair.pgdog.stop();
+}

@@ -1,0 +1,238 @@
+//! Databases of several shards: what goes to one of them, what to all, and transactions over several.
+
+use super::support::pgdog::{Config, Pgdog};
+use super::support::postgres::{Postgres, ALICE, PASSWORD};
+use super::support::wire::{bind, describe, execute, flush, parse, run, sync, Wire};
+
+/// One database in three shards, which are databases of the shared cluster.
+pub(crate) struct Shards {
+    pub(crate) pgdog: Pgdog,
+    pub(crate) name: String,
+    names: Vec<String>,
+}
+
+impl Shards {
+    /// Starts pgdog in front of three empty shards. `more`: more lines of pgdog.toml.
+    pub(crate) fn start(label: &str, general: &str, more: &str) -> Self {
+        let postgres = Postgres::shared();
+        let names: Vec<_> = (0..3)
+            .map(|n| postgres.database(&format!("{label}{n}")))
+            .collect();
+        let name = format!("{label}_sharded");
+        let mut config = Config::empty().general(general);
+        for (shard, database) in names.iter().enumerate() {
+            let lines = format!("shard = {shard}\ndatabase_name = {database:?}");
+            config = config.database(&name, &lines);
+        }
+        let more = more.replace("$DATABASE", &name);
+        let password = format!("password = {PASSWORD:?}");
+        let pgdog = config.more(&more).user(ALICE, &name, &password).start();
+        Self { pgdog, name, names }
+    }
+
+    pub(crate) fn client(&self) -> Wire {
+        self.pgdog.client(&self.name)
+    }
+
+    /// A connection to one shard itself.
+    pub(crate) fn shard(&self, number: usize) -> Wire {
+        Postgres::shared().admin(&self.names[number])
+    }
+
+    /// The answer of every shard to a query of one value.
+    pub(crate) fn each(&self, sql: &str) -> Vec<String> {
+        (0..self.names.len())
+            .map(|number| self.shard(number).value(sql))
+            .collect()
+    }
+}
+
+#[test]
+fn definitions_and_settings_reach_every_shard() {
+    let shards = Shards::start("shards_ddl", "", "");
+    let mut client = shards.client();
+    assert_eq!(
+        client.query("CREATE TABLE t (id int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    assert_eq!(
+        shards.each("SELECT count(*) FROM pg_tables WHERE tablename = 't'"),
+        ["1", "1", "1"]
+    );
+    // What one refuses, none has.
+    shards.shard(1).query("CREATE TABLE u ()");
+    assert_eq!(client.query("CREATE TABLE u (id int)"), "E:42P07 Z:I");
+    assert_eq!(
+        shards.each("SELECT count(*) FROM pg_tables WHERE tablename = 'u'"),
+        ["0", "1", "0"]
+    );
+    // Outside of a transaction block, where PostgreSQL demands it.
+    assert_eq!(
+        client.query("CREATE INDEX CONCURRENTLY i ON t (id)"),
+        "C:CREATE_INDEX Z:I"
+    );
+    assert_eq!(
+        shards.each("SELECT count(*) FROM pg_indexes WHERE indexname = 'i'"),
+        ["1", "1", "1"]
+    );
+    assert_eq!(client.query("SET work_mem = '7MB'"), "C:SET Z:I");
+    for shard in 0..3 {
+        let sql = format!(
+            "/* pgdog_shard: {shard} */ SELECT current_setting('work_mem'), current_database()"
+        );
+        assert_eq!(client.rows(&sql), [["7MB", &*shards.names[shard]]]);
+    }
+    assert_eq!(client.query("RESET work_mem"), "C:RESET Z:I");
+    assert_eq!(client.value("/* pgdog_shard: 2 */ SHOW work_mem"), "4MB");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_transaction_spans_the_shards_that_it_touches() {
+    let shards = Shards::start("shards_tx", "", "");
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id int)");
+    let count = "SELECT count(*) FROM t";
+    let on = |shard: usize, sql: &str| format!("/* pgdog_shard: {shard} */ {sql}");
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(
+        client.query(&on(0, "INSERT INTO t VALUES (1)")),
+        "C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(client.query("SAVEPOINT a"), "C:SAVEPOINT Z:T");
+    assert_eq!(
+        client.query(&on(2, "INSERT INTO t VALUES (2)")),
+        "C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(client.query("ROLLBACK TO a"), "C:ROLLBACK Z:T");
+    assert_eq!(
+        client.query(&on(1, "INSERT INTO t VALUES (3)")),
+        "C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.each(count), ["1", "1", "0"]);
+    // An error on one fails all.
+    assert_eq!(
+        client.query("START TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
+        "C:START_TRANSACTION Z:T"
+    );
+    assert_eq!(
+        client.value(&on(1, "SHOW transaction_isolation")),
+        "serializable"
+    );
+    assert_eq!(client.query(&on(2, "DELETE FROM t")), "C:DELETE_0 Z:T");
+    assert_eq!(client.query(&on(1, "DELETE FROM t")), "C:DELETE_1 Z:T");
+    assert_eq!(client.query(&on(0, "SELECT 1/0")), "E:22012 Z:E");
+    assert_eq!(client.query(&on(1, "SELECT 1")), "E:25P02 Z:E");
+    assert_eq!(client.query("COMMIT"), "C:ROLLBACK Z:I");
+    assert_eq!(shards.each(count), ["1", "1", "0"]);
+    // Another begins where one ends.
+    client.query("BEGIN");
+    client.query(&on(0, "DELETE FROM t"));
+    client.query(&on(1, "DELETE FROM t"));
+    assert_eq!(client.query("COMMIT AND CHAIN"), "C:COMMIT Z:T");
+    client.query(&on(0, "INSERT INTO t VALUES (1)"));
+    client.query(&on(1, "INSERT INTO t VALUES (1)"));
+    assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    assert_eq!(shards.each(count), ["0", "0", "0"]);
+    // Of nothing.
+    assert_eq!(client.query("COMMIT"), "N:25P01 C:COMMIT Z:I");
+    client.query("BEGIN");
+    assert_eq!(client.query("BEGIN"), "N:25001 C:BEGIN Z:T");
+    assert_eq!(client.query("END"), "C:COMMIT Z:I");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn several_statements_in_one_query_are_one_transaction() {
+    let shards = Shards::start("shards_multi", "", "");
+    let mut client = shards.client();
+    let made = client.query("CREATE TABLE t (id int primary key); CREATE TABLE u (id int)");
+    assert_eq!(made, "C:CREATE_TABLE C:CREATE_TABLE Z:I");
+    let failed = client.query("CREATE TABLE v (); SELECT 1/0; CREATE TABLE w ()");
+    assert_eq!(failed, "C:CREATE_TABLE E:22012 Z:I");
+    assert_eq!(
+        shards.each("SELECT count(*) FROM pg_tables WHERE tablename = 'v'"),
+        ["0", "0", "0"]
+    );
+    let tags = client.query("BEGIN; CREATE TABLE v (); COMMIT; DROP TABLE u");
+    assert_eq!(tags, "C:BEGIN C:CREATE_TABLE C:COMMIT C:DROP_TABLE Z:I");
+    assert_eq!(
+        shards.each("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"),
+        ["2", "2", "2"]
+    );
+    assert_eq!(client.query(""), "I Z:I");
+    assert_eq!(client.query("SELECT FROM WHERE"), "E:42601 Z:I");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn the_extended_protocol_works_over_shards() {
+    let shards = Shards::start("shards_ext", "", "");
+    let mut client = shards.client();
+    assert_eq!(
+        client.ask(&[run("CREATE TABLE t (id int)", &[]), sync()]),
+        "1 2 C:CREATE_TABLE Z:I"
+    );
+    assert_eq!(client.ask(&[run("BEGIN", &[]), sync()]), "1 2 C:BEGIN Z:T");
+    let insert = "/* pgdog_shard: 1 */ INSERT INTO t VALUES ($1)";
+    assert_eq!(
+        client.ask(&[parse("i", insert), describe(b'S', "i"), sync()]),
+        "1 t n Z:T"
+    );
+    assert_eq!(
+        client.ask(&[bind("", "i", &[Some("5")]), execute("", 0), sync()]),
+        "2 C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(
+        client.ask(&[run("COMMIT", &[]), sync()]),
+        "1 2 C:COMMIT Z:I"
+    );
+    assert_eq!(shards.each("SELECT count(*) FROM t"), ["0", "1", "0"]);
+    // Several executions before Sync are one transaction.
+    let batch = [
+        run("/* pgdog_shard: 0 */ INSERT INTO t VALUES (1)", &[]),
+        run(
+            "/* pgdog_shard: 2 */ INSERT INTO t VALUES ($1)",
+            &[Some("x")],
+        ),
+        run("/* pgdog_shard: 1 */ INSERT INTO t VALUES (1)", &[]),
+        sync(),
+    ];
+    assert_eq!(client.ask(&batch), "1 2 C:INSERT_0_1 1 2 E:22P02 Z:I");
+    assert_eq!(shards.each("SELECT count(*) FROM t"), ["0", "1", "0"]);
+    // Flush shows what has been done, Sync commits it.
+    client.send(
+        &[
+            run("/* pgdog_shard: 0 */ INSERT INTO t VALUES (1)", &[]),
+            flush(),
+        ]
+        .concat(),
+    );
+    assert_eq!(client.expect(3), "1 2 C:INSERT_0_1");
+    assert_eq!(shards.each("SELECT count(*) FROM t"), ["0", "1", "0"]);
+    assert_eq!(
+        client.ask(&[run("/* pgdog_shard: 2 */ TABLE t", &[]), sync()]),
+        "1 2 C:SELECT_0 Z:I"
+    );
+    assert_eq!(shards.each("SELECT count(*) FROM t"), ["1", "1", "0"]);
+    // What is parsed on one server is known on the next.
+    let sql = "SELECT current_database(), $1::int";
+    client.ask(&[parse("s", sql), sync()]);
+    let batch = [
+        bind("", "s", &[Some("7")]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    let answer = client.ask(&batch);
+    assert!(
+        answer.starts_with("2 T D:shards_ext") && answer.ends_with("|7 C:SELECT_1 Z:I"),
+        "{answer}"
+    );
+    assert_eq!(
+        client.ask(&[bind("", "nobody", &[]), sync()]),
+        "E:26000 Z:I"
+    );
+    shards.pgdog.stop();
+}
