@@ -223,7 +223,7 @@ impl Session {
 
     /// Tells the client of an error amid its request; a transaction fails with it.
     pub(super) fn tell(&mut self, error: &Error) {
-        self.link.meter.error();
+        self.count_error(error);
         if let Some(sharded) = &mut self.sharded {
             sharded.transaction.fail();
         }
