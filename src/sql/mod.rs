@@ -26,4 +26,5 @@ pub mod statements;
 
 pub use cursor::Name;
 pub use fill::fill;
+pub use parse::across;
 pub use sample::sample;

@@ -91,6 +91,25 @@ pub struct Session {
     pub floats_exact: bool,
 }
 
+/// Asks a server, connected to a database, for [`Session::text_ordered_by_bytes`] and
+/// [`Session::text_equal_by_bytes`]: two booleans. Both are `f` when a column or type has a collation that may differ.
+///
+/// Source: <https://www.postgresql.org/docs/current/catalog-pg-collation.html>
+pub const COLLATIONS_QUERY: &str = "
+WITH used AS (
+    SELECT attcollation AS id FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped AND attcollation <> 0
+    UNION SELECT typcollation FROM pg_type WHERE typcollation <> 0
+), known AS (
+    SELECT c.collprovider = 'd' AND coalesce(to_jsonb(d)->>'datlocprovider', 'c') IN ('c', 'b')
+           AND d.datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8')
+           OR c.collprovider IN ('c', 'b') AND coalesce(c.collcollate, 'C') IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8')
+           AS by_bytes,
+           coalesce((to_jsonb(c)->>'collisdeterministic')::bool, true) AS deterministic
+    FROM used JOIN pg_collation c ON c.oid = used.id, pg_database d
+    WHERE d.datname = current_database()
+)
+SELECT coalesce(bool_and(by_bytes), false), coalesce(bool_and(deterministic), false) FROM known";
+
 impl Session {
     /// Nothing is known of the collations; everything else is PostgreSQL's default.
     pub const DEFAULT: Self = Self {

@@ -3,6 +3,7 @@
 //! A tree is large and short-lived: it is made, read and dropped within one call, on a stack that is large enough
 //! for it. `walk` knows every kind of node that a query can have; `facts` and `utility` make a [`Statement`] of it.
 
+pub mod across;
 mod facts;
 mod names;
 mod utility;
@@ -32,6 +33,21 @@ pub(super) fn parse(
     dialect: Dialect,
     levels: usize,
 ) -> Result<Vec<Statement>, Unparsed> {
+    let tree = |tree: pg_query::ParseResult| {
+        let statements = tree.protobuf.stmts.iter();
+        let nodes = statements.filter_map(|raw| raw.stmt.as_ref()?.node.as_ref());
+        nodes.map(|node| facts::statement(node.to_ref())).collect()
+    };
+    with_tree(text, dialect, levels, tree)
+}
+
+/// Gives `read` the tree of a text, on a stack that is large enough to walk and drop it.
+fn with_tree<T>(
+    text: &[u8],
+    dialect: Dialect,
+    levels: usize,
+    read: impl FnOnce(pg_query::ParseResult) -> T,
+) -> Result<T, Unparsed> {
     if dialect.overlapping && !text.is_ascii() {
         return Err(Unparsed::Encoding);
     }
@@ -49,10 +65,7 @@ pub(super) fn parse(
         let _ = pg_query::parse("", options);
     }
     stacker::maybe_grow(stack, stack, || {
-        let tree = pg_query::parse(text, options).map_err(unparsed)?;
-        let statements = tree.protobuf.stmts.iter();
-        let nodes = statements.filter_map(|raw| raw.stmt.as_ref()?.node.as_ref());
-        Ok(nodes.map(|node| facts::statement(node.to_ref())).collect())
+        pg_query::parse(text, options).map(read).map_err(unparsed)
     })
 }
 
