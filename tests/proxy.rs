@@ -21,6 +21,8 @@ mod auth_query;
 mod cancel;
 #[path = "proxy/copy.rs"]
 mod copy;
+#[path = "proxy/copy_fields.rs"]
+mod copy_fields;
 #[path = "proxy/crowd.rs"]
 mod crowd;
 #[path = "proxy/drivers.rs"]

@@ -13,6 +13,7 @@ pub mod startup;
 pub mod startup_options;
 
 pub mod backend;
+pub mod copy;
 pub mod frontend;
 
 pub mod authentication;

@@ -8,6 +8,7 @@ pub mod centroids;
 pub mod hash;
 pub mod key;
 mod number;
+pub mod rows;
 pub mod rules;
 pub mod schemas;
 pub mod shards;
@@ -15,6 +16,7 @@ pub mod tables;
 
 pub use centroids::Centroids;
 pub use key::{BadKey, Key, KeyType, Usage};
+pub use rows::{CopyRouter, KeyColumn, RowTarget};
 pub use rules::{Rule, RuleKey, Rules};
 pub use schemas::{search_path, SchemaShards};
 pub use shards::{Shards, SHARDS_MAX};
