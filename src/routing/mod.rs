@@ -1,8 +1,6 @@
-//! Where a statement goes: which servers may run it, and why.
+//! Where a statement goes: which servers may run it, and why; what it takes to commit on several.
 //!
-//! `role` says whether that may be a replica, `verdict` what it asks of several shards, `transaction` what servers hear
-//! that join one.
+//! `role` says whether that may be a replica. `two_phase` commits on all shards or on none.
 
 pub mod role;
-pub mod transaction;
-pub mod verdict;
+pub mod two_phase;

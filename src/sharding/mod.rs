@@ -13,6 +13,7 @@ pub mod rules;
 pub mod schemas;
 pub mod shards;
 pub mod tables;
+pub mod unique_id;
 
 pub use centroids::Centroids;
 pub use key::{BadKey, Key, KeyType, Usage};
