@@ -2,7 +2,7 @@
 //!
 //! `plain` lets pass what is plainly a query; `lexer` cuts a text into tokens, `statements` into statements, `session` says what each does to its session;
 //! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
-//! comments;
+//! comments; `insert_rows` takes an INSERT apart;
 //! `settings` and `session_settings` keep account of what a session has set.
 
 pub mod cache;
@@ -11,6 +11,7 @@ mod depth;
 mod fill;
 pub mod functions;
 pub mod hints;
+pub mod insert_rows;
 pub mod keyword;
 pub mod lexer;
 mod parse;
