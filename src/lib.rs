@@ -16,6 +16,7 @@ pub mod config;
 
 pub mod admin;
 pub mod auth;
+pub mod balance;
 pub mod catalogue;
 pub mod merge;
 pub mod metrics;
