@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::{BanReason, Lag};
 use crate::config::choice::Role;
 use crate::config::{Host, PoolConfig};
 use crate::metrics::family::{Family, Kind, Labels, Value};
@@ -130,7 +131,9 @@ pub fn families(view: &View) -> Vec<Family> {
     let pools = sum(&view.cores);
     let mut families = process(view, &pools);
     families.extend(gauges(&pools));
+    families.extend(lags(&pools));
     families.extend(counters(view, &pools));
+    families.push(bans(&pools));
     families.extend(histograms(&pools));
     families.extend(cores(view));
     families.extend(tallies(view));
@@ -208,7 +211,7 @@ fn count(number: usize) -> Value {
 }
 
 fn gauges(pools: &[PoolSnapshot]) -> Vec<Family> {
-    const GAUGES: [(&str, &str, PoolGauge); 9] = [
+    const GAUGES: [(&str, &str, PoolGauge); 10] = [
         (
             "max_connections",
             "Largest number of server connections.",
@@ -246,6 +249,9 @@ fn gauges(pools: &[PoolSnapshot]) -> Vec<Family> {
         ("pool_paused", "1 while PAUSE holds.", |pool| {
             count(pool.stats.paused.into())
         }),
+        ("pool_banned", "1 while the server gets no reads.", |pool| {
+            count(pool.known.ban.is_some().into())
+        }),
     ];
     GAUGES
         .into_iter()
@@ -258,6 +264,43 @@ fn gauges(pools: &[PoolSnapshot]) -> Vec<Family> {
             family
         })
         .collect()
+}
+
+/// How far replicas were behind at their last check; others have no sample.
+fn lags(pools: &[PoolSnapshot]) -> [Family; 2] {
+    let family = |name, help, value: fn(Lag) -> Value| {
+        let mut family = Family::new(name, Kind::Gauge, help);
+        for pool in pools {
+            if let Some(lag) = pool.known.lag {
+                family.push(&pool_labels(&pool.config), value(lag));
+            }
+        }
+        family
+    };
+    [
+        family(
+            "replica_lag_seconds",
+            "How long a replica was behind the primary.",
+            |lag| Value::Number(lag.time.as_secs_f64()),
+        ),
+        family(
+            "replica_lag_bytes",
+            "WAL that a replica had not replayed.",
+            |lag| Value::Count(lag.bytes),
+        ),
+    ]
+}
+
+fn bans(pools: &[PoolSnapshot]) -> Family {
+    let mut family = Family::new("bans", Kind::Counter, "Bans imposed on servers.");
+    for pool in pools {
+        for (reason, count) in BanReason::ALL.iter().zip(pool.known.bans) {
+            let mut labels = pool_labels(&pool.config).to_vec();
+            labels.push(("reason", reason.label().to_owned()));
+            family.push(&Labels::from(labels), Value::Count(count));
+        }
+    }
+    family
 }
 
 fn counters(view: &View, pools: &[PoolSnapshot]) -> Vec<Family> {

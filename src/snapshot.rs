@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::balance::{BanReason, Banned, Lag, Observation};
+use crate::config::choice::Role;
 use crate::config::PoolConfig;
 use crate::metrics::{ClientTotals, Distributions, TallyTotals, Totals};
 use crate::pool::{PoolId, PoolStats};
@@ -89,12 +91,32 @@ pub struct PoolSnapshot {
     pub used: Option<Instant>,
     /// If [`Scope::servers`].
     pub servers: Vec<ServerSnapshot>,
+    /// What is known of its server.
+    pub known: Known,
+}
+
+/// What is known of a server: the same on all cores, but for what is in the mail.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// If it is found out, and was.
+    pub role: Option<Role>,
+    /// Why it gets no reads.
+    pub ban: Option<Banned>,
+    /// Was its last check a success? True before the first one.
+    pub healthy: bool,
+    /// How far behind the primary it was.
+    pub lag: Option<Lag>,
+    /// What it last said of its role and position.
+    pub seen: Option<Observation>,
+    /// Bans counted by this core, in the order of [`BanReason::ALL`].
+    pub bans: [u64; BanReason::ALL.len()],
 }
 
 impl PoolSnapshot {
     /// Has a server been of use since one could not be opened?
     pub fn is_healthy(&self) -> bool {
-        self.stats.failed.is_none() || self.used.max(self.stats.connected) > self.stats.failed
+        let connected = self.used.max(self.stats.connected);
+        self.known.healthy && (self.stats.failed.is_none() || connected > self.stats.failed)
     }
 
     /// Adds another core's slice of the same pool.
@@ -108,6 +130,8 @@ impl PoolSnapshot {
         self.pinned += other.pinned;
         self.used = self.used.max(other.used);
         self.servers.extend_from_slice(&other.servers);
+        let bans = self.known.bans.iter_mut().zip(other.known.bans);
+        bans.for_each(|(mine, theirs)| *mine += theirs);
     }
 }
 

@@ -29,6 +29,8 @@ mod crowd;
 mod drivers;
 #[path = "proxy/extended.rs"]
 mod extended;
+#[path = "proxy/failover.rs"]
+mod failover;
 #[path = "proxy/killed.rs"]
 mod killed;
 #[path = "proxy/limits.rs"]

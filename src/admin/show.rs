@@ -3,6 +3,7 @@
 //! Names, order and types of columns are those that dashboards know: `spec/admin.md`. A row is about one thing in
 //! the whole process, summed over the cores.
 
+mod balance;
 mod clients;
 mod cores;
 mod databases;
@@ -369,6 +370,7 @@ impl Show {
             | Self::Stats
             | Self::Lists
             | Self::Replication
+            | Self::Bans
             | Self::Cores
             | Self::StatsTotals
             | Self::StatsAverages
@@ -378,7 +380,6 @@ impl Show {
             | Self::Version
             | Self::InstanceId
             | Self::Transactions
-            | Self::Bans
             | Self::Tasks
             | Self::TableCopies
             | Self::ReplicationSlots
@@ -410,7 +411,8 @@ impl Show {
             Self::Cores => cores::COLUMNS,
             Self::Pins => clients::PINS,
             Self::Latencies(_) => latencies::COLUMNS,
-            Self::Replication => pools::REPLICATION,
+            Self::Replication => balance::REPLICATION,
+            Self::Bans => balance::BANS,
             Self::Prepared => cores::PREPARED,
             Self::Lists => databases::LISTS,
             Self::Databases => databases::DATABASES,
@@ -425,13 +427,6 @@ impl Show {
                 Text,
                 &["database", "user", "transaction_name", "transaction_state"],
             )],
-            Self::Bans => &[
-                (Int8, &["id"]),
-                (Text, &["database", "user", "addr"]),
-                (Numeric, &["port", "shard"]),
-                (Text, &["role", "ban_reason"]),
-                (Numeric, &["ban_time_left"]),
-            ],
             Self::Tasks => &[
                 (Int8, &["id"]),
                 (
@@ -507,7 +502,8 @@ impl Show {
             Self::Pins => clients::pins(picture).collect(),
             Self::Latencies(span) => latencies::rows(picture, *span),
             Self::Pools => pools::rows(picture),
-            Self::Replication => pools::replication(picture),
+            Self::Replication => balance::replication(picture),
+            Self::Bans => balance::bans(picture),
             Self::Stats => stats::rows(picture),
             Self::StatsTotals => stats::pgbouncer_totals(picture),
             Self::StatsAverages => stats::pgbouncer_averages(picture),
@@ -528,7 +524,6 @@ impl Show {
             Self::InstanceId => vec![vec![text(picture.instance_id.to_owned())]],
             // Nothing of the kind exists while the features behind them do not: that is the whole truth.
             Self::Transactions
-            | Self::Bans
             | Self::Tasks
             | Self::TableCopies
             | Self::ReplicationSlots

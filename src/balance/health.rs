@@ -26,8 +26,10 @@ const DOUBLINGS_MAX: u32 = 8;
 /// Why a server is banned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BanReason {
-    /// Connections are not accepted, or logins refused.
+    /// Nobody answers there.
     Connect,
+    /// It does not let us in.
+    Login,
     /// A check failed.
     Check,
     /// A check took longer than its limit.
@@ -40,8 +42,9 @@ pub enum BanReason {
 
 impl BanReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
+        Self::Login,
         Self::Check,
         Self::CheckTimeout,
         Self::Lag,
@@ -52,6 +55,7 @@ impl BanReason {
     pub fn text(self) -> &'static str {
         match self {
             Self::Connect => "cannot connect",
+            Self::Login => "login refused",
             Self::Check => "health check failed",
             Self::CheckTimeout => "health check timed out",
             Self::Lag => "replica lag",
@@ -63,6 +67,7 @@ impl BanReason {
     pub fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Login => "login",
             Self::Check => "healthcheck",
             Self::CheckTimeout => "healthcheck_timeout",
             Self::Lag => "replica_lag",
@@ -76,7 +81,7 @@ impl BanReason {
 pub enum Event {
     /// It answered a check, or let us in.
     Passed,
-    /// Reason for a ban: [`BanReason::Connect`], [`BanReason::Check`] or [`BanReason::CheckTimeout`].
+    /// For one of the reasons that are failures.
     Failed(BanReason),
     /// A connection broke while it was in use.
     Lost,
@@ -92,6 +97,8 @@ pub enum Health {
     Suspect {
         /// Of the last failure.
         since: Instant,
+        /// Was it more than the loss of a connection? Then bans are disabled.
+        failed: bool,
     },
     /// It gets no reads while there are others.
     Banned(Ban),
@@ -130,8 +137,15 @@ impl Health {
             (Event::Passed, Self::Banned(ban)) if at >= ban.firm_until => ban.ended(at),
             (Event::Passed | Event::Lost, Self::Banned(_)) => now,
             (Event::Passed | Event::Lost, Self::Recovering { .. }) => now,
-            (Event::Lost, Self::Healthy | Self::Suspect { .. }) => Self::Suspect { since: at },
-            (Event::Failed(_), _) if ban_timeout.is_zero() => Self::Suspect { since: at },
+            (Event::Lost, Self::Healthy) => Self::Suspect {
+                since: at,
+                failed: false,
+            },
+            (Event::Lost, Self::Suspect { failed, .. }) => Self::Suspect { since: at, failed },
+            (Event::Failed(_), _) if ban_timeout.is_zero() => Self::Suspect {
+                since: at,
+                failed: true,
+            },
             // One failure is not told by one client only: counted once.
             (Event::Failed(_), Self::Banned(_)) => now,
             (Event::Failed(reason), Self::Healthy | Self::Suspect { .. }) => {
@@ -194,13 +208,22 @@ impl Health {
     /// Should others go first for the moment?
     pub fn is_suspect(&self, now: Instant) -> bool {
         match self {
-            Self::Suspect { since } => now.saturating_duration_since(*since) < SUSPECT_FOR,
+            Self::Suspect { since, .. } => now.saturating_duration_since(*since) < SUSPECT_FOR,
             Self::Healthy | Self::Banned(_) | Self::Recovering { .. } => false,
         }
     }
 
     /// Was its last check or connection a success?
     pub fn is_healthy(&self) -> bool {
+        match self {
+            Self::Healthy | Self::Recovering { .. } => true,
+            Self::Suspect { failed, .. } => !failed,
+            Self::Banned(_) => false,
+        }
+    }
+
+    /// Would a success change nothing?
+    pub fn is_clear(&self) -> bool {
         match self {
             Self::Healthy | Self::Recovering { .. } => true,
             Self::Suspect { .. } | Self::Banned(_) => false,
@@ -252,6 +275,16 @@ impl Schedule {
     /// When the next check is due.
     pub fn next(&self) -> Instant {
         self.next
+    }
+
+    /// When the last check was.
+    pub fn last(&self) -> Option<Instant> {
+        self.last
+    }
+
+    /// The interval may have changed: the next check is now.
+    pub fn reconsider(&mut self, now: Instant) {
+        self.next = self.next.min(now);
     }
 
     /// A check has passed. The next one follows a little earlier than `interval` says, so that checks spread.
@@ -313,7 +346,7 @@ mod tests {
     fn a_lost_connection_is_only_suspicious() {
         let now = start();
         let health = Health::Healthy.after(Event::Lost, now, TIMEOUT, 0);
-        assert!(!banned(health, now) && health.is_suspect(now) && !health.is_healthy());
+        assert!(!banned(health, now) && health.is_suspect(now) && health.is_healthy());
         assert!(!health.is_suspect(now + SUSPECT_FOR));
         let again = health.after(Event::Lost, now + MS, TIMEOUT, 0);
         assert!(!banned(again, now + MS));

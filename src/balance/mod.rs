@@ -8,6 +8,7 @@
 
 mod health;
 mod lag;
+mod question;
 mod reads;
 mod role;
 mod strategy;
@@ -20,6 +21,7 @@ use crate::protocol::sqlstate::SqlState;
 
 pub use self::health::{Ban, BanReason, Event, Health, Schedule};
 pub use self::lag::{Lag, LagLimits, Lsn, Replayed, Trail};
+pub use self::question::ROLE_QUESTION;
 pub use self::role::{Epoch, News, Observation, Part, Roles, Standing, Writable};
 pub use self::strategy::Turns;
 
@@ -177,26 +179,37 @@ impl Balance {
         }
     }
 
-    /// The same servers under another policy: what is known of them stays (edge case 66).
-    pub fn set_policy(&mut self, policy: Policy) {
-        let weights: Vec<u8> = self
-            .servers
-            .iter()
-            .map(|server| server.member.weight)
-            .collect();
-        self.turns = Turns::new(policy.strategy, &weights, self.core.0, self.core.1);
-        self.roles.set_age_max(policy.role_checks);
-        self.policy = policy;
-        (0..self.servers.len()).for_each(|server| self.judge_lag(server));
+    /// Other servers, or another policy: what is known of those that stay is kept (edge case 66). `before`: the place
+    /// that each has had.
+    #[must_use]
+    pub fn reconfigured(
+        &self,
+        members: Vec<Member>,
+        policy: Policy,
+        before: &[Option<usize>],
+    ) -> Self {
+        let mut next = Self::new(members, policy, self.core.0, self.core.1);
+        for (server, place) in next.servers.iter_mut().zip(before) {
+            if let Some(known) = place.and_then(|place| self.servers.get(place)) {
+                *server = Server {
+                    member: server.member,
+                    ..known.clone()
+                };
+            }
+        }
+        next.roles.inherit(&self.roles, before);
+        next.trail = self.trail.clone();
+        (0..next.servers.len()).for_each(|server| next.judge_lag(server));
+        next
     }
 
-    /// A server for a request that `tried` these in vain.
+    /// A server for a request that has `tried` others in vain.
     ///
     /// `active` counts the connections of this core that are in use, by server; `random` is any number.
     pub fn pick(
         &mut self,
         want: Want,
-        tried: &[usize],
+        tried: impl Fn(usize) -> bool,
         active: impl Fn(usize) -> usize,
         now: Instant,
         random: u64,
@@ -218,12 +231,13 @@ impl Balance {
             hinted: want == Want::Replica,
             now,
         };
-        let rank = |server: usize| match tried.contains(&server) {
+        let rank = |server: usize| match tried(server) {
             true => None,
             false => reads.rank(server),
         };
-        let Some(best) = (0..reads.servers.len()).filter_map(rank).min() else {
-            return reads.nobody(tried);
+        let count = reads.servers.len();
+        let Some(best) = (0..count).filter_map(rank).min() else {
+            return reads.nobody((0..count).any(tried));
         };
         let candidate = |server| rank(server) == Some(best);
         let picked = self.turns.pick(candidate, active, random);
@@ -233,17 +247,25 @@ impl Balance {
         }
     }
 
-    /// Something happened to a server at `at`. True: it is banned because of that, and was not before.
-    ///
-    /// `random` is any number, the same on all cores for the same event.
-    pub fn happened(&mut self, server: usize, event: Event, at: Instant, random: u64) -> bool {
+    /// Something happened to a server at `at`. `random` is any number, the same on all cores for the same event.
+    pub fn happened(&mut self, server: usize, event: Event, at: Instant, random: u64) {
         let timeout = self.policy.ban_timeout;
-        let Some(server) = self.servers.get_mut(server) else {
-            return false;
+        if let Some(server) = self.servers.get_mut(server) {
+            server.health = server.health.after(event, at, timeout, random);
+        }
+    }
+
+    /// Would such an event change nothing that others should know?
+    pub fn is_old_news(&self, server: usize, event: Event, now: Instant) -> bool {
+        let Some(server) = self.servers.get(server) else {
+            return true;
         };
-        let before = server.health.ban_at(at).is_some();
-        server.health = server.health.after(event, at, timeout, random);
-        !before && server.health.ban_at(at).is_some()
+        let health = server.health.at(now);
+        match event {
+            Event::Passed => health.is_clear(),
+            Event::Lost => health.is_suspect(now) || health.ban_at(now).is_some(),
+            Event::Failed(_) => health.ban_at(now).is_some(),
+        }
     }
 
     /// A server was asked for its role and position in vain.

@@ -17,14 +17,9 @@ pub(super) struct Reads<'a> {
     pub(super) now: Instant,
 }
 
-/// How good a server is for a read: less is better, and the first field that differs decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    banned: bool,
-    fallback: bool,
-    suspect: bool,
-    spare: bool,
-}
+/// How good a server is for a read: less is better. What counts most comes first: is it banned, is it allowed only when
+/// the others cannot, is it suspect, is it a spare one?
+pub(super) type Rank = [bool; 4];
 
 impl Reads<'_> {
     /// `None`: not for this read.
@@ -33,12 +28,11 @@ impl Reads<'_> {
         if server.member.resharding_only || server.ban_kept().is_some() {
             return None;
         }
-        Some(Rank {
-            banned: server.ban(self.now).is_some(),
-            fallback: self.is_fallback(index)?,
-            suspect: server.health.is_suspect(self.now),
-            spare: server.member.weight == 0,
-        })
+        let banned = server.ban(self.now).is_some();
+        let fallback = self.is_fallback(index)?;
+        let suspect = server.health.is_suspect(self.now);
+        let spare = server.member.weight == 0;
+        Some([banned, fallback, suspect, spare])
     }
 
     /// Is this server for when the others cannot? `None`: not allowed at all.
@@ -65,8 +59,8 @@ impl Reads<'_> {
         })
     }
 
-    /// Why nobody is left, after those that were `tried` in vain.
-    pub(super) fn nobody(&self, tried: &[usize]) -> Pick {
+    /// Why nobody is left; have some been `tried` in vain?
+    pub(super) fn nobody(&self, tried: bool) -> Pick {
         let ordinary = || {
             let servers = self.servers.iter().enumerate();
             servers.filter(|(_, server)| !server.member.resharding_only)
@@ -77,7 +71,7 @@ impl Reads<'_> {
         }
         // A read that only the primary serves waits for the next one, as a write does.
         let elected = ordinary().all(|(_, server)| server.member.role == Role::Auto);
-        if elected && self.split == Split::PreferPrimary && !self.hinted && !tried.is_empty() {
+        if elected && self.split == Split::PreferPrimary && !self.hinted && tried {
             return Pick::Wait;
         }
         let mut allowed = ordinary().filter(|(_, server)| {

@@ -199,9 +199,24 @@ impl Roles {
         }
     }
 
-    /// Another check interval, or none.
-    pub fn set_age_max(&mut self, age_max: Option<Duration>) {
-        self.age_max = age_max;
+    /// Takes over what was known of servers that stay; `places`: where each was.
+    pub(super) fn inherit(&mut self, known: &Self, places: &[Option<usize>]) {
+        for (member, place) in self.members.iter_mut().zip(places) {
+            if let Some(before) = place.and_then(|place| known.members.get(place)) {
+                *member = Member {
+                    configured: member.configured,
+                    ..before.clone()
+                };
+            }
+        }
+        // A primary that is not among the servers any more takes its timeline with it.
+        self.reign = known.reign.and_then(|reign| {
+            let server = places
+                .iter()
+                .position(|place| *place == Some(reign.server))?;
+            Some(Reign { server, ..reign })
+        });
+        self.fence();
     }
 
     /// Whom writes go to at `now`.

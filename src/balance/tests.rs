@@ -76,7 +76,9 @@ impl Bench {
 
     fn fail(&mut self, server: usize) -> bool {
         let event = Event::Failed(BanReason::Connect);
-        self.balance.happened(server, event, self.now, 0)
+        let news = !self.balance.is_old_news(server, event, self.now);
+        self.balance.happened(server, event, self.now, 0);
+        news
     }
 
     /// All servers that a request may go to next, or why it goes nowhere: `0,2`, `wait`, `NoPrimary`.
@@ -84,13 +86,26 @@ impl Bench {
         let mut found = std::collections::BTreeSet::new();
         for _ in 0..200 {
             let random = self.numbers.next();
-            match self.balance.pick(want, tried, |_| 0, self.now, random) {
+            match self.balance.pick(
+                want,
+                |server| tried.contains(&server),
+                |_| 0,
+                self.now,
+                random,
+            ) {
                 Pick::Server { server, .. } => found.insert(server.to_string()),
                 Pick::Wait => return "wait".to_owned(),
                 Pick::Refused(refusal) => return format!("{refusal:?}"),
             };
         }
         Vec::from_iter(found).join(",")
+    }
+
+    /// The same servers under another policy.
+    fn reconfigure(&mut self, policy: Policy) {
+        let members: Vec<_> = self.balance.members().collect();
+        let places: Vec<_> = (0..members.len()).map(Some).collect();
+        self.balance = self.balance.reconfigured(members, policy, &places);
     }
 
     fn check(&mut self, want: Want, expected: &str) {
@@ -187,7 +202,7 @@ fn bans_by_failures_never_leave_nobody() {
         ("prr", PreferPrimary, "0"),
     ] {
         let mut bench = Bench::new(servers, split);
-        (0..servers.len()).for_each(|server| drop(bench.fail(server)));
+        (0..servers.len()).for_each(|server| assert!(bench.fail(server)));
         assert_eq!(bench.all(Want::Read, &[]), expected, "{servers} {split:?}");
     }
 }
@@ -242,7 +257,6 @@ fn a_suspect_waits_behind_the_others_until_it_is_checked() {
     let mut bench = Bench::new("prr", ExcludePrimary);
     bench.balance.happened(1, Event::Lost, bench.now, 0);
     bench.check(Want::Read, "2");
-    assert!(!bench.balance.is_healthy(1));
     assert_eq!(bench.balance.ban(1, bench.now), None);
     bench.balance.happened(1, Event::Passed, bench.now, 0);
     bench.check(Want::Read, "1,2");
@@ -280,7 +294,7 @@ fn a_replica_too_far_behind_is_not_read_not_even_when_it_is_the_last() {
         assert_eq!(bench.all(Want::Replica, &[]), "2");
         assert_eq!(bench.balance.lag(2), Some(Lag::default()));
         // Without limits it is back, too.
-        bench.balance.set_policy(policy(split));
+        bench.reconfigure(policy(split));
         assert_eq!(bench.all(Want::Replica, &[]), "1,2");
     }
     let mut bench = Bench::under(
@@ -341,7 +355,7 @@ fn writes_wait_while_roles_are_not_known_or_change() {
             assert!(bench.all(Want::Read, &[]).starts_with('0'));
         }
         // Edge case 66: what was learnt outlives a reload.
-        bench.balance.set_policy(checked(split));
+        bench.reconfigure(checked(split));
         bench.check(Want::Write, "1");
     }
 }
@@ -379,4 +393,36 @@ fn refusals_are_those_of_the_contract() {
         assert_eq!((error.code.as_str(), &*error.message), (code, message));
         assert_eq!(refusal.by_recovery(), by_recovery);
     }
+}
+
+#[test]
+fn a_reload_keeps_what_is_known_of_servers_that_stay() {
+    let checked = Policy {
+        role_checks: Some(SECOND * 5),
+        ..policy(IncludePrimary)
+    };
+    let mut bench = Bench::under("aaa", checked);
+    bench.primary(1, 3, 10);
+    bench.standby(0, 10, SECOND);
+    bench.standby(2, 10, SECOND);
+    bench.balance.bar(2);
+    bench.fail(0);
+    // One is new, one is gone, the order is another.
+    bench.balance = bench
+        .balance
+        .reconfigured(members("aaa"), checked, &[Some(2), None, Some(1)]);
+    bench.check(Want::Write, "wait");
+    bench.balance.unreached(1, bench.now);
+    bench.check(Want::Write, "2");
+    bench.check(Want::Read, "1,2");
+    let ban = bench.balance.ban(0, bench.now).unwrap();
+    assert_eq!(ban.reason, BanReason::Administrator);
+    // The primary is taken out: who comes next needs no newer timeline.
+    bench.balance = bench
+        .balance
+        .reconfigured(members("aa"), checked, &[Some(0), Some(1)]);
+    bench.check(Want::Write, "wait");
+    bench.now += SECOND;
+    bench.primary(1, 1, 1);
+    bench.check(Want::Write, "1");
 }

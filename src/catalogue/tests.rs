@@ -9,6 +9,7 @@ use crate::metrics::family::Sample;
 use crate::metrics::{Counters, Latencies, LoginResult, Tally};
 use crate::pool::PoolStats;
 use crate::protocol::sqlstate::SqlState;
+use crate::snapshot::Known;
 
 /// What a program with one busy core and one pool shows.
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -47,6 +48,11 @@ fn view() -> View {
         pinned: 0,
         used: None,
         servers: Vec::new(),
+        known: Known {
+            healthy: true,
+            lag: Some(Lag::default()),
+            ..Known::default()
+        },
     };
     let tally = Tally::default();
     let took = Duration::from_millis(3);

@@ -241,7 +241,7 @@ section! {
     /// Port of the server.
     port: u16 = default "5432", Live, Now;
     /// What the server does; auto asks it, which needs lsn_check_delay.
-    role: Role = default "primary", Live, Later;
+    role: Role = default "primary", Live, Now;
     /// Number of the shard, from 0 without gaps.
     shard: u32 = default "0", Live, Later;
     /// Name of the database on the server; unset: name.
@@ -271,9 +271,9 @@ section! {
     /// Make transactions read-only, by default_transaction_read_only.
     read_only: bool = default "false", Live, Now;
     /// Weight under weighted_round_robin.
-    lb_weight: u8 = default "255", Live, Later;
+    lb_weight: u8 = default "255", Live, Now;
     /// Keep ordinary traffic away.
-    resharding_only: bool = default "false", Live, Later;
+    resharding_only: bool = default "false", Live, Now;
     /// Pool size of a primary.
     pool_size_primary: Option<usize> = unset "10", Live, Now;
     /// Pool size of a replica.

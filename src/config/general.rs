@@ -108,31 +108,31 @@ section! {
     tls_server_private_key: Option<PathBuf> = unset "/etc/pgdog/client.key", Next, Now;
 
     /// Check a connection at checkout if its last check is older.
-    healthcheck_interval: Millis = default "30000", Live, Later;
+    healthcheck_interval: Millis = default "30000", Live, Now;
     /// Time between background checks of a pool; 0 disables them. Keep it below ban_timeout.
-    idle_healthcheck_interval: Millis = default "30000", Live, Later;
+    idle_healthcheck_interval: Millis = default "30000", Live, Now;
     /// Wait after start before background checks.
-    idle_healthcheck_delay: Millis = default "5000", Live, Later;
+    idle_healthcheck_delay: Millis = default "5000", Live, Now;
     /// Longest time for one check.
-    healthcheck_timeout: Millis = default "5000", Live, Later;
+    healthcheck_timeout: Millis = default "5000", Live, Now;
     /// Length of an automatic ban; 0 disables banning.
-    ban_timeout: Millis = default "300000", Live, Later;
+    ban_timeout: Millis = default "300000", Live, Now;
     /// Ban replicas further behind in time.
-    ban_replica_lag: Millis = default "9223372036854775807", Live, Later;
+    ban_replica_lag: Millis = default "9223372036854775807", Live, Now;
     /// Ban replicas further behind in WAL.
-    ban_replica_lag_bytes: Bytes = default "9223372036854775807", Live, Later;
+    ban_replica_lag_bytes: Bytes = default "9223372036854775807", Live, Now;
     /// Which replica a read goes to.
-    load_balancing_strategy: LoadBalancingStrategy = default "random", Live, Later;
+    load_balancing_strategy: LoadBalancingStrategy = default "random", Live, Now;
     /// conservative: explicit transactions are writes; aggressive: their first statement decides.
     read_write_strategy: ReadWriteStrategy = default "conservative", Live, Later;
     /// Does the primary serve reads too? prefer_primary uses replicas only on an explicit hint.
-    read_write_split: ReadWriteSplit = default "include_primary", Live, Later;
+    read_write_split: ReadWriteSplit = default "include_primary", Live, Now;
     /// Start checks of LSN and role after this; 9223372036854775807 turns them off.
-    lsn_check_delay: Millis = default "9223372036854775807", Live, Later;
+    lsn_check_delay: Millis = default "9223372036854775807", Live, Now;
     /// Time between those checks.
-    lsn_check_interval: Millis = default "5000", Live, Later;
+    lsn_check_interval: Millis = default "5000", Live, Now;
     /// Longest time for one of them.
-    lsn_check_timeout: Millis = default "5000", Live, Later;
+    lsn_check_timeout: Millis = default "5000", Live, Now;
 
     /// When statements are parsed. auto: when the configuration or the text needs it.
     query_parser: QueryParser = default "auto", Live, Later;

@@ -6,6 +6,7 @@
 //! from which reading, environment names, `SHOW CONFIG`, [`diff()`] and the text of the shipped files follow.
 
 pub mod amend;
+mod balancing;
 mod check;
 pub mod choice;
 pub mod cli;
@@ -45,6 +46,7 @@ use file::File;
 use section::{Effect, Section};
 use users::UsersFile;
 
+pub use balancing::{Balancing, Pace};
 pub use diff::{diff, Change};
 pub use environment::{Environment, Overrides};
 pub use guests::{Guest, GuestSecret};
@@ -69,6 +71,8 @@ pub struct Config {
     pub servers: ServerLimits,
     /// How long a shutdown may take.
     pub shutdown: ShutdownLimits,
+    /// How servers are chosen, checked and banned.
+    pub balancing: Balancing,
     /// Prepared statements.
     pub prepared: PreparedLimits,
     /// Log lines.

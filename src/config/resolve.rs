@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::sharding::SHARDS_MAX;
 
+use super::balancing::Balancing;
 use super::check::check;
 use super::choice::{QueryParser, Role, ServerAuth};
 use super::document::Entry;
@@ -149,6 +150,7 @@ pub(super) fn build(
             timeout: general.shutdown_timeout.limit(),
             termination_timeout: general.shutdown_termination_timeout.and_then(Millis::limit),
         },
+        balancing: Balancing::of(general),
         prepared: PreparedLimits {
             level: general.prepared_statements,
             statements_max: Some(general.prepared_statements_limit)

@@ -640,19 +640,13 @@ fn workers_are_clamped_with_a_word() {
 fn settings_without_effect_are_listed_once() {
     let database = "shard = 0\nlb_weight = 1\n[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\nlb_weight = 2\n[[plugins]]\nname = \"x\"";
     let found = config(
-        "ban_timeout = 300000\nhealthcheck_interval = 1\nquery_timeout = 5",
+        "mirror_exposure = 1.0\nmirror_queue = 1\nquery_timeout = 5",
         database,
         "schema_admin = true",
     );
     assert_eq!(
         found.not_in_effect(),
-        [
-            "general.healthcheck_interval",
-            "plugins.name",
-            "databases.lb_weight",
-            "databases.role",
-            "users.schema_admin"
-        ]
+        ["general.mirror_queue", "plugins.name", "users.schema_admin"]
     );
 }
 

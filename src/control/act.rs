@@ -10,6 +10,7 @@ use crate::config::guests::{Unwelcome, GUESTS_MAX};
 use crate::config::{Guest, Resolved};
 use crate::error::{Error, Fault};
 use crate::orders::{Of, Orders, Switches};
+use crate::pool::PoolId;
 use crate::protocol::sqlstate::SqlState;
 use crate::proxy::{self, Introduced, Reply, Whom};
 use crate::snapshot::Scope;
@@ -81,9 +82,9 @@ impl Control {
                 self.shut_down(how);
                 Ok(())
             }
-            Act::Ban(_) => Err(missing("BAN", "there is no load balancing yet")),
-            Act::Unban(_) => Err(missing("UNBAN", "there is no load balancing yet")),
-            Act::Healthcheck(_) => Err(missing("HEALTHCHECK", "servers are not checked yet")),
+            Act::Ban(pool) => self.on_pool(pool, proxy::Act::Ban),
+            Act::Unban(pool) => self.on_pool(pool, proxy::Act::Unban),
+            Act::Healthcheck(pool) => self.on_pool(pool, proxy::Act::Check),
             Act::Probe { .. } => Err(missing("PROBE", "it is not available yet")),
             Act::ResetPrepared => Err(missing("RESET PREPARED", "it is not available yet")),
             Act::Missing(what) => Err(command::missing(what)),
@@ -152,6 +153,26 @@ impl Control {
         let (current, office) = self.current();
         let outcome = current.order(office, change);
         outcome.map_err(|failure| unanswered(&failure))
+    }
+
+    /// Does something to one pool, or to all. Errors: there is no such pool.
+    fn on_pool(
+        &mut self,
+        pool: Option<u64>,
+        act: impl FnOnce(Option<PoolId>) -> proxy::Act,
+    ) -> Result<(), Error> {
+        let no_pool = |id: u64| {
+            let text = format!("no such pool: {id}");
+            Error::error(Fault::Client, SqlState::UNDEFINED_OBJECT, text)
+        };
+        let id = match pool {
+            None => None,
+            Some(id) => Some(PoolId(u32::try_from(id).map_err(|_| no_pool(id))?)),
+        };
+        match (pool, self.all_cores(&act(id))?) {
+            (Some(id), 0) => Err(no_pool(id)),
+            _ => Ok(()),
+        }
     }
 
     fn all_cores(&mut self, act: &proxy::Act) -> Result<usize, Error> {

@@ -120,6 +120,8 @@ stats! {
     ClientLoginCount "client_login_count",
     /// Clients that got no server within `checkout_timeout`.
     CheckoutTimeouts "checkout_timeouts",
+    /// Checks of connections at checkout, and of servers in the background.
+    Healthchecks "healthchecks",
 }
 
 impl Stat {

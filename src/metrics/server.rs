@@ -206,6 +206,11 @@ impl ServerMeter {
         self.broken.set(true);
     }
 
+    /// Has it been lost?
+    pub fn is_lost(&self) -> bool {
+        self.broken.get()
+    }
+
     /// The connection is about to be closed for another reason than its age: counts why.
     pub fn given_up(&self) {
         self.counters.count(match self.broken.get() {

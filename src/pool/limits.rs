@@ -215,7 +215,9 @@ impl<C> Pool<C> {
         self.free += 1;
         self.failed = Some(now);
         match failure {
-            ConnectFailure::Retryable => self.pace.back_off(now, &mut self.jitter),
+            ConnectFailure::Retryable | ConnectFailure::Full => {
+                self.pace.back_off(now, &mut self.jitter)
+            }
             ConnectFailure::Fatal(error) => {
                 self.pace.back_off(now, &mut self.jitter);
                 self.fail_waiters(&WaitError::Connect(error), out);

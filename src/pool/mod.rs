@@ -182,10 +182,12 @@ pub enum WaitError {
 /// Why a connection was not opened.
 #[derive(Clone, Debug)]
 pub enum ConnectFailure {
-    /// The server is there and will let us in later: starting up, or at its limit of connections.
+    /// The server is there and will let us in later: starting up, or shutting down to come back.
     Retryable,
     /// The server refuses us and will go on refusing: wrong password, no such database.
     Fatal(Error),
+    /// The server is there, and has no connection left for us: it will let us in later.
+    Full,
     /// No server answers there: refused, timed out, name not found, connection lost during the login.
     Unreachable(Error),
 }
@@ -504,6 +506,12 @@ impl<C> Pool<C> {
     /// True once a drained slice has no connection any more.
     pub fn is_drained(&self) -> bool {
         self.state == State::Drained && self.servers() + self.closing == 0
+    }
+
+    /// Connections checked out.
+    #[inline]
+    pub fn active(&self) -> usize {
+        self.active
     }
 
     /// The slice in numbers.

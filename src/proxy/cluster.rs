@@ -1,63 +1,114 @@
-//! A user's database as one core sees it: shards, and the pools of their servers.
+//! A user's database as one core sees it: shards, the pools of their servers, and which of them a request goes to.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
+use cores::Core;
+
+use crate::balance::{Balance, Epoch, Event, LagLimits, Member, Pick, Policy, Refusal, Writable};
 use crate::config::choice::Role;
+use crate::config::{Balancing, Config};
+use crate::pool::PoolId;
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
 
 use super::pools::PoolSlot;
+
+pub(crate) use crate::balance::Want;
 
 /// Analysed texts of one database and user that a core keeps.
 const ANALYSES_MAX: usize = 1000;
 /// Bytes that they take at most.
 const ANALYSES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The pools of one user and database. Made anew by a reload; the pools themselves stay.
+/// The pools of one user and database. Made anew by a reload; the pools themselves stay, and so does what is known of
+/// their servers.
 pub(crate) struct Cluster {
     /// Whose it is.
     pub(crate) names: Arc<Names>,
     shards: Vec<Shard>,
     /// Texts of this database that were analysed lately.
     pub(crate) analyses: RefCell<Cache>,
+    /// Counts what may make a request that waits go elsewhere.
+    news: Cell<u64>,
 }
 
 /// One part of a database.
 pub(crate) struct Shard {
+    /// Its number, as configured.
+    number: u32,
     /// In the order of the file, at least one.
     servers: Vec<Rc<PoolSlot>>,
-    /// Where the next read goes.
-    turn: Cell<usize>,
+    balance: RefCell<Balance>,
+    /// Whom writes went to when that was last looked at.
+    writable: Cell<Option<Writable>>,
+    /// The last server that they went to.
+    last: Cell<Option<usize>>,
 }
 
-/// What a request asks of a server.
+/// What has become of who is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// To be the primary.
-    Write,
-    /// To have the data, be they a moment old.
-    Read,
+pub(super) enum Turn {
+    /// Nothing.
+    None,
+    /// Somebody else may be, or nobody.
+    News,
+    /// Somebody else is than this server, which was.
+    Superseded(usize),
+}
+
+/// Where a request goes.
+pub(crate) enum Choice {
+    /// To a server of this pool.
+    Pool {
+        slot: Rc<PoolSlot>,
+        /// Only over a connection that was opened under this epoch.
+        epoch: Option<Epoch>,
+    },
+    /// Nowhere yet: ask again when there is news.
+    Wait,
+    /// Nowhere.
+    Refused(Refusal),
 }
 
 impl Cluster {
-    /// `pools`: of one user and database, in the order of shards.
-    pub(super) fn new(pools: &[Rc<PoolSlot>]) -> Self {
+    /// `pools`: of one user and database, in the order of shards. What `before` knows of their servers is kept.
+    pub(super) fn new(
+        pools: &[Rc<PoolSlot>],
+        before: Option<&Self>,
+        config: &Config,
+        core: &Core,
+    ) -> Self {
         let shards = pools.chunk_by(|a, b| a.config().shard == b.config().shard);
         let first = pools.first().expect("a database has a server");
+        let known = |number| before.and_then(|cluster| cluster.shard_numbered(number));
+        let shard = |servers: &[Rc<PoolSlot>]| {
+            let number = servers.first().map_or(0, |slot| slot.config().shard);
+            Shard::new(number, servers, known(number), config, core)
+        };
         Self {
             names: Arc::clone(&first.names),
-            shards: shards.map(Shard::new).collect(),
             analyses: RefCell::new(Cache::new(ANALYSES_MAX, ANALYSES_BYTES_MAX)),
+            shards: shards.map(shard).collect(),
+            news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
         }
+    }
+
+    fn shard_numbered(&self, number: u32) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.number == number)
     }
 
     /// The pool that sessions belong to when they have no request: it tells what servers report, and holds them up in
     /// MAINTENANCE.
     pub(crate) fn home(&self) -> &Rc<PoolSlot> {
         let shard = self.shards.first().expect("chunks are not empty");
-        shard.primary().unwrap_or(&shard.servers[0])
+        let primary = shard.balance.borrow().roles().primary();
+        let primary = primary.and_then(|primary| shard.servers.get(primary));
+        primary
+            .or_else(|| shard.configured_primary())
+            .unwrap_or(&shard.servers[0])
     }
 
     /// All pools.
@@ -70,44 +121,210 @@ impl Cluster {
         self.shards.len()
     }
 
-    /// The pool of a server of this shard for a request. `None`: no such shard.
-    pub(crate) fn pick(&self, shard: usize, want: Want) -> Option<&Rc<PoolSlot>> {
-        let shard = self.shards.get(shard)?;
-        Some(match want {
-            Want::Write => shard.primary().unwrap_or(&shard.servers[0]),
-            Want::Read => shard.replica().unwrap_or(&shard.servers[0]),
-        })
+    /// All shards.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter()
+    }
+
+    /// Is a request that waits for a server of `pool` right to do so?
+    pub(crate) fn is_right(&self, shard: usize, want: Want, pool: PoolId, now: Instant) -> bool {
+        self.shards
+            .get(shard)
+            .is_some_and(|shard| shard.is_right(want, pool, now))
+    }
+
+    /// A shard, by its place among the others.
+    pub(super) fn shard(&self, shard: usize) -> Option<&Shard> {
+        self.shards.get(shard)
+    }
+
+    /// The pool of a server of this shard for a request that `tried` others in vain.
+    pub(crate) fn pick(
+        &self,
+        shard: usize,
+        want: Want,
+        tried: &[PoolId],
+        now: Instant,
+        random: impl FnOnce() -> u64,
+    ) -> Choice {
+        match self.shards.get(shard) {
+            Some(shard) => shard.pick(want, tried, now, random),
+            None => Choice::Refused(Refusal::NoServers),
+        }
+    }
+
+    /// What a client is told that is refused by `shard`.
+    pub(crate) fn number_of(&self, shard: usize) -> u32 {
+        self.shards.get(shard).map_or(0, |shard| shard.number)
+    }
+
+    /// Is it found out who is the primary of this shard?
+    pub(crate) fn is_elected(&self, shard: usize) -> bool {
+        self.shards.get(shard).is_some_and(Shard::is_elected)
     }
 
     /// Is there a choice between servers that statements have to be looked at for?
     pub(crate) fn is_split(&self) -> bool {
         self.pools().nth(1).is_some()
     }
+
+    /// Another number than before: a request that waits should ask again.
+    #[inline]
+    pub(crate) fn news(&self) -> u64 {
+        self.news.get()
+    }
+
+    /// Something has changed that requests which wait should know.
+    pub(super) fn announce(&self) {
+        self.news.set(self.news.get() + 1);
+    }
 }
 
 impl Shard {
-    fn new(servers: &[Rc<PoolSlot>]) -> Self {
+    fn new(
+        number: u32,
+        servers: &[Rc<PoolSlot>],
+        before: Option<&Self>,
+        config: &Config,
+        core: &Core,
+    ) -> Self {
+        let members: Vec<Member> = servers.iter().map(|slot| member(slot, config)).collect();
+        let policy = policy(&config.balancing, &members);
+        let known = before.map(|shard| (shard, shard.balance.borrow()));
+        let balance = match known {
+            Some((shard, balance)) => {
+                let places = servers.iter().map(|slot| shard.place(slot.id));
+                balance.reconfigured(members, policy, &places.collect::<Vec<_>>())
+            }
+            None => Balance::new(members, policy, core.index(), core.count()),
+        };
         Self {
+            number,
             servers: servers.to_vec(),
-            turn: Cell::new(0),
+            balance: RefCell::new(balance),
+            writable: Cell::new(None),
+            last: Cell::new(None),
         }
     }
 
-    fn primary(&self) -> Option<&Rc<PoolSlot>> {
+    fn place(&self, pool: PoolId) -> Option<usize> {
+        self.servers.iter().position(|slot| slot.id == pool)
+    }
+
+    fn configured_primary(&self) -> Option<&Rc<PoolSlot>> {
         let mut servers = self.servers.iter();
         servers.find(|slot| slot.config().role == Role::Primary)
     }
 
-    /// The next replica in turn.
-    fn replica(&self) -> Option<&Rc<PoolSlot>> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let replicas = || {
-            self.servers
-                .iter()
-                .filter(|slot| slot.config().role == Role::Replica)
+    fn pick(
+        &self,
+        want: Want,
+        tried: &[PoolId],
+        now: Instant,
+        random: impl FnOnce() -> u64,
+    ) -> Choice {
+        if let [only] = &*self.servers {
+            // There is no other to choose, whatever it says of itself.
+            if only.config().role != Role::Auto && want == Want::Write {
+                return Choice::Pool {
+                    slot: Rc::clone(only),
+                    epoch: None,
+                };
+            }
+        }
+        let is_tried = |server: usize| tried.contains(&self.servers[server].id);
+        let active = |server: usize| self.servers[server].active();
+        let mut balance = self.balance.borrow_mut();
+        match balance.pick(want, is_tried, active, now, random()) {
+            Pick::Server { server, epoch } => Choice::Pool {
+                slot: Rc::clone(&self.servers[server]),
+                epoch,
+            },
+            Pick::Wait => Choice::Wait,
+            Pick::Refused(refusal) => Choice::Refused(refusal),
+        }
+    }
+
+    fn is_right(&self, want: Want, pool: PoolId, now: Instant) -> bool {
+        let Some(server) = self.place(pool) else {
+            return false;
         };
-        let count = replicas().count();
-        replicas().nth(turn.checked_rem(count)?)
+        let balance = self.balance.borrow();
+        match want {
+            _ if self.servers.len() == 1 => true,
+            Want::Write => {
+                matches!(balance.roles().writable(now), Writable::Server(now, _) if now == server)
+            }
+            Want::Read | Want::Replica => balance.ban(server, now).is_none(),
+        }
+    }
+
+    /// Its servers, in the order that its balance counts them in.
+    pub(super) fn servers(&self) -> &[Rc<PoolSlot>] {
+        &self.servers
+    }
+
+    /// What is known of its servers.
+    pub(super) fn balance(&self) -> &RefCell<Balance> {
+        &self.balance
+    }
+
+    /// Do writes go elsewhere than when this was last asked?
+    pub(super) fn turn(&self, now: Instant) -> Turn {
+        let writable = self.balance.borrow().roles().writable(now);
+        if self.writable.replace(Some(writable)) == Some(writable) {
+            return Turn::None;
+        }
+        let Writable::Server(server, _) = writable else {
+            return Turn::News;
+        };
+        match self.last.replace(Some(server)) {
+            Some(before) if before != server => Turn::Superseded(before),
+            _ => Turn::News,
+        }
+    }
+
+    /// Is there nobody to write to at the moment?
+    pub(super) fn lacks_primary(&self, now: Instant) -> bool {
+        self.balance.borrow().roles().writable(now) == Writable::Nobody
+    }
+
+    /// Would such an event change nothing that others should know?
+    pub(super) fn is_old_news(&self, server: usize, event: Event, now: Instant) -> bool {
+        // A server that has no other beside it is used whatever is known of it; only its health is shown.
+        self.balance.borrow().is_old_news(server, event, now)
+    }
+
+    /// Is it found out which of its servers is the primary?
+    pub(crate) fn is_elected(&self) -> bool {
+        self.servers[0].config().role == Role::Auto
+    }
+}
+
+fn member(slot: &PoolSlot, config: &Config) -> Member {
+    let pool = slot.config();
+    let cluster = config.cluster(&pool.database);
+    let mut shards = cluster.into_iter().flat_map(|cluster| &cluster.shards);
+    let shard = shards.find(|shard| shard.number == pool.shard);
+    let mut servers = shard.into_iter().flat_map(|shard| &shard.servers);
+    let server = servers.find(|server| server.address == pool.address && server.role == pool.role);
+    Member {
+        role: pool.role,
+        weight: server.map_or(u8::MAX, |server| server.weight),
+        resharding_only: server.is_some_and(|server| server.resharding_only),
+    }
+}
+
+fn policy(balancing: &Balancing, members: &[Member]) -> Policy {
+    let found_out = members.iter().any(|member| member.role == Role::Auto);
+    Policy {
+        split: balancing.split,
+        strategy: balancing.strategy,
+        ban_timeout: balancing.ban_timeout,
+        lag: LagLimits {
+            time: balancing.lag_max,
+            bytes: balancing.lag_bytes_max,
+        },
+        role_checks: balancing.roles(found_out).map(|pace| pace.interval),
     }
 }

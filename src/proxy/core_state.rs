@@ -30,6 +30,7 @@ use super::client::AdminLink;
 use super::cluster::Cluster;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
+use super::prober::Probers;
 use super::reload::Pools;
 use super::server::Targets;
 use super::setup::Setup;
@@ -85,6 +86,8 @@ pub(crate) struct CoreState {
     pub(crate) mail_received: Cell<u64>,
     /// What is counted that belongs to no pool.
     pub(crate) tally: Tally,
+    /// Servers that this core checks.
+    pub(super) probers: Probers,
     /// Admin sessions by the process id they were told.
     pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
@@ -168,6 +171,7 @@ impl CoreState {
             mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),
             tally: Tally::default(),
+            probers: Probers::default(),
             admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
@@ -290,6 +294,12 @@ impl CoreState {
         Ok(())
     }
 
+    /// The cores but this one.
+    pub(crate) fn others(&self) -> impl Iterator<Item = usize> {
+        let here = self.core.index();
+        (0..self.office.cores()).filter(move |other| *other != here)
+    }
+
     /// Leaves news for another core, to be read when it wakes for something else; a box that is half full gives it
     /// back.
     #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
@@ -360,6 +370,8 @@ pub(crate) enum Notice {
     Removed,
     /// The administrator ends it, and its server connection.
     Killed,
+    /// Another server has become the primary: the one that it has is given up, whatever it would answer.
+    Superseded,
     /// End now.
     ShutDown,
     IdleTimeout,

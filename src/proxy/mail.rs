@@ -17,6 +17,7 @@ use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Scope};
 
+use super::news::{Checked, Incident};
 use super::server::Parcel;
 use super::setup::Setup;
 
@@ -52,6 +53,10 @@ pub(crate) enum Mail {
         /// Names and values.
         reported: Parameters,
     },
+    /// A client of another core had trouble with a server, or none any more.
+    Incident(Incident),
+    /// Another core has checked a server.
+    Checked(Box<Checked>),
     /// A CancelRequest that reached another core than its session's.
     Cancel {
         /// As issued to the client.
@@ -92,6 +97,12 @@ pub(crate) enum Act {
     Kill(Whom),
     /// Say which pools have clients.
     Census,
+    /// No reads for this pool, or for any.
+    Ban(Option<PoolId>),
+    /// Reads again for this pool, or for all, whatever they were banned for.
+    Unban(Option<PoolId>),
+    /// Check the server of this pool now, or all.
+    Check(Option<PoolId>),
 }
 
 /// A core has done it.
@@ -99,7 +110,7 @@ pub(crate) enum Act {
 pub(crate) struct Done {
     /// Its number.
     pub(crate) core: usize,
-    /// Sessions that were ended.
+    /// Sessions that were ended, or pools that were found.
     pub(crate) count: usize,
     /// Pools with clients, if it was asked for them.
     pub(crate) in_use: Vec<PoolId>,

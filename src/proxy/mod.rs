@@ -4,7 +4,9 @@ mod client;
 mod cluster;
 mod core_state;
 mod mail;
+mod news;
 mod pools;
+mod prober;
 mod reload;
 mod server;
 mod setup;
@@ -59,6 +61,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
     core.spawn(accept(Rc::clone(&state), listen));
+    prober::adapt(&state);
     let ending = loop {
         match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),
@@ -72,6 +75,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             Mail::Cancel { process_id, secret } => {
                 server::cancel::requested(&state, process_id, &secret)
             }
+            Mail::Incident(incident) => news::heard_incident(&state, &incident),
+            Mail::Checked(checked) => news::heard_check(&state, &checked),
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
             Mail::Act { act, done } => reload::act(&state, act, &done),
             Mail::Shutdown(ending) => break ending,
@@ -96,6 +101,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 }
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
                 Mail::Load { .. } | Mail::Welcome { .. } => {}
+                Mail::Incident(incident) => news::heard_incident(&context, &incident),
+                Mail::Checked(checked) => news::heard_check(&context, &checked),
                 Mail::Act { act, done } => reload::act(&context, act, &done),
                 Mail::Shutdown(ending) => context.begin_ending(ending),
                 Mail::End => end.close(),

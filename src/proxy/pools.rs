@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use cores::Core;
 
+use crate::balance::{BanReason, Epoch, Event};
 use crate::config::{Config, PoolConfig};
 use crate::metrics::Stat;
 use crate::pool::{
@@ -22,6 +23,7 @@ use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
 use super::mail::Mail;
+use super::news;
 use super::server::{connect, Parcel, Registry, Server};
 use super::setup::Setup;
 
@@ -45,6 +47,8 @@ pub(crate) struct PoolSlot {
     pub(crate) registry: Rc<Registry>,
     slice: RefCell<Pool<Conn>>,
     spare: RefCell<Vec<Action<Conn>>>,
+    /// Bans imposed, in the order of [`BanReason::ALL`], as far as this core was the one to say so.
+    bans: [Cell<u64>; BanReason::ALL.len()],
     welcomes: RefCell<VecDeque<Welcome>>,
 }
 
@@ -81,6 +85,7 @@ impl PoolSlot {
             registry: Rc::default(),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
+            bans: Default::default(),
             welcomes: RefCell::new(VecDeque::new()),
         }
     }
@@ -198,6 +203,33 @@ impl PoolSlot {
         });
     }
 
+    /// Whose reign it is at its server, if that is known.
+    pub(crate) fn epoch(&self, state: &CoreState) -> Option<Epoch> {
+        let pools = state.pools();
+        let place = pools.place(self.id)?;
+        let balance = place.shard().balance().borrow();
+        balance.roles().epoch_of(place.server, state.core.now())
+    }
+
+    /// One more.
+    pub(super) fn count_ban(&self, reason: BanReason) {
+        let reasons = BanReason::ALL.iter().zip(&self.bans);
+        for (_, count) in reasons.filter(|(of, _)| **of == reason) {
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// Bans counted by this core.
+    pub(super) fn bans(&self) -> [u64; BanReason::ALL.len()] {
+        std::array::from_fn(|reason| self.bans[reason].get())
+    }
+
+    /// Connections in use on this core.
+    #[inline]
+    pub(crate) fn active(&self) -> usize {
+        self.slice.borrow().active()
+    }
+
     /// When the slice wants its next tick.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.slice.borrow().next_deadline()
@@ -288,6 +320,9 @@ impl DerefMut for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
+            if lease.server.link.meter.is_lost() {
+                news::happened(&self.state, self.slot.id, Event::Lost);
+            }
             lease.server.link.meter.given_up();
             self.slot.discard(&self.state, lease);
         }
@@ -317,6 +352,8 @@ impl CoreState {
 
 /// A fresh server's own parameters: known here from now on, and on all cores if they are news.
 pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Parameters>) {
+    let shown = shown(state, slot, reported);
+    let reported = shown.as_ref().unwrap_or(reported);
     let news = slot
         .welcome(&Settings::default())
         .is_none_or(|known| *known.reported != **reported);
@@ -335,6 +372,19 @@ pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Paramete
             },
         );
     }
+}
+
+/// A client of several servers has to do with their primary, too: it is not told that it is on a standby, which some
+/// libraries leave for that. `None`: nothing to hide.
+fn shown(state: &CoreState, slot: &PoolSlot, reported: &Parameters) -> Option<Rc<Parameters>> {
+    let pools = state.pools();
+    let place = pools.place(slot.id)?;
+    if !place.cluster.is_split() || reported.get("in_hot_standby") != Some(b"on") {
+        return None;
+    }
+    let mut shown = reported.clone();
+    shown.set("in_hot_standby", "off");
+    Some(Rc::new(shown))
 }
 
 /// Another core has learned what this pool's servers report.

@@ -4,20 +4,23 @@
 //! none is surprised by mail of one that it does not know. **Adopt** puts the configuration in force; sessions follow
 //! when they are between two transactions, which they find out by comparing one number.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
+use std::sync::Arc;
 
 use cores::Core;
 
+use crate::config::Host;
 use crate::orders::Of;
 use crate::pool::{Pool, PoolId};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Shard};
 use super::core_state::{Activity, CoreState, Notice};
 use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
 use super::setup::Setup;
+use super::{news, prober};
 
 /// One core's slices of all pools. Replaced as a whole, so that whoever looks at it sees one moment.
 pub(crate) struct Pools {
@@ -25,6 +28,39 @@ pub(crate) struct Pools {
     all: Vec<Rc<PoolSlot>>,
     /// Those of the configuration, by user and database.
     clusters: Vec<Rc<Cluster>>,
+    /// Where in `clusters` the pool of this number is.
+    places: HashMap<PoolId, Place>,
+    /// The pools of each server.
+    instances: HashMap<Arc<Instance>, Vec<PoolId>>,
+}
+
+/// A PostgreSQL server, whatever pools there are for its databases.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Instance {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+}
+
+/// Where a pool is.
+pub(crate) struct Place {
+    pub(crate) cluster: Rc<Cluster>,
+    shard: usize,
+    /// In the shard.
+    pub(crate) server: usize,
+    pub(crate) instance: Arc<Instance>,
+}
+
+impl Place {
+    /// The shard that the server has a part of.
+    pub(crate) fn shard(&self) -> &Shard {
+        let shard = self.cluster.shard(self.shard);
+        shard.expect("places are made of what is there")
+    }
+
+    /// The pool.
+    pub(crate) fn slot(&self) -> Option<&Rc<PoolSlot>> {
+        self.shard().servers().get(self.server)
+    }
 }
 
 impl Pools {
@@ -32,13 +68,72 @@ impl Pools {
         let slots = setup.pools();
         let slots = slots.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, core)));
         let slots: Vec<_> = slots.collect();
-        let clusters = clusters(&slots);
+        let clusters = clusters(&slots, None, setup, core);
         Self::new(slots, clusters)
     }
 
     fn new(mut all: Vec<Rc<PoolSlot>>, clusters: Vec<Rc<Cluster>>) -> Self {
         all.sort_by_key(|slot| slot.id);
-        Self { all, clusters }
+        let mut places = HashMap::new();
+        let mut instances: HashMap<Arc<Instance>, Vec<PoolId>> = HashMap::new();
+        for cluster in &clusters {
+            for (shard, part) in cluster.parts().enumerate() {
+                for (server, slot) in part.servers().iter().enumerate() {
+                    let pool = slot.config();
+                    let instance = Arc::new(Instance {
+                        host: pool.address.host.clone(),
+                        port: pool.address.port,
+                    });
+                    instances
+                        .entry(Arc::clone(&instance))
+                        .or_default()
+                        .push(slot.id);
+                    let cluster = Rc::clone(cluster);
+                    let place = Place {
+                        cluster,
+                        shard,
+                        server,
+                        instance,
+                    };
+                    places.insert(slot.id, place);
+                }
+            }
+        }
+        Self {
+            all,
+            clusters,
+            places,
+            instances,
+        }
+    }
+
+    /// The same clusters, with other pools on their way in or out.
+    fn with(&self, all: Vec<Rc<PoolSlot>>) -> Self {
+        Self::new(all, self.clusters.clone())
+    }
+
+    /// Where a pool of the configuration is.
+    pub(crate) fn place(&self, pool: PoolId) -> Option<&Place> {
+        self.places.get(&pool)
+    }
+
+    /// Where all of them are, in the order of their numbers.
+    pub(crate) fn all_places(&self) -> impl Iterator<Item = &Place> {
+        self.all.iter().filter_map(|slot| self.place(slot.id))
+    }
+
+    /// Where the pools of a server are.
+    pub(crate) fn places(&self, instance: &Instance) -> impl Iterator<Item = &Place> {
+        let pools = self.instances.get(instance);
+        pools
+            .into_iter()
+            .flatten()
+            .filter_map(|pool| self.place(*pool))
+    }
+
+    /// All servers.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.keys()
     }
 
     /// All slices that this core has.
@@ -62,13 +157,23 @@ impl Pools {
     }
 }
 
-/// The pools of a configuration, in its order, by user and database.
-fn clusters(configured: &[Rc<PoolSlot>]) -> Vec<Rc<Cluster>> {
+/// The pools of a configuration, in its order, by user and database. What `before` knows of their servers is kept.
+fn clusters(
+    configured: &[Rc<PoolSlot>],
+    before: Option<&Pools>,
+    setup: &Setup,
+    core: &Core,
+) -> Vec<Rc<Cluster>> {
     let mut sorted = configured.to_vec();
     let key = |slot: &PoolSlot| (slot.names.user.clone(), slot.names.database.clone());
     sorted.sort_by_cached_key(|slot| key(slot));
     let clusters = sorted.chunk_by(|a, b| a.names == b.names);
-    clusters.map(|pools| Rc::new(Cluster::new(pools))).collect()
+    let cluster = |pools: &[Rc<PoolSlot>]| {
+        let names = pools.first().map(|slot| &slot.names);
+        let before = names.and_then(|names| before?.of(&names.user, &names.database));
+        Rc::new(Cluster::new(pools, before.map(Rc::as_ref), setup, core))
+    };
+    clusters.map(cluster).collect()
 }
 
 /// Does what the control thread asks for, and tells it so.
@@ -84,6 +189,9 @@ pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
             let pools: HashSet<_> = links.values().map(|link| link.slot.borrow().id).collect();
             in_use.extend(pools);
         }
+        Act::Ban(pool) => count = news::set_ban(state, pool, true),
+        Act::Unban(pool) => count = news::set_ban(state, pool, false),
+        Act::Check(pool) => count = prober::check_now(state, pool),
     }
     let core = state.core.index();
     // Otherwise the control thread has given up on this core.
@@ -100,8 +208,7 @@ fn prepare(state: &CoreState, setup: &Setup) {
     let new = setup.pools().filter(|(id, _)| pools.get(*id).is_none());
     let new = new.map(|(id, pool)| Rc::new(PoolSlot::new(id, pool, setup, &state.core)));
     let all = pools.all.iter().cloned().chain(new).collect();
-    let pools = Pools::new(all, pools.clusters.clone());
-    state.pools.replace(Rc::new(pools));
+    state.pools.replace(Rc::new(pools.with(all)));
 }
 
 /// Puts `setup` in force, which was prepared.
@@ -115,8 +222,6 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     let gone = before.iter().filter(|slot| !stay.contains(&slot.id));
     let gone: Vec<_> = gone.filter(|slot| !slot.leaves.replace(true)).collect();
     let configured: Vec<_> = known.iter().map(|(slot, _)| Rc::clone(slot)).collect();
-    let pools = Pools::new(before.all.clone(), clusters(&configured));
-    state.pools.replace(Rc::new(pools));
     if !setup.looks_up_as(&state.config()) {
         state.looked_up.borrow_mut().clear();
     }
@@ -126,10 +231,14 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     for (slot, pool) in &known {
         slot.reconfigure(state, pool, setup);
     }
+    let clusters = clusters(&configured, Some(&before), setup, &state.core);
+    let pools = Pools::new(before.all.clone(), clusters);
+    state.pools.replace(Rc::new(pools));
     for slot in gone {
         slot.decide(state, Pool::drain);
     }
     tell_sessions(state);
+    prober::adapt(state);
 }
 
 /// Those that wait for something else than their pool, or for nothing.
@@ -195,10 +304,7 @@ pub(super) fn forget_drained(state: &CoreState) {
     let is_over = |slot: &&Rc<PoolSlot>| slot.leaves.get() && slot.is_drained();
     if pools.iter().any(|slot| is_over(&slot)) {
         let all = pools.iter().filter(|slot| !is_over(slot));
-        let pools = Pools {
-            all: all.cloned().collect(),
-            clusters: pools.clusters.clone(),
-        };
+        let pools = pools.with(all.cloned().collect());
         state.pools.replace(Rc::new(pools));
     }
 }

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::balance::Part;
+use crate::config::choice::Role;
 use crate::prepared::Statement;
 use crate::snapshot::{
-    ClientSnapshot, CoreSnapshot, Holder, Holding, PoolSnapshot, Scope, ServerSnapshot,
+    ClientSnapshot, CoreSnapshot, Holder, Holding, Known, PoolSnapshot, Scope, ServerSnapshot,
     StatementSnapshot,
 };
 
@@ -97,6 +99,7 @@ fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> 
         pinned: 0,
         used: slot.registry.used(),
         servers: Vec::new(),
+        known: known(state, slot),
     };
     slot.registry.each(|server| {
         snapshot.used = snapshot.used.max(Some(server.meter.last_used()));
@@ -113,6 +116,32 @@ fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> 
         }
     });
     snapshot
+}
+
+fn known(state: &CoreState, slot: &PoolSlot) -> Known {
+    let pools = state.pools();
+    let bans = slot.bans();
+    let Some(place) = pools.place(slot.id) else {
+        return Known {
+            healthy: true,
+            bans,
+            ..Known::default()
+        };
+    };
+    let balance = place.shard().balance().borrow();
+    let roles = balance.roles();
+    Known {
+        role: match roles.part(place.server) {
+            Part::Primary => Some(Role::Primary),
+            Part::Replica => Some(Role::Replica),
+            Part::Unknown | Part::Apart => None,
+        },
+        ban: balance.ban(place.server, state.core.now()),
+        healthy: balance.is_healthy(place.server),
+        lag: balance.lag(place.server),
+        seen: roles.last(place.server),
+        bans,
+    }
 }
 
 fn one_server(server: &ServerLink, client: Option<&Link>) -> ServerSnapshot {

@@ -109,8 +109,8 @@ fn pause_may_concern_one_database_or_user() {
         ("PAUSE nowhere", "E:3D000 Z:I".to_owned()),
         ("KILL nowhere", "E:3D000 Z:I".to_owned()),
         (&format!("PAUSE nobody {first}"), "E:42704 Z:I".to_owned()),
-        ("BAN", "E:0A000 Z:I".to_owned()),
-        ("UNBAN 1", "E:0A000 Z:I".to_owned()),
+        ("BAN 99", "E:42704 Z:I".to_owned()),
+        ("UNBAN 99", "E:42704 Z:I".to_owned()),
     ] {
         assert_eq!(admin.query(command), code, "{command}");
     }

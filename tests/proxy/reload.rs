@@ -242,7 +242,7 @@ fn reloads_under_load_are_not_noticed() {
     let pgdog = config(false).start();
     let backends = || -> BTreeSet<String> {
         let sql = format!(
-            "SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'alice'"
+            "SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'alice' AND application_name <> 'pgdog check'"
         );
         let pids = Postgres::shared().value("postgres", &sql);
         pids.split(' ').map(str::to_owned).collect()

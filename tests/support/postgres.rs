@@ -203,17 +203,17 @@ impl Postgres {
         self.admin(database).value(sql)
     }
 
-    /// Number of server connections that clients of any kind hold to `database`.
+    /// Number of server connections that clients of any kind hold to `database`, but for checks of pgdog.
     pub(crate) fn connections(&self, database: &str) -> usize {
         let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend' AND application_name <> 'pgdog check'"
         );
         self.value("postgres", &sql).parse().expect("a count")
     }
 }
 
 /// Starts the server, and waits until it lets clients in.
-fn launch(owner: &Owner, bin: &Path, folder: &Path, port: u16) -> Process {
+pub(crate) fn launch(owner: &Owner, bin: &Path, folder: &Path, port: u16) -> Process {
     let log = std::fs::File::create(folder.join("log")).expect("create the log");
     let mut server = Process::start(
         "postgres",
@@ -233,10 +233,10 @@ fn launch(owner: &Owner, bin: &Path, folder: &Path, port: u16) -> Process {
 }
 
 /// Who runs the server: PostgreSQL refuses to be started by root.
-struct Owner(Option<(u32, u32)>);
+pub(crate) struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    fn find() -> Self {
+    pub(crate) fn find() -> Self {
         if !rustix::process::getuid().is_root() {
             return Self(None);
         }
@@ -253,7 +253,7 @@ impl Owner {
         Self(Some((uid, numbers.next().expect("a group id"))))
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").stdin(Stdio::null());
         if let Some((uid, gid)) = self.0 {
@@ -262,7 +262,7 @@ impl Owner {
         command
     }
 
-    fn take(&self, folder: &Path) {
+    pub(crate) fn take(&self, folder: &Path) {
         if let Some((uid, gid)) = self.0 {
             std::os::unix::fs::chown(folder, Some(uid), Some(gid)).expect("root may");
         }
@@ -270,7 +270,7 @@ impl Owner {
 }
 
 /// The folder of the programs, which their user must be able to run.
-fn programs(owner: &Owner) -> PathBuf {
+pub(crate) fn programs(owner: &Owner) -> PathBuf {
     let bin = std::env::var_os("PG_BIN").map_or_else(
         || PathBuf::from("/usr/lib/postgresql/15/bin"),
         PathBuf::from,

@@ -25,7 +25,7 @@ pub(crate) struct Sampled {
 impl Sampler {
     pub(crate) fn start(database: &str) -> Self {
         let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND backend_type = 'client backend' AND application_name <> 'pgdog check'"
         );
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

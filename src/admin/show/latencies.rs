@@ -39,7 +39,7 @@ pub(super) fn rows(picture: &Picture<'_>, span: Span) -> Vec<Vec<Value>> {
             else {
                 continue;
             };
-            let mut row = Vec::from(place(pool.config));
+            let mut row = Vec::from(place(pool.config, pool.known.role));
             row.push(text(name(phase)));
             row.extend(numbers(distribution));
             rows.push(row);

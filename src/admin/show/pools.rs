@@ -1,4 +1,4 @@
-//! SHOW POOLS and SHOW REPLICATION: slices put together to pools.
+//! SHOW POOLS: slices put together to pools.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crate::config::choice::{PoolerMode, Role};
 use crate::config::PoolConfig;
 use crate::metrics::{Stat, Totals};
 use crate::pool::PoolId;
-use crate::snapshot::CoreSnapshot;
+use crate::snapshot::{CoreSnapshot, Known};
 
 use super::{count, text, Columns, Picture, Type, Value};
 
@@ -37,22 +37,6 @@ pub(super) const COLUMNS: Columns = &[
     (Type::Bool, &["online", "schema_admin"]),
 ];
 
-pub(super) const REPLICATION: Columns = &[
-    (Type::Int8, &["id"]),
-    (Type::Text, &["database", "user", "addr"]),
-    (Type::Numeric, &["port", "shard"]),
-    (
-        Type::Text,
-        &[
-            "role",
-            "replica_lag",
-            "pg_lsn",
-            "lsn_age",
-            "pg_is_in_recovery",
-        ],
-    ),
-];
-
 /// A pool, all its slices together.
 pub(super) struct Whole<'a> {
     pub(super) config: &'a PoolConfig,
@@ -66,6 +50,8 @@ pub(super) struct Whole<'a> {
     connected: Option<Instant>,
     failed: Option<Instant>,
     pub(super) totals: Totals,
+    /// All cores know the same, but for what is in the mail.
+    pub(super) known: &'a Known,
 }
 
 impl Whole<'_> {
@@ -73,10 +59,12 @@ impl Whole<'_> {
         self.idle + self.active
     }
 
-    /// Was the last attempt to connect, on any core, a success?
+    /// Was the last attempt to connect, on any core, a success, and the last check?
     fn is_healthy(&self) -> bool {
-        self.failed
-            .is_none_or(|failed| Some(failed) < self.connected)
+        let connects = self
+            .failed
+            .is_none_or(|failed| Some(failed) < self.connected);
+        connects && self.known.healthy
     }
 }
 
@@ -96,6 +84,7 @@ pub(super) fn pools(cores: &[CoreSnapshot]) -> BTreeMap<PoolId, Whole<'_>> {
             connected: None,
             failed: None,
             totals: Totals::default(),
+            known: &slice.known,
         });
         let stats = &slice.stats;
         whole.idle += stats.idle;
@@ -118,7 +107,7 @@ pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
         let user = picture.config.users.find(&config.user, &config.database);
         let total = |stat: Stat| count(pool.totals[stat]);
         let mut row = vec![Value::from(id.0)];
-        row.extend(place(config));
+        row.extend(place(config, pool.known.role));
         row.extend([
             count(pool.waiting),
             count(pool.idle),
@@ -129,7 +118,7 @@ pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
             Value::from(pool.longest_wait.subsec_micros()),
             text(mode(config.mode)),
             Value::Bool(pool.paused),
-            Value::Bool(false), // nothing bans yet
+            Value::Bool(pool.known.ban.is_some()),
             Value::Bool(pool.is_healthy()),
             total(Stat::Broken),
             total(Stat::ReSynced),
@@ -143,26 +132,15 @@ pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
     pools(picture.cores).into_iter().map(row).collect()
 }
 
-/// Nothing asks servers for their place in the log yet: all is as before the first check.
-pub(super) fn replication(picture: &Picture<'_>) -> Vec<Vec<Value>> {
-    let row = |(id, pool): (PoolId, Whole<'_>)| {
-        let mut row = vec![Value::from(id.0)];
-        row.extend(place(pool.config));
-        row.extend([Value::Null, Value::Null, Value::Null, Value::Null]);
-        row
-    };
-    pools(picture.cores).into_iter().map(row).collect()
-}
-
-/// database, user, addr, port, shard, role.
-pub(super) fn place(config: &PoolConfig) -> [Value; 6] {
+/// database, user, addr, port, shard, role: what was `found` out of that, or what is configured.
+pub(super) fn place(config: &PoolConfig, found: Option<Role>) -> [Value; 6] {
     [
         text(config.database.clone()),
         text(config.user.clone()),
         text(config.address.host.to_string()),
         Value::from(config.address.port),
         Value::from(config.shard),
-        text(match config.role {
+        text(match found.unwrap_or(config.role) {
             Role::Primary => "primary",
             Role::Replica => "replica",
             Role::Auto => "auto",

@@ -57,7 +57,7 @@ pub(super) fn rows<'a>(picture: &'a Picture<'a>) -> impl Iterator<Item = Vec<Val
             total(Stat::QueryCount),
             total(Stat::Rollbacks),
             count(server.statements),
-            Value::Int(0), // nothing checks servers yet
+            total(Stat::Healthchecks),
             total(Stat::Errors),
             total(Stat::Received),
             total(Stat::Sent),

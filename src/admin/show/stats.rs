@@ -33,7 +33,7 @@ pub(super) fn columns() -> Vec<Column> {
 pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
     let row = |(id, pool): (PoolId, Whole<'_>)| {
         let recent = picture.windows.last(id);
-        let mut row = Vec::from(place(pool.config));
+        let mut row = Vec::from(place(pool.config, pool.known.role));
         row.extend(shown().map(|stat| match is_time(stat) {
             true => Value::ratio(u128::from(pool.totals[stat]), 1_000_000),
             false => count(pool.totals[stat]),

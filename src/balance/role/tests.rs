@@ -333,7 +333,7 @@ impl World {
     }
 
     fn chance(&mut self, one_in: u64) -> bool {
-        self.numbers.next() % one_in == 0
+        self.numbers.next().is_multiple_of(one_in)
     }
 
     fn below(&mut self, count: usize) -> usize {

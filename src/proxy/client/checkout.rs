@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::balance::Epoch;
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, Stat};
@@ -13,30 +14,39 @@ use crate::protocol::sqlstate::SqlState;
 use crate::session::Ties;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::Activity;
+use super::super::core_state::{Activity, Notice};
 use super::super::pools::{Conn, Held};
 use super::super::server::{Reset, RunError, Targets};
+use super::obtain::{Aim, Attempt};
 use super::request::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 
 impl Session {
     /// A server that has this client's settings; `None` if the request was answered with an error.
-    pub(super) async fn checkout(&mut self) -> Result<Option<Held>, End> {
-        match self.find_server().await? {
+    pub(super) async fn checkout(&mut self, aim: Aim) -> Result<Option<Held>, End> {
+        match self.obtain(aim).await? {
             Ok(held) => {
                 *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
                 Ok(Some(held))
             }
-            Err(error) => self.refuse(error).map(|()| None),
+            Err(error) => self.answer(&error).map(|()| None),
         }
     }
 
-    /// The same; an error is for the client, who has not heard of it.
-    pub(super) async fn find_server(&mut self) -> Result<Result<Held, Error>, End> {
+    /// A server of the pool that the session has turned to, with this client's settings. `epoch`: only over a connection
+    /// of this one; `news`: how much was known when the pool was chosen.
+    pub(super) async fn attempt(
+        &mut self,
+        aim: Aim,
+        epoch: Option<Epoch>,
+        mut news: u64,
+    ) -> Result<Attempt, End> {
         let since = self.state.core.now();
+        let mut tries = 0;
         loop {
             if self.slot.is_held() {
                 self.wait_for_release().await?;
+                return Ok(Attempt::Again);
             }
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
             let checkout = self.slot.decide(&self.state, |pool, now, out| {
@@ -44,28 +54,42 @@ impl Session {
             });
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
-                Checkout::Wait(ticket) => self.wait(ticket).await?,
+                Checkout::Wait(ticket) => match self.wait(ticket, aim, &mut news).await? {
+                    Some(served) => served,
+                    None => return Ok(Attempt::Again),
+                },
                 Checkout::Closed => Err(WaitError::Closed),
             };
             if matches!(served, Err(WaitError::Closed)) && self.is_outdated() {
                 self.adopt()?;
-                continue;
+                return Ok(Attempt::Again);
             }
             let mut held = match served {
                 Ok(lease) => Held::new(&self.state, &self.slot, lease),
+                Err(WaitError::Connect(error)) => return Ok(Attempt::Failed(error)),
                 Err(why) => {
-                    return Ok(Err(self.pool_error(why)));
+                    return Ok(Attempt::Refused(self.pool_error(why)));
                 }
             };
             if held.take_unprompted().is_err() {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
                 continue;
             }
+            if !self.suits(&held, aim, epoch) {
+                // Closed. What it would have to be may have changed meanwhile.
+                drop(held);
+                return Ok(Attempt::Again);
+            }
+            match self.check(&mut held, &mut tries).await {
+                Ok(()) => {}
+                Err(None) => continue,
+                Err(Some(error)) => return Ok(Attempt::Failed(error)),
+            }
             let wanted = self.settings.committed();
             if !Settings::same(&held.settings, wanted) {
                 match Box::pin(self.apply_settings(held)).await {
                     Ok(ready) => held = ready,
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Attempt::Refused(error)),
                 }
             }
             let now = self.state.core.now();
@@ -74,7 +98,7 @@ impl Session {
             self.link.meter.assigned(waited);
             held.link.latencies().record(Phase::CheckoutWait, waited);
             self.link.enter(Activity::Active, now);
-            return Ok(Ok(held));
+            return Ok(Attempt::Ready(held));
         }
     }
 
@@ -117,7 +141,8 @@ impl Session {
     }
 
     /// A client that waits for a server: why it has to stop.
-    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.link.dismiss(Notice::Superseded); // it has no server
         if let Some(notice) = self.link.notice() {
             return Poll::Ready(End::Fatal(self.farewell(notice)));
         }
@@ -131,8 +156,8 @@ impl Session {
         Poll::Pending
     }
 
-    /// Waits in the queue, for as long as the client stays.
-    async fn wait(&mut self, ticket: Ticket) -> Result<Result<Lease<Conn>, WaitError>, End> {
+    /// Waits in the queue, for as long as the client stays. `None`: this is not the right one any more.
+    async fn wait(&mut self, ticket: Ticket, aim: Aim, news: &mut u64) -> Waited {
         self.link.enter(Activity::Waiting, self.state.core.now());
         // A request that waits does not occupy a receive buffer.
         self.inbound.settle();
@@ -140,7 +165,7 @@ impl Session {
             session: self,
             ticket: Some(ticket),
         };
-        poll_fn(|cx| waiting.poll(cx)).await
+        poll_fn(|cx| waiting.poll(cx, aim, news)).await
     }
 
     /// What a client hears when the pool has nothing for it.
@@ -218,6 +243,9 @@ impl Session {
     }
 }
 
+/// What a place in the queue has come to; `None`: there is a better one elsewhere.
+type Waited = Result<Option<Result<Lease<Conn>, WaitError>>, End>;
+
 /// A place in the queue, left when the client goes.
 struct Waiting<'a> {
     session: &'a mut Session,
@@ -225,11 +253,14 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Lease<Conn>, WaitError>, End>> {
+    fn poll(&mut self, cx: &mut Context<'_>, aim: Aim, news: &mut u64) -> Poll<Waited> {
         self.session.link.listen(cx);
         if let Some(served) = self.session.link.take_served() {
             self.ticket = None;
-            return Poll::Ready(Ok(served));
+            return Poll::Ready(Ok(Some(served)));
+        }
+        if !self.session.waits_rightly(aim, news) {
+            return Poll::Ready(Ok(None));
         }
         self.session.poll_waiting(cx).map(Err)
     }

@@ -7,6 +7,7 @@ mod checkout;
 mod inbound;
 mod login;
 mod lookup;
+mod obtain;
 mod passthrough;
 mod prepared;
 mod relay;
@@ -51,6 +52,7 @@ use admin::AdminSession;
 use adopt::Manner;
 use audit::Audit;
 use inbound::Inbound;
+use obtain::Aim;
 use relay::{Extent, Relay};
 use request::Unnamed;
 use sharded::Sharded;
@@ -223,10 +225,14 @@ impl Session {
         if self.cluster.shards() > 1 {
             return Box::pin(self.serve_sharded()).await;
         }
-        if self.cluster.is_split() && !self.route()? {
-            return Ok(());
-        }
-        let Some(mut held) = self.checkout().await? else {
+        let aim = match self.cluster.is_split() {
+            false => Aim::default(),
+            true => match self.route()? {
+                Some(aim) => aim,
+                None => return Ok(()),
+            },
+        };
+        let Some(mut held) = self.checkout(aim).await? else {
             return Ok(());
         };
         let extent = match self.cluster.is_split() {
@@ -341,6 +347,7 @@ impl Session {
             self.link.enter(Activity::Idle, self.state.core.now());
             poll_fn(|cx| {
                 self.link.listen(cx);
+                self.link.dismiss(Notice::Superseded); // it has no server
                 if let Some(notice) = self.link.notice() {
                     return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
                 }
@@ -467,12 +474,6 @@ impl Session {
         false
     }
 
-    /// Answers the request with an error, if the session may go on after it.
-    fn refuse(&mut self, error: Error) -> Result<(), End> {
-        let error = self.recoverable(error)?;
-        self.answer(&error)
-    }
-
     /// An error of a pool, if the session may go on after it.
     fn recoverable(&self, error: Error) -> Result<Error, End> {
         if self.state.config().clients.recovery != ClientRecovery::Recover
@@ -549,6 +550,7 @@ impl Session {
             ),
             Notice::Removed => adopt::removed(&self.slot.names.database),
             Notice::Killed => adopt::killed(),
+            Notice::Superseded => superseded(),
             Notice::IdleTimeout => {
                 let text = format!(
                     "idle for {} ms (client_idle_timeout)",
@@ -600,6 +602,13 @@ impl Session {
             .timeout_at(Some(deadline), self.stream.close())
             .await;
     }
+}
+
+/// The error for what was under way on a primary that is one no more.
+fn superseded() -> Error {
+    let text = "server connection lost, transaction state unknown";
+    let error = Error::fatal(Fault::Server, SqlState::CONNECTION_FAILURE, text);
+    error.detail("another server has become the primary")
 }
 
 /// The error for a server that was lost before it answered anything.

@@ -67,6 +67,10 @@ impl<'a> Relay<'a> {
             // A client that keeps its server between transactions ends here, others when they have given it back.
             Some(Notice::Drain | Notice::Removed) if self.moved || !self.is_idle() => {}
             Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
+            Some(Notice::Superseded) => {
+                self.session.link.dismiss(Notice::Superseded);
+                return Poll::Ready(Err(self.lost(&Lost::Superseded)));
+            }
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
         // Who has nothing now has nothing later in this turn either, unless it was the other side that held it up.

@@ -95,7 +95,7 @@ impl Session {
         let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
         Ok(match route {
             RoleRoute::Read(Readers::All, _) => Want::Read,
-            RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Read,
+            RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Replica,
             RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
         })
     }
@@ -103,7 +103,7 @@ impl Session {
 
 fn by_hint(hint: Option<Role>) -> Want {
     match hint {
-        Some(Role::Replica) => Want::Read,
+        Some(Role::Replica) => Want::Replica,
         Some(Role::Primary) | None => Want::Write,
     }
 }

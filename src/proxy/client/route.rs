@@ -1,20 +1,14 @@
-//! Which server a request goes to, where there is a choice.
+//! What a request needs, where there is a choice between servers.
 
-use std::rc::Rc;
-
+use super::obtain::Aim;
 use super::{End, Session};
 
 impl Session {
-    /// Turns to the pool that the request in front goes to. False: it was answered with an error.
-    pub(super) fn route(&mut self) -> Result<bool, End> {
-        let want = match self.wanted() {
-            Ok(want) => want,
-            Err(error) => return self.answer(&error).map(|()| false),
-        };
-        if let Some(slot) = self.cluster.pick(0, want) {
-            let slot = Rc::clone(slot);
-            self.turn_to(slot);
+    /// What the request in front needs. `None`: it was answered with an error.
+    pub(super) fn route(&mut self) -> Result<Option<Aim>, End> {
+        match self.wanted() {
+            Ok(want) => Ok(Some(Aim { shard: 0, want })),
+            Err(error) => self.answer(&error).map(|()| None),
         }
-        Ok(true)
     }
 }

@@ -163,7 +163,9 @@ pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
     let known = state.links.borrow().get(&process_id).cloned();
     let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));
     let targets = known.as_ref().map(|link| link.targets.borrow());
-    let targets = targets.as_ref().map_or(&[][..], |targets| targets.as_slice());
+    let targets = targets
+        .as_ref()
+        .map_or(&[][..], |targets| targets.as_slice());
     if targets.is_empty() {
         return state.tally.cancels_unknown.add(1);
     }

@@ -8,6 +8,7 @@ use cores::{Stream, TcpOptions};
 use crate::auth::{
     certificate, Password, ServerLogin, ServerLoginRequest, ServerSecret, ServerStep,
 };
+use crate::balance::{BanReason, Event};
 use crate::config::Host;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, ServerMeter, Stat};
@@ -21,6 +22,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{StartupMessage, Version};
 
 use super::super::core_state::CoreState;
+use super::super::news;
 use super::super::pools::PoolSlot;
 use super::cancel::Address;
 use super::encrypt;
@@ -33,6 +35,8 @@ const LOGIN_BODY_BYTES_MAX: usize = 64 * 1024;
 pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u32) {
     let began = state.core.now();
     let before = slot.config();
+    // What the address means may change meanwhile: as of now.
+    let epoch = slot.epoch(&state);
     let deadline = state
         .config()
         .servers
@@ -40,10 +44,12 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
         .and_then(|timeout| began.checked_add(timeout));
     let outcome = state
         .core
-        .timeout_at(deadline, Box::pin(connect(&state, &slot)))
+        .timeout_at(deadline, Box::pin(connect(&state, &slot, Purpose::Pool)))
         .await;
     match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
-        Ok(server) => {
+        Ok(mut server) => {
+            server.epoch = epoch;
+            news::happened(&state, slot.id, Event::Passed);
             let counters = slot.registry.counters();
             counters.count(Stat::ConnectCount);
             let took = state.core.now().saturating_duration_since(began);
@@ -64,10 +70,25 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
             };
             match &failure {
                 ConnectFailure::Retryable => {
-                    tracing::info!(pool = %slot.id, "server is not ready yet")
+                    tracing::info!(pool = %slot.id, "server is not ready yet");
+                    // A check will tell for how long.
+                    news::happened(&state, slot.id, Event::Lost);
+                }
+                ConnectFailure::Full => {
+                    tracing::info!(pool = %slot.id, "server has no connection left");
                 }
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
                     tracing::error!(pool = %slot.id, address = %slot.config().address, "{error}");
+                    // Who allows for several attempts is not served by a ban after the first.
+                    let reason = match &failure {
+                        ConnectFailure::Fatal(_) => BanReason::Login,
+                        _ => BanReason::Connect,
+                    };
+                    let event = match state.config().servers.connect_attempts {
+                        0 | 1 => Event::Failed(reason),
+                        _ => Event::Lost,
+                    };
+                    news::happened(&state, slot.id, event);
                 }
             }
             slot.decide(&state, |pool: &mut Pool<_>, now, out| {
@@ -121,10 +142,25 @@ pub(crate) enum Purpose {
     Pool,
     /// To prove the password, which a server that does not ask for it cannot.
     Proof,
+    /// Checks of the server: it is nobody's, and none of those that are shown and counted.
+    Check,
+}
+
+impl Purpose {
+    fn application_name(self) -> &'static [u8] {
+        match self {
+            Self::Pool | Self::Proof => b"pgdog",
+            Self::Check => b"pgdog check",
+        }
+    }
 }
 
 /// Tries the passwords in turn, each on a connection of its own.
-async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, ConnectFailure> {
+pub(crate) async fn connect(
+    state: &Rc<CoreState>,
+    slot: &PoolSlot,
+    purpose: Purpose,
+) -> Result<Server, ConnectFailure> {
     let pool = slot.config();
     let passwords = &pool.login.passwords;
     let keys = pool.login.keys.as_ref();
@@ -135,7 +171,7 @@ async fn connect(state: &Rc<CoreState>, slot: &PoolSlot) -> Result<Server, Conne
         .map(|secret| Some(ServerSecret::Password(Password::new(secret.expose()))))
         .chain(passwords.is_empty().then_some(keys));
     for secret in candidates {
-        let outcome = log_in(state, slot, secret, Purpose::Pool).await;
+        let outcome = log_in(state, slot, secret, purpose).await;
         match outcome.map_err(|refusal| refusal.failure(slot)) {
             Err(ConnectFailure::Fatal(error)) if error.code == SqlState::INVALID_PASSWORD => {
                 last = Some(error)
@@ -170,7 +206,7 @@ pub(crate) async fn log_in(
     let mut pairs: Vec<(&[u8], &[u8])> = vec![
         (b"user", pool.login.user.as_bytes()),
         (b"database", pool.address.database_name.as_bytes()),
-        (b"application_name", b"pgdog"),
+        (b"application_name", purpose.application_name()),
     ];
     pairs.extend(
         pool.startup
@@ -246,7 +282,12 @@ pub(crate) async fn log_in(
                     stream.take_traffic(); // that of the login does not count
                     let reported = Rc::new(reported);
                     record(slot, Phase::ConnectAuth, dialled, now);
-                    let meter = (&slot.registry, ServerMeter::new(now));
+                    let nobody = Rc::default();
+                    let registry = match purpose {
+                        Purpose::Pool | Purpose::Proof => &slot.registry,
+                        Purpose::Check => &nobody,
+                    };
+                    let meter = (registry, ServerMeter::new(now));
                     return Ok(Server::new(stream, reported, target, prepared, meter));
                 }
                 tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
@@ -348,8 +389,9 @@ fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
             .map(|text| String::from_utf8_lossy(text).into_owned())
     };
     match code {
-        // Starting up, shutting down, recovering; or full: it will let us in later.
-        SqlState::CANNOT_CONNECT_NOW | SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Retryable,
+        // Starting up, shutting down, recovering; or full.
+        SqlState::CANNOT_CONNECT_NOW => ConnectFailure::Retryable,
+        SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Full,
         _ => {
             let reason = format!("{} ({code})", text(field::MESSAGE).unwrap_or_default());
             let error = cannot_connect(slot, reason);

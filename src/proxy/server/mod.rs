@@ -9,10 +9,11 @@ mod reset;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cores::{Buf, Core, Detached, Stream};
 
+use crate::balance::Epoch;
 use crate::metrics::{Answered, Phase, ServerMeter, Stat};
 use crate::prepared::server::{Ensure, ServerStatements};
 use crate::prepared::Id;
@@ -51,6 +52,10 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
     pub(crate) prepared: ServerStatements,
+    /// Whose reign it was when it was opened, if that was known.
+    pub(crate) epoch: Option<Epoch>,
+    /// When it was last known to answer, by a check or because it had just been opened.
+    pub(crate) checked: Instant,
     /// What it counts, where others see it.
     pub(crate) link: Enlisted,
 }
@@ -88,6 +93,8 @@ pub(crate) struct Parcel {
     settings: Arc<Settings>,
     target: cancel::Address,
     prepared: ServerStatements,
+    epoch: Option<Epoch>,
+    checked: Instant,
     meter: ServerMeter,
 }
 
@@ -100,6 +107,8 @@ pub(crate) enum Lost {
     OutOfStep(OutOfStep),
     /// Its bytes are no messages.
     Malformed,
+    /// It was the primary, and another server is now.
+    Superseded,
 }
 
 impl std::fmt::Display for Lost {
@@ -111,6 +120,7 @@ impl std::fmt::Display for Lost {
                 write!(f, "unexpected message '{}'", message.tag.escape_ascii())
             }
             Lost::Malformed => f.write_str("malformed message"),
+            Lost::Superseded => f.write_str("another server is the primary"),
         }
     }
 }
@@ -174,6 +184,8 @@ impl Server {
     ) -> Self {
         let target = Rc::new(Target::new(target));
         Self {
+            epoch: None,
+            checked: stream.core().now(),
             stream,
             exchange: Exchange::default(),
             replies: Replies::default(),
@@ -546,6 +558,11 @@ impl Server {
         Ok(())
     }
 
+    /// Does it say that it is in recovery? PostgreSQL 14 and later say so, and when that changes.
+    pub(crate) fn is_in_recovery(&self) -> bool {
+        self.reported.get("in_hot_standby") == Some(b"on")
+    }
+
     /// Takes what came while the connection was at rest: reported parameters and notices are fine.
     pub(crate) fn take_unprompted(&mut self) -> Result<(), Lost> {
         let taken = self.take_waiting();
@@ -577,6 +594,8 @@ impl Server {
             settings,
             target,
             prepared,
+            epoch,
+            checked,
             link,
             ..
         } = self;
@@ -587,6 +606,8 @@ impl Server {
                 settings,
                 target: target.address.clone(),
                 prepared,
+                epoch,
+                checked,
                 meter: link.leave(),
             }),
             _ => {
@@ -611,6 +632,8 @@ impl Server {
         );
         server.link.statements.set(server.prepared.len());
         server.settings = parcel.settings;
+        server.epoch = parcel.epoch;
+        server.checked = parcel.checked;
         server
     }
 

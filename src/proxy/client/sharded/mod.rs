@@ -25,6 +25,7 @@ use super::super::core_state::Activity;
 use super::super::pools::Held;
 use super::super::server::{RunError, Targets};
 use super::inbound::CLIENT_BODY_BYTES_MAX;
+use super::obtain::Aim;
 use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
 
@@ -145,16 +146,9 @@ impl Session {
         if let Some(at) = legs.iter().position(|leg| leg.shard == shard) {
             return Ok(Ok(legs.remove(at)));
         }
-        let Some(slot) = self.cluster.pick(shard, want) else {
-            let text = format!("shard {shard} has no servers");
-            let error = Error::error(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text);
-            return Ok(Err(error));
-        };
-        let slot = Rc::clone(slot);
-        self.turn_to(slot);
-        let held = match self.find_server().await? {
+        let held = match self.obtain(Aim { shard, want }).await? {
             Ok(held) => held,
-            Err(error) => return self.recoverable(error).map(Err),
+            Err(error) => return Ok(Err(error)),
         };
         let mut leg = Leg { shard, held };
         match self.join(&mut leg).await {

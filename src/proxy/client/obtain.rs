@@ -1,0 +1,242 @@
+//! A server for a request: which of a shard's it is, another one if that fails, and waiting for one to be the primary.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::balance::{BanReason, Epoch, Event, Refusal};
+use crate::config::choice::ReadWriteSplit;
+use crate::error::{Error, Fault};
+use crate::metrics::Stat;
+use crate::pool::PoolId;
+use crate::protocol::sqlstate::SqlState;
+
+use super::super::cluster::{Choice, Want};
+use super::super::core_state::Activity;
+use super::super::news;
+use super::super::pools::Held;
+use super::super::server::{Lost, RunError};
+use super::{End, Session};
+
+/// Connections of one server that are checked for one request, before another server is tried.
+const CHECKS_MAX: usize = 3;
+
+/// What a request is for: of which shard a server is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Aim {
+    /// Its place among the shards of the cluster.
+    pub(super) shard: usize,
+    /// To do what.
+    pub(super) want: Want,
+}
+
+/// What became of an attempt at one pool.
+pub(super) enum Attempt {
+    /// Its server has the client's settings.
+    Ready(Held),
+    /// The client gets none, neither here nor elsewhere.
+    Refused(Error),
+    /// This server has none that would do, for this reason: another server may.
+    Failed(Error),
+    /// Things have changed: whether this is the right server is to be asked again.
+    Again,
+}
+
+impl Session {
+    /// A server that has this client's settings. An error is for the client, who has not heard of it, and whose session
+    /// goes on.
+    ///
+    /// A server that cannot be reached is passed over for another that may serve the request. While it is not known who
+    /// is the primary, writes wait, for `checkout_timeout` at most.
+    pub(super) async fn obtain(&mut self, aim: Aim) -> Result<Result<Held, Error>, End> {
+        let since = self.state.core.now();
+        let mut tried: Vec<PoolId> = Vec::new();
+        let mut failure: Option<Error> = None;
+        loop {
+            if self.is_outdated() {
+                self.adopt()?;
+            }
+            let news = self.cluster.news();
+            let (state, now) = (&self.state, self.state.core.now());
+            let random = || u64::from_ne_bytes(state.random());
+            match self.cluster.pick(aim.shard, aim.want, &tried, now, random) {
+                Choice::Pool { slot, epoch } => {
+                    // There is no other primary to try, and nobody waits for one.
+                    if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
+                        return self.recoverable(error).map(Err);
+                    }
+                    self.turn_to(slot);
+                    match self.attempt(aim, epoch, news).await? {
+                        Attempt::Ready(held) => {
+                            self.count_aim(&held, aim);
+                            return Ok(Ok(held));
+                        }
+                        Attempt::Refused(error) => return self.recoverable(error).map(Err),
+                        Attempt::Again => {}
+                        Attempt::Failed(error) => {
+                            tried.push(self.slot.id);
+                            failure = Some(error);
+                        }
+                    }
+                }
+                Choice::Wait if self.wait_for_news(news, since).await? => tried.clear(),
+                Choice::Wait => {
+                    let error = self.no_primary(aim);
+                    return self.recoverable(error).map(Err);
+                }
+                Choice::Refused(refusal) => {
+                    let error = self.refusal(aim, refusal, failure);
+                    return match refusal.by_recovery() {
+                        true => self.recoverable(error).map(Err),
+                        false => Ok(Err(error)),
+                    };
+                }
+            }
+        }
+    }
+
+    fn count_aim(&self, held: &Held, aim: Aim) {
+        let counters = held.link.meter.counters();
+        counters.count(match aim.want {
+            Want::Write => Stat::Writes,
+            Want::Read | Want::Replica => Stat::Reads,
+        });
+    }
+
+    /// What the client hears when no server is left. `failure`: why the last one did not serve.
+    fn refusal(&self, aim: Aim, refusal: Refusal, failure: Option<Error>) -> Error {
+        let shard = self.cluster.number_of(aim.shard);
+        let error = refusal.error(&self.cluster.names.database, shard);
+        let only_replicas = self.state.config().balancing.split == ReadWriteSplit::ExcludePrimary;
+        match failure {
+            Some(Error { detail, .. }) if only_replicas => Error { detail, ..error },
+            Some(failure) => failure,
+            None => error,
+        }
+    }
+
+    /// Nobody was known to be the primary for as long as a client may wait.
+    fn no_primary(&self, aim: Aim) -> Error {
+        let limit = self.checkout_timeout().unwrap_or_default().as_millis();
+        let text = format!("checkout timeout: no server connection free within {limit} ms");
+        let shard = self.cluster.number_of(aim.shard);
+        let detail = format!("no server of shard {shard} is known to be the primary");
+        Error::error(Fault::Proxy, SqlState::TOO_MANY_CONNECTIONS, text).detail(detail)
+    }
+
+    fn checkout_timeout(&self) -> Option<Duration> {
+        self.slot.config().limits.checkout_timeout
+    }
+
+    /// Waits until something else is known of the servers than at `news`. False: `checkout_timeout` is over.
+    #[cold]
+    async fn wait_for_news(&mut self, news: u64, since: Instant) -> Result<bool, End> {
+        let until = self
+            .checkout_timeout()
+            .and_then(|limit| since.checked_add(limit));
+        self.link.enter(Activity::Waiting, self.state.core.now());
+        self.inbound.settle();
+        let core = self.state.core.clone();
+        let changed = poll_fn(|cx| {
+            self.link.listen(cx);
+            if self.cluster.news() != news || self.is_outdated() {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_waiting(cx).map(Err)
+        });
+        let waited = core.timeout_at(until, changed).await;
+        match waited {
+            None => {
+                self.slot.registry.counters().count(Stat::CheckoutTimeouts);
+                Ok(false)
+            }
+            Some(Err(end)) => Err(end),
+            Some(Ok(())) => {
+                if self.is_outdated() {
+                    self.adopt()?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Is a connection that was lent one for this request?
+    pub(super) fn suits(&self, held: &Held, aim: Aim, epoch: Option<Epoch>) -> bool {
+        if aim.want != Want::Write {
+            return true;
+        }
+        // Opened when another was the primary, or nobody was known to be: its address may lead elsewhere now.
+        let current = epoch.is_none() || held.epoch == epoch;
+        let refuses = held.is_in_recovery() && self.cluster.is_elected(aim.shard);
+        if refuses {
+            // It says so itself, and that is newer than what was known.
+            news::is_no_primary(&self.state, self.slot.id);
+        }
+        current && !refuses
+    }
+
+    /// Checks a connection, if that was not done for `healthcheck_interval`. Errors: it is of no use, and what to say if
+    /// no other is.
+    pub(super) async fn check(
+        &self,
+        held: &mut Held,
+        tries: &mut usize,
+    ) -> Result<(), Option<Error>> {
+        let config = self.state.config();
+        let balancing = &config.balancing;
+        let now = self.state.core.now();
+        let age = now.saturating_duration_since(held.checked);
+        if balancing.check_after.is_none_or(|after| age < after) {
+            return Ok(());
+        }
+        held.link.meter.counters().count(Stat::Healthchecks);
+        let until = balancing
+            .check_timeout
+            .and_then(|limit| now.checked_add(limit));
+        // A text without a statement: the server parses nothing, and answers.
+        let answer = self.state.core.timeout_at(until, held.run("")).await;
+        let event = match answer {
+            Some(Ok(_)) => {
+                held.checked = self.state.core.now();
+                return Ok(());
+            }
+            Some(Err(RunError::Lost(Lost::Closed(_)))) => Event::Lost,
+            Some(Err(_)) => Event::Failed(BanReason::Check),
+            None => Event::Failed(BanReason::CheckTimeout),
+        };
+        held.link.meter.lost();
+        news::happened(&self.state, self.slot.id, event);
+        *tries += 1;
+        let hopeless = event != Event::Lost || *tries >= CHECKS_MAX;
+        Err(hopeless.then(|| {
+            let text = "server failed its health check";
+            Error::error(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
+        }))
+    }
+
+    /// Does a client that waits for a server of this pool do so for good reason? `known` is what was known when it
+    /// began.
+    pub(super) fn waits_rightly(&self, aim: Aim, known: &mut u64) -> bool {
+        if self.is_outdated() && self.cluster.is_split() {
+            return false;
+        }
+        let news = self.cluster.news();
+        if news == *known {
+            return true;
+        }
+        *known = news;
+        let now = self.state.core.now();
+        self.cluster
+            .is_right(aim.shard, aim.want, self.slot.id, now)
+    }
+}
+
+/// A session whose requests go to the primary of the first shard, unless somebody decides otherwise.
+impl Default for Aim {
+    fn default() -> Self {
+        Self {
+            shard: 0,
+            want: Want::Write,
+        }
+    }
+}

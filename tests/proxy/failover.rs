@@ -1,0 +1,599 @@
+//! A primary and its replicas change places, hang and die while clients read and write.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::support::postgres::{ALICE, PASSWORD};
+use crate::support::process::{poll, PATIENCE};
+use crate::support::replicas::SERVERS;
+use crate::support::wire::{query, transcript};
+use crate::support::{Config, Pgdog, Trio, Wire};
+
+/// Time between two checks of a server.
+const CHECK_INTERVAL_MS: u64 = 1_000;
+
+/// What a client is told of a server that went away while its statement was there: by the server, and by us.
+const OF_THE_DYING: [&str; 5] = ["57P01", "57P02", "08006", "08007", "lost"];
+
+/// pgdog in front of the three, whose roles it finds out.
+fn pgdog(trio: &Trio, general: &str) -> Pgdog {
+    let mut config = Config::empty().admin().general(&format!(
+        "lsn_check_delay = 0\nlsn_check_interval = {CHECK_INTERVAL_MS}\nlsn_check_timeout = {CHECK_INTERVAL_MS}\n\
+         idle_healthcheck_delay = 0\nidle_healthcheck_interval = {CHECK_INTERVAL_MS}\n\
+         healthcheck_timeout = {CHECK_INTERVAL_MS}\nconnect_timeout = {CHECK_INTERVAL_MS}\n\
+         checkout_timeout = 20000\nclient_connection_recovery = \"recover\"\n{general}"
+    ));
+    for server in 0..SERVERS {
+        config = config.server("app", trio.port(server), "role = \"auto\"");
+    }
+    config
+        .user(ALICE, "app", &format!("password = {PASSWORD:?}"))
+        .start()
+}
+
+/// What clients of one kind have met with.
+#[derive(Default)]
+struct Tally {
+    done: usize,
+    /// By SQLSTATE, with the last time.
+    errors: BTreeMap<String, (usize, Instant)>,
+    /// Longest time of a request that went well.
+    slowest: Duration,
+}
+
+impl Tally {
+    fn count(&self) -> usize {
+        self.errors.values().map(|(count, _)| count).sum()
+    }
+
+    fn last_error(&self) -> Option<Instant> {
+        self.errors.values().map(|(_, last)| *last).max()
+    }
+
+    fn codes(&self) -> Vec<&str> {
+        self.errors.keys().map(String::as_str).collect()
+    }
+}
+
+/// Clients that read and write until they are told to stop; those that are thrown out come back.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<HashSet<(usize, usize)>>>,
+    reads: Arc<Mutex<Tally>>,
+    writes: Arc<Mutex<Tally>>,
+}
+
+struct Client {
+    port: u16,
+    greeting: &'static str,
+    wire: Option<Wire>,
+}
+
+impl Client {
+    /// Errors: the SQLSTATE, or `lost` if the connection ended without one.
+    fn run(&mut self, sql: &str) -> Result<(), String> {
+        if self.wire.is_none() {
+            let mut wire = Wire::login(self.port, ALICE, "app", PASSWORD).map_err(|refused| {
+                refused
+                    .0
+                    .last()
+                    .map_or_else(|| "lost".to_owned(), |last| last.field(b'C'))
+            })?;
+            if !self.greeting.is_empty() {
+                wire.query(self.greeting);
+            }
+            self.wire = Some(wire);
+        }
+        let wire = self.wire.as_mut().expect("made above");
+        let mut error = None;
+        if wire.try_send(&query(sql)).is_ok() {
+            while let Ok(message) = wire.try_read() {
+                match message.tag {
+                    b'E' => error = Some(message.field(b'C')),
+                    b'Z' => return error.map_or(Ok(()), Err),
+                    _ => {}
+                }
+            }
+        }
+        self.wire = None;
+        Err(error.unwrap_or_else(|| "lost".to_owned()))
+    }
+}
+
+impl Traffic {
+    fn start(port: u16, writers: usize, readers: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (reads, writes) = (Arc::default(), Arc::default());
+        let threads = (0..writers + readers).map(|client| {
+            let writer = client < writers;
+            let tally: &Arc<Mutex<Tally>> = if writer { &writes } else { &reads };
+            let (stop, tally) = (Arc::clone(&stop), Arc::clone(tally));
+            std::thread::spawn(move || {
+                let greeting = if writer {
+                    ""
+                } else {
+                    "SET pgdog.role = 'replica'"
+                };
+                let mut connection = Client {
+                    port,
+                    greeting,
+                    wire: None,
+                };
+                let mut acknowledged = HashSet::new();
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let sql = match writer {
+                        true => format!("INSERT INTO t VALUES ({client}, {number})"),
+                        false => format!("SELECT count(*) FROM t WHERE number = {number}"),
+                    };
+                    let began = Instant::now();
+                    let outcome = connection.run(&sql);
+                    let mut tally = tally.lock().expect("no panic while held");
+                    match outcome {
+                        Ok(()) => {
+                            tally.done += 1;
+                            tally.slowest = tally.slowest.max(began.elapsed());
+                            if writer {
+                                acknowledged.insert((client, number));
+                            }
+                        }
+                        Err(code) => {
+                            let now = Instant::now();
+                            let error = tally.errors.entry(code).or_insert((0, now));
+                            *error = (error.0 + 1, now);
+                        }
+                    }
+                    drop(tally);
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                acknowledged
+            })
+        });
+        let threads = threads.collect();
+        Self {
+            stop,
+            threads,
+            reads,
+            writes,
+        }
+    }
+
+    /// Waits until so many more reads and writes have succeeded.
+    fn go_on(&self, requests: usize) {
+        let done = |tally: &Arc<Mutex<Tally>>| tally.lock().expect("no panic").done;
+        let (reads, writes) = (done(&self.reads) + requests, done(&self.writes) + requests);
+        poll(PATIENCE, "traffic to go on", || {
+            (done(&self.reads) >= reads && done(&self.writes) >= writes).then_some(())
+        });
+    }
+
+    /// Takes what was counted since the last time: reads, writes.
+    fn take(&self) -> (Tally, Tally) {
+        let take =
+            |tally: &Arc<Mutex<Tally>>| std::mem::take(&mut *tally.lock().expect("no panic"));
+        (take(&self.reads), take(&self.writes))
+    }
+
+    /// Which rows were acknowledged.
+    fn stop(self) -> HashSet<(usize, usize)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let threads = self.threads.into_iter();
+        threads
+            .flat_map(|thread| thread.join().expect("no client panics"))
+            .collect()
+    }
+}
+
+/// Nothing acknowledged is missing, nothing is there twice.
+fn check_rows(trio: &Trio, primary: usize, acknowledged: &HashSet<(usize, usize)>) {
+    let mut admin = trio.admin(primary, "app");
+    let twice = "SELECT client, number FROM t GROUP BY 1, 2 HAVING count(*) > 1";
+    assert_eq!(
+        admin.rows(twice),
+        Vec::<Vec<String>>::new(),
+        "applied twice"
+    );
+    let rows = admin.rows("SELECT client, number FROM t");
+    let number = |text: &String| text.parse::<usize>().expect("a number");
+    let rows: HashSet<_> = rows
+        .iter()
+        .map(|row| (number(&row[0]), number(&row[1])))
+        .collect();
+    let lost: Vec<_> = acknowledged.difference(&rows).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
+}
+
+fn create_table(pgdog: &Pgdog) {
+    let created = pgdog
+        .client("app")
+        .query("CREATE TABLE t (client int, number int)");
+    assert_eq!(created, "C:CREATE_TABLE Z:I");
+}
+
+/// Stops the primary in order, promotes a replica, and has the others follow.
+fn switch_over(trio: &mut Trio, from: usize, to: usize) {
+    trio.stop(from);
+    trio.promote(to);
+    let other = (0..SERVERS)
+        .find(|server| *server != from && *server != to)
+        .expect("three");
+    trio.follow(other, to);
+    trio.rejoin(from, to);
+    trio.streams(from);
+    trio.streams(other);
+}
+
+/// Rounds for two minutes under PGDOG_TEST_LONG, a few otherwise.
+fn rounds(few: usize) -> impl Iterator<Item = usize> {
+    let long = std::env::var_os("PGDOG_TEST_LONG").is_some();
+    let end = Instant::now() + Duration::from_secs(120);
+    (0..).take_while(move |round| match long {
+        true => Instant::now() < end,
+        false => *round < few,
+    })
+}
+
+fn only_of_the_dying(tally: &Tally, what: &str) {
+    for code in tally.codes() {
+        assert!(OF_THE_DYING.contains(&code), "{what}: {:?}", tally.errors);
+    }
+}
+
+#[test]
+fn switchovers_under_load_fail_nothing_but_what_was_on_the_dying_server() {
+    let mut trio = Trio::start();
+    let pgdog = pgdog(&trio, "");
+    create_table(&pgdog);
+    trio.caught_up(0);
+    let traffic = Traffic::start(pgdog.port(), 4, 4);
+    traffic.go_on(100);
+    let mut primary = 0;
+    for round in rounds(3) {
+        let next = (primary + 1) % SERVERS;
+        traffic.take();
+        let began = Instant::now();
+        switch_over(&mut trio, primary, next);
+        traffic.go_on(100);
+        let (reads, writes) = traffic.take();
+        println!(
+            "round {round}: {:?}; reads {} errors {:?} slowest {:?}; writes {} errors {:?} slowest {:?}",
+            began.elapsed(), reads.done, reads.codes(), reads.slowest, writes.done, writes.codes(), writes.slowest
+        );
+        only_of_the_dying(&reads, "reads");
+        only_of_the_dying(&writes, "writes");
+        // Each client had one request there, and one more at most where the server's farewell crossed it.
+        assert!(
+            writes.count() <= 8 && reads.count() <= 8,
+            "{:?} {:?}",
+            writes.errors,
+            reads.errors
+        );
+        primary = next;
+    }
+    let acknowledged = traffic.stop();
+    check_rows(&trio, primary, &acknowledged);
+    pgdog.stop();
+}
+
+/// What is done to a server, and undone.
+struct Fault {
+    name: &'static str,
+    /// To the primary, or to a replica?
+    primary: bool,
+    /// How long to wait before it is mended.
+    hold: Duration,
+    strike: fn(&mut Trio, usize),
+    /// Returns the primary.
+    mend: fn(&mut Trio, usize) -> usize,
+}
+
+/// Promotes the replica that has come furthest in place of `dead`, which is rebuilt.
+fn replace(trio: &mut Trio, dead: usize) -> usize {
+    let others: Vec<_> = (0..SERVERS).filter(|server| *server != dead).collect();
+    let next = trio.furthest([others[0], others[1]]);
+    let other = others
+        .into_iter()
+        .find(|server| *server != next)
+        .expect("two");
+    trio.follow(other, next);
+    trio.promote(next);
+    trio.rebuild(dead, next);
+    trio.streams(dead);
+    trio.streams(other);
+    next
+}
+
+/// The server that says it is the primary.
+fn primary_of(trio: &Trio) -> usize {
+    let writes = |server: &usize| {
+        trio.admin(*server, "postgres")
+            .value("SELECT pg_is_in_recovery()")
+            == "f"
+    };
+    (0..SERVERS).find(writes).expect("a primary")
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault {
+        name: "replica, stopped in order",
+        primary: false,
+        hold: Duration::ZERO,
+        strike: Trio::stop,
+        mend: |trio, server| {
+            trio.launch(server);
+            primary_of(trio)
+        },
+    },
+    Fault {
+        name: "replica, kill -9",
+        primary: false,
+        hold: Duration::ZERO,
+        strike: Trio::kill,
+        mend: |trio, server| {
+            trio.launch(server);
+            primary_of(trio)
+        },
+    },
+    Fault {
+        name: "replica, SIGSTOP",
+        primary: false,
+        hold: Duration::from_millis(4 * CHECK_INTERVAL_MS),
+        strike: |trio, server| trio.freeze(server),
+        mend: |trio, server| {
+            trio.thaw(server);
+            primary_of(trio)
+        },
+    },
+    Fault {
+        name: "primary, kill -9, restarted",
+        primary: true,
+        hold: Duration::ZERO,
+        strike: Trio::kill,
+        mend: |trio, server| {
+            trio.launch(server);
+            server
+        },
+    },
+    Fault {
+        name: "primary, kill -9, a replica is promoted",
+        primary: true,
+        hold: Duration::ZERO,
+        strike: Trio::kill,
+        mend: replace,
+    },
+    Fault {
+        name: "primary, SIGSTOP, a replica is promoted",
+        primary: true,
+        hold: Duration::ZERO,
+        strike: |trio, server| trio.freeze(server),
+        mend: |trio, server| {
+            let others: Vec<_> = (0..SERVERS).filter(|other| *other != server).collect();
+            let next = trio.furthest([others[0], others[1]]);
+            let other = others
+                .into_iter()
+                .find(|other| *other != next)
+                .expect("two");
+            trio.follow(other, next);
+            trio.promote(next);
+            // The old one wakes up, and takes itself for the primary still.
+            trio.thaw(server);
+            std::thread::sleep(Duration::from_millis(2 * CHECK_INTERVAL_MS));
+            trio.kill(server);
+            trio.rebuild(server, next);
+            trio.streams(server);
+            trio.streams(other);
+            next
+        },
+    },
+];
+
+/// Strikes with each fault under load; prints what `docs/failover.md` has in its table.
+#[test]
+fn servers_that_die_or_hang_are_passed_over() {
+    let mut trio = Trio::start();
+    let pgdog = pgdog(
+        &trio,
+        "read_write_split = \"exclude_primary\"\nquery_timeout = 3000",
+    );
+    create_table(&pgdog);
+    trio.caught_up(0);
+    let mut admin = pgdog.admin();
+    let traffic = Traffic::start(pgdog.port(), 4, 4);
+    let mut primary = 0;
+    for fault in FAULTS {
+        let server = match fault.primary {
+            true => primary,
+            false => (primary + 1) % SERVERS,
+        };
+        // What came before is over.
+        poll(PATIENCE, "all to serve", || {
+            let roles = trio_roles(&mut admin, &trio);
+            let whole = roles.iter().filter(|role| *role == "replica").count() == 2;
+            (whole && admin.rows("SHOW BANS").is_empty()).then_some(())
+        });
+        traffic.go_on(100);
+        traffic.take();
+        let began = Instant::now();
+        (fault.strike)(&mut trio, server);
+        if !fault.primary {
+            // Whoever is left serves all.
+            traffic.go_on(200);
+        }
+        std::thread::sleep(fault.hold);
+        primary = (fault.mend)(&mut trio, server);
+        traffic.go_on(200);
+        let (reads, writes) = traffic.take();
+        let of = |tally: &Tally| {
+            let clean = tally.last_error().map(|last| last - began);
+            let errors = tally
+                .errors
+                .iter()
+                .map(|(code, (count, _))| format!("{count} {code}"));
+            let errors = errors.collect::<Vec<_>>().join(", ");
+            format!(
+                "{errors} | {} | {}",
+                seconds(clean),
+                seconds(Some(tally.slowest))
+            )
+        };
+        println!("| {} | {} | {} |", fault.name, of(&reads), of(&writes));
+        for (what, tally) in [("reads", &reads), ("writes", &writes)] {
+            for code in tally.codes() {
+                let known = OF_THE_DYING.contains(&code)
+                    || code == "57014"
+                    || code == "57P03"
+                    || code == "53300";
+                assert!(
+                    known && code != "25006",
+                    "{}, {what}: {:?}",
+                    fault.name,
+                    tally.errors
+                );
+            }
+        }
+    }
+    let acknowledged = traffic.stop();
+    check_rows(&trio, primary, &acknowledged);
+    pgdog.stop();
+}
+
+fn seconds(time: Option<Duration>) -> String {
+    time.map_or_else(
+        || "-".to_owned(),
+        |time| format!("{:.1} s", time.as_secs_f64()),
+    )
+}
+
+fn role_of(admin: &mut Wire, port: u16) -> String {
+    let rows = admin.rows("SHOW POOLS");
+    let row = rows
+        .iter()
+        .find(|row| row[4] == port.to_string())
+        .expect("a pool");
+    row[6].clone()
+}
+
+fn trio_roles(admin: &mut Wire, trio: &Trio) -> Vec<String> {
+    let ports = (0..SERVERS).map(|server| trio.port(server));
+    ports.map(|port| role_of(admin, port)).collect()
+}
+
+#[test]
+fn roles_bans_and_lag_are_shown() {
+    let mut trio = Trio::start();
+    let pgdog = pgdog(&trio, "ban_replica_lag_bytes = 100000");
+    let mut admin = pgdog.admin();
+    let ports: Vec<_> = (0..SERVERS).map(|server| trio.port(server)).collect();
+    poll(PATIENCE, "roles to be found out", || {
+        let roles = trio_roles(&mut admin, &trio);
+        (roles == ["primary", "replica", "replica"]).then_some(())
+    });
+    create_table(&pgdog);
+    // BAN and UNBAN of one, which alice's own reads tell.
+    let id = |admin: &mut Wire, port: u16| {
+        let rows = admin.rows("SHOW POOLS");
+        rows.into_iter()
+            .find(|row| row[4] == port.to_string())
+            .expect("a pool")[0]
+            .clone()
+    };
+    let mut reader = pgdog.client("app");
+    reader.query("SET pgdog.role = 'replica'");
+    let mut ports_read = |count: usize| -> HashSet<u16> {
+        let ports = (0..count).map(|_| reader.value("SELECT inet_server_port()"));
+        ports.map(|port| port.parse().expect("a port")).collect()
+    };
+    assert_eq!(ports_read(100), HashSet::from([ports[1], ports[2]]));
+    let banned = id(&mut admin, ports[1]);
+    assert_eq!(admin.query(&format!("BAN {banned}")), "C:BAN Z:I");
+    assert_eq!(ports_read(50), HashSet::from([ports[2]]));
+    let bans = admin.rows("SHOW BANS");
+    assert_eq!(bans.len(), 1);
+    assert_eq!(
+        bans[0][6..],
+        ["replica", "administrator", ""].map(str::to_owned)
+    );
+    assert_eq!(admin.query(&format!("UNBAN {banned}")), "C:UNBAN Z:I");
+    assert_eq!(ports_read(100), HashSet::from([ports[1], ports[2]]));
+    // One stays behind.
+    trio.admin(2, "postgres")
+        .query("SELECT pg_wal_replay_pause()");
+    let mut writer = pgdog.client("app");
+    writer.query("INSERT INTO t SELECT 1, n FROM generate_series(1, 20000) n");
+    poll(PATIENCE, "the replica to be banned", || {
+        let bans = admin.rows("SHOW BANS");
+        bans.iter()
+            .any(|row| row[4] == ports[2].to_string() && row[7] == "replica lag")
+            .then_some(())
+    });
+    assert_eq!(ports_read(50), HashSet::from([ports[1]]));
+    let rows = admin.rows("SHOW REPLICATION");
+    let row = rows
+        .iter()
+        .find(|row| row[4] == ports[2].to_string())
+        .expect("a pool");
+    assert!(
+        row[7].parse::<u64>().is_ok() && row[8].contains('/') && row[10] == "t",
+        "{row:?}"
+    );
+    trio.admin(2, "postgres")
+        .query("SELECT pg_wal_replay_resume()");
+    poll(PATIENCE, "the ban to end", || {
+        admin.rows("SHOW BANS").is_empty().then_some(())
+    });
+    // One is away: connection refused counts.
+    trio.kill(1);
+    assert_eq!(ports_read(50), HashSet::from([ports[2]]));
+    poll(PATIENCE, "the ban", || {
+        let bans = admin.rows("SHOW BANS");
+        bans.iter()
+            .any(|row| row[4] == ports[1].to_string())
+            .then_some(())
+    });
+    trio.launch(1);
+    poll(PATIENCE, "it to serve again", || {
+        (ports_read(20).len() == 2).then_some(())
+    });
+    assert_eq!(trio.alice(0).value("SELECT count(*) FROM t"), "20000");
+    pgdog.stop();
+}
+
+#[test]
+fn a_pool_that_is_full_does_not_hold_checks_up() {
+    let trio = Trio::start();
+    let pgdog = pgdog(&trio, "default_pool_size = 1");
+    let mut admin = pgdog.admin();
+    // Every server's only connection is in use for longer than evidence of roles is good for.
+    let mut holder = pgdog.client("app");
+    assert_eq!(holder.query("BEGIN"), "C:BEGIN Z:T");
+    let age = |admin: &mut Wire| {
+        let rows = admin.rows("SHOW REPLICATION");
+        let row = rows
+            .iter()
+            .find(|row| row[4] == trio.port(0).to_string())
+            .expect("a pool");
+        row[9].parse::<u64>().ok()
+    };
+    let checks_more = |admin: &mut Wire| {
+        let before = age(admin);
+        poll(PATIENCE, "another check", || {
+            (age(admin) < before).then_some(())
+        });
+    };
+    (0..3).for_each(|_| checks_more(&mut admin));
+    let mut waiting = pgdog.client("app");
+    waiting.send(&query("CREATE TABLE t (client int, number int)"));
+    assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(transcript(&waiting.read_until(b'Z')), "C:CREATE_TABLE Z:I");
+    pgdog.stop();
+}
