@@ -137,7 +137,7 @@ impl Cache {
                     true => self.shape.depth.levels(),
                     false => text.len(),
                 };
-                parse(text, dialect, levels)
+                parse(text, dialect, levels, &self.shape.literals)
             }
             _ => Err(Unparsed::TooLong),
         };

@@ -94,6 +94,15 @@ pub fn is_harmful(name: &str) -> bool {
     (prefixed && !is_harmless(name)) || HARMFUL.contains(&name)
 }
 
+/// Built-in aggregates and window functions:
+/// `SELECT string_agg(DISTINCT proname, ' ') FROM pg_proc WHERE prokind IN ('a', 'w')`.
+const AGGREGATES: &str = "any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg";
+
+/// May a call of this name be one of an aggregate or window function? Unknown functions may.
+pub fn may_aggregate(name: &str) -> bool {
+    AGGREGATES.split(' ').any(|known| known == name) || !(is_harmless(name) || is_harmful(name))
+}
+
 /// Is it the name of a built-in operator, `<>` also as `!=`?
 pub fn is_built_in_operator(name: &str) -> bool {
     name == "!=" || (!name.is_empty() && OPERATORS.split(' ').any(|known| known == name))

@@ -12,6 +12,7 @@ mod fill;
 pub mod functions;
 pub mod hints;
 pub mod insert_rows;
+pub mod keys;
 pub mod keyword;
 pub mod lexer;
 mod parse;

@@ -3,6 +3,8 @@
 //! Names are as PostgreSQL stores them (unquoted ones in lower case), without a server's knowledge of what they
 //! mean: a table may be a view, a function may be any of several with its name.
 
+use super::keys::Keys;
+
 /// A text and what is in it.
 #[derive(Debug)]
 pub struct Analysis {
@@ -50,6 +52,8 @@ pub struct Statement {
     pub needs_primary: Option<Need>,
     /// The highest `$n` in it.
     pub parameters: u32,
+    /// What it says about keys; of queries only.
+    pub keys: Option<Box<Keys>>,
 }
 
 impl Statement {
@@ -61,6 +65,7 @@ impl Statement {
             functions: Vec::new(),
             needs_primary: None,
             parameters: 0,
+            keys: None,
         }
     }
 
@@ -70,6 +75,7 @@ impl Statement {
         size_of::<Self>()
             + self.tables.len() * (size_of::<Table>() + 32)
             + self.functions.len() * (size_of::<Function>() + 16)
+            + self.keys.as_ref().map_or(0, |keys| keys.size())
             + inner
     }
 }

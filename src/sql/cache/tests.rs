@@ -246,7 +246,9 @@ proptest! {
             let kept = cache.len();
             let second = cache.analyse(changed.as_bytes(), Dialect::default());
             prop_assert!(kept == 0 || Rc::ptr_eq(&first, &second.analysis), "{} {}", text, changed);
-            let alone = parse(changed.as_bytes(), Dialect::default(), changed.len());
+            let mut full = Shape::default();
+            full.read(changed.as_bytes(), Dialect::default());
+            let alone = parse(changed.as_bytes(), Dialect::default(), changed.len(), &full.literals);
             prop_assert_eq!(&first.statements, &alone, "{}", changed);
         }
     }

@@ -6,24 +6,26 @@ use pg_query::protobuf as pb;
 use pg_query::protobuf::AExprKind;
 use pg_query::NodeRef;
 
+use super::levels;
 use super::names::{self, some};
+use super::operands::Literals;
 use super::utility;
 use super::walk::children;
 use crate::sql::functions;
 use crate::sql::statement::{Function, Kind, Need, Statement, Table, TableUse};
 
 /// One statement of a text.
-pub(super) fn statement(node: NodeRef<'_>) -> Statement {
+pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement {
     match kind_of_query(node) {
-        Some(kind) => query(kind, node),
-        None => utility::statement(node),
+        Some(kind) => query(kind, node, literals),
+        None => utility::statement(node, literals),
     }
 }
 
 /// The statement in an optional field of another.
-pub(super) fn optional(node: Option<&pb::Node>) -> Statement {
+pub(super) fn optional(node: Option<&pb::Node>, literals: Literals<'_>) -> Statement {
     match node.and_then(|node| node.node.as_ref()) {
-        Some(node) => statement(node.to_ref()),
+        Some(node) => statement(node.to_ref(), literals),
         None => Statement {
             needs_primary: Some(Need::Unknown),
             ..Statement::new(Kind::Ddl { alone: false })
@@ -52,9 +54,10 @@ pub(super) fn read(statement: &mut Statement, node: NodeRef<'_>) {
     reader.node(node);
 }
 
-fn query(kind: Kind, node: NodeRef<'_>) -> Statement {
+fn query(kind: Kind, node: NodeRef<'_>, literals: Literals<'_>) -> Statement {
     let mut statement = Statement::new(kind);
     read(&mut statement, node);
+    statement.keys = Some(Box::new(levels::keys(node, literals)));
     statement
 }
 

@@ -1,17 +1,24 @@
 //! PostgreSQL's own parser, and what is read from its tree. The only folder that names the library.
 //!
 //! A tree is large and short-lived: it is made, read and dropped within one call, on a stack that is large enough
-//! for it. `walk` knows every kind of node that a query can have; `facts` and `utility` make a [`Statement`] of it.
+//! for it. `walk` knows every kind of node that a query can have; `facts` and `utility` make a [`Statement`] of it,
+//! `levels`, `changes`, `conditions` and `operands` its keys.
 
 pub mod across;
+mod changes;
+mod conditions;
 mod facts;
+mod levels;
 mod names;
+mod operands;
 mod utility;
 mod walk;
 
 use pg_query::ParserOptions;
 
+use self::operands::Literals;
 use super::lexer::Dialect;
+use super::shape::Literal;
 use super::statement::{Statement, Unparsed};
 
 /// Stack for what does not nest: the parser's tables, its error handling.
@@ -25,18 +32,23 @@ const STACK_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The statements of a text, empty ones left out.
 ///
-/// `levels`: no tree of this text is deeper. It only decides how much stack is asked for.
+/// `lifted`: literals that are not part of its shape. `levels`: no tree of this text is deeper; it only decides how much
+/// stack is asked for.
 ///
 /// Errors: [`Unparsed`]; never a panic or an overflow, whatever the text.
 pub(super) fn parse(
     text: &[u8],
     dialect: Dialect,
     levels: usize,
+    lifted: &[Literal],
 ) -> Result<Vec<Statement>, Unparsed> {
     let tree = |tree: pg_query::ParseResult| {
         let statements = tree.protobuf.stmts.iter();
         let nodes = statements.filter_map(|raw| raw.stmt.as_ref()?.node.as_ref());
-        nodes.map(|node| facts::statement(node.to_ref())).collect()
+        let literals = Literals { text, lifted };
+        nodes
+            .map(|node| facts::statement(node.to_ref(), literals))
+            .collect()
     };
     with_tree(text, dialect, levels, tree)
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::sql::statement::{Function, Isolation, Kind, Modes, Need, TableUse};
 
 fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
-    parse(text.as_bytes(), Dialect::default(), text.len())
+    parse(text.as_bytes(), Dialect::default(), text.len(), &[])
 }
 
 fn one(text: &str) -> Statement {
@@ -237,18 +237,18 @@ fn several_statements_keep_their_order() {
 fn texts_that_do_not_parse_say_why() {
     let message = "syntax error at or near \"SELEC\"";
     assert_eq!(parse_text("SELEC 1"), Err(Unparsed::Syntax(message.into())));
-    let not_utf8 = parse(b"SELECT '\xff'", Dialect::default(), 4);
+    let not_utf8 = parse(b"SELECT '\xff'", Dialect::default(), 4, &[]);
     assert_eq!(not_utf8, Err(Unparsed::Encoding));
     let overlapping = Dialect {
         overlapping: true,
         ..Dialect::default()
     };
-    assert!(parse(b"SELECT 1", overlapping, 2).is_ok());
+    assert!(parse(b"SELECT 1", overlapping, 2, &[]).is_ok());
     assert_eq!(
-        parse("SELECT 'é'".as_bytes(), overlapping, 2),
+        parse("SELECT 'é'".as_bytes(), overlapping, 2, &[]),
         Err(Unparsed::Encoding)
     );
-    assert!(parse(b"SELECT 1\0", Dialect::default(), 2).is_err());
+    assert!(parse(b"SELECT 1\0", Dialect::default(), 2, &[]).is_err());
 }
 
 #[test]
@@ -258,9 +258,9 @@ fn backslashes_escape_when_the_session_says_so() {
         ..Dialect::default()
     };
     let text = br"SELECT 'a\'; DELETE FROM t; --'";
-    let statements = parse(text, backslashes, 20).unwrap();
+    let statements = parse(text, backslashes, 20, &[]).unwrap();
     assert_eq!(statements.len(), 1);
-    assert!(parse(text, Dialect::default(), 20).unwrap().len() > 1);
+    assert!(parse(text, Dialect::default(), 20, &[]).unwrap().len() > 1);
 }
 
 /// Texts of a shape that nests.

@@ -7,13 +7,14 @@ use pg_query::{NodeEnum, NodeRef};
 
 use super::facts::{self, optional, table_of};
 use super::names::{self, is_on, options, some, value};
+use super::operands::Literals;
 use crate::sql::statement::{Copy, Isolation, Kind, Modes, Need, Set, Statement, Table, TableUse};
 
 /// `CURSOR_OPT_HOLD` of PostgreSQL's `parsenodes.h`.
 const CURSOR_HOLD: i32 = 0x20;
 
 /// A statement that is not a query.
-pub(super) fn statement(node: NodeRef<'_>) -> Statement {
+pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement {
     let kind = match node {
         NodeRef::TransactionStmt(n) => transaction(n),
         NodeRef::VariableSetStmt(n) => set(n),
@@ -21,32 +22,32 @@ pub(super) fn statement(node: NodeRef<'_>) -> Statement {
         NodeRef::VariableShowStmt(n) => Kind::Show(n.name.as_str().into()),
         NodeRef::ExplainStmt(n) => Kind::Explain {
             analyze: options(&n.options).any(|option| option.defname == "analyze" && is_on(option)),
-            statement: Box::new(optional(n.query.as_deref())),
+            statement: Box::new(optional(n.query.as_deref(), literals)),
         },
         NodeRef::PrepareStmt(n) => Kind::Prepare {
             name: n.name.as_str().into(),
-            statement: Box::new(optional(n.query.as_deref())),
+            statement: Box::new(optional(n.query.as_deref(), literals)),
         },
         NodeRef::ExecuteStmt(n) => Kind::Execute(n.name.as_str().into()),
         NodeRef::DeallocateStmt(n) => Kind::Deallocate(some(&n.name)),
         NodeRef::DeclareCursorStmt(n) => Kind::Declare {
             cursor: n.portalname.as_str().into(),
             hold: n.options & CURSOR_HOLD != 0,
-            statement: Box::new(optional(n.query.as_deref())),
+            statement: Box::new(optional(n.query.as_deref(), literals)),
         },
         NodeRef::FetchStmt(n) => Kind::Fetch(n.portalname.as_str().into()),
         NodeRef::ClosePortalStmt(n) => Kind::Close(some(&n.portalname)),
         NodeRef::ListenStmt(n) => Kind::Listen(n.conditionname.as_str().into()),
         NodeRef::UnlistenStmt(n) => Kind::Unlisten(some(&n.conditionname)),
         NodeRef::NotifyStmt(n) => Kind::Notify(n.conditionname.as_str().into()),
-        NodeRef::CopyStmt(n) => return copy(n),
+        NodeRef::CopyStmt(n) => return copy(n, literals),
         NodeRef::LockStmt(_) => Kind::Lock,
         NodeRef::TruncateStmt(_) => Kind::Truncate,
         NodeRef::CallStmt(_) => Kind::Call,
         NodeRef::DoStmt(_) => Kind::Do,
         NodeRef::DiscardStmt(_) => Kind::Discard,
         NodeRef::CreateTableAsStmt(n) => {
-            Kind::CreateTableAs(Box::new(optional(n.query.as_deref())))
+            Kind::CreateTableAs(Box::new(optional(n.query.as_deref(), literals)))
         }
         NodeRef::VacuumStmt(n) => Kind::Maintenance {
             alone: n.is_vacuumcmd,
@@ -137,7 +138,7 @@ fn set(n: &pb::VariableSetStmt) -> Kind {
     }
 }
 
-fn copy(n: &pb::CopyStmt) -> Statement {
+fn copy(n: &pb::CopyStmt, literals: Literals<'_>) -> Statement {
     let copy = Copy {
         from: n.is_from,
         stream: n.filename.is_empty() && !n.is_program,
@@ -150,7 +151,7 @@ fn copy(n: &pb::CopyStmt) -> Statement {
         query: n
             .query
             .is_some()
-            .then(|| Box::new(optional(n.query.as_deref()))),
+            .then(|| Box::new(optional(n.query.as_deref(), literals))),
         options: options(&n.options).map(option).collect(),
         filtered: n.where_clause.is_some(),
     };

@@ -1,0 +1,399 @@
+//! Changes of rows: which shards do them, and which are refused.
+
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+use crate::sharding::{ShardedColumn, Shards, Usage};
+use crate::sql::keys::{Change, Operand, Rows, Write};
+use crate::sql::statement::Function;
+
+use super::reach::Table;
+use super::route::{refused, Route, Router, Stop, TableColumn};
+use super::values::NoKey;
+
+/// Built-in functions that write nothing and answer anew each time.
+const VOLATILE: [&str; 5] = [
+    "clock_timestamp",
+    "gen_random_uuid",
+    "timeofday",
+    "uuidv4",
+    "uuidv7",
+];
+
+impl<'s> Router<'_, 's> {
+    pub(super) fn write(
+        &self,
+        write: &Write,
+        mut sets: Vec<Option<Shards>>,
+    ) -> Result<Route<'s>, Stop<'s>> {
+        if self.keys.incomplete {
+            return Err(refused("a construct of this statement").into());
+        }
+        let target = usize::from(write.target);
+        match (self.tables.get(target), &write.change) {
+            (
+                Some(Table::Sharded(column)),
+                Change::Insert {
+                    columns,
+                    rows,
+                    conflict_sets,
+                },
+            ) => {
+                if conflict_sets.iter().any(|name| **name == *column.column) {
+                    return Err(key_changes(column).into());
+                }
+                self.insert(write, column, columns, rows, &mut sets)
+            }
+            (Some(Table::Sharded(column)), Change::Update { sets: assigned }) => {
+                let key = assigned.iter().find(|(name, _)| **name == *column.column);
+                match key {
+                    Some((_, value)) => self.update_key(column, value, target, &sets),
+                    None => self.changed(write, &sets),
+                }
+            }
+            (
+                Some(Table::Sharded(column)),
+                Change::Merge {
+                    sets: assigned,
+                    inserts,
+                    ..
+                },
+            ) => {
+                if assigned.iter().any(|name| **name == *column.column) {
+                    return Err(key_changes(column).into());
+                }
+                let shard = self.only(&sets).ok_or_else(|| refused("MERGE"))?;
+                for insert in inserts {
+                    let key = insert.iter().find(|(name, _)| **name == *column.column);
+                    let key = key.map(|(_, value)| value);
+                    if !self.stored_on(column, key, write, shard)? {
+                        return Err(refused("MERGE").into());
+                    }
+                }
+                Ok(Route::One(shard))
+            }
+            (Some(Table::Sharded(_)), Change::Delete) => self.changed(write, &sets),
+            (Some(Table::On(shards)), _) => {
+                let shards = *shards;
+                match self.only(&sets) {
+                    Some(shard) => Ok(Route::One(shard)),
+                    None if self.alone(write) => Ok(Route::Same(shards)),
+                    None => Err(refused("a change over schemas of several shards").into()),
+                }
+            }
+            (Some(Table::Everywhere { .. }), change) => {
+                self.change_everywhere(write, change, &sets)
+            }
+            (Some(Table::View) | None, _) => Err(refused("this statement").into()),
+        }
+    }
+
+    /// A change of an omnisharded table: the same on every shard, if every shard finds the same.
+    fn change_everywhere(
+        &self,
+        write: &Write,
+        change: &Change,
+        sets: &[Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        let what = match change {
+            Change::Insert { .. } => "INSERT",
+            Change::Update { .. } => "UPDATE",
+            Change::Delete => "DELETE",
+            Change::Merge { .. } => "MERGE",
+        };
+        if sets.iter().any(Option::is_some) {
+            let what = format!("{what} of an omnisharded table by rows of a sharded one");
+            return Err(refused(&what).into());
+        }
+        // LIMIT may choose other rows on every shard.
+        let mut levels = self.keys.levels.iter().skip(usize::from(write.level) + 1);
+        if levels.any(|level| level.reduces) {
+            let what =
+                format!("{what} of an omnisharded table by a subquery with groups or a limit");
+            return Err(refused(&what).into());
+        }
+        let differs = |function: &&Function| {
+            let anew = VOLATILE.contains(&&*function.name);
+            anew || !self.database.functions.function_is_harmless(function)
+        };
+        if let Some(function) = self.functions.iter().find(differs) {
+            let what = format!("{what} of an omnisharded table by {}()", function.name);
+            return Err(refused(&what).into());
+        }
+        Ok(Route::Same(self.database.tables.all()))
+    }
+
+    /// UPDATE and DELETE: each shard changes its rows, if it can tell by itself which.
+    fn changed(&self, write: &Write, sets: &[Option<Shards>]) -> Result<Route<'s>, Stop<'s>> {
+        if let Some(shard) = self.only(sets) {
+            return Ok(Route::One(shard));
+        }
+        if !self.reach().all_follow(write.target) {
+            return Err(refused("a change by rows of other shards").into());
+        }
+        let set = sets.get(usize::from(write.target)).copied().flatten();
+        Ok(Route::Several(set.unwrap_or_default()))
+    }
+
+    /// An UPDATE that sets the key.
+    fn update_key(
+        &self,
+        column: &'s ShardedColumn,
+        value: &Operand,
+        target: usize,
+        sets: &[Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        if let Operand::Column(same) = value {
+            // `SET id = id` of the table itself.
+            let own = self.reach().keys_of(same, &(0..u16::MAX));
+            let own = own
+                .into_iter()
+                .any(|(index, _)| usize::from(index) == target);
+            if own {
+                return match self.only(sets) {
+                    Some(shard) => Ok(Route::One(shard)),
+                    None => Err(key_changes(column).into()),
+                };
+            }
+        }
+        let to = match self.values.key(value, column.key_type, Usage::Assignment) {
+            Ok(Some(key)) => self.place(column, key, Usage::Assignment)?.single(),
+            Ok(None) | Err(NoKey::Unknown(_)) => None,
+            Err(other) => return Err(other.error().into()),
+        };
+        let Some(to) = to else {
+            let text = "sharding key assignment is too complex";
+            let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
+            return Err(error.into());
+        };
+        // Rows that stay where they are may have their key changed by their server.
+        if self.only(sets) == Some(to) {
+            return Ok(Route::One(to));
+        }
+        let from = sets.get(target).copied().flatten().unwrap_or_default();
+        let key = column.column.as_str();
+        Ok(Route::Move { from, to, key })
+    }
+
+    fn insert(
+        &self,
+        write: &Write,
+        column: &'s ShardedColumn,
+        columns: &[Box<str>],
+        rows: &Rows,
+        sets: &mut [Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        let target = usize::from(write.target);
+        let known = self.keys.references.get(target).and_then(|reference| {
+            let schema = reference.schema.as_deref();
+            self.database.schema.columns(schema, &reference.name)
+        });
+        let position = match (columns, known) {
+            ([], Some(known)) => known.iter().position(|known| *known.name == *column.column),
+            ([], None) => {
+                if matches!(rows, Rows::Defaults) {
+                    None
+                } else {
+                    let what = format!("INSERT into {} without a list of columns", column.name());
+                    return Err(refused(&what).into());
+                }
+            }
+            (columns, _) => columns.iter().position(|name| **name == *column.column),
+        };
+        let mut found: Vec<u32> = Vec::new();
+        match (rows, position) {
+            (Rows::Values { width, operands }, Some(position)) if position < *width => {
+                for row in operands.chunks(*width) {
+                    let value = row.get(position).unwrap_or(&Operand::Default);
+                    if *value == Operand::Default && row.len() == operands.len() {
+                        return self.insert_without_key(column, known, sets);
+                    }
+                    found.push(self.stored(column, value)?);
+                }
+            }
+            (Rows::Select { level, outputs }, Some(position)) => {
+                return self.insert_select(write, column, *level, outputs.get(position), sets);
+            }
+            _ => return self.insert_without_key(column, known, sets),
+        }
+        let Some(&first) = found.first() else {
+            return Err(refused("INSERT without rows").into());
+        };
+        // What else it reads must be there, too.
+        if let Some(set) = sets.get_mut(target) {
+            *set = Some(found.iter().copied().collect());
+        }
+        if found.iter().all(|shard| *shard == first) {
+            return match self.only(sets) {
+                Some(shard) => Ok(Route::One(shard)),
+                None => Err(refused("INSERT of rows that depend on other shards").into()),
+            };
+        }
+        match sets.iter().flatten().count() {
+            1 => Ok(Route::Rows(found)),
+            _ => Err(refused("INSERT of rows that depend on other shards").into()),
+        }
+    }
+
+    /// Where a row with this value is stored.
+    fn stored(&self, column: &'s ShardedColumn, value: &Operand) -> Result<u32, Stop<'s>> {
+        let key = match self.values.key(value, column.key_type, Usage::Assignment) {
+            Ok(Some(key)) => key,
+            Ok(None) => return Err(NoKey::Unknown("a fraction").error().into()),
+            Err(no_key) => return Err(no_key.error().into()),
+        };
+        let shards = self.place(column, key, Usage::Assignment)?;
+        shards
+            .single()
+            .ok_or_else(|| refused("a row without a shard").into())
+    }
+
+    /// The key is left to the shard, if it has a default.
+    fn insert_without_key(
+        &self,
+        column: &'s ShardedColumn,
+        known: Option<&[TableColumn]>,
+        sets: &[Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        let column_known =
+            known.and_then(|known| known.iter().find(|known| *known.name == *column.column));
+        if column_known.is_some_and(|known| !known.has_default) {
+            let text = format!("sharding key \"{}\" is missing", column.column);
+            let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
+            return Err(error.into());
+        }
+        match sets.iter().flatten().count() {
+            1 => Ok(Route::New(self.database.tables.all())),
+            _ => Err(refused("INSERT of rows that depend on other shards").into()),
+        }
+    }
+
+    /// Rows that are read stay on their shard, or the key is one value.
+    fn insert_select(
+        &self,
+        write: &Write,
+        column: &'s ShardedColumn,
+        level: u16,
+        key: Option<&Operand>,
+        sets: &mut [Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        let target = usize::from(write.target);
+        let refusal = || {
+            let text = "INSERT … SELECT across shards is not supported";
+            Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+        };
+        let source = match key {
+            Some(Operand::Column(source)) => source,
+            Some(Operand::Other | Operand::Default) | None => return Err(refusal().into()),
+            Some(value) => {
+                let shard = self.stored(column, value)?;
+                if let Some(set) = sets.get_mut(target) {
+                    *set = Some(Shards::one(shard));
+                }
+                return match self.only(sets) {
+                    Some(shard) => Ok(Route::One(shard)),
+                    None => Err(refusal().into()),
+                };
+            }
+        };
+        let reach = self.reach();
+        let sources = reach.keys_of(source, &(0..u16::MAX));
+        let Some(&(root, _)) = sources.iter().find(|(_, other)| reach.alike(column, other)) else {
+            return Err(refusal().into());
+        };
+        let from = sets.get(usize::from(root)).copied().flatten();
+        let from = from.unwrap_or_default();
+        if let Some(set) = sets.get_mut(target) {
+            *set = Some(from);
+        }
+        if let Some(shard) = self.only(sets) {
+            return Ok(Route::One(shard));
+        }
+        let direct = self.keys.references.get(usize::from(root));
+        let direct = direct.is_some_and(|reference| reference.level == level);
+        let plain = self.keys.levels.get(usize::from(level));
+        let plain = plain.is_some_and(|level| !level.reduces && !level.combines);
+        if direct && plain && reach.all_follow_but(root, write.target) {
+            return Ok(Route::Several(from));
+        }
+        Err(refusal().into())
+    }
+
+    /// May an INSERT within a MERGE, all of which is on this shard, store this key there?
+    fn stored_on(
+        &self,
+        column: &'s ShardedColumn,
+        key: Option<&Operand>,
+        write: &Write,
+        shard: u32,
+    ) -> Result<bool, Stop<'s>> {
+        match key {
+            None => Ok(false),
+            Some(Operand::Column(source)) => {
+                // The key of a table all of whose rows that count are on this shard.
+                let reach = self.reach();
+                let sources = reach.keys_of(source, &(0..u16::MAX));
+                Ok(sources
+                    .iter()
+                    .any(|(index, other)| *index != write.target && reach.alike(column, other)))
+            }
+            Some(Operand::Other | Operand::Default) => Ok(false),
+            Some(value) => Ok(self.stored(column, value)? == shard),
+        }
+    }
+
+    /// Do all changes of a query leave each row on its shard? Notes where the rows of an INSERT go.
+    pub(super) fn writes_stay(&self, sets: &mut [Option<Shards>]) -> Result<bool, Stop<'s>> {
+        for write in &self.keys.writes {
+            let target = usize::from(write.target);
+            let stays = match (self.tables.get(target), &write.change) {
+                (Some(Table::On(_)), _) | (Some(Table::Sharded(_)), Change::Delete) => true,
+                (Some(Table::Sharded(column)), Change::Update { sets }) => {
+                    !sets.iter().any(|(name, _)| **name == *column.column)
+                }
+                (
+                    Some(Table::Sharded(column)),
+                    Change::Insert {
+                        columns,
+                        rows,
+                        conflict_sets,
+                    },
+                ) => {
+                    let set_by_conflict = conflict_sets.iter().any(|name| **name == *column.column);
+                    let position = columns.iter().position(|name| **name == *column.column);
+                    match (rows, position) {
+                        (Rows::Values { width, operands }, Some(position)) if !set_by_conflict => {
+                            let mut found = Shards::NONE;
+                            for row in operands.chunks((*width).max(1)) {
+                                let value = row.get(position).unwrap_or(&Operand::Default);
+                                found.insert(self.stored(column, value)?);
+                            }
+                            if let Some(set) = sets.get_mut(target) {
+                                *set = Some(found);
+                            }
+                            true
+                        }
+                        _ => false,
+                    }
+                }
+                _ => false,
+            };
+            if !stays {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Does the statement name no table but its target?
+    fn alone(&self, write: &Write) -> bool {
+        self.tables.len() == 1 && write.target == 0
+    }
+}
+
+fn key_changes(column: &ShardedColumn) -> Error {
+    let text = format!(
+        "updating sharding key \"{}\" is refused by rewrite.shard_key",
+        column.column
+    );
+    Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+}

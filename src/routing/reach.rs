@@ -1,0 +1,159 @@
+//! Which tables of a statement have their rows where those of another are.
+
+use std::ops::Range;
+
+use crate::sharding::{ShardedColumn, Shards};
+use crate::sql::keys::{Column, Keys, Place};
+
+/// What a table of a statement is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Table<'s> {
+    /// Its rows are spread by this column.
+    Sharded(&'s ShardedColumn),
+    /// It is on these shards for its schema's sake.
+    On(Shards),
+    /// A view, which may read anything.
+    View,
+    /// It has the same rows on every shard.
+    Everywhere {
+        /// A client reads it from one shard.
+        sticky: bool,
+    },
+}
+
+/// Tables and what connects them.
+pub(super) struct Reach<'k, 's> {
+    pub(super) keys: &'k Keys,
+    pub(super) tables: &'k [Table<'s>],
+}
+
+impl<'s> Reach<'_, 's> {
+    /// The tables whose key this column is.
+    pub(super) fn keys_of(
+        &self,
+        column: &Column,
+        within: &Range<u16>,
+    ) -> Vec<(u16, &'s ShardedColumn)> {
+        let indexes = column.of.clone();
+        let found = indexes.filter_map(|index| {
+            let reference = self.keys.references.get(usize::from(index))?;
+            let Table::Sharded(key) = self.tables.get(usize::from(index))? else {
+                return None;
+            };
+            let fits = reference.level == column.level
+                && within.contains(&index)
+                && *key.column == *column.name;
+            fits.then_some((index, *key))
+        });
+        found.collect()
+    }
+
+    /// Are equal keys of both on the same shard?
+    pub(super) fn alike(&self, one: &ShardedColumn, other: &ShardedColumn) -> bool {
+        one.key_type == other.key_type
+            && one.function == other.function
+            && one.lookup == other.lookup
+            && one.shards == other.shards
+    }
+
+    /// Pairs of tables, the second of which follows the first: its rows that count have the keys of the first's.
+    pub(super) fn edges(&self) -> Vec<(u16, u16)> {
+        let mut edges = Vec::new();
+        for equality in &self.keys.equalities {
+            let everything = 0..u16::MAX;
+            for (from, one) in self.keys_of(&equality.from, &everything) {
+                for (to, other) in self.keys_of(&equality.to, &equality.within) {
+                    if from != to && self.alike(one, other) {
+                        edges.push((from, to));
+                    }
+                }
+            }
+        }
+        edges
+    }
+
+    /// Has each shard, for its rows of this table, all that the statement reads of sharded tables, and what is the same
+    /// everywhere is read the same?
+    pub(super) fn all_follow(&self, root: u16) -> bool {
+        self.all_follow_but(root, root)
+    }
+
+    /// The same, whatever is with one other table, into which rows are put.
+    pub(super) fn all_follow_but(&self, root: u16, other: u16) -> bool {
+        let edges = self.edges();
+        let mut reached = vec![false; self.tables.len()];
+        let mut mark = |index: u16| match reached.get_mut(usize::from(index)) {
+            Some(seen) => !std::mem::replace(seen, true),
+            None => false,
+        };
+        mark(root);
+        mark(other);
+        let mut next = vec![root];
+        while let Some(from) = next.pop() {
+            for &(source, to) in &edges {
+                if source == from && mark(to) {
+                    next.push(to);
+                }
+            }
+        }
+        let followed = self
+            .tables
+            .iter()
+            .zip(&reached)
+            .all(|(table, reached)| match table {
+                Table::Sharded(_) => *reached,
+                Table::On(_) | Table::View => false,
+                Table::Everywhere { .. } => true,
+            });
+        followed
+            && self
+                .keys
+                .levels
+                .iter()
+                .enumerate()
+                .all(|(at, _)| self.level_is_local(at))
+    }
+
+    /// Does a level within the statement give each shard what one server would have given for that shard's rows?
+    fn level_is_local(&self, at: usize) -> bool {
+        let Some(level) = self.keys.levels.get(at) else {
+            return false;
+        };
+        let sharded = |range: &Range<u16>| {
+            range
+                .clone()
+                .any(|index| matches!(self.tables.get(usize::from(index)), Some(Table::Sharded(_))))
+        };
+        let preserved = level
+            .outer_joins
+            .iter()
+            .all(|(all, some)| sharded(all) || !sharded(some));
+        if at == 0 || level.place == Place::Source {
+            return preserved && !level.combines;
+        }
+        if !sharded(&level.references) {
+            // The same on every shard, unless a limit chooses among rows of any order.
+            return !level.reduces || level.references.is_empty();
+        }
+        match level.place {
+            Place::With | Place::Recursive | Place::Arm => false,
+            Place::From | Place::Top | Place::Source => {
+                !level.reduces && !level.combines && preserved
+            }
+            // For each row of the outer level, on whose shard its rows are.
+            Place::Expression => {
+                !level.combines && preserved && self.is_correlated(&level.references)
+            }
+        }
+    }
+
+    /// Does a table of these follow one of an outer level?
+    fn is_correlated(&self, references: &Range<u16>) -> bool {
+        let everything = 0..u16::MAX;
+        self.keys.equalities.iter().any(|equality| {
+            let inner = self.keys_of(&equality.to, &equality.within);
+            let inner = inner.iter().any(|(index, _)| references.contains(index));
+            equality.correlated && inner && !self.keys_of(&equality.from, &everything).is_empty()
+        })
+    }
+}

@@ -1,0 +1,391 @@
+//! To which shards a statement goes.
+//!
+//! By what is provably right. A table's rows that a statement may touch are on the shards of the values that its key is
+//! compared with, where that comparison must hold for each such row; else on all. A statement goes to one shard only if
+//! all that it touches is there. Writes that cannot be divided are refused; a SELECT for several shards is planned by
+//! `sql::parse::across`, which refuses what it cannot put together.
+
+use crate::config::choice::SystemCatalogs;
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage};
+use crate::sql::keys::{Keys, Member};
+use crate::sql::statement::{Function, Need, Statement};
+
+use super::reach::{Reach, Table};
+use super::role::Catalogue;
+use super::values::{NoKey, Values};
+
+/// Where a query goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Route<'s> {
+    /// One shard has all that it touches.
+    One(u32),
+    /// Any shard answers the same: only omnisharded tables are read, or none.
+    Any {
+        /// A client reads it from one shard.
+        sticky: bool,
+    },
+    /// These shards, none of which has all; at least two. Each may write its part; of a SELECT the plan is to be made.
+    Several(Shards),
+    /// Each of these shards does the same; the reply of one counts.
+    Same(Shards),
+    /// One shard stores it, whichever: a new row whose key the shard makes.
+    New(Shards),
+    /// Rows of an INSERT, each to its shard, in order; at least two differ.
+    Rows(Vec<u32>),
+    /// An UPDATE that gives rows of this shard (or of one of several) another key, which is of `to`.
+    Move {
+        /// Where the rows are.
+        from: Shards,
+        /// Where they go.
+        to: u32,
+        /// The key's column.
+        key: &'s str,
+    },
+    /// This must be known first: run the lookup query of the column with this key, and route again with its answer.
+    Lookup(&'s ShardedColumn, Key<'static>),
+}
+
+/// Columns of tables, as far as they are known.
+pub trait Schema {
+    /// Of this table in its order, none if nothing is known of it. Without a schema it is the one that the search path finds.
+    fn columns(&self, schema: Option<&str>, table: &str) -> Option<&[TableColumn]>;
+
+    /// Is it known to be a view?
+    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
+        let _ = (schema, table);
+        false
+    }
+}
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableColumn {
+    /// Its name.
+    pub name: Box<str>,
+    /// It has a default, or is generated.
+    pub has_default: bool,
+}
+
+/// Nothing is known of tables.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSchema;
+
+impl Schema for NoSchema {
+    fn columns(&self, _schema: Option<&str>, _table: &str) -> Option<&[TableColumn]> {
+        None
+    }
+}
+
+/// What routing needs to know of a database.
+#[derive(Clone, Copy)]
+pub struct Database<'s> {
+    /// Its sharded tables.
+    pub tables: &'s ShardingTables,
+    /// Columns of its tables.
+    pub schema: &'s dyn Schema,
+    /// Where tables are that are named without a schema, if schemas have shards and the search path names one.
+    pub search_path: Option<Shards>,
+    /// Functions of its own, and which of them are harmless.
+    pub functions: &'s Catalogue,
+    /// How system catalogues are read.
+    pub system_catalogs: SystemCatalogs,
+    /// Omnisharded tables that are not listed are read from one shard per client.
+    pub sticky: bool,
+    /// Answers of lookup queries so far.
+    pub lookups: &'s dyn Fn(&ShardedColumn, &Key<'_>) -> Option<Placement<'s>>,
+}
+
+/// Where a SELECT, INSERT, UPDATE, DELETE or MERGE goes.
+///
+/// Errors: 0A000 with the reason why it cannot be done, 22P02 for what is no key, 08P01 for a parameter that is missing.
+pub fn route<'s>(
+    statement: &Statement,
+    values: &Values<'_>,
+    database: &Database<'s>,
+) -> Result<Route<'s>, Error> {
+    let Some(keys) = &statement.keys else {
+        return Err(refused("this statement"));
+    };
+    if statement.needs_primary == Some(Need::MakesTable) {
+        return Err(refused("SELECT INTO"));
+    }
+    let router = Router {
+        functions: &statement.functions,
+        keys,
+        values,
+        database,
+        tables: tables(keys, database),
+    };
+    match router.route() {
+        Ok(route) => Ok(route),
+        Err(Stop::Lookup(column, key)) => Ok(Route::Lookup(column, key)),
+        Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+/// An error 0A000: this is not supported across shards.
+pub(super) fn refused(what: &str) -> Error {
+    Error::error(
+        Fault::Client,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("{what} is not supported across shards"),
+    )
+}
+
+/// Why a route is not known.
+pub(super) enum Stop<'s> {
+    Error(Error),
+    Lookup(&'s ShardedColumn, Key<'static>),
+}
+
+impl From<Error> for Stop<'_> {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+pub(super) struct Router<'r, 's> {
+    pub(super) functions: &'r [Function],
+    pub(super) keys: &'r Keys,
+    pub(super) values: &'r Values<'r>,
+    pub(super) database: &'r Database<'s>,
+    pub(super) tables: Vec<Table<'s>>,
+}
+
+/// What each reference is.
+fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>> {
+    let references = (0_u16..).zip(&keys.references);
+    let tables = references.map(|(index, reference)| {
+        let (schema, name) = (reference.schema.as_deref(), &*reference.name);
+        let has_column = |column: &str| match database.schema.columns(schema, name) {
+            Some(columns) => columns.iter().any(|known| &*known.name == column),
+            None => keys.names(index, column),
+        };
+        if is_system_catalog(schema, name) {
+            return Table::Everywhere {
+                sticky: database.system_catalogs == SystemCatalogs::OmnishardedSticky,
+            };
+        }
+        match database.tables.table(schema, name, has_column) {
+            TableKind::Sharded(column) => Table::Sharded(column),
+            TableKind::InSchema(shards) => match (schema, database.search_path) {
+                (None, Some(found)) => Table::On(found),
+                _ => Table::On(shards),
+            },
+            TableKind::Omnisharded { sticky } => match (schema, database.search_path) {
+                (None, Some(found)) if !database.tables.schemas.is_empty() => Table::On(found),
+                _ if sticky.is_none() && database.schema.is_view(schema, name) => Table::View,
+                _ => Table::Everywhere {
+                    sticky: sticky.unwrap_or(database.sticky),
+                },
+            },
+        }
+    });
+    tables.collect()
+}
+
+/// As psql and drivers name them: PostgreSQL looks into `pg_catalog` first.
+fn is_system_catalog(schema: Option<&str>, name: &str) -> bool {
+    match schema {
+        Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
+        None => name.starts_with("pg_"),
+    }
+}
+
+impl<'s> Router<'_, 's> {
+    fn route(&self) -> Result<Route<'s>, Stop<'s>> {
+        if let Some(view) = self.tables.iter().position(|table| *table == Table::View) {
+            let name = self.keys.references.get(view).map_or("", |view| &view.name);
+            return Err(refused(&format!("view {name}")).into());
+        }
+        let mut sets = self.shards_of_tables()?;
+        let written = self.keys.writes.as_slice();
+        match written {
+            [] => self.read(&sets),
+            [write] if write.level == 0 => self.write(write, sets),
+            // Changes within a query: only where all of it is on one shard.
+            _ => {
+                let stays = self.writes_stay(&mut sets)?;
+                match self.only(&sets) {
+                    Some(shard) if stays => Ok(Route::One(shard)),
+                    _ => Err(refused("a change of rows within a query").into()),
+                }
+            }
+        }
+    }
+
+    /// Where the rows of each table are that may count: `None` for one that has all rows everywhere.
+    fn shards_of_tables(&self) -> Result<Vec<Option<Shards>>, Stop<'s>> {
+        let all = self.database.tables.all();
+        let mut sets: Vec<Option<Shards>> = self
+            .tables
+            .iter()
+            .map(|table| match table {
+                Table::Sharded(_) => Some(all),
+                Table::On(shards) => Some(*shards),
+                Table::Everywhere { .. } | Table::View => None,
+            })
+            .collect();
+        let reach = self.reach();
+        for restriction in &self.keys.restrictions {
+            for (index, column) in reach.keys_of(&restriction.column, &restriction.within) {
+                let Some(found) = self.places(column, &restriction.members)? else {
+                    continue;
+                };
+                if let Some(Some(set)) = sets.get_mut(usize::from(index)) {
+                    *set = set.intersection(found);
+                }
+            }
+        }
+        // What restricts a table restricts those that follow it; each turn makes a set smaller, or is the last.
+        let edges = reach.edges();
+        loop {
+            let mut changed = false;
+            for &(from, to) in &edges {
+                let from = sets.get(usize::from(from)).copied().flatten();
+                let (Some(from), Some(Some(set))) = (from, sets.get_mut(usize::from(to))) else {
+                    continue;
+                };
+                let smaller = set.intersection(from);
+                changed |= smaller != *set;
+                *set = smaller;
+            }
+            if !changed {
+                return Ok(sets);
+            }
+        }
+    }
+
+    pub(super) fn reach(&self) -> Reach<'_, 's> {
+        Reach {
+            keys: self.keys,
+            tables: &self.tables,
+        }
+    }
+
+    /// The shards of values; `None` if they cannot be told.
+    fn places(
+        &self,
+        column: &'s ShardedColumn,
+        members: &[Member],
+    ) -> Result<Option<Shards>, Stop<'s>> {
+        let mut found = Shards::NONE;
+        let mut stop = None;
+        for member in members {
+            let mut each = |key: Key<'_>| {
+                // Nothing equals NULL.
+                if key != Key::Null && stop.is_none() {
+                    match self.place(column, key, Usage::Comparison) {
+                        Ok(shards) => found = found.union(shards),
+                        Err(why) => stop = Some(why),
+                    }
+                }
+            };
+            match self.values.each(member, column.key_type, &mut each) {
+                Ok(()) => {}
+                Err(NoKey::Unknown(_)) => return Ok(None),
+                Err(other) => return Err(other.error().into()),
+            }
+        }
+        match stop {
+            Some(why) => Err(why),
+            None => Ok(Some(found)),
+        }
+    }
+
+    /// Where a key is looked for, or stored.
+    pub(super) fn place(
+        &self,
+        column: &'s ShardedColumn,
+        key: Key<'_>,
+        usage: Usage,
+    ) -> Result<Shards, Stop<'s>> {
+        let placement = match column.place(&key) {
+            Placement::Ask(_) => match (self.database.lookups)(column, &key) {
+                Some(answer) => answer,
+                None => return Err(Stop::Lookup(column, key.into_owned())),
+            },
+            placement => placement,
+        };
+        match placement {
+            Placement::Shard(shard) => Ok(Shards::one(shard)),
+            Placement::Ask(_) | Placement::Unmatched if usage == Usage::Assignment => {
+                let text = format!(
+                    "no rule says where rows with this \"{}\" are",
+                    column.column
+                );
+                let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
+                Err(error.into())
+            }
+            Placement::Ask(_) | Placement::Unmatched => Ok(self.database.tables.all()),
+        }
+    }
+
+    /// The one shard that has all that counts.
+    pub(super) fn only(&self, sets: &[Option<Shards>]) -> Option<u32> {
+        if self.keys.incomplete {
+            return None;
+        }
+        let mut sets = sets.iter().flatten().peekable();
+        sets.peek()?;
+        let needed = sets.fold(Shards::NONE, |all, set| all.union(*set));
+        // Where no row can count, any shard says so.
+        match needed.is_empty() {
+            true => Some(0),
+            false => needed.single(),
+        }
+    }
+
+    fn read(&self, sets: &[Option<Shards>]) -> Result<Route<'s>, Stop<'s>> {
+        if self.keys.incomplete && !self.tables.is_empty() {
+            return Err(refused("a construct of this query").into());
+        }
+        if let Some(shard) = self.only(sets) {
+            return Ok(Route::One(shard));
+        }
+        if sets.iter().all(Option::is_none) {
+            let references = &self.keys.references;
+            let catalogue = references
+                .iter()
+                .any(|reference| is_system_catalog(reference.schema.as_deref(), &reference.name));
+            if catalogue && self.database.system_catalogs == SystemCatalogs::Sharded {
+                return Ok(Route::Several(self.database.tables.all()));
+            }
+            let sticky = |table: &Table<'_>| matches!(table, Table::Everywhere { sticky: true });
+            let sticky = self.tables.iter().any(sticky);
+            return Ok(Route::Any { sticky });
+        }
+        let needed = sets.iter().flatten();
+        let needed = needed.fold(Shards::NONE, |all, set| all.union(*set));
+        // Tables of a schema that is on several shards are the same on each.
+        let same = self
+            .tables
+            .iter()
+            .zip(sets)
+            .all(|(table, set)| match table {
+                Table::On(shards) => *set == Some(*shards) && shards.len() > 1,
+                Table::Everywhere { .. } => true,
+                Table::Sharded(_) | Table::View => false,
+            });
+        if same {
+            let common = sets.iter().flatten();
+            let common = common.fold(needed, |all, set| all.intersection(*set));
+            if let Some(shard) = common.first() {
+                return Ok(Route::One(shard));
+            }
+        }
+        if self
+            .tables
+            .iter()
+            .any(|table| matches!(table, Table::On(_)))
+        {
+            return Err(refused("a query over schemas of several shards").into());
+        }
+        Ok(Route::Several(needed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+use std::collections::BTreeMap;
+
+use super::super::values::Parameter;
+use super::*;
+use crate::sharding::{hash::Hasher, Function as Sharding, KeyType, SchemaShards};
+use crate::sql::cache::Cache;
+use crate::sql::lexer::Dialect;
+
+const CORPUS: &str = include_str!("../../../tests/corpus/routes.txt");
+const SHARDS: u32 = 3;
+
+fn column(table: &str, column: &str, key_type: KeyType) -> ShardedColumn {
+    ShardedColumn {
+        schema: None,
+        table: Some(table.to_owned()),
+        column: column.to_owned(),
+        primary: false,
+        key_type,
+        function: Sharding::Hash(Hasher::Postgres),
+        lookup: None,
+        shards: SHARDS,
+    }
+}
+
+fn sharding() -> ShardingTables {
+    ShardingTables {
+        shards: SHARDS,
+        columns: vec![
+            column("users", "id", KeyType::Bigint),
+            column("payments", "user_id", KeyType::Bigint),
+            column("orders", "user_id", KeyType::Bigint),
+            column("people", "name", KeyType::Varchar),
+            column("items", "id", KeyType::Uuid),
+        ],
+        schemas: SchemaShards::default(),
+        omnisharded: BTreeMap::from([("countries".to_owned(), true)]),
+    }
+}
+
+/// Of two tables it is known what columns they have.
+struct Some2(Vec<TableColumn>, Vec<TableColumn>);
+
+fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
+    let column = |&(name, has_default): &(&str, bool)| TableColumn {
+        name: name.into(),
+        has_default,
+    };
+    names.iter().map(column).collect()
+}
+
+impl Schema for Some2 {
+    fn columns(&self, _schema: Option<&str>, table: &str) -> Option<&[TableColumn]> {
+        match table {
+            "users" => Some(&self.0),
+            "people" => Some(&self.1),
+            _ => None,
+        }
+    }
+
+    fn is_view(&self, _schema: Option<&str>, table: &str) -> bool {
+        table == "a_view"
+    }
+}
+
+fn schema() -> Some2 {
+    Some2(
+        columns(&[("id", false), ("name", true), ("age", true)]),
+        columns(&[("name", true), ("age", true)]),
+    )
+}
+
+fn shard_of(tables: &ShardingTables, key: i64) -> u32 {
+    let column = tables.columns.first().unwrap();
+    match column.place(&Key::Integer(key)) {
+        Placement::Shard(shard) => shard,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Keys of each shard: `{a}`, `{b}`, `{c}`, and `{a2}`.
+fn fill_in(tables: &ShardingTables, text: &str) -> String {
+    let of = |shard: u32| (100..).filter(move |key| shard_of(tables, *key) == shard);
+    let mut text = text.to_owned();
+    let keys = [
+        ("{a2}", of(0).nth(1)),
+        ("{a}", of(0).next()),
+        ("{b}", of(1).next()),
+        ("{c}", of(2).next()),
+    ];
+    for (name, key) in keys {
+        text = text.replace(name, &key.unwrap().to_string());
+    }
+    text
+}
+
+fn show(route: Result<Route<'_>, Error>) -> String {
+    match route {
+        Ok(Route::One(shard)) => shard.to_string(),
+        Ok(Route::Any { sticky: false }) => "any".to_owned(),
+        Ok(Route::Any { sticky: true }) => "sticky".to_owned(),
+        Ok(Route::Several(shards)) if shards.len() == SHARDS => "all".to_owned(),
+        Ok(Route::Several(shards)) => shards.to_string().replace(' ', ""),
+        Ok(Route::Same(_)) => "same".to_owned(),
+        Ok(Route::New(_)) => "new".to_owned(),
+        Ok(Route::Rows(rows)) => {
+            let rows: Vec<String> = rows.iter().map(u32::to_string).collect();
+            format!("rows {}", rows.join(" "))
+        }
+        Ok(Route::Move { from, to, .. }) => format!("move {from} > {to}"),
+        Ok(Route::Lookup(column, key)) => format!("lookup {} {key:?}", column.name()),
+        Err(error) => error.code.to_string(),
+    }
+}
+
+/// A text's route, and that of the same from the cache, which must be the same.
+fn routed(
+    cache: &mut Cache,
+    tables: &ShardingTables,
+    text: &str,
+    parameters: &[Parameter<'_>],
+) -> String {
+    let (schema, functions) = (schema(), Catalogue::default());
+    let database = Database {
+        tables,
+        schema: &schema,
+        search_path: None,
+        functions: &functions,
+        system_catalogs: SystemCatalogs::OmnishardedSticky,
+        sticky: false,
+        lookups: &|_, _| None,
+    };
+    let mut answers = [(); 2].map(|()| {
+        let analysed = cache.analyse(text.as_bytes(), Dialect::default());
+        let statements = analysed.analysis.statements.as_deref();
+        let [statement] = statements.unwrap_or_else(|why| panic!("{text}: {why:?}")) else {
+            panic!("{text} is no statement");
+        };
+        let values = Values {
+            text: text.as_bytes(),
+            literals: analysed.literals,
+            backslashes: false,
+            parameters,
+        };
+        show(route(statement, &values, &database))
+    });
+    assert_eq!(answers[0], answers[1], "{text}");
+    std::mem::take(&mut answers[0])
+}
+
+#[test]
+fn every_statement_of_the_corpus_goes_to_its_shards() {
+    let tables = sharding();
+    let mut cache = Cache::new(1000, 1 << 22);
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for line in CORPUS.lines() {
+        let Some((text, rest)) = line.split_once(" => ").filter(|_| !line.starts_with('#')) else {
+            continue;
+        };
+        let text = fill_in(&tables, text);
+        let (expected, parameters) = rest.split_once(" with ").unwrap_or((rest, ""));
+        let parameters = fill_in(&tables, parameters);
+        let parameters: Vec<String> = parameters
+            .split(", ")
+            .filter(|value| !value.is_empty())
+            .map(|value| value.replace(';', ","))
+            .collect();
+        let parameters: Vec<Parameter<'_>> = parameters
+            .iter()
+            .map(|value| match value.as_str() {
+                "NULL" => Parameter::Null,
+                value => Parameter::Text {
+                    type_oid: 0,
+                    value: value.as_bytes(),
+                },
+            })
+            .collect();
+        let found = routed(&mut cache, &tables, &text, &parameters);
+        let right = match expected {
+            "one" => found.parse::<u32>().is_ok(),
+            "=x" => {
+                found
+                    == tables.columns[3]
+                        .place(&Key::Text(b"x"[..].into()))
+                        .shards(3)
+                        .unwrap()
+                        .to_string()
+            }
+            expected => found == expected,
+        };
+        if !right {
+            wrong.push(format!("{text}: {found}, not {expected}"));
+        }
+        count += 1;
+    }
+    assert!(count > 200, "{count}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Statements that share an analysis go where their own literals say.
+#[test]
+fn other_literals_of_the_same_shape_have_their_own_shards() {
+    let tables = sharding();
+    let mut cache = Cache::new(10, 1 << 20);
+    for key in 0..200_i64 {
+        let expected = shard_of(&tables, key).to_string();
+        let select = format!("SELECT * FROM users WHERE id = {key} AND age = {}", key + 1);
+        assert_eq!(routed(&mut cache, &tables, &select, &[]), expected);
+        let insert = format!("INSERT INTO users (name, id) VALUES ('{key}', {key})");
+        assert_eq!(routed(&mut cache, &tables, &insert, &[]), expected);
+        let negative = format!("DELETE FROM users WHERE id = -{key}");
+        let expected = shard_of(&tables, -key).to_string();
+        assert_eq!(routed(&mut cache, &tables, &negative, &[]), expected);
+    }
+    assert_eq!(cache.counts().1, 3);
+}
+
+#[test]
+fn binary_parameters_are_read() {
+    let tables = sharding();
+    let mut cache = Cache::new(10, 1 << 20);
+    for key in [1_i32, -5, 70_000] {
+        let expected = shard_of(&tables, key.into()).to_string();
+        let bytes = key.to_be_bytes();
+        let four = [Parameter::Binary {
+            type_oid: 23,
+            value: &bytes,
+        }];
+        let text = "SELECT * FROM users WHERE id = $1";
+        assert_eq!(routed(&mut cache, &tables, text, &four), expected);
+        let bytes = i64::from(key).to_be_bytes();
+        let eight = [Parameter::Binary {
+            type_oid: 0,
+            value: &bytes,
+        }];
+        assert_eq!(routed(&mut cache, &tables, text, &eight), expected);
+        let float = [Parameter::Binary {
+            type_oid: 701,
+            value: &bytes,
+        }];
+        assert_eq!(routed(&mut cache, &tables, text, &float), "all");
+        let insert = "INSERT INTO users (id) VALUES ($1)";
+        assert_eq!(routed(&mut cache, &tables, insert, &float), "0A000");
+    }
+}
+
+#[test]
+fn lookups_are_asked_for_first() {
+    use crate::sharding::{Lookup, LookupAnswer};
+    let mut tables = sharding();
+    tables.columns[0].lookup = Some(Lookup {
+        query: "SELECT 1 WHERE $1 = 1".to_owned(),
+        answer: LookupAnswer::Shard,
+    });
+    let mut cache = Cache::new(10, 1 << 20);
+    let found = routed(&mut cache, &tables, "SELECT * FROM users WHERE id = 5", &[]);
+    assert_eq!(found, "lookup users.id Integer(5)");
+}
+
+#[test]
+fn schemas_have_their_shards() {
+    let mut tables = sharding();
+    tables
+        .schemas
+        .insert(Some("north".to_owned()), Shards::one(1))
+        .unwrap();
+    tables
+        .schemas
+        .insert(Some("south".to_owned()), Shards::one(2))
+        .unwrap();
+    let mut cache = Cache::new(10, 1 << 20);
+    for (text, expected) in [
+        ("SELECT * FROM north.t", "1"),
+        ("SELECT * FROM north.t JOIN countries USING (code)", "1"),
+        ("SELECT * FROM north.t JOIN north.u USING (id)", "1"),
+        ("SELECT * FROM north.t JOIN south.u USING (id)", "0A000"),
+        ("UPDATE south.t SET a = 1", "2"),
+        ("INSERT INTO north.t SELECT * FROM south.t", "0A000"),
+    ] {
+        assert_eq!(routed(&mut cache, &tables, text, &[]), expected, "{text}");
+    }
+}

@@ -1,0 +1,391 @@
+//! Values of a statement as keys: literals of its text, parameters of Bind.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, Fault};
+use crate::protocol::sqlstate::SqlState;
+use crate::sharding::{BadKey, Key, KeyType, Usage};
+use crate::sql::keys::{Member, Operand};
+use crate::sql::lexer::Kind;
+use crate::sql::shape::Literal;
+
+/// What a statement is run with.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// Its text.
+    pub text: &'a [u8],
+    /// The literals that were lifted out of it.
+    pub literals: &'a [Literal],
+    /// `standard_conforming_strings` is off.
+    pub backslashes: bool,
+    /// Values of `$1`, `$2` …; in a simple query there are none.
+    pub parameters: &'a [Parameter<'a>],
+}
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter<'a> {
+    /// NULL
+    Null,
+    /// In text format.
+    Text {
+        /// Type that Parse declared, 0 for none.
+        type_oid: u32,
+        /// Its bytes.
+        value: &'a [u8],
+    },
+    /// In binary format.
+    Binary {
+        /// Type that Parse declared, 0 for none.
+        type_oid: u32,
+        /// Its bytes.
+        value: &'a [u8],
+    },
+}
+
+/// Why a value is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// Its shard cannot be told: an expression, another type.
+    Unknown(&'static str),
+    /// PostgreSQL would not take it.
+    Bad(BadKey),
+    /// Bind has no such parameter.
+    Missing(u32),
+}
+
+impl NoKey {
+    /// What the client is told where the shard must be known.
+    pub(super) fn error(self) -> Error {
+        match self {
+            Self::Unknown(what) => BadKey::Unsupported(what).into(),
+            Self::Bad(bad) => bad.into(),
+            Self::Missing(number) => Error::error(
+                Fault::Client,
+                SqlState::PROTOCOL_VIOLATION,
+                format!("parameter ${number} is missing"),
+            ),
+        }
+    }
+}
+
+impl From<BadKey> for NoKey {
+    fn from(bad: BadKey) -> Self {
+        match bad {
+            BadKey::Unsupported(what) => Self::Unknown(what),
+            BadKey::Invalid(_) => Self::Bad(bad),
+        }
+    }
+}
+
+const EXPRESSION: NoKey = NoKey::Unknown("an expression");
+
+impl<'a> Values<'a> {
+    /// A value. `None`: it equals no key (a fraction).
+    pub(super) fn key<'s>(
+        &'s self,
+        operand: &'s Operand,
+        key_type: KeyType,
+        usage: Usage,
+    ) -> Result<Option<Key<'s>>, NoKey> {
+        match operand {
+            Operand::Literal {
+                index,
+                negative,
+                cast,
+            } => {
+                let literal = usize::try_from(*index)
+                    .ok()
+                    .and_then(|index| self.literals.get(index))
+                    .ok_or(EXPRESSION)?;
+                let written = literal.of(self.text);
+                if literal.kind == Kind::Number {
+                    let number = std::str::from_utf8(written).map_err(|_| EXPRESSION)?;
+                    let number: Cow<'_, str> = match negative {
+                        true => format!("-{number}").into(),
+                        false => number.into(),
+                    };
+                    return numeric(&number, key_type, cast.as_deref(), usage);
+                }
+                let content = self.content(literal.kind, written).ok_or(EXPRESSION)?;
+                quoted(content, key_type, cast.as_deref())
+            }
+            Operand::Constant {
+                value,
+                number: true,
+                cast,
+            } => numeric(value, key_type, cast.as_deref(), usage),
+            Operand::Constant { value, cast, .. } => {
+                quoted(value.as_bytes().into(), key_type, cast.as_deref())
+            }
+            Operand::Parameter { number, cast } => {
+                fits(key_type, cast.as_deref())?;
+                match self.parameter(*number)? {
+                    Parameter::Null => Ok(Some(Key::Null)),
+                    Parameter::Text { type_oid, value } => {
+                        Ok(key_type.text_parameter(type_oid, value, usage)?)
+                    }
+                    Parameter::Binary { type_oid, value } => {
+                        Ok(Some(key_type.binary(type_oid, value)?))
+                    }
+                }
+            }
+            Operand::Null => Ok(Some(Key::Null)),
+            Operand::Default | Operand::Column(_) | Operand::Other => Err(EXPRESSION),
+        }
+    }
+
+    /// Calls `each` with every value of a member that a column can equal.
+    pub(super) fn each(
+        &self,
+        member: &Member,
+        key_type: KeyType,
+        each: &mut dyn FnMut(Key<'_>),
+    ) -> Result<(), NoKey> {
+        if !member.array {
+            if let Some(key) = self.key(&member.operand, key_type, Usage::Comparison)? {
+                each(key);
+            }
+            return Ok(());
+        }
+        match &member.operand {
+            Operand::Null => Ok(()),
+            Operand::Literal { index, cast, .. } => {
+                let index = usize::try_from(*index).ok();
+                let literal = index.and_then(|index| self.literals.get(index));
+                let literal = literal.ok_or(EXPRESSION)?;
+                let content = self.content(literal.kind, literal.of(self.text));
+                fits(key_type, cast.as_deref())?;
+                text_array(&content.ok_or(EXPRESSION)?, key_type, each)
+            }
+            Operand::Constant {
+                value,
+                number: false,
+                cast,
+            } => {
+                fits(key_type, cast.as_deref())?;
+                text_array(value.as_bytes(), key_type, each)
+            }
+            Operand::Parameter { number, cast } => {
+                fits(key_type, cast.as_deref())?;
+                match self.parameter(*number)? {
+                    Parameter::Null => Ok(()),
+                    Parameter::Text { value, .. } => text_array(value, key_type, each),
+                    Parameter::Binary { value, .. } => {
+                        binary_array(value, key_type, each).ok_or(NoKey::Unknown("an array"))?
+                    }
+                }
+            }
+            _ => Err(EXPRESSION),
+        }
+    }
+
+    fn parameter(&self, number: u32) -> Result<Parameter<'a>, NoKey> {
+        let index = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
+        let found = index.and_then(|index| self.parameters.get(index));
+        found.copied().ok_or(NoKey::Missing(number))
+    }
+
+    /// What stands between the quotes; none if it takes more than doubled quotes to tell.
+    fn content<'t>(&self, kind: Kind, written: &'t [u8]) -> Option<Cow<'t, [u8]>> {
+        let inner = match kind {
+            Kind::String => written.strip_prefix(b"'")?.strip_suffix(b"'")?,
+            Kind::EscapeString => written.get(1..)?.strip_prefix(b"'")?.strip_suffix(b"'")?,
+            Kind::DollarString => {
+                let tag = written.iter().skip(1).position(|&byte| byte == b'$')? + 2;
+                return written
+                    .get(tag..written.len().checked_sub(tag)?)
+                    .map(Cow::Borrowed);
+            }
+            _ => return None,
+        };
+        let escapes = kind == Kind::EscapeString || self.backslashes;
+        if escapes && inner.contains(&b'\\') {
+            return None;
+        }
+        if !inner.contains(&b'\'') {
+            return Some(inner.into());
+        }
+        let mut content = Vec::with_capacity(inner.len());
+        let mut bytes = inner.iter();
+        while let Some(&byte) = bytes.next() {
+            // A single quote ends the first of several parts.
+            if byte == b'\'' && bytes.next() != Some(&b'\'') {
+                return None;
+            }
+            content.push(byte);
+        }
+        Some(content.into())
+    }
+}
+
+/// A cast that changes no key of this type.
+fn fits(key_type: KeyType, cast: Option<&str>) -> Result<(), NoKey> {
+    let Some(cast) = cast else { return Ok(()) };
+    let same = match key_type {
+        KeyType::Bigint => matches!(cast, "int2" | "int4" | "int8"),
+        KeyType::Uuid => cast == "uuid",
+        KeyType::Varchar => matches!(cast, "text" | "varchar"),
+        KeyType::Vector => cast == "vector",
+    };
+    same.then_some(()).ok_or(NoKey::Unknown("a cast"))
+}
+
+fn numeric(
+    number: &str,
+    key_type: KeyType,
+    cast: Option<&str>,
+    usage: Usage,
+) -> Result<Option<Key<'static>>, NoKey> {
+    fits(key_type, cast)?;
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    if cast.is_some() && !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NoKey::Unknown("a cast")); // it rounds
+    }
+    Ok(key_type.number(number, usage)?)
+}
+
+fn quoted<'t>(
+    content: Cow<'t, [u8]>,
+    key_type: KeyType,
+    cast: Option<&str>,
+) -> Result<Option<Key<'t>>, NoKey> {
+    fits(key_type, cast)?;
+    Ok(Some(match content {
+        Cow::Borrowed(content) => key_type.text(content)?,
+        Cow::Owned(content) => key_type.text(&content)?.into_owned(),
+    }))
+}
+
+/// `{1,2,3}` without quotes, nesting and dimensions.
+fn text_array(text: &[u8], key_type: KeyType, each: &mut dyn FnMut(Key<'_>)) -> Result<(), NoKey> {
+    let inner = text.trim_ascii().strip_prefix(b"{");
+    let inner = inner.and_then(|inner| inner.strip_suffix(b"}"));
+    let inner = inner.ok_or(NoKey::Unknown("an array"))?;
+    if inner.iter().any(|byte| b"{}\"\\".contains(byte)) {
+        return Err(NoKey::Unknown("an array"));
+    }
+    if inner.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    for element in inner.split(|&byte| byte == b',') {
+        let element = element.trim_ascii();
+        if !element.eq_ignore_ascii_case(b"null") {
+            each(key_type.text(element)?);
+        }
+    }
+    Ok(())
+}
+
+/// Dimensions, flags and type of elements; of each dimension its length and lower bound; then the elements.
+///
+/// Source: `array_send` of PostgreSQL.
+fn binary_array(
+    mut bytes: &[u8],
+    key_type: KeyType,
+    each: &mut dyn FnMut(Key<'_>),
+) -> Option<Result<(), NoKey>> {
+    let next = |bytes: &mut &[u8]| {
+        let (word, rest) = bytes.split_first_chunk::<4>()?;
+        *bytes = rest;
+        Some(i32::from_be_bytes(*word))
+    };
+    let dimensions = next(&mut bytes)?;
+    let _flags = next(&mut bytes)?;
+    let type_oid = u32::try_from(next(&mut bytes)?).ok()?;
+    match dimensions {
+        0 => return Some(Ok(())),
+        1 => {}
+        _ => return None,
+    }
+    let length = next(&mut bytes)?;
+    let _lower = next(&mut bytes)?;
+    for _ in 0..length {
+        let Ok(size) = usize::try_from(next(&mut bytes)?) else {
+            continue; // NULL
+        };
+        let (element, rest) = bytes.split_at_checked(size)?;
+        bytes = rest;
+        match key_type.binary(type_oid, element) {
+            Ok(key) => each(key),
+            Err(bad) => return Some(Err(bad.into())),
+        }
+    }
+    Some(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(text: &[u8]) -> Option<Vec<i64>> {
+        let mut found = Vec::new();
+        let mut each = |key: Key<'_>| match key {
+            Key::Integer(value) => found.push(value),
+            other => panic!("{other:?}"),
+        };
+        text_array(text, KeyType::Bigint, &mut each).ok()?;
+        Some(found)
+    }
+
+    #[test]
+    fn arrays_in_text_format() {
+        assert_eq!(members(b"{1, 2,NULL,-3}"), Some(vec![1, 2, -3]));
+        assert_eq!(members(b"{}"), Some(vec![]));
+        for text in [
+            &b"{\"1\"}"[..],
+            b"{{1},{2}}",
+            b"1",
+            b"[0:1]={1,2}",
+            b"{1,x}",
+        ] {
+            assert_eq!(members(text), None);
+        }
+    }
+
+    #[test]
+    fn arrays_in_binary_format() {
+        let mut bytes = Vec::new();
+        for word in [1_i32, 1, 20, 3, 1, 8] {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.extend(7_i64.to_be_bytes());
+        bytes.extend((-1_i32).to_be_bytes());
+        bytes.extend(8_i32.to_be_bytes());
+        bytes.extend(9_i64.to_be_bytes());
+        let mut found = Vec::new();
+        let mut each = |key: Key<'_>| found.push(key.into_owned());
+        assert_eq!(
+            binary_array(&bytes, KeyType::Bigint, &mut each),
+            Some(Ok(()))
+        );
+        assert_eq!(found, [Key::Integer(7), Key::Integer(9)]);
+        for cut in 0..bytes.len() {
+            let cut = bytes.get(..cut).unwrap();
+            assert_eq!(binary_array(cut, KeyType::Bigint, &mut |_| {}), None);
+        }
+    }
+
+    #[test]
+    fn contents_of_strings() {
+        let values = Values {
+            text: b"",
+            literals: &[],
+            backslashes: false,
+            parameters: &[],
+        };
+        for (kind, written, expected) in [
+            (Kind::String, "'a''b'", Some("a'b")),
+            (Kind::String, "''", Some("")),
+            (Kind::String, "'a'\n'b'", None),
+            (Kind::String, r"'a\b'", Some(r"a\b")),
+            (Kind::EscapeString, "E'a'", Some("a")),
+            (Kind::EscapeString, r"E'\x41'", None),
+            (Kind::DollarString, "$q$a'b$q$", Some("a'b")),
+            (Kind::DollarString, "$$$$", Some("")),
+        ] {
+            let found = values.content(kind, written.as_bytes());
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{written}");
+        }
+    }
+}
