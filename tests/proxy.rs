@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "proxy/across.rs"]
+mod across;
 #[path = "proxy/admin.rs"]
 mod admin;
 #[path = "proxy/auth.rs"]
@@ -79,3 +81,5 @@ mod timeouts;
 mod tls;
 #[path = "proxy/twins.rs"]
 mod twins;
+#[path = "proxy/types.rs"]
+mod types;

@@ -11,10 +11,13 @@
 
 pub mod array;
 pub mod datetime;
+mod float;
 pub mod key;
 pub mod network;
 pub mod numeric;
 pub mod text;
+
+pub use float::{put_float4_text, put_float8_text};
 
 /// OIDs of the types that PostgreSQL itself defines.
 ///
@@ -185,76 +188,6 @@ pub const fn read_bool(format: Format, value: &[u8]) -> Result<bool, Invalid> {
     }
 }
 
-/// Appends a float as PostgreSQL writes it: the shortest digits that give it back, with an exponent outside of
-/// 1e-5 to 1e15 (float8) or 1e6 (float4).
-///
-/// Source: `float8out` with `extra_float_digits` from 1
-pub fn put_float_text(out: &mut Vec<u8>, shortest: &str, digits_max: i32) {
-    // Rust's `{:e}` writes the same shortest digits: -1.25e-7
-    let (sign, rest) = match shortest.strip_prefix('-') {
-        Some(rest) => ("-", rest),
-        None => ("", shortest),
-    };
-    let word = match rest {
-        "NaN" => Some("NaN"),
-        "inf" => Some("Infinity"),
-        _ => None,
-    };
-    if let Some(word) = word {
-        if word != "NaN" {
-            out.extend_from_slice(sign.as_bytes());
-        }
-        out.extend_from_slice(word.as_bytes());
-        return;
-    }
-    out.extend_from_slice(sign.as_bytes());
-    let (mantissa, exponent) = rest.split_once('e').unwrap_or((rest, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let digits: Vec<u8> = mantissa.bytes().filter(|byte| *byte != b'.').collect();
-    let zeros = |out: &mut Vec<u8>, count: i32| {
-        out.extend(std::iter::repeat_n(
-            b'0',
-            usize::try_from(count).unwrap_or(0),
-        ));
-    };
-    if exponent < -4 || exponent >= digits_max {
-        let (first, rest) = digits.split_at(1.min(digits.len()));
-        out.extend_from_slice(first);
-        if !rest.is_empty() {
-            out.push(b'.');
-            out.extend_from_slice(rest);
-        }
-        let sign = if exponent < 0 { '-' } else { '+' };
-        out.extend_from_slice(format!("e{sign}{:02}", exponent.abs()).as_bytes());
-    } else if exponent < 0 {
-        out.extend_from_slice(b"0.");
-        zeros(out, -exponent - 1);
-        out.extend_from_slice(&digits);
-    } else {
-        let whole = usize::try_from(exponent).unwrap_or(0) + 1;
-        if digits.len() > whole {
-            let (whole, fraction) = digits.split_at(whole);
-            out.extend_from_slice(whole);
-            out.push(b'.');
-            out.extend_from_slice(fraction);
-        } else {
-            let missing = whole - digits.len();
-            out.extend_from_slice(&digits);
-            out.extend(std::iter::repeat_n(b'0', missing));
-        }
-    }
-}
-
-/// Appends a float8 in PostgreSQL's text form.
-pub fn put_float8_text(out: &mut Vec<u8>, value: f64) {
-    put_float_text(out, &format!("{value:e}"), 15);
-}
-
-/// Appends a float4 in PostgreSQL's text form.
-pub fn put_float4_text(out: &mut Vec<u8>, value: f32) {
-    put_float_text(out, &format!("{value:e}"), 6);
-}
-
 fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], Invalid> {
     value.try_into().map_err(|_| Invalid)
 }
@@ -283,42 +216,6 @@ mod tests {
         }
         assert_eq!(read_integer(Format::Binary, 2, &[0xff, 0xfe]), Ok(-2));
         assert_eq!(read_integer(Format::Binary, 4, &[0xff, 0xfe]), Err(Invalid));
-    }
-
-    #[test]
-    fn floats_are_written_as_postgresql_writes_them() {
-        let check = |value: f64, expected: &str| {
-            let mut out = Vec::new();
-            put_float8_text(&mut out, value);
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
-        };
-        check(0.0, "0");
-        check(-0.0, "-0");
-        check(1.0, "1");
-        check(0.1, "0.1");
-        check(-2.5, "-2.5");
-        check(100_000.0, "100000");
-        check(123_456_789_012_345.0, "123456789012345");
-        check(1e14, "100000000000000");
-        check(1e15, "1e+15");
-        check(1_234_567_890_123_456.0, "1.234567890123456e+15");
-        check(1e-4, "0.0001");
-        check(1.5e-5, "1.5e-05");
-        check(1e300, "1e+300");
-        check(5e-324, "5e-324");
-        check(f64::NAN, "NaN");
-        check(-f64::NAN, "NaN");
-        check(f64::NEG_INFINITY, "-Infinity");
-
-        let check = |value: f32, expected: &str| {
-            let mut out = Vec::new();
-            put_float4_text(&mut out, value);
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
-        };
-        check(0.1, "0.1");
-        check(999_999.0, "999999");
-        check(1e6, "1e+06");
-        check(1_234_567.0, "1.234567e+06");
     }
 
     #[test]
