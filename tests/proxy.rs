@@ -63,6 +63,8 @@ mod reload;
 mod roles;
 #[path = "proxy/session.rs"]
 mod session;
+#[path = "proxy/sharding.rs"]
+mod sharding;
 #[path = "proxy/shards.rs"]
 mod shards;
 #[path = "proxy/shutdown.rs"]

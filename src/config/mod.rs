@@ -23,6 +23,7 @@ mod problem;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
+mod routing;
 mod secret;
 mod section;
 mod sharding;
@@ -52,6 +53,7 @@ pub use environment::{Environment, Overrides};
 pub use guests::{Guest, GuestSecret};
 pub use problem::Problem;
 pub use resolve::{resolve, resolve_with, Resolved, Source, Sources};
+pub use routing::Routing;
 pub use secret::Secret;
 pub use section::Reload;
 pub use sharding_tables::ReadFile;
@@ -75,6 +77,8 @@ pub struct Config {
     pub balancing: Balancing,
     /// Prepared statements.
     pub prepared: PreparedLimits,
+    /// How statements are read and routed.
+    pub routing: Routing,
     /// Log lines.
     pub log: LogSettings,
     /// Averages are those of the last whole period.

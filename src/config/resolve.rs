@@ -24,7 +24,7 @@ use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
 use super::{
     AdminIdentity, CertificateFiles, ClientLimits, Cluster, Config, Credentials, Host, Instance,
-    Listen, LogSettings, Mirror, Origin, PoolConfig, PoolLimits, PreparedLimits, Server,
+    Listen, LogSettings, Mirror, Origin, PoolConfig, PoolLimits, PreparedLimits, Routing, Server,
     ServerAddress, ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions, TlsSettings,
     TwoPhaseCommit, User, Users,
 };
@@ -156,6 +156,7 @@ pub(super) fn build(
             statements_max: Some(general.prepared_statements_limit)
                 .filter(|limit| *limit < DISABLED),
         },
+        routing: Routing::of(&file),
         log: log_settings(general),
         stats_period: general.stats_period.limit().unwrap_or(Duration::MAX),
         observation: observation(&file, environment),

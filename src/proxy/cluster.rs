@@ -14,6 +14,7 @@ use crate::pool::PoolId;
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
 
+use super::client::Learnt;
 use super::pools::PoolSlot;
 
 pub(crate) use crate::balance::Want;
@@ -33,6 +34,8 @@ pub(crate) struct Cluster {
     pub(crate) analyses: RefCell<Cache>,
     /// Counts what may make a request that waits go elsewhere.
     news: Cell<u64>,
+    /// What its catalogue says.
+    pub(crate) facts: RefCell<Option<Learnt>>,
 }
 
 /// One part of a database.
@@ -93,6 +96,7 @@ impl Cluster {
             analyses: RefCell::new(Cache::new(ANALYSES_MAX, ANALYSES_BYTES_MAX)),
             shards: shards.map(shard).collect(),
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
+            facts: RefCell::default(),
         }
     }
 

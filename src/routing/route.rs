@@ -8,6 +8,7 @@
 use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
+pub use crate::sharding::schema::Column as TableColumn;
 use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage};
 use crate::sql::keys::{Keys, Member};
 use crate::sql::statement::{Function, Need, Statement};
@@ -57,15 +58,6 @@ pub trait Schema {
         let _ = (schema, table);
         false
     }
-}
-
-/// A column of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableColumn {
-    /// Its name.
-    pub name: Box<str>,
-    /// It has a default, or is generated.
-    pub has_default: bool,
 }
 
 /// Nothing is known of tables.
@@ -155,7 +147,7 @@ pub(super) struct Router<'r, 's> {
 }
 
 /// What each reference is.
-pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>> {
+fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>> {
     let references = (0_u16..).zip(&keys.references);
     let tables = references.map(|(index, reference)| {
         let (schema, name) = (reference.schema.as_deref(), &*reference.name);

@@ -35,7 +35,7 @@ pub enum Verdict {
     /// A setting of ours, which servers need not know.
     Ours,
     /// Everything else.
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// A statement that servers run.
@@ -43,12 +43,18 @@ pub enum Verdict {
 pub struct Run {
     /// On which.
     pub place: Place,
+    /// What they are told instead of the client's text.
+    pub text: Option<Box<str>>,
+    /// What each is told, in the order of the place; empty: all the same.
+    pub texts: Vec<Vec<u8>>,
     /// What becomes of their replies, where there are several.
     pub merge: MergePlan,
     /// What several servers do is done by all of them or by none.
     pub together: bool,
     /// It may go to replicas.
     pub reads: bool,
+    /// What EXPLAIN tells of the routing.
+    pub notes: Vec<String>,
 }
 
 /// Which shards.
@@ -103,9 +109,12 @@ impl Run {
     pub fn everywhere(alone: bool) -> Self {
         Self {
             place: Place::All,
+            text: None,
+            texts: Vec::new(),
             merge: MergePlan::utility(),
             together: !alone,
             reads: false,
+            notes: Vec::new(),
         }
     }
 
@@ -113,9 +122,12 @@ impl Run {
     pub fn at(place: Place) -> Self {
         Self {
             place,
+            text: None,
+            texts: Vec::new(),
             merge: MergePlan::concatenate(),
             together: false,
             reads: false,
+            notes: Vec::new(),
         }
     }
 }
@@ -148,9 +160,9 @@ pub fn verdict(
         | Kind::SetSessionCharacteristics(_)
         | Kind::Deallocate(None)
         | Kind::Discard => Verdict::Session,
-        Kind::Show(_) => Verdict::Run(Run::at(Place::Any)),
+        Kind::Show(_) => Verdict::Run(Box::new(Run::at(Place::Any))),
         Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge => {
-            Verdict::Run(query(statement)?)
+            Verdict::Run(Box::new(query(statement)?))
         }
         Kind::Explain { statement, .. } => {
             let run = query_or_refuse(statement, query, "EXPLAIN")?;
@@ -160,10 +172,14 @@ pub fn verdict(
             let run = query_or_refuse(statement, query, "DECLARE CURSOR")?;
             one_server(run, "a cursor")?
         }
-        Kind::Fetch(_) | Kind::Close(_) if joined <= 1 => Verdict::Run(Run::at(Place::Joined)),
+        Kind::Fetch(_) | Kind::Close(_) if joined <= 1 => {
+            Verdict::Run(Box::new(Run::at(Place::Joined)))
+        }
         Kind::Fetch(_) | Kind::Close(_) => return Err(refused("a cursor")),
-        Kind::Lock | Kind::Truncate => Verdict::Run(Run::everywhere(false)),
-        Kind::Ddl { alone } | Kind::Maintenance { alone } => Verdict::Run(Run::everywhere(*alone)),
+        Kind::Lock | Kind::Truncate => Verdict::Run(Box::new(Run::everywhere(false))),
+        Kind::Ddl { alone } | Kind::Maintenance { alone } => {
+            Verdict::Run(Box::new(Run::everywhere(*alone)))
+        }
         Kind::CreateTableAs(_) => return Err(refused("CREATE TABLE AS")),
         Kind::Copy(_) => return Err(refused("COPY")),
         Kind::PrepareTransaction(_) => return Err(refused("PREPARE TRANSACTION")),
@@ -197,10 +213,10 @@ fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
         Place::These(ref shards) if shards.len() == 1 => {}
         Place::These(_) | Place::All => return Err(refused(what)),
     }
-    Ok(Verdict::Run(Run {
+    Ok(Verdict::Run(Box::new(Run {
         reads: false,
         ..run
-    }))
+    })))
 }
 
 /// `… is not supported across shards`, 0A000.

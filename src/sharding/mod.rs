@@ -10,6 +10,7 @@ pub mod key;
 mod number;
 pub mod rows;
 pub mod rules;
+pub mod schema;
 pub mod schemas;
 pub mod shards;
 pub mod tables;

@@ -8,6 +8,7 @@
 pub mod cache;
 mod cursor;
 mod depth;
+pub mod explain;
 mod fill;
 pub mod functions;
 pub mod hints;

@@ -267,6 +267,11 @@ impl Kind {
         }
     }
 
+    /// Does it change which tables, columns or functions there are?
+    pub fn defines(&self) -> bool {
+        matches!(self, Self::Ddl { .. } | Self::CreateTableAs(_))
+    }
+
     /// SELECT, INSERT, UPDATE, DELETE or MERGE.
     pub fn is_query(&self) -> bool {
         matches!(

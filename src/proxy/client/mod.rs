@@ -4,6 +4,7 @@ mod admin;
 mod adopt;
 mod audit;
 mod checkout;
+mod facts;
 mod inbound;
 mod login;
 mod lookup;
@@ -20,6 +21,7 @@ mod startup;
 mod visitor;
 
 pub(crate) use admin::AdminLink;
+pub(crate) use facts::Learnt;
 
 use std::future::{poll_fn, Future};
 use std::os::fd::OwnedFd;
@@ -222,6 +224,9 @@ impl Session {
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
         self.next_request().await?;
+        if self.cluster.is_split() {
+            Box::pin(self.learn_facts()).await?;
+        }
         if self.cluster.shards() > 1 {
             return Box::pin(self.serve_sharded()).await;
         }

@@ -5,7 +5,7 @@ use crate::error::{Error, Fault};
 use crate::protocol::batch::{extent, messages, BatchEnd, Extent};
 use crate::protocol::frontend::{tag, Bind, Parse};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::role::{route_role, Catalogue, Context, Readers, RoleRoute, Transaction};
+use crate::routing::role::{route_role, Context, Readers, RoleRoute, Transaction};
 use crate::sql::hints::Role;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
@@ -82,7 +82,7 @@ impl Session {
             return Err(invalid(name));
         }
         let settings = self.settings.committed();
-        let catalogue = Catalogue::default();
+        let facts = self.cluster.known();
         let context = Context {
             transaction: Transaction::None,
             hint,
@@ -90,8 +90,13 @@ impl Session {
             temporary: false,
             strategy: ReadWriteStrategy::Conservative,
             split: ReadWriteSplit::IncludePrimary,
-            catalogue: &catalogue,
+            catalogue: &facts.functions,
         };
+        if let Ok(statements) = &analysed.analysis.statements {
+            if statements.iter().any(|statement| statement.kind.defines()) {
+                self.cluster.forget_facts();
+            }
+        }
         let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
         Ok(match route {
             RoleRoute::Read(Readers::All, _) => Want::Read,

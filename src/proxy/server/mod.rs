@@ -496,12 +496,26 @@ impl Server {
 
     /// The same for a text in the client's encoding.
     pub(crate) async fn run_text(&mut self, text: &[u8]) -> Result<Collector, RunError> {
+        let mut replies = Collector::default();
+        self.run_into(text, &mut replies).await?;
+        match replies.error() {
+            Some(body) => Err(RunError::Server(body)),
+            None => Ok(replies),
+        }
+    }
+
+    /// The same, for somebody who looks at the replies, errors among them.
+    pub(crate) async fn run_into(
+        &mut self,
+        text: &[u8],
+        replies: &mut impl Recipient,
+    ) -> Result<(), RunError> {
         let mut message = Vec::with_capacity(text.len() + 6);
         frontend::Query { text }.encode(&mut message);
         self.stream.send_vec(message);
         self.link.meter.sent(frontend::tag::QUERY);
         self.sent_to_ready(Owed::Results, Fate::Forward, 0);
-        self.collect().await
+        self.drain(replies).await.map_err(RunError::Lost)
     }
 
     /// Brings the server from the settings that it has to these. Errors of the server leave it as it was, or unsure:

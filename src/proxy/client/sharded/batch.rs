@@ -109,7 +109,12 @@ impl Session {
         bind: &Bind<'p>,
         described: bool,
     ) -> Result<Option<Planned<'p>>, Error> {
-        let mut steps = self.statements_of(statement.text(), Some(bind))?;
+        let content = [&b"\0"[..], statement.definition()].concat();
+        let types: Vec<u32> = match Parse::parse(&content) {
+            Ok(parse) => parse.types.iter().collect(),
+            Err(_) => Vec::new(),
+        };
+        let mut steps = self.statements_of(statement.text(), Some(bind), &types)?;
         if steps.len() > 1 {
             let text = "cannot insert multiple commands into a prepared statement";
             return Err(Error::error(Fault::Client, SqlState::SYNTAX_ERROR, text));
@@ -318,7 +323,7 @@ impl Session {
             Err(error) => return Ok(self.failed_with(&error)),
         };
         let call = Call {
-            messages: &messages,
+            messages: &[messages],
             owed: &owed,
             commits: false,
             shown: Shown::Description,

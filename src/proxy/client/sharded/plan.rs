@@ -2,21 +2,24 @@
 //! statement?
 
 use crate::error::{Error, Fault};
+use crate::merge::plan::Slice;
 use crate::protocol::batch::{extent, BatchEnd, Extent};
 use crate::protocol::exchange::Owed;
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::verdict::{verdict, Place, Verdict};
+use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
-use crate::sql::statement::Unparsed;
+use crate::sql::statement::{Kind, Unparsed};
 use crate::sql::statements::Statements;
+use crate::types::Format;
 
 use super::super::super::cluster::Want;
 use super::super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::super::role::unquoted;
 use super::super::Session;
+use super::route::Source;
 
 /// What to do for a request.
 pub(super) enum Plan {
@@ -82,19 +85,38 @@ impl Planned<'_> {
     }
 
     /// What each server is sent, what it owes for that, and whether the client gets the description of rows.
-    pub(super) fn messages(&self) -> (Vec<u8>, &'static [Owed], bool) {
+    pub(super) fn messages(&self, run: &Run) -> (Vec<Vec<u8>>, &'static [Owed], bool) {
+        if !run.texts.is_empty() {
+            let each = run.texts.iter().map(|text| {
+                let mut message = Vec::new();
+                Query { text }.encode(&mut message);
+                message
+            });
+            return (each.collect(), &[Owed::Results], true);
+        }
         let mut messages = Vec::new();
+        let instead = run.text.as_deref().map(str::as_bytes);
         match &self.form {
             Form::Query => {
-                Query { text: self.text }.encode(&mut messages);
-                (messages, &[Owed::Results], true)
+                let text = instead.unwrap_or(self.text);
+                Query { text }.encode(&mut messages);
+                (vec![messages], &[Owed::Results], true)
             }
             Form::Portal {
                 definition,
                 bind,
                 described,
             } => {
-                Parse::encode_content(&mut messages, b"", definition);
+                match instead {
+                    None => Parse::encode_content(&mut messages, b"", definition),
+                    Some(text) => {
+                        // The types of parameters follow the text.
+                        let types = memchr::memchr(0, definition).unwrap_or(definition.len());
+                        let types = definition.get(types..).unwrap_or_default();
+                        let content = [text, types].concat();
+                        Parse::encode_content(&mut messages, b"", &content);
+                    }
+                }
                 bind.encode_unnamed(&mut messages);
                 Target::Portal(b"").encode_describe(&mut messages);
                 Execute {
@@ -110,9 +132,26 @@ impl Planned<'_> {
                     Owed::Execution,
                     Owed::Ready,
                 ];
-                (messages, owed, *described)
+                (vec![messages], owed, *described)
             }
         }
+    }
+
+    /// LIMIT and OFFSET of this execution. Errors: a parameter that is no number of rows.
+    pub(super) fn slice(&self, run: &Run) -> Result<Slice, Error> {
+        let arguments = match &self.form {
+            Form::Query => None,
+            Form::Portal { bind, .. } => bind.arguments().ok(),
+        };
+        run.merge.limit.with_parameters(|number| {
+            let arguments = arguments.as_ref()?;
+            let at = number.checked_sub(1)?;
+            let format = match arguments.formats.of(at) {
+                Some(1) => Format::Binary,
+                _ => Format::Text,
+            };
+            Some((format, arguments.values().nth(at)?))
+        })
     }
 
     /// Does it change something on several servers that all of them must have, or none?
@@ -157,7 +196,7 @@ impl Session {
     }
 
     fn plan_query(&mut self, text: &[u8], length: usize) -> Result<Plan, Error> {
-        let steps = self.statements_of(text, None)?;
+        let steps = self.statements_of(text, None, &[])?;
         let verdicts = steps
             .iter()
             .map(|step| (&step.verdict, step.effects.sets()));
@@ -185,6 +224,8 @@ impl Session {
             match verdict {
                 // A server that joins later has to hear of it.
                 _ if in_transaction && sets => return None,
+                // Something is to be added to the answer.
+                Verdict::Run(run) if !run.notes.is_empty() => return None,
                 Verdict::Run(run) => {
                     reads &= run.reads;
                     let here = match &run.place {
@@ -223,6 +264,7 @@ impl Session {
         &mut self,
         text: &'t [u8],
         bind: Option<&Bind<'_>>,
+        types: &[u32],
     ) -> Result<Vec<Planned<'t>>, Error> {
         let dialect = self.session_dialect();
         let (analysis, literals) = {
@@ -247,8 +289,27 @@ impl Session {
         let joined = self.sharded().legs.len();
         let mut planned = Vec::with_capacity(parts.len());
         for (part, statement) in parts.iter().zip(statements) {
-            let mut query = |statement: &_| self.route_query(statement, text, &literals, bind);
-            let verdict = verdict(statement, joined, &mut query)?;
+            if statement.kind.defines() {
+                self.cluster.forget_facts();
+            }
+            let source = Source {
+                text,
+                part: part.text,
+                dialect,
+                literals: &literals.0,
+                hints: &literals.1,
+                bind,
+                types,
+            };
+            let verdict = match &statement.kind {
+                Kind::Explain { statement, analyze } if statement.kind.is_query() => {
+                    Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))
+                }
+                _ => {
+                    let mut query = |statement: &_| self.route_query(statement, &source);
+                    verdict(statement, joined, &mut query)?
+                }
+            };
             planned.push(Planned {
                 text: part.text,
                 verdict,

@@ -1,32 +1,266 @@
 //! To which shards a statement goes.
 
+use crate::config::choice::RewriteMode;
 use crate::error::{Error, Fault};
+use crate::merge::MergePlan;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::route::{route, Database, Route, Schema, TableColumn};
+use crate::routing::values::{Parameter, Values};
 use crate::routing::verdict::{refused, Place, Run};
+use crate::sharding::schema::{Table, TableKind};
+use crate::sharding::{search_path, ShardingTables, Shards};
+use crate::sql::across::{plan_text, Configured};
+use crate::sql::explain;
 use crate::sql::hints::Hints;
+use crate::sql::insert_rows::InsertRows;
+use crate::sql::lexer::{Dialect, Lexer};
 use crate::sql::shape::Literal;
-use crate::sql::statement::Statement;
+use crate::sql::statement::{Kind, Statement};
 
+use super::super::facts::Facts;
 use super::super::role::unquoted;
 use super::super::Session;
 
+/// Where a statement has come from.
+pub(super) struct Source<'a> {
+    /// The whole text, which `literals` are of.
+    pub(super) text: &'a [u8],
+    /// The statement's own.
+    pub(super) part: &'a [u8],
+    pub(super) dialect: Dialect,
+    pub(super) literals: &'a [Literal],
+    pub(super) hints: &'a Hints,
+    pub(super) bind: Option<&'a Bind<'a>>,
+    /// Of its parameters, as Parse has declared them.
+    pub(super) types: &'a [u32],
+}
+
 impl Session {
-    /// Where a query runs. `literals`: those of its text, with the hints in its comments.
+    /// Where a query runs.
     pub(super) fn route_query(
         &mut self,
         statement: &Statement,
-        _text: &[u8],
-        (_literals, hints): &(Vec<Literal>, Hints),
-        _bind: Option<&Bind<'_>>,
+        source: &Source<'_>,
     ) -> Result<Run, Error> {
-        if let Some(shard) = self.asked_shard(hints)? {
-            return Ok(Run::at(Place::These(vec![shard])));
+        let run = self.route_to(statement, source)?;
+        if run.place.count(self.cluster.shards()) > 1 && self.refuses_several() {
+            let text = "cross-shard queries are disabled";
+            let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
+            return Err(error.hint("add the sharding key"));
         }
-        if statement.tables.is_empty() {
-            return Ok(Run::at(Place::Any));
+        Ok(run)
+    }
+
+    fn route_to(&mut self, statement: &Statement, source: &Source<'_>) -> Result<Run, Error> {
+        let facts = self.cluster.known();
+        let reads = reads(statement, &facts);
+        let at = |place| Run {
+            reads,
+            ..Run::at(place)
+        };
+        if let Some(shard) = self.asked_shard(source.hints)? {
+            return Ok(at(Place::These(vec![shard])));
         }
-        Err(refused("this statement"))
+        let config = self.state.config();
+        let tables = config.cluster(&self.cluster.names.database);
+        let Some(tables) = tables.map(|cluster| &cluster.sharding) else {
+            return Err(refused("this database"));
+        };
+        if let Some(shards) = self.asked_key(source, tables)? {
+            return Ok(at(these(shards)));
+        }
+        let path = self.search_path();
+        let view = View {
+            facts: &facts,
+            path: &path,
+        };
+        if let Some(foreign) = view.foreign(statement) {
+            return Err(refused(&format!("foreign table \"{foreign}\"")));
+        }
+        let search_path = tables
+            .schemas
+            .by_search_path(path.iter().map(|name| name.as_str().into()));
+        let database = Database {
+            tables,
+            schema: &view,
+            search_path,
+            functions: &facts.functions,
+            system_catalogs: config.routing.system_catalogs,
+            sticky: config.routing.omnisharded_sticky,
+            lookups: &|_, _| None,
+        };
+        let parameters = parameters(source);
+        let values = Values {
+            text: source.text,
+            literals: source.literals,
+            backslashes: source.dialect.backslashes,
+            parameters: &parameters,
+        };
+        Ok(match route(statement, &values, &database)? {
+            Route::One(shard) => at(Place::These(vec![shard as usize])),
+            Route::Any { .. } => at(Place::Any),
+            Route::Same(shards) => Run {
+                merge: MergePlan::omnisharded_write(),
+                together: true,
+                ..Run::at(these(shards))
+            },
+            Route::New(shards) => {
+                let all: Vec<_> = shards.iter().collect();
+                let turn = u64::from_ne_bytes(self.state.random());
+                let at = usize::try_from(turn % all.len().max(1) as u64).unwrap_or_default();
+                let shard = all.get(at).copied().unwrap_or_default();
+                Run::at(Place::These(vec![shard as usize]))
+            }
+            Route::Several(shards) if statement.kind == Kind::Select => {
+                let catalogue = Configured {
+                    tables,
+                    has_column: |schema: Option<&str>, table: &str, column: &str| {
+                        view.table(schema, table)
+                            .is_some_and(|table| table.column(column).is_some())
+                    },
+                };
+                let Some(across) = plan_text(source.part, source.dialect, &catalogue)? else {
+                    return Err(refused("this query"));
+                };
+                Run {
+                    merge: across.plan,
+                    text: Some(across.text.into()),
+                    ..at(these(shards))
+                }
+            }
+            Route::Several(shards) => Run {
+                merge: MergePlan::sharded_write(),
+                together: true,
+                ..Run::at(these(shards))
+            },
+            Route::Rows(rows) => self.split_rows(&rows, source)?,
+            Route::Move { key, .. } => return Err(moves(key, config.routing.shard_key)),
+            Route::Lookup(..) => return Err(refused("a sharding key with lookup_query")),
+        })
+    }
+
+    /// An INSERT whose rows go to several shards: each gets its own.
+    fn split_rows(&self, shards: &[u32], source: &Source<'_>) -> Result<Run, Error> {
+        if self.state.config().routing.split_inserts == RewriteMode::Error {
+            let text = "multi-row INSERT spans shards, refused by rewrite.split_inserts";
+            let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
+            return Err(error);
+        }
+        let rows = InsertRows::find(source.part, source.dialect);
+        let rows = rows.filter(|rows| rows.count() == shards.len());
+        let (Some(rows), None) = (rows, source.bind) else {
+            return Err(refused("this form of a multi-row INSERT"));
+        };
+        if contains_word(source, b"returning") {
+            return Err(refused("RETURNING of a multi-row INSERT"));
+        }
+        let mut places: Vec<usize> = shards.iter().map(|shard| *shard as usize).collect();
+        places.sort_unstable();
+        places.dedup();
+        let part = |shard: &usize| {
+            let keep = |row: usize| shards.get(row).is_some_and(|of| *of as usize == *shard);
+            rows.part(source.part, source.dialect, keep)
+                .map(|part| part.text)
+        };
+        let texts: Option<Vec<_>> = places.iter().map(part).collect();
+        let texts = texts.ok_or_else(|| refused("this form of a multi-row INSERT"))?;
+        Ok(Run {
+            merge: MergePlan::sharded_write(),
+            together: true,
+            texts,
+            ..Run::at(Place::These(places))
+        })
+    }
+
+    fn refuses_several(&self) -> bool {
+        let config = self.state.config();
+        let names = &self.cluster.names;
+        let user = config.users.find(&names.user, &names.database);
+        config.routing.cross_shard_disabled || user.is_some_and(|user| user.cross_shard_disabled)
+    }
+
+    /// The schemas in which names without one are looked for.
+    fn search_path(&self) -> Vec<String> {
+        let settings = self.settings.current();
+        let set = settings
+            .get(b"search_path")
+            .map(|value| value.sql().to_vec());
+        let value = set.map_or_else(
+            || "\"$user\", public".to_owned(),
+            |value| String::from_utf8_lossy(&value).replace('\'', ""),
+        );
+        let user = &self.cluster.names.user;
+        let own = |name: std::borrow::Cow<'_, str>| match &*name {
+            "$user" => user.clone(),
+            _ => name.into_owned(),
+        };
+        search_path(&value).map(own).collect()
+    }
+
+    /// The shards of the key that a comment or a setting gives.
+    fn asked_key(
+        &self,
+        source: &Source<'_>,
+        tables: &ShardingTables,
+    ) -> Result<Option<Shards>, Error> {
+        let set = || {
+            let value = self.settings.current().get(b"pgdog.sharding_key")?;
+            Some(unquoted(value.sql()))
+        };
+        let hint = source.hints.sharding_key(source.text).map(<[u8]>::to_vec);
+        let Some(key) = hint.or_else(set) else {
+            return Ok(None);
+        };
+        let Some(column) = tables.columns.first() else {
+            return Err(invalid("pgdog.sharding_key"));
+        };
+        let key = column.key_type.text(&key)?;
+        match column.place(&key).shards(tables.shards) {
+            Some(shards) => Ok(Some(shards)),
+            None => Err(refused("a sharding key with lookup_query")),
+        }
+    }
+
+    /// EXPLAIN of a query: the plan of one server that has a part in it, and where the query goes.
+    pub(super) fn explain(
+        &mut self,
+        statement: &Statement,
+        analyze: bool,
+        source: &Source<'_>,
+    ) -> Result<Run, Error> {
+        let Some(explain) = explain::divide(source.part, source.dialect) else {
+            return Err(refused("this EXPLAIN"));
+        };
+        let explained = Source {
+            part: explain.statement,
+            ..*source
+        };
+        let run = self.route_query(statement, &explained)?;
+        let shards = run.place.count(self.cluster.shards());
+        if shards > 1 && analyze && statement.kind != Kind::Select {
+            return Err(refused("EXPLAIN ANALYZE of a change"));
+        }
+        let told = explain.is_text && (shards > 1 || self.state.config().routing.expanded_explain);
+        let notes = match told {
+            true => describe(&run, self.cluster.shards()),
+            false => Vec::new(),
+        };
+        let text = run.text.map(|text| {
+            let head = String::from_utf8_lossy(explain.head);
+            format!("{head}{text}").into()
+        });
+        let place = match run.place {
+            Place::These(shards) => Place::These(shards.into_iter().take(1).collect()),
+            Place::All => Place::These(vec![0]),
+            place => place,
+        };
+        Ok(Run {
+            text,
+            notes,
+            reads: run.reads && !analyze,
+            ..Run::at(place)
+        })
     }
 
     /// The shard that a comment or a setting asks for. Errors: there is none of that number.
@@ -45,14 +279,143 @@ impl Session {
             Some(Some(shard)) if (shard as usize) < self.cluster.shards() => {
                 Ok(Some(shard as usize))
             }
-            Some(_) => {
-                let text = "invalid value for \"pgdog.shard\"";
-                Err(Error::error(
-                    Fault::Client,
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    text,
-                ))
-            }
+            Some(_) => Err(invalid("pgdog.shard")),
         }
+    }
+}
+
+/// The database's tables, for a session with this search path.
+struct View<'a> {
+    facts: &'a Facts,
+    path: &'a [String],
+}
+
+impl View<'_> {
+    fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
+        let path = self.path.iter().map(String::as_str);
+        self.facts.schema.table(schema, name, path)
+    }
+
+    /// A table in the statement whose rows are elsewhere.
+    fn foreign<'s>(&self, statement: &'s Statement) -> Option<&'s str> {
+        let mut tables = statement.tables.iter();
+        let foreign = tables.find(|table| {
+            let found = self.table(table.schema.as_deref(), &table.name);
+            found.is_some_and(|found| found.kind == TableKind::Foreign)
+        });
+        foreign.map(|table| &*table.name)
+    }
+}
+
+impl Schema for View<'_> {
+    fn columns(&self, schema: Option<&str>, table: &str) -> Option<&[TableColumn]> {
+        self.table(schema, table).map(|table| &*table.columns)
+    }
+
+    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
+        let found = self.table(schema, table);
+        found.is_some_and(|found| found.kind == TableKind::View)
+    }
+}
+
+/// May a replica run it?
+fn reads(statement: &Statement, facts: &Facts) -> bool {
+    let mut functions = statement.functions.iter();
+    statement.kind == Kind::Select
+        && statement.needs_primary.is_none()
+        && functions.all(|function| facts.functions.function_is_harmless(function))
+}
+
+/// The values of Bind, with the types that Parse has declared.
+fn parameters<'a>(source: &Source<'a>) -> Vec<Parameter<'a>> {
+    let Some(arguments) = source.bind.and_then(|bind| bind.arguments().ok()) else {
+        return Vec::new();
+    };
+    let values = arguments.values().enumerate();
+    let parameters = values.map(|(at, value)| {
+        let type_oid = source.types.get(at).copied().unwrap_or_default();
+        match (value, arguments.formats.of(at)) {
+            (None, _) => Parameter::Null,
+            (Some(value), Some(1)) => Parameter::Binary { type_oid, value },
+            (Some(value), _) => Parameter::Text { type_oid, value },
+        }
+    });
+    parameters.collect()
+}
+
+fn these(shards: Shards) -> Place {
+    Place::These(shards.iter().map(|shard| shard as usize).collect())
+}
+
+fn invalid(name: &str) -> Error {
+    let text = format!("invalid value for \"{name}\"");
+    Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
+}
+
+/// An UPDATE that moves rows to another shard.
+fn moves(key: &str, mode: RewriteMode) -> Error {
+    let text = match mode {
+        RewriteMode::Error | RewriteMode::Ignore => {
+            format!("updating sharding key \"{key}\" is refused by rewrite.shard_key")
+        }
+        RewriteMode::Rewrite => {
+            return refused("an UPDATE that moves rows (rewrite.shard_key = \"rewrite\")")
+        }
+    };
+    Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
+}
+
+fn contains_word(source: &Source<'_>, word: &[u8]) -> bool {
+    let mut lexer = Lexer::new(source.part, source.dialect);
+    while let Some(token) = lexer.next_solid() {
+        if token.of(source.part).eq_ignore_ascii_case(word) {
+            return true;
+        }
+    }
+    false
+}
+
+/// What EXPLAIN says of a route.
+fn describe(run: &Run, shards: usize) -> Vec<String> {
+    let list = |shards: &[usize]| {
+        let numbers: Vec<_> = shards.iter().map(ToString::to_string).collect();
+        numbers.join(", ")
+    };
+    let place = match &run.place {
+        Place::Any | Place::Joined => "pgdog: any shard".to_owned(),
+        Place::These(shards) if shards.len() == 1 => format!("pgdog: shard {}", list(shards)),
+        Place::These(some) => format!("pgdog: shards {}", list(some)),
+        Place::All => format!("pgdog: all {shards} shards"),
+    };
+    let mut notes = vec![place];
+    if run.place.count(shards) > 1 {
+        notes.push(format!("pgdog: {}", merging(&run.merge)));
+        if let Some(text) = &run.text {
+            notes.push(format!("pgdog: each shard runs {text}"));
+        }
+    }
+    notes
+}
+
+/// What becomes of the shards' replies, in words.
+fn merging(plan: &MergePlan) -> String {
+    let steps = [
+        (plan.grouping.is_some(), "groups merged"),
+        (!plan.conditions.is_empty(), "HAVING applied"),
+        (!plan.order.is_empty(), "ordered"),
+        (
+            plan.distinct != crate::merge::plan::Distinct::No,
+            "duplicates removed",
+        ),
+        (plan.limit != crate::merge::plan::Limit::NONE, "limited"),
+    ];
+    let done: Vec<_> = steps
+        .iter()
+        .filter(|(done, _)| *done)
+        .map(|(_, name)| *name)
+        .collect();
+    match done.is_empty() {
+        true => "replies put together".to_owned(),
+        false => done.join(", "),
     }
 }

@@ -16,11 +16,14 @@ use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend::Query;
+use crate::protocol::rows::DataRow;
 use crate::protocol::sqlstate::SqlState;
+use crate::sql::settings::Settings;
 use crate::types;
 
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
+use super::super::role::unquoted;
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
 use super::Leg;
 
@@ -38,8 +41,8 @@ const LIMITS: Limits = Limits {
 
 /// What is sent to each server, and what they owe for it.
 pub(super) struct Call<'a> {
-    /// Whole messages.
-    pub(super) messages: &'a [u8],
+    /// Whole messages: for all, or for each.
+    pub(super) messages: &'a [Vec<u8>],
     /// What each of them is answered, in order.
     pub(super) owed: &'a [Owed],
     /// It may commit.
@@ -56,6 +59,8 @@ pub(super) enum Shown {
         slice: Slice,
         /// RowDescription, too.
         described: bool,
+        /// Rows of one column behind those of the servers.
+        notes: Vec<String>,
     },
     /// What describes a statement or portal. Of one server.
     Description,
@@ -112,6 +117,7 @@ struct Scatter<'a> {
     failed: bool,
     /// The client has got something of the reply.
     begun: bool,
+    notes: Vec<String>,
 }
 
 /// What becomes of the messages.
@@ -127,8 +133,9 @@ pub(super) async fn run(
     legs: &mut [Leg],
     call: &Call<'_>,
 ) -> Result<Outcome, End> {
-    for leg in &mut *legs {
-        send(leg, call);
+    for (at, leg) in legs.iter_mut().enumerate() {
+        let messages = call.messages.get(at).or_else(|| call.messages.first());
+        send(leg, call, messages.map_or(&[], Vec::as_slice));
     }
     let output = match &call.shown {
         Shown::Description => Output::Description,
@@ -137,13 +144,14 @@ pub(super) async fn run(
             plan,
             slice,
             described,
+            ..
         } => {
             let description = match described {
                 true => Description::Forwarded,
                 false => Description::Kept,
             };
             let (plan, slice) = (Arc::clone(plan), *slice);
-            let facts = types::Session::DEFAULT;
+            let facts = session.value_facts();
             Output::Merged {
                 merge: Box::new(Merge::new(
                     plan,
@@ -165,6 +173,10 @@ pub(super) async fn run(
         tag: Vec::new(),
         failed: false,
         begun: false,
+        notes: match &call.shown {
+            Shown::Reply { notes, .. } => notes.clone(),
+            Shown::Description | Shown::Errors => Vec::new(),
+        },
     };
     poll_fn(|cx| scatter.poll(cx)).await?;
     Ok(match scatter.failed {
@@ -173,9 +185,9 @@ pub(super) async fn run(
     })
 }
 
-fn send(leg: &mut Leg, call: &Call<'_>) {
+fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
     let server = &mut *leg.held;
-    server.stream.write(call.messages);
+    server.stream.write(messages);
     let note = if call.commits { NOTE_COMMIT } else { 0 };
     for owed in call.owed {
         match owed {
@@ -191,6 +203,29 @@ fn send(leg: &mut Leg, call: &Call<'_>) {
     let status = server.exchange.status();
     server.link.meter.begin(now, status);
     server.count_traffic();
+}
+
+impl Session {
+    /// What the shards' values look like under the settings of this session.
+    fn value_facts(&self) -> types::Session {
+        let facts = self.cluster.known();
+        let settings = self.settings.current();
+        let value = |name: &[u8]| settings.get(name).map(|value| unquoted(value.sql()));
+        let own = self.slot.welcome(&Settings::default());
+        let encoding = value(b"client_encoding");
+        let encoding = encoding.or_else(|| {
+            let own = own.as_ref()?.reported.get("client_encoding")?;
+            Some(own.to_vec())
+        });
+        let same_encoding = encoding.is_some_and(|encoding| *encoding == *facts.text.encoding);
+        let digits = value(b"extra_float_digits");
+        let digits = digits.map(|digits| String::from_utf8_lossy(&digits).parse::<i32>());
+        types::Session {
+            text_ordered_by_bytes: facts.text.ordered_by_bytes && same_encoding,
+            text_equal_by_bytes: facts.text.equal_by_bytes,
+            floats_exact: digits.is_none_or(|digits| digits.is_ok_and(|digits| digits > 0)),
+        }
+    }
 }
 
 /// A text as a Query, for [`Call`].
@@ -283,6 +318,13 @@ impl Scatter<'_> {
                 ) => {}
                 (Output::Merged { described, .. }, tag::NO_DATA) if !*described => {}
                 (Output::Merged { merge, .. }, _) => {
+                    if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
+                        for note in self.notes.drain(..) {
+                            let mut row = Vec::new();
+                            DataRow::encode(&mut row, [Some(note.as_bytes())]);
+                            merge.feed(at, &row, &mut out);
+                        }
+                    }
                     merge.feed(at, message, &mut out);
                     failed |= merge.has_failed();
                 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::merge::plan::Slice;
 use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RESPONSE};
 use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::exchange::Owed;
@@ -33,7 +32,7 @@ impl Session {
         let message = self.inbound.take(bytes);
         let text = message.get(5..message.len().saturating_sub(1));
         let text = text.unwrap_or_default();
-        match self.statements_of(text, None) {
+        match self.statements_of(text, None, &[]) {
             Ok(steps) if steps.is_empty() => self.stream.write(&EMPTY_QUERY_RESPONSE),
             Ok(steps) => self.run_steps(&steps).await?,
             Err(error) => self.tell(&error),
@@ -209,6 +208,10 @@ impl Session {
         place: &Place,
         run: &Run,
     ) -> Result<Stepped, End> {
+        let slice = match step.slice(run) {
+            Ok(slice) => slice,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
         let shards = self.shards_at(place);
         let want = step.want(self.sharded().transaction.is_open());
         let mut legs = Vec::with_capacity(shards.len());
@@ -223,11 +226,12 @@ impl Session {
                 }
             }
         }
-        let (messages, owed, described) = step.messages();
+        let (messages, owed, described) = step.messages(run);
         let shown = Shown::Reply {
             plan: Arc::new(run.merge.clone()),
-            slice: Slice::default(),
+            slice,
             described,
+            notes: run.notes.clone(),
         };
         let call = Call {
             messages: &messages,
@@ -321,7 +325,7 @@ impl Session {
         let commits = text == b"COMMIT";
         let mut failed = false;
         if !legs.is_empty() {
-            let messages = scatter::query(text);
+            let messages = [scatter::query(text)];
             let call = Call {
                 messages: &messages,
                 owed: &[Owed::Results],

@@ -1,0 +1,61 @@
+//! How statements are read and routed.
+
+use super::choice::{
+    PreparedStatements, QueryParser, ReadWriteStrategy, RewriteMode, SystemCatalogs,
+};
+use super::file::File;
+
+/// How statements are read and routed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings of the files"
+)]
+pub struct Routing {
+    /// Which texts are parsed.
+    pub parser: QueryParser,
+    /// Analysed texts kept, over all cores.
+    pub analyses_max: usize,
+    /// What decides where a transaction goes.
+    pub strategy: ReadWriteStrategy,
+    /// EXPLAIN tells of the routing, too.
+    pub expanded_explain: bool,
+    /// Statements that need several shards are refused.
+    pub cross_shard_disabled: bool,
+    /// The schema is read again after definitions that pass here.
+    pub reload_schema_on_ddl: bool,
+    /// INSERT of rows for several shards.
+    pub split_inserts: RewriteMode,
+    /// UPDATE of a sharding key.
+    pub shard_key: RewriteMode,
+    /// How system catalogues are read.
+    pub system_catalogs: SystemCatalogs,
+    /// Omnisharded tables that are listed nowhere are read from one shard per client.
+    pub omnisharded_sticky: bool,
+    /// SQL `PREPARE` is followed.
+    pub full_prepared: bool,
+}
+
+impl Routing {
+    pub(super) fn of(file: &File) -> Self {
+        let (general, rewrite) = (&file.general.value, &file.rewrite.value);
+        // A mode is "rewrite" only where rewriting is allowed.
+        let allowed = |mode: RewriteMode| match mode {
+            RewriteMode::Rewrite if !rewrite.enabled => RewriteMode::Error,
+            mode => mode,
+        };
+        Self {
+            parser: general.query_parser,
+            analyses_max: general.query_cache_limit,
+            strategy: general.read_write_strategy,
+            expanded_explain: general.expanded_explain,
+            cross_shard_disabled: general.cross_shard_disabled,
+            reload_schema_on_ddl: general.reload_schema_on_ddl,
+            split_inserts: allowed(rewrite.split_inserts),
+            shard_key: allowed(rewrite.shard_key),
+            system_catalogs: general.system_catalogs,
+            omnisharded_sticky: general.omnisharded_sticky,
+            full_prepared: general.prepared_statements == PreparedStatements::Full,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What a database's own catalogue says: which functions only read, which tables have which columns. Asked when a request
+//! needs it, and again when a definition has changed or it has become old.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use cores::Buf;
+
+use crate::protocol::backend::tag;
+use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
+use crate::protocol::rows::DataRow;
+use crate::routing::role::Catalogue;
+use crate::sharding::schema::Schema;
+use crate::sql::cache::Cache;
+use crate::sql::lexer::Dialect;
+use crate::types::COLLATIONS_QUERY;
+
+use super::super::cluster::{Cluster, Want};
+use super::super::server::{Recipient, RunError, Server};
+use super::obtain::Aim;
+use super::{End, Session};
+
+/// What was learnt longer ago is asked again: others may have changed definitions.
+const AGE_MAX: Duration = Duration::from_secs(60);
+/// When nobody could be asked, somebody is after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Views are analysed with this much room.
+const VIEWS_MAX: usize = 1;
+
+/// What is known of a database.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) functions: Catalogue,
+    pub(crate) schema: Schema,
+    pub(crate) text: TextFacts,
+}
+
+/// How the database compares text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TextFacts {
+    /// By its bytes, whatever the column.
+    pub(crate) ordered_by_bytes: bool,
+    /// Only equal bytes are equal, whatever the column.
+    pub(crate) equal_by_bytes: bool,
+    /// The encoding that it is stored in.
+    pub(crate) encoding: Box<[u8]>,
+}
+
+/// When that was learnt.
+pub(crate) struct Learnt {
+    pub(crate) facts: Rc<Facts>,
+    at: Instant,
+}
+
+impl Cluster {
+    /// What is known, as far as anything is.
+    pub(crate) fn known(&self) -> Rc<Facts> {
+        let learnt = self.facts.borrow();
+        learnt
+            .as_ref()
+            .map(|learnt| Rc::clone(&learnt.facts))
+            .unwrap_or_default()
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        let learnt = self.facts.borrow();
+        let age = learnt
+            .as_ref()
+            .map(|learnt| now.saturating_duration_since(learnt.at));
+        age.is_some_and(|age| age < AGE_MAX)
+    }
+
+    /// A definition has changed.
+    pub(crate) fn forget_facts(&self) {
+        self.facts.replace(None);
+    }
+}
+
+impl Session {
+    /// Asks a server what the database's catalogue says, unless that is known. Where it cannot be had nothing is known:
+    /// what needs to be is refused, or goes to the primary.
+    pub(super) async fn learn_facts(&mut self) -> Result<(), End> {
+        let now = self.state.core.now();
+        if self.cluster.is_fresh(now) {
+            return Ok(());
+        }
+        let aim = Aim {
+            shard: 0,
+            want: Want::Read,
+        };
+        let mut at = self.state.core.now();
+        let facts = match self.obtain(aim).await? {
+            Ok(mut held) => match learn(&mut held).await {
+                Ok(facts) => {
+                    self.release(held, false);
+                    facts
+                }
+                Err(RunError::Server(body)) => {
+                    self.release(held, true);
+                    let reason = String::from_utf8_lossy(&body).replace('\0', " ");
+                    let database = &self.cluster.names.database;
+                    tracing::warn!(%database, "cannot read the catalogue: {reason}");
+                    Facts::default()
+                }
+                Err(RunError::Lost(lost)) => {
+                    tracing::warn!("server connection lost: {lost}");
+                    Facts::default()
+                }
+            },
+            // Whoever needs this server will hear of it. Asked again soon.
+            Err(_) => {
+                at = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
+                Facts::default()
+            }
+        };
+        self.cluster.facts.replace(Some(Learnt {
+            facts: Rc::new(facts),
+            at,
+        }));
+        Ok(())
+    }
+}
+
+async fn learn(server: &mut Server) -> Result<Facts, RunError> {
+    let mut facts = Facts::default();
+    rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
+    rows(server, COLLATIONS_QUERY, |row| {
+        if let [by_bytes, equal] = row {
+            facts.text.ordered_by_bytes = *by_bytes == Some(b"t");
+            facts.text.equal_by_bytes = *equal == Some(b"t");
+        }
+    })
+    .await?;
+    rows(server, "SHOW server_encoding", |row| {
+        if let [Some(encoding)] = row {
+            facts.text.encoding = (*encoding).into();
+        }
+    })
+    .await?;
+    rows(server, Catalogue::FUNCTIONS, |row| {
+        if let [Some(name), Some(harmless)] = row {
+            let name = String::from_utf8_lossy(name);
+            facts.functions.add_function(&name, *harmless == b"t");
+        }
+    })
+    .await?;
+    let mut views = Vec::new();
+    rows(server, Catalogue::VIEWS, |row| {
+        if let [Some(name), definition] = row {
+            let name = String::from_utf8_lossy(name).into_owned();
+            views.push((name, definition.unwrap_or_default().to_vec()));
+        }
+    })
+    .await?;
+    let mut cache = Cache::new(VIEWS_MAX, 0);
+    let analysed = views.iter().map(|(name, definition)| {
+        let analysis = cache.analyse(definition, Dialect::default()).analysis;
+        (name.as_str(), analysis)
+    });
+    let analysed: Vec<_> = analysed.collect();
+    let analysed: Vec<_> = analysed
+        .iter()
+        .map(|(name, analysis)| (*name, &**analysis))
+        .collect();
+    facts.functions.add_views(&analysed);
+    Ok(facts)
+}
+
+/// Runs a query and shows its rows.
+async fn rows(
+    server: &mut Server,
+    sql: &str,
+    mut show: impl FnMut(&[Option<&[u8]>]),
+) -> Result<(), RunError> {
+    let mut answer = Answer::default();
+    server.run_into(sql.as_bytes(), &mut answer).await?;
+    let mut frames = Frames::new(&answer.bytes, BODY_BYTES_MAX);
+    while let Some(Ok(frame)) = frames.next() {
+        match frame.tag {
+            tag::DATA_ROW => {
+                let Ok(row) = DataRow::parse(frame.body) else {
+                    continue;
+                };
+                let values: Vec<_> = row.values().map_while(Result::ok).collect();
+                show(&values);
+            }
+            tag::ERROR_RESPONSE => return Err(RunError::Server(frame.body.to_vec())),
+            _ => {}
+        }
+    }
+    match answer.cut {
+        true => Err(RunError::Server(b"Mcatalogue is too large\0\0".to_vec())),
+        false => Ok(()),
+    }
+}
+
+/// All of an answer, up to a limit.
+#[derive(Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Recipient for Answer {
+    fn forward(&mut self, buf: Buf) {
+        self.forward_copy(&buf);
+    }
+
+    fn forward_copy(&mut self, bytes: &[u8]) {
+        self.cut |= self.bytes.len() + bytes.len() > ANSWER_BYTES_MAX;
+        if !self.cut {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn parameter(&mut self, _: &[u8], _: &[u8]) {}
+}

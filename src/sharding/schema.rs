@@ -1,0 +1,169 @@
+//! The tables of a database, as a server's catalogue tells of them: what routing has to know of names that it meets.
+
+use std::collections::HashMap;
+
+/// Tables by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    tables: HashMap<Box<str>, Vec<Table>>,
+}
+
+/// A table, or something that is used like one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The schema that it is in.
+    pub schema: Box<str>,
+    /// What it is.
+    pub kind: TableKind,
+    /// In their order.
+    pub columns: Vec<Column>,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: Box<str>,
+    /// It has a value when an INSERT gives it none: a default, an identity, an expression.
+    pub has_default: bool,
+}
+
+/// What is used like a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// It has rows of its own, or its partitions have.
+    Table,
+    /// A view, materialised or not: its rows are those of other tables.
+    View,
+    /// A foreign table: its rows are on another server.
+    Foreign,
+}
+
+impl Schema {
+    /// Asks a server: schema, table, kind, column, and whether that has a default; in the order of columns. Tables of the
+    /// system are left out.
+    pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
+        a.atthasdef OR a.attidentity <> '' \
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
+        ORDER BY c.oid, a.attnum";
+
+    /// Adds what one row of the answer says. A row that is not as [`Self::QUERY`] makes it adds nothing.
+    pub fn add(&mut self, row: &[Option<&[u8]>]) {
+        let text = |at: usize| std::str::from_utf8((*row.get(at)?)?).ok();
+        let (Some(schema), Some(name), Some(kind)) = (text(0), text(1), text(2)) else {
+            return;
+        };
+        let kind = match kind {
+            "v" | "m" => TableKind::View,
+            "f" => TableKind::Foreign,
+            _ => TableKind::Table,
+        };
+        let tables = self.tables.entry(name.into()).or_default();
+        let at = match tables.iter().position(|table| *table.schema == *schema) {
+            Some(at) => at,
+            None => {
+                tables.push(Table {
+                    schema: schema.into(),
+                    kind,
+                    columns: Vec::new(),
+                });
+                tables.len() - 1
+            }
+        };
+        if let (Some(table), Some(column)) = (tables.get_mut(at), text(3)) {
+            table.columns.push(Column {
+                name: column.into(),
+                has_default: text(4) == Some("t"),
+            });
+        }
+    }
+
+    /// The table of this name. Without a schema it is the one that the first schema of `path` has; if none of them has
+    /// one, the only one there is.
+    pub fn table<'p>(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        path: impl IntoIterator<Item = &'p str>,
+    ) -> Option<&Table> {
+        let tables = self.tables.get(name)?;
+        let in_schema = |schema: &str| tables.iter().find(|table| *table.schema == *schema);
+        match schema {
+            Some(schema) => in_schema(schema),
+            None => {
+                let found = path.into_iter().find_map(in_schema);
+                found.or(match tables.as_slice() {
+                    [only] => Some(only),
+                    _ => None,
+                })
+            }
+        }
+    }
+
+    /// How many tables there are.
+    pub fn len(&self) -> usize {
+        self.tables.values().map(Vec::len).sum()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+}
+
+impl Table {
+    /// Its column of this name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| *column.name == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(rows: &[[&str; 5]]) -> Schema {
+        let mut schema = Schema::default();
+        for row in rows {
+            let row = row.map(|value| (!value.is_empty()).then_some(value.as_bytes()));
+            schema.add(&row);
+        }
+        schema
+    }
+
+    #[test]
+    fn names_are_found_as_the_search_path_finds_them() {
+        let schema = schema(&[
+            ["public", "users", "r", "id", "t"],
+            ["public", "users", "r", "name", "f"],
+            ["old", "users", "p", "number", "f"],
+            ["old", "orders", "v", "id", "f"],
+            ["public", "empty", "r", "", ""],
+        ]);
+        assert_eq!(schema.len(), 4);
+        let users = schema.table(None, "users", ["alice", "public"]).unwrap();
+        assert_eq!((&*users.schema, users.columns.len()), ("public", 2));
+        assert!(users.column("id").unwrap().has_default);
+        assert!(!users.column("name").unwrap().has_default);
+        assert_eq!(
+            &*schema
+                .table(Some("old"), "users", ["public"])
+                .unwrap()
+                .schema,
+            "old"
+        );
+        assert!(
+            schema.table(None, "users", []).is_none(),
+            "it may be either"
+        );
+        assert_eq!(
+            schema.table(None, "orders", []).unwrap().kind,
+            TableKind::View
+        );
+        assert!(schema.table(None, "empty", []).unwrap().columns.is_empty());
+        assert!(schema.table(None, "nothing", ["public"]).is_none());
+    }
+}
