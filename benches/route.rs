@@ -1,9 +1,14 @@
-//! What a statement is: found by its shape, or parsed; and may a replica run it.
+//! What a statement is: found by its shape, or parsed; may a replica run it, and which shard has its rows.
 
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group};
+use pgdog::config::choice::SystemCatalogs;
 use pgdog::routing::role::{readable, Catalogue};
+use pgdog::routing::route::{route, Database, NoSchema, Route};
+use pgdog::routing::values::Values;
+use pgdog::sharding::hash::Hasher;
+use pgdog::sharding::{Function, KeyType, ShardedColumn, ShardingTables};
 use pgdog::sql::cache::Cache;
 use pgdog::sql::lexer::Dialect;
 use pgdog_benches::SELECT_LITERAL;
@@ -42,4 +47,52 @@ fn analysed(mut cache: Cache, text: &[u8]) -> Cache {
     cache
 }
 
-library_benchmark_group!(name = routes, benchmarks = [analysed]);
+/// A database of three shards, whose key is the one of the point query.
+fn sharded() -> (Cache, ShardingTables, Catalogue) {
+    let key = ShardedColumn {
+        schema: None,
+        table: Some("pgbench_accounts".to_owned()),
+        column: "aid".to_owned(),
+        primary: false,
+        key_type: KeyType::Bigint,
+        function: Function::Hash(Hasher::Postgres),
+        lookup: None,
+        shards: 3,
+    };
+    let tables = ShardingTables {
+        shards: 3,
+        columns: vec![key],
+        ..ShardingTables::default()
+    };
+    (warm(), tables, Catalogue::default())
+}
+
+// All that a simple query with another literal costs before it is sent.
+#[library_benchmark]
+#[bench::point_query(sharded())]
+fn routed(
+    (mut cache, tables, functions): (Cache, ShardingTables, Catalogue),
+) -> (Cache, ShardingTables, Catalogue) {
+    let analysed = cache.analyse(black_box(OTHER_LITERAL), Dialect::default());
+    let database = Database {
+        tables: &tables,
+        schema: &NoSchema,
+        search_path: None,
+        functions: &functions,
+        system_catalogs: SystemCatalogs::OmnishardedSticky,
+        sticky: false,
+        lookups: &|_, _| None,
+    };
+    let values = Values {
+        text: OTHER_LITERAL,
+        literals: analysed.literals,
+        backslashes: false,
+        parameters: &[],
+    };
+    let statements = analysed.analysis.statements.as_ref().unwrap();
+    let found = route(statements.first().unwrap(), &values, &database);
+    assert!(matches!(black_box(found), Ok(Route::One(_))));
+    (cache, tables, functions)
+}
+
+library_benchmark_group!(name = routes, benchmarks = [analysed, routed]);

@@ -5,6 +5,8 @@
 //! all that it touches is there. Writes that cannot be divided are refused; a SELECT for several shards is planned by
 //! `sql::parse::across`, which refuses what it cannot put together.
 
+use std::fmt;
+
 use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
@@ -13,7 +15,7 @@ use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, Tab
 use crate::sql::keys::{Keys, Member};
 use crate::sql::statement::{Function, Need, Statement};
 
-use super::reach::{Reach, Table};
+use super::reach::{alike, Reach, Table};
 use super::role::Catalogue;
 use super::values::{NoKey, Values};
 
@@ -114,6 +116,55 @@ pub fn route<'s>(
         Ok(route) => Ok(route),
         Err(Stop::Lookup(column, key)) => Ok(Route::Lookup(column, key)),
         Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+/// The shards of a key that a comment or `pgdog.sharding_key` gives, whatever the statement.
+///
+/// Errors: 22P02 for what is no key, 0A000 if the database's tables do not agree on where equal keys are, or no rule
+/// takes this one.
+pub fn route_key<'s>(key: &[u8], database: &Database<'s>) -> Result<Route<'s>, Error> {
+    let mut columns = database.tables.columns.iter();
+    let Some(column) = columns.next() else {
+        return Err(refused("a sharding key without sharded tables"));
+    };
+    if columns.any(|other| !alike(column, other)) {
+        return Err(refused(
+            "a sharding key where tables have keys of different kinds",
+        ));
+    }
+    let key = column.key_type.text(key)?;
+    let placement = match column.place(&key) {
+        Placement::Ask(_) => match (database.lookups)(column, &key) {
+            Some(answer) => answer,
+            None => return Ok(Route::Lookup(column, key.into_owned())),
+        },
+        placement => placement,
+    };
+    match placement {
+        Placement::Shard(shard) => Ok(Route::One(shard)),
+        Placement::Ask(_) | Placement::Unmatched => {
+            Err(refused("a sharding key that no rule takes"))
+        }
+    }
+}
+
+/// For EXPLAIN and logs.
+impl fmt::Display for Route<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(shard) => write!(f, "shard {shard}"),
+            Self::Any { .. } => f.write_str("any shard"),
+            Self::Several(shards) => write!(f, "shards {shards}"),
+            Self::Same(shards) => write!(f, "the same on shards {shards}"),
+            Self::New(_) => f.write_str("any shard, which makes the key"),
+            Self::Rows(rows) => {
+                let shards: Shards = rows.iter().copied().collect();
+                write!(f, "{} rows divided among shards {shards}", rows.len())
+            }
+            Self::Move { from, to, .. } => write!(f, "rows move from shards {from} to shard {to}"),
+            Self::Lookup(column, _) => write!(f, "as the lookup query of {} says", column.name()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::error::{Error, Fault};
+use crate::protocol::frontend::Arguments;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{BadKey, Key, KeyType, Usage};
 use crate::sql::keys::{Member, Operand};
@@ -41,6 +42,23 @@ pub enum Parameter<'a> {
         /// Its bytes.
         value: &'a [u8],
     },
+}
+
+impl<'a> Parameter<'a> {
+    /// The values of a Bind. `types`: those that Parse declared, in order; there may be fewer.
+    pub fn of(arguments: &Arguments<'a>, types: impl IntoIterator<Item = u32>) -> Vec<Self> {
+        let mut types = types.into_iter();
+        let values = arguments.values().enumerate();
+        let values = values.map(|(index, value)| {
+            let type_oid = types.next().unwrap_or(0);
+            match (value, arguments.formats.of(index)) {
+                (None, _) => Self::Null,
+                (Some(value), Some(1)) => Self::Binary { type_oid, value },
+                (Some(value), _) => Self::Text { type_oid, value },
+            }
+        });
+        values.collect()
+    }
 }
 
 /// Why a value is no key.
@@ -364,6 +382,31 @@ mod tests {
             let cut = bytes.get(..cut).unwrap();
             assert_eq!(binary_array(cut, KeyType::Bigint, &mut |_| {}), None);
         }
+    }
+
+    #[test]
+    fn parameters_of_bind_have_their_formats_and_types() {
+        use crate::protocol::frame::Frames;
+        use crate::protocol::frontend::Bind;
+        let mut out = Vec::new();
+        let values = [Some(&b"5"[..]), None, Some(&[0, 0, 0, 7])];
+        Bind::encode(&mut out, b"", b"", [0, 0, 1], values, []);
+        let frame = Frames::new(&out, 1 << 16).flatten().next().unwrap();
+        let bind = Bind::parse(frame.body).unwrap();
+        assert_eq!(
+            Parameter::of(&bind.arguments().unwrap(), [20, 20]),
+            [
+                Parameter::Text {
+                    type_oid: 20,
+                    value: b"5"
+                },
+                Parameter::Null,
+                Parameter::Binary {
+                    type_oid: 0,
+                    value: &[0, 0, 0, 7]
+                },
+            ]
+        );
     }
 
     #[test]

@@ -280,3 +280,40 @@ fn schemas_have_their_shards() {
         assert_eq!(routed(&mut cache, &tables, text, &[]), expected, "{text}");
     }
 }
+
+#[test]
+fn keys_of_hints_have_their_shard() {
+    let (schema, functions) = (schema(), Catalogue::default());
+    let mut tables = sharding();
+    let of = |tables: &ShardingTables, key: &str| {
+        let database = Database {
+            tables,
+            schema: &schema,
+            search_path: None,
+            functions: &functions,
+            system_catalogs: SystemCatalogs::OmnishardedSticky,
+            sticky: false,
+            lookups: &|_, _| None,
+        };
+        show(route_key(key.as_bytes(), &database))
+    };
+    assert_eq!(of(&tables, "5"), "0A000", "uuids and numbers");
+    tables.columns.truncate(3);
+    assert_eq!(of(&tables, " 05"), shard_of(&tables, 5).to_string());
+    assert_eq!(of(&tables, "x"), "22P02");
+}
+
+#[test]
+fn routes_are_told_in_words() {
+    for (route, words) in [
+        (Route::One(2), "shard 2"),
+        (Route::Any { sticky: true }, "any shard"),
+        (Route::Several(Shards::all(2)), "shards 0, 1"),
+        (
+            Route::Rows(vec![0, 2, 0]),
+            "3 rows divided among shards 0, 2",
+        ),
+    ] {
+        assert_eq!(route.to_string(), words);
+    }
+}

@@ -414,3 +414,30 @@ fn what_hides_a_write_is_found_at_any_depth() {
     assert_eq!(statement.tables.len(), 1);
     assert_eq!(statement.tables[0].usage, TableUse::Read);
 }
+
+/// The parser may be built so that it redirects the process's stderr while it parses: two threads at once would leave
+/// it closed.
+#[test]
+fn parsing_on_several_threads_leaves_stderr_alone() {
+    let stderr = || std::fs::read_link("/proc/self/fd/2").unwrap();
+    let before = stderr();
+    let watch = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let parsers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        parse_text("SELECT 1").unwrap();
+                    }
+                })
+            })
+            .collect();
+        while parsers.iter().any(|parser| !parser.is_finished()) {
+            if stderr() != before {
+                watch.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    });
+    assert!(!watch.into_inner(), "stderr was elsewhere for a moment");
+    assert_eq!(stderr(), before);
+}
