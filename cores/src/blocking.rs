@@ -94,21 +94,15 @@ impl Blocking {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let (result, receiver) = bounded(1);
-        let waker = Arc::new(AtomicWaker::new());
-        let slot = Slot {
-            result: Some(result),
-            waker: waker.clone(),
-        };
+        let (slot, answer) = slot();
         let job = Box::new(move || slot.fill(job()));
-        let state = match self.queue.try_send(job) {
-            Ok(()) => State::Queued { receiver, waker },
-            Err(TrySendError::Full(_)) => State::Refused,
+        match self.queue.try_send(job) {
+            Ok(()) => answer,
+            Err(TrySendError::Full(_)) => Answer::refused(),
             Err(TrySendError::Disconnected(_)) => {
                 unreachable!("helpers end after their last handle")
             }
-        };
-        Answer { state }
+        }
     }
 
     /// Addresses of a host name with the resolver of the system, in its order; never empty.
@@ -159,6 +153,27 @@ enum State<T> {
     },
 }
 
+impl<T> Answer<T> {
+    /// That of a full queue.
+    pub(crate) fn refused() -> Self {
+        Self {
+            state: State::Refused,
+        }
+    }
+}
+
+/// Where another thread leaves a result, and the future of it.
+pub(crate) fn slot<T>() -> (Slot<T>, Answer<T>) {
+    let (result, receiver) = bounded(1);
+    let waker = Arc::new(AtomicWaker::new());
+    let slot = Slot {
+        result: Some(result),
+        waker: waker.clone(),
+    };
+    let state = State::Queued { receiver, waker };
+    (slot, Answer { state })
+}
+
 impl<T> Future for Answer<T> {
     type Output = Result<T, Lost>;
 
@@ -182,13 +197,13 @@ impl<T> Future for Answer<T> {
 }
 
 /// Where a job leaves its result. Dropped without one, it reports the loss.
-struct Slot<T> {
+pub(crate) struct Slot<T> {
     result: Option<Sender<T>>,
     waker: Arc<AtomicWaker>,
 }
 
 impl<T> Slot<T> {
-    fn fill(self, value: T) {
+    pub(crate) fn fill(self, value: T) {
         if let Some(result) = &self.result {
             // A failure means that nobody waits any more.
             drop(result.try_send(value));

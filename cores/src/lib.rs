@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod blocking;
 mod buffer;
+pub mod durable;
 mod executor;
 pub mod gate;
 pub mod journal;

@@ -91,6 +91,8 @@ pub struct Config {
     pub admin: AdminIdentity,
     /// Who this process is among its siblings.
     pub instance: Instance,
+    /// The log of two-phase commits; `None`: there is none, and a crash leaves prepared transactions.
+    pub commit_log: Option<CommitLogSettings>,
     /// Databases as clients see them, in the order of their names.
     pub clusters: Vec<Cluster>,
     /// One for each user, database and server; in the order of user, database, shard, file.
@@ -287,6 +289,19 @@ pub struct Instance {
     pub node_id: Option<String>,
     /// `DEPLOYMENT_ID`, part of names in two-phase commit.
     pub deployment_id: Option<String>,
+}
+
+/// The log of two-phase commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitLogSettings {
+    /// Where its segments are.
+    pub folder: PathBuf,
+    /// A segment of so many bytes is followed by another one.
+    pub segment_bytes: u64,
+    /// How long more records are waited for before they are synchronised.
+    pub gather: Duration,
+    /// Age at which a segment is followed by another one.
+    pub checkpoint: Duration,
 }
 
 /// A database as clients see it.

@@ -23,10 +23,10 @@ use super::sharding_tables::{load_centroids, sharding_tables, ReadFile};
 use super::users::{UserEntry, UsersFile};
 use super::value::{Millis, DISABLED};
 use super::{
-    AdminIdentity, CertificateFiles, ClientLimits, Cluster, Config, Credentials, Host, Instance,
-    Listen, LogSettings, Mirror, Origin, PoolConfig, PoolLimits, PreparedLimits, Routing, Server,
-    ServerAddress, ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions, TlsSettings,
-    TwoPhaseCommit, User, Users,
+    AdminIdentity, CertificateFiles, ClientLimits, Cluster, CommitLogSettings, Config, Credentials,
+    Host, Instance, Listen, LogSettings, Mirror, Origin, PoolConfig, PoolLimits, PreparedLimits,
+    Routing, Server, ServerAddress, ServerLimits, ServerLogin, Shard, ShutdownLimits, TcpOptions,
+    TlsSettings, TwoPhaseCommit, User, Users,
 };
 
 /// One file, already read.
@@ -166,6 +166,7 @@ pub(super) fn build(
             node_id: environment.get("NODE_ID").cloned(),
             deployment_id: environment.get("DEPLOYMENT_ID").cloned(),
         },
+        commit_log: commit_log(general),
         clusters,
         pools,
         users,
@@ -191,6 +192,18 @@ fn client_limits(general: &General) -> ClientLimits {
         query_size_action: general.query_size_limit_action,
         recovery: general.client_connection_recovery,
     }
+}
+
+fn commit_log(general: &General) -> Option<CommitLogSettings> {
+    Some(CommitLogSettings {
+        folder: general.two_phase_commit_wal_dir.clone()?,
+        segment_bytes: general.two_phase_commit_wal_segment_size.0,
+        gather: general.two_phase_commit_wal_fsync_interval.duration(),
+        checkpoint: general
+            .two_phase_commit_wal_checkpoint_interval
+            .limit()
+            .unwrap_or(Duration::MAX),
+    })
 }
 
 fn tls_settings(general: &General) -> TlsSettings {

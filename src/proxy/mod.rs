@@ -2,6 +2,7 @@
 
 mod client;
 mod cluster;
+pub mod commit_log;
 mod core_state;
 mod mail;
 mod news;
