@@ -19,6 +19,8 @@ mod admin;
 mod auth;
 #[path = "proxy/auth_query.rs"]
 mod auth_query;
+#[path = "proxy/balancing.rs"]
+mod balancing;
 #[path = "proxy/cancel.rs"]
 mod cancel;
 #[path = "proxy/copy.rs"]

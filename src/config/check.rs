@@ -214,7 +214,8 @@ impl Check<'_> {
             }
             let weighted = file.general.value.load_balancing_strategy
                 == LoadBalancingStrategy::WeightedRoundRobin;
-            if entry.given("lb_weight") && !weighted {
+            // A spare server is one whatever the strategy is.
+            if entry.value.lb_weight > 0 && entry.given("lb_weight") && !weighted {
                 self.warn(
                     entry,
                     "lb_weight",
@@ -288,7 +289,11 @@ impl Check<'_> {
             with(Role::Auto).next(),
             self.file.general.value.lsn_check_delay.limit(),
         ) {
-            self.warn(auto, "role", "auto needs lsn_check_delay in [general]");
+            self.warn(
+                auto,
+                "role",
+                "auto needs checks: without lsn_check_delay they begin at once",
+            );
         }
         let mut seen = BTreeSet::new();
         for entry in servers {
@@ -562,7 +567,7 @@ mod tests {
             ("ban_timeout = 1000", "", "", "p.toml:1: general.idle_healthcheck_interval: keep it below ban_timeout (1000 ms), or bans end unchecked"),
             ("", "lb_weight = 5", "", "p.toml:6: databases.lb_weight: only used by load_balancing_strategy = \"weighted_round_robin\""),
             ("", "shard = 1", "", "p.toml:6: databases.shard: shards of \"d\" have a gap: 0 is missing"),
-            ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs lsn_check_delay in [general]"),
+            ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs checks: without lsn_check_delay they begin at once"),
             ("", "[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\npooler_mode = \"session\"", "", "p.toml:10: databases.pooler_mode: differs from other entries of \"d\""),
             ("", "[rewrite]\nshard_key = \"rewrite\"", "", "p.toml:7: rewrite.shard_key: has no effect while rewrite.enabled is false"),
             ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: every shard will get every row of an INSERT of several rows"),

@@ -45,6 +45,8 @@ pub(crate) struct Shard {
     /// In the order of the file, at least one.
     servers: Vec<Rc<PoolSlot>>,
     balance: RefCell<Balance>,
+    /// It is found out who is the primary.
+    elected: bool,
     /// Whom writes went to when that was last looked at.
     writable: Cell<Option<Writable>>,
     /// The last server that they went to.
@@ -193,7 +195,8 @@ impl Shard {
         core: &Core,
     ) -> Self {
         let members: Vec<Member> = servers.iter().map(|slot| member(slot, config)).collect();
-        let policy = policy(&config.balancing, &members);
+        let found_out = members.iter().any(|member| member.role == Role::Auto);
+        let policy = policy(&config.balancing, found_out);
         let known = before.map(|shard| (shard, shard.balance.borrow()));
         let balance = match known {
             Some((shard, balance)) => {
@@ -204,6 +207,7 @@ impl Shard {
         };
         Self {
             number,
+            elected: found_out,
             servers: servers.to_vec(),
             balance: RefCell::new(balance),
             writable: Cell::new(None),
@@ -229,7 +233,7 @@ impl Shard {
     ) -> Choice {
         if let [only] = &*self.servers {
             // There is no other to choose, whatever it says of itself.
-            if only.config().role != Role::Auto && want == Want::Write {
+            if !self.elected && want == Want::Write {
                 return Choice::Pool {
                     slot: Rc::clone(only),
                     epoch: None,
@@ -301,7 +305,7 @@ impl Shard {
 
     /// Is it found out which of its servers is the primary?
     pub(crate) fn is_elected(&self) -> bool {
-        self.servers[0].config().role == Role::Auto
+        self.elected
     }
 }
 
@@ -319,8 +323,7 @@ fn member(slot: &PoolSlot, config: &Config) -> Member {
     }
 }
 
-fn policy(balancing: &Balancing, members: &[Member]) -> Policy {
-    let found_out = members.iter().any(|member| member.role == Role::Auto);
+fn policy(balancing: &Balancing, found_out: bool) -> Policy {
     Policy {
         split: balancing.split,
         strategy: balancing.strategy,

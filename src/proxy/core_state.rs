@@ -101,6 +101,8 @@ pub(crate) struct CoreState {
     /// What servers have said of users.
     pub(super) looked_up: RefCell<LookedUp>,
     random: RefCell<Vec<u8>>,
+    /// State of [`CoreState::chance`].
+    chance: Cell<u64>,
 }
 
 /// Serving, or on the way out.
@@ -181,6 +183,7 @@ impl CoreState {
             keys: RefCell::new(KeyCache::new(KEYS_MAX)),
             looked_up: RefCell::new(LookedUp::new(LOOKED_UP_MAX)),
             random: RefCell::new(Vec::new()),
+            chance: Cell::new(index as u64),
         })
     }
 
@@ -274,6 +277,17 @@ impl CoreState {
         let rest = store.len() - N;
         let bytes = store.split_off(rest);
         bytes.try_into().expect("N bytes were split off")
+    }
+
+    /// A number for spreading things, nothing secret: SplitMix64.
+    ///
+    /// Source: <https://doi.org/10.1145/2714064.2660195>
+    pub(crate) fn chance(&self) -> u64 {
+        let state = self.chance.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.chance.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// Random bytes for one login.

@@ -136,7 +136,11 @@ impl Trio {
         signal_all(&children, Signal::KILL);
         process.wait(PATIENCE);
         // Until the last one is gone the server would not start again.
-        let gone = |child: &i32| !PathBuf::from(format!("/proc/{child}")).exists();
+        let gone = |child: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+            // One that nobody has waited for yet holds nothing any more.
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        };
         poll(PATIENCE, "its processes to be gone", || {
             children.iter().all(gone).then_some(())
         });

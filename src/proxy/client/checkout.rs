@@ -10,13 +10,14 @@ use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, Stat};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
+use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::Ties;
 use crate::sql::settings::Settings;
 
 use super::super::core_state::{Activity, Notice};
 use super::super::pools::{Conn, Held};
-use super::super::server::{Reset, RunError, Targets};
+use super::super::server::{Lost, Reset, RunError, Targets};
 use super::obtain::{Aim, Attempt};
 use super::request::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
@@ -89,7 +90,12 @@ impl Session {
             if !Settings::same(&held.settings, wanted) {
                 match Box::pin(self.apply_settings(held)).await {
                     Ok(ready) => held = ready,
-                    Err(error) => return Ok(Attempt::Refused(error)),
+                    Err(Unfit::Setting(error)) => return Ok(Attempt::Refused(error)),
+                    // It was going away. Nothing of the client's was sent to it.
+                    Err(Unfit::Gone(error)) => match self.may_try_again(&mut tries) {
+                        true => continue,
+                        false => return Ok(Attempt::Failed(error)),
+                    },
                 }
             }
             let now = self.state.core.now();
@@ -102,12 +108,16 @@ impl Session {
         }
     }
 
-    /// Brings the server's settings in line with the client's. An error is for the client.
-    async fn apply_settings(&mut self, mut held: Held) -> Result<Held, Error> {
-        Err(match held.bring_to(self.settings.committed()).await {
+    /// Brings the server's settings in line with the client's.
+    async fn apply_settings(&mut self, mut held: Held) -> Result<Held, Unfit> {
+        match held.bring_to(self.settings.committed()).await {
             Ok(_) => {
                 self.settings.in_line();
-                return Ok(held);
+                Ok(held)
+            }
+            Err(RunError::Server(body)) if Fields::parse(&body).is_ok_and(|f| f.is_fatal()) => {
+                held.link.meter.lost();
+                Err(Unfit::Gone(lost_error(&Lost::Closed(None))))
             }
             Err(RunError::Server(body)) => {
                 if held.is_fit() {
@@ -115,10 +125,12 @@ impl Session {
                 }
                 let detail = String::from_utf8_lossy(&body).replace('\0', " ");
                 let text = "cannot apply this session's parameters";
-                Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
+                let code = SqlState::INVALID_PARAMETER_VALUE;
+                let error = Error::error(Fault::Server, code, text);
+                Err(Unfit::Setting(error.detail(detail)))
             }
-            Err(RunError::Lost(lost)) => lost_error(&lost),
-        })
+            Err(RunError::Lost(lost)) => Err(Unfit::Gone(lost_error(&lost))),
+        }
     }
 
     /// MAINTENANCE: waits until transactions may begin, for as long as the client stays.
@@ -241,6 +253,14 @@ impl Session {
             }
         });
     }
+}
+
+/// Why a server does not have the client's settings.
+enum Unfit {
+    /// It does not take them: the client is told.
+    Setting(Error),
+    /// It went away: another connection may do.
+    Gone(Error),
 }
 
 /// What a place in the queue has come to; `None`: there is a better one elsewhere.

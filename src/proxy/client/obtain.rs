@@ -18,8 +18,8 @@ use super::super::pools::Held;
 use super::super::server::{Lost, RunError};
 use super::{End, Session};
 
-/// Connections of one server that are checked for one request, before another server is tried.
-const CHECKS_MAX: usize = 3;
+/// Connections beyond those of the pool that may turn out to be gone, before another server is tried for a request.
+const TRIES_MAX: usize = 3;
 
 /// What a request is for: of which shard a server is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,10 @@ impl Session {
             }
             let news = self.cluster.news();
             let (state, now) = (&self.state, self.state.core.now());
-            let random = || u64::from_ne_bytes(state.random());
-            match self.cluster.pick(aim.shard, aim.want, &tried, now, random) {
+            match self
+                .cluster
+                .pick(aim.shard, aim.want, &tried, now, || state.chance())
+            {
                 Choice::Pool { slot, epoch } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
@@ -206,12 +208,17 @@ impl Session {
         };
         held.link.meter.lost();
         news::happened(&self.state, self.slot.id, event);
-        *tries += 1;
-        let hopeless = event != Event::Lost || *tries >= CHECKS_MAX;
+        let hopeless = event != Event::Lost || !self.may_try_again(tries);
         Err(hopeless.then(|| {
             let text = "server failed its health check";
             Error::error(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
         }))
+    }
+
+    /// A connection has turned out to be gone: is another one of this pool to be tried?
+    pub(super) fn may_try_again(&self, tries: &mut usize) -> bool {
+        *tries += 1;
+        *tries < self.slot.config().limits.size + TRIES_MAX
     }
 
     /// Does a client that waits for a server of this pool do so for good reason? `known` is what was known when it
