@@ -6,7 +6,7 @@ use crate::sharding::{ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
-use super::reach::Table;
+use super::reach::{alike, Table};
 use super::route::{refused, Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
@@ -297,7 +297,7 @@ impl<'s> Router<'_, 's> {
         };
         let reach = self.reach();
         let sources = reach.keys_of(source, &(0..u16::MAX));
-        let Some(&(root, _)) = sources.iter().find(|(_, other)| reach.alike(column, other)) else {
+        let Some(&(root, _)) = sources.iter().find(|(_, other)| alike(column, other)) else {
             return Err(refusal().into());
         };
         let from = sets.get(usize::from(root)).copied().flatten();
@@ -334,7 +334,7 @@ impl<'s> Router<'_, 's> {
                 let sources = reach.keys_of(source, &(0..u16::MAX));
                 Ok(sources
                     .iter()
-                    .any(|(index, other)| *index != write.target && reach.alike(column, other)))
+                    .any(|(index, other)| *index != write.target && alike(column, other)))
             }
             Some(Operand::Other | Operand::Default) => Ok(false),
             Some(value) => Ok(self.stored(column, value)? == shard),

@@ -21,6 +21,14 @@ pub(super) enum Table<'s> {
     },
 }
 
+/// Are equal keys of both on the same shard?
+pub(super) fn alike(one: &ShardedColumn, other: &ShardedColumn) -> bool {
+    one.key_type == other.key_type
+        && one.function == other.function
+        && one.lookup == other.lookup
+        && one.shards == other.shards
+}
+
 /// Tables and what connects them.
 pub(super) struct Reach<'k, 's> {
     pub(super) keys: &'k Keys,
@@ -48,14 +56,6 @@ impl<'s> Reach<'_, 's> {
         found.collect()
     }
 
-    /// Are equal keys of both on the same shard?
-    pub(super) fn alike(&self, one: &ShardedColumn, other: &ShardedColumn) -> bool {
-        one.key_type == other.key_type
-            && one.function == other.function
-            && one.lookup == other.lookup
-            && one.shards == other.shards
-    }
-
     /// Pairs of tables, the second of which follows the first: its rows that count have the keys of the first's.
     pub(super) fn edges(&self) -> Vec<(u16, u16)> {
         let mut edges = Vec::new();
@@ -63,7 +63,7 @@ impl<'s> Reach<'_, 's> {
             let everything = 0..u16::MAX;
             for (from, one) in self.keys_of(&equality.from, &everything) {
                 for (to, other) in self.keys_of(&equality.to, &equality.within) {
-                    if from != to && self.alike(one, other) {
+                    if from != to && alike(one, other) {
                         edges.push((from, to));
                     }
                 }
