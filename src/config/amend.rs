@@ -149,11 +149,13 @@ mod tests {
             let refused = config.amended(name, "no such value at all").unwrap_err();
             assert!(matches!(refused, Refused::Invalid(_)), "{name}");
         }
-        for (name, value) in [
-            ("rewrite_enabled", "true"),
-            ("rewrite_split_inserts", "ignore"),
+        for (name, value, in_effect) in [
+            ("rewrite_enabled", "true", true),
+            ("rewrite_split_inserts", "ignore", true),
+            ("rewrite_primary_key", "error", false),
         ] {
-            assert!(!config.amended(name, value).unwrap().in_effect, "{name}");
+            let amended = config.amended(name, value).unwrap();
+            assert_eq!(amended.in_effect, in_effect, "{name}");
         }
     }
 

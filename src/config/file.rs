@@ -125,11 +125,11 @@ section! {
     Rewrite = "rewrite";
 
     /// Allow the mode "rewrite" below.
-    enabled: bool = default "false", Live, Later;
+    enabled: bool = default "false", Live, Now;
     /// UPDATE that changes a sharding key; rewrite moves the row.
-    shard_key: RewriteMode = default "error", Live, Later;
+    shard_key: RewriteMode = default "error", Live, Now;
     /// INSERT of several rows; rewrite splits it.
-    split_inserts: RewriteMode = default "error", Live, Later;
+    split_inserts: RewriteMode = default "error", Live, Now;
     /// INSERT without its BIGINT key; rewrite generates one, rewrite_omni on omnisharded tables only.
     primary_key: PrimaryKeyRewrite = default "ignore", Live, Later;
 }
@@ -243,7 +243,7 @@ section! {
     /// What the server does; auto asks it, which needs lsn_check_delay.
     role: Role = default "primary", Live, Now;
     /// Number of the shard, from 0 without gaps.
-    shard: u32 = default "0", Live, Later;
+    shard: u32 = default "0", Live, Now;
     /// Name of the database on the server; unset: name.
     database_name: Option<String> = unset "postgres", Live, Now;
     /// User for the server, stronger than what users.toml says.

@@ -124,7 +124,7 @@ section! {
     /// Which replica a read goes to.
     load_balancing_strategy: LoadBalancingStrategy = default "random", Live, Now;
     /// conservative: explicit transactions are writes; aggressive: their first statement decides.
-    read_write_strategy: ReadWriteStrategy = default "conservative", Live, Later;
+    read_write_strategy: ReadWriteStrategy = default "conservative", Live, Now;
     /// Does the primary serve reads too? prefer_primary uses replicas only on an explicit hint.
     read_write_split: ReadWriteSplit = default "include_primary", Live, Now;
     /// Start checks of LSN and role after this; 9223372036854775807 turns them off.
@@ -143,7 +143,7 @@ section! {
     /// Longest query tried by the cheap pre-parser.
     regex_parser_limit: Bytes = default "1000", Live, Later;
     /// Entries in the cache of parsed statements; the least recently used goes first.
-    query_cache_limit: usize = default "1000", Live, Later;
+    query_cache_limit: usize = default "1000", Live, Now;
     /// Which prepared statements work: none, named ones, unnamed ones too, SQL PREPARE too.
     /// Forced off in session mode.
     prepared_statements: PreparedStatements = default "extended", Live, Now;
@@ -159,17 +159,17 @@ section! {
     /// Parse unsharded traffic and record where it would go.
     dry_run: bool = default "false", Live, Later;
     /// Refuse statements that need several shards.
-    cross_shard_disabled: bool = default "false", Live, Later;
+    cross_shard_disabled: bool = default "false", Live, Now;
     /// Add routing notes to the output of EXPLAIN.
-    expanded_explain: bool = default "false", Live, Later;
+    expanded_explain: bool = default "false", Live, Now;
     /// Where system catalogs are read on a sharded database.
-    system_catalogs: SystemCatalogs = default "omnisharded_sticky", Live, Later;
+    system_catalogs: SystemCatalogs = default "omnisharded_sticky", Live, Now;
     /// Pin unlisted omnisharded tables to one shard per client.
-    omnisharded_sticky: bool = default "false", Live, Later;
+    omnisharded_sticky: bool = default "false", Live, Now;
     /// Load the schema; auto: with several shards, or multi-tenant.
     load_schema: LoadSchema = default "auto", Live, Later;
     /// Load it again after DDL seen here.
-    reload_schema_on_ddl: bool = default "true", Live, Later, env "PGDOG_SCHEMA_RELOAD_ON_DDL";
+    reload_schema_on_ddl: bool = default "true", Live, Now, env "PGDOG_SCHEMA_RELOAD_ON_DDL";
     /// Map OIDs of custom types to those of shard 0.
     canonicalize_type_information: bool = default "false", Live, Later;
     /// Cache of lookup_query results, per cluster.

@@ -17,27 +17,27 @@ section! {
     ShardedTable = "sharded_tables";
 
     /// Name of the database.
-    database: String = required "pgdog", Live, Later;
+    database: String = required "pgdog", Live, Now;
     /// Table without its schema; unset: any table that has the column.
-    name: Option<Identifier> = unset "orders", Live, Later;
+    name: Option<Identifier> = unset "orders", Live, Now;
     /// Schema; unset: any.
-    schema: Option<Identifier> = unset "public", Live, Later;
+    schema: Option<Identifier> = unset "public", Live, Now;
     /// Column with the sharding key.
-    column: Identifier = unset "customer_id", Live, Later;
+    column: Identifier = unset "customer_id", Live, Now;
     /// Anchor for reasoning about foreign keys.
     primary: bool = default "false", Live, Later;
     /// Type of the key.
-    data_type: ShardingKeyType = default "bigint", Live, Later;
+    data_type: ShardingKeyType = default "bigint", Live, Now;
     /// Hash of the key.
-    hasher: Hasher = default "postgres", Live, Later;
+    hasher: Hasher = default "postgres", Live, Now;
     /// For vectors: one centroid a shard.
-    centroids: Vec<Vec<f64>> = unset "[[0.0, 1.0], [1.0, 0.0]]", Live, Later;
+    centroids: Vec<Vec<f64>> = unset "[[0.0, 1.0], [1.0, 0.0]]", Live, Now;
     /// JSON file that replaces centroids.
-    centroids_path: Option<PathBuf> = unset "centroids.json", Live, Later;
+    centroids_path: Option<PathBuf> = unset "centroids.json", Live, Now;
     /// Centroids searched; 0 means the square root of their number, rounded up.
     centroid_probes: usize = default "0", Live, Later;
     /// Rules that replace the hash: lists, ranges (start inclusive, end exclusive) and a default.
-    mapping: Vec<MappingRule> = unset "[{ values = [1, 2], shard = 0 }, { start = 100, end = 200, shard = 1 }, { shard = 2 }]", Live, Later;
+    mapping: Vec<MappingRule> = unset "[{ values = [1, 2], shard = 0 }, { start = 100, end = 200, shard = 1 }, { shard = 2 }]", Live, Now;
     /// SQL with one $1 that translates the key; no row fails the statement.
     lookup_query: Option<String> = unset "SELECT id FROM customers WHERE name = $1", Live, Later;
     /// What it returns: a value that is then hashed, or the number of the shard.
@@ -49,13 +49,13 @@ section! {
     MappingRule = "mapping";
 
     /// Keys of a list rule.
-    values: Vec<Key> = unset "[1, 2]", Live, Later;
+    values: Vec<Key> = unset "[1, 2]", Live, Now;
     /// First key of a range, inclusive.
-    start: Option<Key> = unset "100", Live, Later;
+    start: Option<Key> = unset "100", Live, Now;
     /// End of a range, exclusive.
-    end: Option<Key> = unset "200", Live, Later;
+    end: Option<Key> = unset "200", Live, Now;
     /// Shard of these keys.
-    shard: u32 = required "0", Live, Later;
+    shard: u32 = required "0", Live, Now;
 }
 
 section! {
@@ -63,23 +63,23 @@ section! {
     ShardedMapping = "sharded_mappings";
 
     /// Name of the database.
-    database: String = required "pgdog", Live, Later;
+    database: String = required "pgdog", Live, Now;
     /// Column with the sharding key.
-    column: Identifier = required "customer_id", Live, Later;
+    column: Identifier = required "customer_id", Live, Now;
     /// Shard of these keys.
-    shard: u32 = required "0", Live, Later;
+    shard: u32 = required "0", Live, Now;
     /// Table without its schema; unset: any.
-    table: Option<Identifier> = unset "orders", Live, Later;
+    table: Option<Identifier> = unset "orders", Live, Now;
     /// Schema; unset: any.
-    schema: Option<Identifier> = unset "public", Live, Later;
+    schema: Option<Identifier> = unset "public", Live, Now;
     /// Kind of the rule; unset: what its keys say.
-    kind: Option<MappingKind> = unset "list", Live, Later;
+    kind: Option<MappingKind> = unset "list", Live, Now;
     /// Keys of a list.
-    values: Vec<Key> = unset "[1, 2]", Live, Later;
+    values: Vec<Key> = unset "[1, 2]", Live, Now;
     /// First key of a range, inclusive.
-    start: Option<Key> = unset "100", Live, Later;
+    start: Option<Key> = unset "100", Live, Now;
     /// End of a range, exclusive.
-    end: Option<Key> = unset "200", Live, Later;
+    end: Option<Key> = unset "200", Live, Now;
 }
 
 section! {
@@ -87,13 +87,13 @@ section! {
     ShardedSchema = "sharded_schemas" tolerant;
 
     /// Name of the database.
-    database: String = required "pgdog", Live, Later;
+    database: String = required "pgdog", Live, Now;
     /// Schema; unset: all that have no entry.
-    name: Option<Identifier> = unset "tenant_1", Live, Later;
+    name: Option<Identifier> = unset "tenant_1", Live, Now;
     /// Its shard.
-    shard: u32 = default "0", Live, Later;
+    shard: u32 = default "0", Live, Now;
     /// It exists on every shard.
-    all: bool = default "false", Live, Later;
+    all: bool = default "false", Live, Now;
 }
 
 section! {
@@ -101,11 +101,11 @@ section! {
     OmnishardedTables = "omnisharded_tables" tolerant;
 
     /// Name of the database.
-    database: String = required "pgdog", Live, Later;
+    database: String = required "pgdog", Live, Now;
     /// The tables.
-    tables: Vec<Identifier> = required "[\"countries\", \"currencies\"]", Live, Later;
+    tables: Vec<Identifier> = required "[\"countries\", \"currencies\"]", Live, Now;
     /// Read them from one shard per client.
-    sticky: bool = default "false", Live, Later;
+    sticky: bool = default "false", Live, Now;
 }
 
 /// A key of a rule: an integer, a UUID or a text.

@@ -102,7 +102,7 @@ section! {
     /// Use this user for loading the schema and for setup.
     schema_admin: bool = default "false", Live, Later;
     /// Overrides cross_shard_disabled of [general].
-    cross_shard_disabled: Option<bool> = unset "true", Live, Later;
+    cross_shard_disabled: Option<bool> = unset "true", Live, Now;
     /// Overrides two_phase_commit of [general].
     two_phase_commit: Option<bool> = unset "true", Live, Later;
     /// Overrides two_phase_commit_auto of [general].

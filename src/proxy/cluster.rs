@@ -19,9 +19,7 @@ use super::pools::PoolSlot;
 
 pub(crate) use crate::balance::Want;
 
-/// Analysed texts of one database and user that a core keeps.
-const ANALYSES_MAX: usize = 1000;
-/// Bytes that they take at most.
+/// Bytes that the analysed texts of one database and user take at most on one core.
 const ANALYSES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The pools of one user and database. Made anew by a reload; the pools themselves stay, and so does what is known of
@@ -93,9 +91,10 @@ impl Cluster {
             let number = servers.first().map_or(0, |slot| slot.config().shard);
             Shard::new(number, servers, known(number), config, core)
         };
+        let analyses_max = config.routing.analyses_max.div_ceil(core.count());
         Self {
             names: Arc::clone(&first.names),
-            analyses: RefCell::new(Cache::new(ANALYSES_MAX, ANALYSES_BYTES_MAX)),
+            analyses: RefCell::new(Cache::new(analyses_max, ANALYSES_BYTES_MAX)),
             shards: shards.map(shard).collect(),
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
             facts: RefCell::default(),

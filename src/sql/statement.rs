@@ -267,6 +267,25 @@ impl Kind {
         }
     }
 
+    /// Does it begin, divide or end transactions, or set what holds for one or for the session?
+    pub fn is_of_transactions(&self) -> bool {
+        matches!(
+            self,
+            Self::Begin(_)
+                | Self::Commit { .. }
+                | Self::Rollback { .. }
+                | Self::Savepoint(_)
+                | Self::Release(_)
+                | Self::RollbackTo(_)
+                | Self::SetTransaction(_)
+                | Self::SetSessionCharacteristics(_)
+                | Self::SetConstraints
+                | Self::Set(_)
+                | Self::Reset(_)
+                | Self::Discard
+        )
+    }
+
     /// Does it change which tables, columns or functions there are?
     pub fn defines(&self) -> bool {
         matches!(self, Self::Ddl { .. } | Self::CreateTableAs(_))

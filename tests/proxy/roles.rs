@@ -173,3 +173,47 @@ fn prepared_statements_and_pipelines_go_where_their_texts_belong() {
     assert_eq!(roles, ["replica", "replica", "primary", "replica"]);
     pair.pgdog.stop();
 }
+
+#[test]
+fn the_first_statement_of_a_transaction_may_decide_where_it_goes() {
+    let pair = Pair::start("roles_aggressive", "read_write_strategy = \"aggressive\"");
+    let mut client = pair.client();
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    for (first, expected) in [
+        (WHERE, "replica"),
+        ("SELECT current_database(), txid_current()", "primary"),
+        (
+            "SELECT current_database() FROM (SELECT 1) s FOR UPDATE",
+            "primary",
+        ),
+    ] {
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        assert_eq!(client.query("SAVEPOINT a"), "C:SAVEPOINT Z:T");
+        assert_eq!(pair.role(&client.value(first)), expected, "{first}");
+        // What follows stays there.
+        assert_eq!(pair.role(&client.value(WHERE)), expected, "{first}");
+        assert_eq!(client.query("ROLLBACK TO a"), "C:ROLLBACK Z:T");
+        assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    }
+    // In the extended protocol, BEGIN in front of the first statement.
+    client.send(&[run("BEGIN", &[]), run(WHERE, &[]), sync()].concat());
+    let answer = client.read_until(b'Z');
+    let row = answer.iter().find(|message| message.tag == b'D').unwrap();
+    assert_eq!(pair.role(row.values()[0].as_ref().unwrap()), "replica");
+    assert_eq!(client.query("SELECT 1/0"), "E:22012 Z:E");
+    assert_eq!(client.query("SELECT 1"), "E:25P02 Z:E");
+    assert_eq!(client.query("COMMIT"), "C:ROLLBACK Z:I");
+    // COPY and the like need no more than their server.
+    assert_eq!(
+        client.query("CREATE TABLE t (id int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    assert_eq!(client.begin_copy("COPY t FROM STDIN"), "G");
+    let done = [
+        super::support::wire::copy_data(b"1\n2\n"),
+        super::support::wire::copy_done(),
+    ]
+    .concat();
+    assert_eq!(client.ask(&[done]), "C:COPY_2 Z:I");
+    pair.pgdog.stop();
+}

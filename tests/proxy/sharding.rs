@@ -118,7 +118,7 @@ fn rows_are_on_the_shards_of_their_keys() {
             "CREATE FUNCTION here(bigint) RETURNS bool LANGUAGE sql AS \
              $$SELECT satisfies_hash_partition('parts'::regclass, 3, {shard}, $1)$$"
         ));
-        (shard, direct.value(&sql))
+        (shard, direct.value(sql))
     }) {
         assert_eq!(misplaced, "0", "shard {number}");
     }

@@ -227,7 +227,7 @@ impl Session {
         if self.cluster.is_split() {
             Box::pin(self.learn_facts()).await?;
         }
-        if self.cluster.shards() > 1 {
+        if self.defers_transactions() {
             return Box::pin(self.serve_sharded()).await;
         }
         let aim = match self.cluster.is_split() {

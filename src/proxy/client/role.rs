@@ -92,7 +92,8 @@ impl Session {
             split: ReadWriteSplit::IncludePrimary,
             catalogue: &facts.functions,
         };
-        if let Ok(statements) = &analysed.analysis.statements {
+        let heeds = self.state.config().routing.reload_schema_on_ddl;
+        if let (Ok(statements), true) = (&analysed.analysis.statements, heeds) {
             if statements.iter().any(|statement| statement.kind.defines()) {
                 self.cluster.forget_facts();
             }

@@ -12,7 +12,7 @@ mod steps;
 
 use std::rc::Rc;
 
-use crate::config::choice::PoolerMode;
+use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::batch::{extent, Extent as BatchExtent};
@@ -56,6 +56,17 @@ impl Session {
             Some(sharded) => sharded.transaction.status(),
             None => TransactionStatus::Idle,
         }
+    }
+
+    /// Is BEGIN answered here, because the first statement decides where the transaction goes? So it is with several
+    /// shards, and where reads of a transaction may go to a replica.
+    pub(super) fn defers_transactions(&self) -> bool {
+        let aggressive = || {
+            let config = self.state.config();
+            config.routing.strategy == ReadWriteStrategy::Aggressive
+                && self.manner.mode != PoolerMode::Session
+        };
+        self.cluster.shards() > 1 || self.cluster.is_split() && aggressive()
     }
 
     /// Serves the request in front, which is there as a whole.

@@ -162,9 +162,10 @@ impl Planned<'_> {
         }
     }
 
-    pub(super) fn want(&self, in_transaction: bool) -> Want {
+    /// `decided`: the transaction has its servers, or is one of writes.
+    pub(super) fn want(&self, decided: bool) -> Want {
         match &self.verdict {
-            Verdict::Run(run) if run.reads && !in_transaction => Want::Read,
+            Verdict::Run(run) if run.reads && !decided => Want::Read,
             _ => Want::Write,
         }
     }
@@ -218,7 +219,7 @@ impl Session {
         if sharded.legs.len() > 1 || sharded.transaction.is_failed() {
             return None;
         }
-        let (mut shard, mut reads, mut count, mut ends) = (None, !in_transaction, 0, false);
+        let (mut shard, mut reads, mut count, mut ends) = (None, !self.is_decided(), 0, false);
         for (verdict, sets) in verdicts {
             count += 1;
             match verdict {
@@ -257,6 +258,13 @@ impl Session {
         Some((shard, want))
     }
 
+    /// Is it settled that what follows goes to primaries, or to the servers that the transaction has?
+    pub(super) fn is_decided(&mut self) -> bool {
+        let several = self.cluster.shards() > 1;
+        let sharded = self.sharded();
+        sharded.transaction.is_open() && (several || !sharded.legs.is_empty())
+    }
+
     /// The statements of a text, and what is done for each.
     ///
     /// Errors: one of them cannot be done; then none is.
@@ -289,7 +297,7 @@ impl Session {
         let joined = self.sharded().legs.len();
         let mut planned = Vec::with_capacity(parts.len());
         for (part, statement) in parts.iter().zip(statements) {
-            if statement.kind.defines() {
+            if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
                 self.cluster.forget_facts();
             }
             let source = Source {
@@ -302,6 +310,10 @@ impl Session {
                 types,
             };
             let verdict = match &statement.kind {
+                // All of it is there.
+                kind if self.cluster.shards() == 1 && !kind.is_of_transactions() => {
+                    Verdict::Run(Box::new(self.route_at_home(statement, &source)?))
+                }
                 Kind::Explain { statement, analyze } if statement.kind.is_query() => {
                     Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))
                 }

@@ -12,14 +12,14 @@ use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, ShardingTables, Shards};
 use crate::sql::across::{plan_text, Configured};
 use crate::sql::explain;
-use crate::sql::hints::Hints;
+use crate::sql::hints::{Hints, Role};
 use crate::sql::insert_rows::InsertRows;
 use crate::sql::lexer::{Dialect, Lexer};
 use crate::sql::shape::Literal;
 use crate::sql::statement::{Kind, Statement};
 
 use super::super::facts::Facts;
-use super::super::role::unquoted;
+use super::super::role::{asked_role, unquoted};
 use super::super::Session;
 
 /// Where a statement has come from.
@@ -54,7 +54,7 @@ impl Session {
 
     fn route_to(&mut self, statement: &Statement, source: &Source<'_>) -> Result<Run, Error> {
         let facts = self.cluster.known();
-        let reads = reads(statement, &facts);
+        let reads = self.reads(statement, source, &facts)?;
         let at = |place| Run {
             reads,
             ..Run::at(place)
@@ -137,6 +137,37 @@ impl Session {
             Route::Rows(rows) => self.split_rows(&rows, source)?,
             Route::Move { key, .. } => return Err(moves(key, config.routing.shard_key)),
             Route::Lookup(..) => return Err(refused("a sharding key with lookup_query")),
+        })
+    }
+
+    /// Where a statement runs if there is one shard: only its role matters.
+    pub(super) fn route_at_home(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+    ) -> Result<Run, Error> {
+        let reads = self.reads(statement, source, &self.cluster.known())?;
+        Ok(Run {
+            reads,
+            ..Run::at(Place::These(vec![0]))
+        })
+    }
+
+    /// May a replica run it? Errors: a hint that is none.
+    fn reads(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+        facts: &Facts,
+    ) -> Result<bool, Error> {
+        let hint = source.hints.role;
+        let hint = match hint {
+            Some(hint) => Some(hint),
+            None => asked_role(self.settings.current())?,
+        };
+        Ok(match hint {
+            Some(role) => role == Role::Replica,
+            None => is_read(statement, facts),
         })
     }
 
@@ -318,8 +349,8 @@ impl Schema for View<'_> {
     }
 }
 
-/// May a replica run it?
-fn reads(statement: &Statement, facts: &Facts) -> bool {
+/// Does it only read?
+fn is_read(statement: &Statement, facts: &Facts) -> bool {
     let mut functions = statement.functions.iter();
     statement.kind == Kind::Select
         && statement.needs_primary.is_none()

@@ -213,7 +213,7 @@ impl Session {
             Err(error) => return Ok(self.failed_with(&error)),
         };
         let shards = self.shards_at(place);
-        let want = step.want(self.sharded().transaction.is_open());
+        let want = step.want(self.is_decided());
         let mut legs = Vec::with_capacity(shards.len());
         // In the order of shards, so that two clients never wait for each other here.
         for shard in shards {
