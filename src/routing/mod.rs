@@ -1,13 +1,14 @@
 //! Where a statement goes: which servers may run it, and why.
 //!
 //! `role` says whether that may be a replica, `route` which shards have what it touches (`values` are the keys that it
-//! names, `reach` what its tables have to do with each other, `changes` are of rows), `verdict` what it asks of several shards, `transaction` what
+//! names, `reach` what its tables have to do with each other, `changes` are of rows; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
 //! servers hear that join one, `two_phase` how several commit together.
 
 mod changes;
 mod reach;
 pub mod role;
 pub mod route;
+pub mod several;
 pub mod transaction;
 pub mod two_phase;
 pub mod values;

@@ -198,7 +198,7 @@ pub(super) struct Router<'r, 's> {
 }
 
 /// What each reference is.
-fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>> {
+pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>> {
     let references = (0_u16..).zip(&keys.references);
     let tables = references.map(|(index, reference)| {
         let (schema, name) = (reference.schema.as_deref(), &*reference.name);

@@ -5,12 +5,12 @@ use crate::error::{Error, Fault};
 use crate::merge::MergePlan;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::route::{route, Database, Route, Schema, TableColumn};
+use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
+use crate::routing::several;
 use crate::routing::values::{Parameter, Values};
 use crate::routing::verdict::{refused, Place, Run};
 use crate::sharding::schema::{Table, TableKind};
-use crate::sharding::{search_path, ShardingTables, Shards};
-use crate::sql::across::{plan_text, Configured};
+use crate::sharding::{search_path, Shards};
 use crate::sql::explain;
 use crate::sql::hints::{Hints, Role};
 use crate::sql::insert_rows::InsertRows;
@@ -67,9 +67,6 @@ impl Session {
         let Some(tables) = tables.map(|cluster| &cluster.sharding) else {
             return Err(refused("this database"));
         };
-        if let Some(shards) = self.asked_key(source, tables)? {
-            return Ok(at(these(shards)));
-        }
         let path = self.search_path();
         let view = View {
             facts: &facts,
@@ -90,7 +87,16 @@ impl Session {
             sticky: config.routing.omnisharded_sticky,
             lookups: &|_, _| None,
         };
-        let parameters = parameters(source);
+        if let Some(key) = self.asked_key(source) {
+            return match route_key(&key, &database)? {
+                Route::One(shard) => Ok(at(Place::These(vec![shard as usize]))),
+                _ => Err(refused("a sharding key with lookup_query")),
+            };
+        }
+        let arguments = source.bind.and_then(|bind| bind.arguments().ok());
+        let parameters =
+            arguments.map(|arguments| Parameter::of(&arguments, source.types.to_vec()));
+        let parameters = parameters.unwrap_or_default();
         let values = Values {
             text: source.text,
             literals: source.literals,
@@ -113,16 +119,7 @@ impl Session {
                 Run::at(Place::These(vec![shard as usize]))
             }
             Route::Several(shards) if statement.kind == Kind::Select => {
-                let catalogue = Configured {
-                    tables,
-                    has_column: |schema: Option<&str>, table: &str, column: &str| {
-                        view.table(schema, table)
-                            .is_some_and(|table| table.column(column).is_some())
-                    },
-                };
-                let Some(across) = plan_text(source.part, source.dialect, &catalogue)? else {
-                    return Err(refused("this query"));
-                };
+                let across = several::plan(statement, source.part, source.dialect, &database)?;
                 Run {
                     merge: across.plan,
                     text: Some(across.text.into()),
@@ -229,28 +226,13 @@ impl Session {
         search_path(&value).map(own).collect()
     }
 
-    /// The shards of the key that a comment or a setting gives.
-    fn asked_key(
-        &self,
-        source: &Source<'_>,
-        tables: &ShardingTables,
-    ) -> Result<Option<Shards>, Error> {
-        let set = || {
+    /// The sharding key that a comment or a setting gives.
+    fn asked_key(&self, source: &Source<'_>) -> Option<Vec<u8>> {
+        let hint = source.hints.sharding_key(source.text).map(<[u8]>::to_vec);
+        hint.or_else(|| {
             let value = self.settings.current().get(b"pgdog.sharding_key")?;
             Some(unquoted(value.sql()))
-        };
-        let hint = source.hints.sharding_key(source.text).map(<[u8]>::to_vec);
-        let Some(key) = hint.or_else(set) else {
-            return Ok(None);
-        };
-        let Some(column) = tables.columns.first() else {
-            return Err(invalid("pgdog.sharding_key"));
-        };
-        let key = column.key_type.text(&key)?;
-        match column.place(&key).shards(tables.shards) {
-            Some(shards) => Ok(Some(shards)),
-            None => Err(refused("a sharding key with lookup_query")),
-        }
+        })
     }
 
     /// EXPLAIN of a query: the plan of one server that has a part in it, and where the query goes.
@@ -355,23 +337,6 @@ fn is_read(statement: &Statement, facts: &Facts) -> bool {
     statement.kind == Kind::Select
         && statement.needs_primary.is_none()
         && functions.all(|function| facts.functions.function_is_harmless(function))
-}
-
-/// The values of Bind, with the types that Parse has declared.
-fn parameters<'a>(source: &Source<'a>) -> Vec<Parameter<'a>> {
-    let Some(arguments) = source.bind.and_then(|bind| bind.arguments().ok()) else {
-        return Vec::new();
-    };
-    let values = arguments.values().enumerate();
-    let parameters = values.map(|(at, value)| {
-        let type_oid = source.types.get(at).copied().unwrap_or_default();
-        match (value, arguments.formats.of(at)) {
-            (None, _) => Parameter::Null,
-            (Some(value), Some(1)) => Parameter::Binary { type_oid, value },
-            (Some(value), _) => Parameter::Text { type_oid, value },
-        }
-    });
-    parameters.collect()
 }
 
 fn these(shards: Shards) -> Place {

@@ -22,7 +22,6 @@ use crate::error::{Error, Fault};
 use crate::merge::plan::{Distinct, MergePlan};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-use crate::sharding::{ShardingTables, TableKind};
 
 use super::with_tree;
 use crate::sql::lexer::Dialect;
@@ -61,36 +60,6 @@ pub enum Placed {
 pub trait Catalogue {
     /// Where the rows of this table are. Without a schema it is the one that the search path finds.
     fn table(&self, schema: Option<&str>, table: &str) -> Placed;
-}
-
-/// The configured tables as a catalogue. `has_column` knows the columns of a table (its schema, its name, a column).
-pub struct Configured<'a, F> {
-    /// Of the database.
-    pub tables: &'a ShardingTables,
-    /// See [`ShardingTables::table`].
-    pub has_column: F,
-}
-
-impl<F: Fn(Option<&str>, &str, &str) -> bool> Catalogue for Configured<'_, F> {
-    fn table(&self, schema: Option<&str>, table: &str) -> Placed {
-        match self.tables.table(schema, table, |column| {
-            (self.has_column)(schema, table, column)
-        }) {
-            TableKind::Omnisharded { .. } => Placed::Everywhere,
-            TableKind::InSchema(_) => Placed::Elsewhere,
-            TableKind::Sharded(found) => {
-                let alike = self.tables.columns.iter().position(|column| {
-                    column.key_type == found.key_type
-                        && column.function == found.function
-                        && column.lookup == found.lookup
-                });
-                Placed::Sharded {
-                    key: found.column.clone(),
-                    family: alike.unwrap_or(usize::MAX),
-                }
-            }
-        }
-    }
 }
 
 /// Plans the SELECT that this text is; `None` when it is another statement or several.
