@@ -1,6 +1,7 @@
 //! The columns of the legs' rows: do all legs have the same, and what a plan means by its columns.
 
 use super::aggregate::Computed;
+use super::expression::Formula;
 use super::plan::{Column, Distinct, MergePlan};
 use super::row::Row;
 use super::{refused, unsupported_type};
@@ -31,6 +32,7 @@ pub(super) struct Columns {
     pub(super) distinct: Vec<Key>,
     pub(super) groups: Vec<Key>,
     pub(super) aggregates: Vec<Computed>,
+    pub(super) formulas: Vec<Formula>,
     pub(super) conditions: Vec<Check>,
 }
 
@@ -71,7 +73,7 @@ pub(super) fn put_keys(keys: &[Key], row: Row<'_>, out: &mut Vec<u8>) -> Result<
 /// A condition of HAVING whose column is known.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    index: usize,
+    pub(super) index: usize,
     typed: Type,
     comparison: super::plan::Comparison,
     /// Key of the constant as a numeric.
@@ -163,14 +165,19 @@ impl Columns {
             Distinct::Rows => equal(&mut (0..types.len()).map(Column::FromStart))?,
             Distinct::On(columns) => equal(&mut columns.iter().copied())?,
         };
-        let (groups, aggregates) = match &plan.grouping {
-            None => (Vec::new(), Vec::new()),
+        let (groups, aggregates, formulas) = match &plan.grouping {
+            None => (Vec::new(), Vec::new(), Vec::new()),
             Some(grouping) => (
                 equal(&mut grouping.keys.iter().copied())?,
                 grouping
                     .aggregates
                     .iter()
                     .map(|found| Computed::resolve(found, &resolver))
+                    .collect::<Result<_, _>>()?,
+                grouping
+                    .computed
+                    .iter()
+                    .map(|computed| Formula::resolve(computed, &resolver))
                     .collect::<Result<_, _>>()?,
             ),
         };
@@ -196,6 +203,7 @@ impl Columns {
             distinct,
             groups,
             aggregates,
+            formulas,
         })
     }
 }

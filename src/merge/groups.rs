@@ -96,6 +96,41 @@ impl Groups {
                 None => row.value(index),
             });
             DataRow::encode(&mut message, values);
+            // What a formula fails with is told when the group is in the result, or when that depends on it.
+            let mut failed = None;
+            if !columns.formulas.is_empty() {
+                let body = message.get(HEADER_BYTES..).unwrap_or_default();
+                let row = places.find(body, columns.count)?;
+                let mut computed = Vec::with_capacity(columns.formulas.len());
+                for formula in &columns.formulas {
+                    let value = formula.value(row);
+                    let decides = columns
+                        .conditions
+                        .iter()
+                        .any(|check| check.index == formula.index);
+                    computed.push(match value {
+                        Ok(value) => value,
+                        Err(error) if decides => return Err(error),
+                        Err(error) => {
+                            failed.get_or_insert(error);
+                            None
+                        }
+                    });
+                }
+                let values = (0..columns.count).map(|index| {
+                    let at = columns
+                        .formulas
+                        .iter()
+                        .position(|formula| formula.index == index);
+                    match at {
+                        Some(at) => computed.get(at).and_then(Option::as_deref),
+                        None => row.value(index),
+                    }
+                });
+                let mut complete = Vec::with_capacity(message.len());
+                DataRow::encode(&mut complete, values);
+                message = complete;
+            }
             let body = message.get(HEADER_BYTES..).unwrap_or_default();
             let row = places.find(body, columns.count)?;
             let mut holds = true;
@@ -103,6 +138,9 @@ impl Groups {
                 holds &= condition.holds(row)?;
             }
             if holds {
+                if let Some(error) = failed {
+                    return Err(error);
+                }
                 let mut key = Vec::new();
                 put_keys(&columns.order, row, &mut key)?;
                 finished.push((key.into(), body.into()));

@@ -16,6 +16,7 @@
 mod aggregate;
 mod columns;
 mod completion;
+mod expression;
 mod groups;
 mod leg;
 mod order_by;
@@ -507,8 +508,11 @@ impl Merge {
         if let Rows::Grouped(groups) = &mut self.rows {
             let groups = std::mem::take(groups);
             let finished = match &self.columns {
-                Some(columns) => groups.finish(columns, &mut self.places)?,
-                None => Vec::new(),
+                // PostgreSQL does not even begin for LIMIT 0.
+                Some(columns) if !self.sink.is_full() => {
+                    groups.finish(columns, &mut self.places)?
+                }
+                _ => Vec::new(),
             };
             self.rows = Rows::Finished(finished.into_iter());
         }

@@ -13,7 +13,7 @@ pub struct MergePlan {
     /// Whose rows the client gets.
     pub source: Source,
     /// GROUP BY and aggregates. `None`: rows stay as they are.
-    pub grouping: Option<Grouping>,
+    pub grouping: Option<Box<Grouping>>,
     /// HAVING: all must hold.
     pub conditions: Vec<Condition>,
     /// ORDER BY. The legs' rows are in this order themselves, unless there is a grouping.
@@ -100,6 +100,46 @@ pub struct Grouping {
     pub keys: Vec<Column>,
     /// What the group has in these columns; in all others it has what one of its rows has.
     pub aggregates: Vec<Aggregate>,
+    /// What is computed from those.
+    pub computed: Vec<Computed>,
+}
+
+/// An expression over aggregates in one column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// Where it is written. Its type must be the one that the expression has here.
+    pub column: Column,
+    /// How it is computed.
+    pub expression: Expression,
+}
+
+/// An expression over numbers of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expression {
+    /// The value of a column.
+    Column(Column),
+    /// A number as it is written: an int4 if it is one, an int8, or a numeric.
+    Constant(String),
+    /// `+`, `-`, `*`, `/`
+    Arithmetic(Operator, Box<Expression>, Box<Expression>),
+    /// COALESCE
+    Coalesce(Vec<Expression>),
+    /// NULLIF
+    NullIf(Box<Expression>, Box<Expression>),
+    /// `round(x)`, `round(x, 2)`
+    Round(Box<Expression>, Option<i32>),
+    /// `::type` by the type's OID.
+    Cast(Box<Expression>, u32),
+}
+
+/// An arithmetic operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it")]
+pub enum Operator {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
 }
 
 /// The aggregate in one column.

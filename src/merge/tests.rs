@@ -251,10 +251,11 @@ fn grouped(keys: &[usize], aggregates: &[(usize, Function)], hidden: usize) -> M
         function: *function,
     };
     MergePlan {
-        grouping: Some(Grouping {
+        grouping: Some(Box::new(Grouping {
             keys: keys.iter().map(|key| Column::FromStart(*key)).collect(),
             aggregates: aggregates.iter().map(aggregate).collect(),
-        }),
+            computed: Vec::new(),
+        })),
         hidden,
         ..MergePlan::concatenate()
     }

@@ -112,6 +112,101 @@ impl Numeric {
         })
     }
 
+    /// The product, in the sum of both scales. `None` when it has too many digits, or a factor is infinite.
+    pub fn multiply(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::NaN, _) | (_, Self::NaN) => Some(Self::NaN),
+            (Self::Finite(a), Self::Finite(b)) => {
+                let scale = a.scale + b.scale;
+                let product = Decimal {
+                    digits: &a.digits * &b.digits,
+                    scale,
+                };
+                (scale <= SCALE_MAX).then(|| product.checked())?
+            }
+            _ => None,
+        }
+    }
+
+    /// The quotient, in the scale of PostgreSQL's. `None` when it has too many digits, the divisor is zero, or either is
+    /// infinite.
+    pub fn divide(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::NaN, _) | (_, Self::NaN) => Some(Self::NaN),
+            (Self::Finite(a), Self::Finite(b)) if !other.is_zero() => a.divide(b).checked(),
+            _ => None,
+        }
+    }
+
+    /// The same with the other sign.
+    #[must_use]
+    pub fn negated(&self) -> Self {
+        match self {
+            Self::NegativeInfinity => Self::Infinity,
+            Self::Finite(decimal) => Self::Finite(Decimal {
+                digits: -&decimal.digits,
+                scale: decimal.scale,
+            }),
+            Self::Infinity => Self::NegativeInfinity,
+            Self::NaN => Self::NaN,
+        }
+    }
+
+    /// Is it 0?
+    pub fn is_zero(&self) -> bool {
+        matches!(self, Self::Finite(decimal) if decimal.digits.sign() == Sign::NoSign)
+    }
+
+    /// Rounded half away from zero to so many digits after the decimal point, negative ones before it.
+    #[must_use]
+    pub fn round(&self, places: i32) -> Self {
+        let Self::Finite(decimal) = self else {
+            return self.clone();
+        };
+        // PostgreSQL's own bounds.
+        let places = places.clamp(-2_000, 2_000);
+        let scale = usize::try_from(places).unwrap_or(0);
+        let excess = signed(decimal.scale) - i64::from(places);
+        let Some(excess) = u32::try_from(excess).ok().filter(|excess| *excess > 0) else {
+            return Self::Finite(Decimal {
+                digits: decimal.digits_at(scale),
+                scale,
+            });
+        };
+        let unit = BigUint::from(10u8).pow(excess);
+        let magnitude = (decimal.digits.magnitude() * 2u8 + &unit) / (&unit * 2u8);
+        let before = u32::try_from(-places).unwrap_or(0);
+        let magnitude = magnitude * BigUint::from(10u8).pow(before);
+        let sign = decimal.digits.sign();
+        Self::Finite(Decimal {
+            digits: BigInt::from_biguint(
+                if sign == Sign::NoSign {
+                    Sign::Plus
+                } else {
+                    sign
+                },
+                magnitude,
+            ),
+            scale,
+        })
+    }
+
+    /// Rounded to an integer. `None`: it is no number, or too great.
+    pub fn to_integer(&self) -> Option<i64> {
+        match self.round(0) {
+            Self::Finite(decimal) => i64::try_from(decimal.digits).ok(),
+            _ => None,
+        }
+    }
+
+    /// The nearest float8. `None`: there is none.
+    pub fn to_float8(&self) -> Option<f64> {
+        let mut text = Vec::new();
+        self.put(Format::Text, &mut text);
+        let value = super::read_float8(Format::Text, &text).ok()?;
+        (value.is_finite() || !matches!(self, Self::Finite(_))).then_some(value)
+    }
+
     /// What `avg` makes of a sum and a count: the sum divided by it. `None` for a count of 0.
     pub fn average(&self, count: i64) -> Option<Self> {
         if count <= 0 {
@@ -602,6 +697,35 @@ mod tests {
         check("NaN", 7, "NaN");
         check("-Infinity", 7, "-Infinity");
         assert_eq!(read("1").average(0), None);
+    }
+
+    #[test]
+    fn products_quotients_and_rounding() {
+        // Each as PostgreSQL answers.
+        assert_eq!(text(&read("1.50").multiply(&read("2.0")).unwrap()), "3.000");
+        assert_eq!(
+            text(&read("10").divide(&read("4")).unwrap()),
+            "2.5000000000000000"
+        );
+        assert_eq!(
+            text(&read("-1.00").divide(&read("3")).unwrap()),
+            "-0.33333333333333333333"
+        );
+        assert_eq!(read("1").divide(&read("0.0")), None);
+        let round = |value: &str, places, expected: &str| {
+            assert_eq!(text(&read(value).round(places)), expected, "{value}");
+        };
+        round("2.5", 0, "3");
+        round("-2.5", 0, "-3");
+        round("2.449", 1, "2.4");
+        round("2.4", 3, "2.400");
+        round("1250", -2, "1300");
+        round("49", -2, "0");
+        round("0.004", 2, "0.00");
+        round("NaN", 2, "NaN");
+        assert_eq!(read("-2.5").to_integer(), Some(-3));
+        assert_eq!(read("9223372036854775808").to_integer(), None);
+        assert_eq!(read("0.1").to_float8(), Some(0.1));
     }
 
     #[test]

@@ -9,16 +9,19 @@ use pg_query::{Node, NodeEnum};
 use super::functions::{known, Known};
 use super::local::Usage;
 use super::nodes::{
-    any, function_name, inner, integer, is_star, lone_name, parse, text, words, wrap, write,
+    any, column_name, function_name, inner, integer, is_star, lone_name, parse, text, words, wrap,
+    write,
 };
 use super::outputs::{order_key, Outputs, Place, Reference};
 use super::scope::{conjuncts, Scope};
 use super::{limit, Across};
 use crate::error::Error;
 use crate::merge::plan::{
-    Aggregate, Column, Comparison, Condition, Distinct, Function, Grouping, MergePlan,
+    Aggregate, Column, Comparison, Computed, Condition, Distinct, Expression, Function, Grouping,
+    MergePlan, Operator,
 };
 use crate::merge::refused;
+use crate::types::oid;
 
 /// Plans a query with groups that span shards.
 pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Result<Across, Error> {
@@ -39,6 +42,7 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
     let mut groups = Groups {
         scope,
         aggregates: Vec::new(),
+        computed: Vec::new(),
     };
     for (index, value) in outputs
         .expressions()
@@ -80,16 +84,20 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
     shards.distinct_clause.clear();
     limit::mention(&mut shards, limit)?;
     let hidden = outputs.append_to(&mut shards);
+    for computed in &groups.computed {
+        describe_only(&mut shards, computed.column)?;
+    }
     if distinct == Distinct::Rows && hidden > 0 || super::distinct_on(select).is_some() {
         return Err(refused("DISTINCT of groups"));
     }
     Ok(Across {
         text: write(NodeEnum::SelectStmt(Box::new(shards)))?,
         plan: MergePlan {
-            grouping: Some(Grouping {
+            grouping: Some(Box::new(Grouping {
                 keys,
                 aggregates: groups.aggregates,
-            }),
+                computed: groups.computed,
+            })),
             conditions,
             order,
             distinct,
@@ -100,9 +108,34 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
     })
 }
 
+/// Leaves of an output of the shards' query its name and type alone: a shard's part of an expression is of no use, and may
+/// be an error where the whole is none (`sum(a) / sum(b)`).
+fn describe_only(shards: &mut SelectStmt, column: Column) -> Result<(), Error> {
+    let index = match column {
+        Column::FromStart(index) => Some(index),
+        Column::FromEnd(index) => shards.target_list.len().checked_sub(index + 1),
+    };
+    let target = index.and_then(|index| shards.target_list.get_mut(index));
+    let Some(NodeEnum::ResTarget(target)) = target.and_then(|target| target.node.as_mut()) else {
+        return Err(refused("this kind of output"));
+    };
+    target.name = column_name(target).unwrap_or("?column?").to_owned();
+    let mut case = parse("CASE WHEN false THEN NULL END")?;
+    if let Some(NodeEnum::CaseExpr(case)) = &mut case.node {
+        if let Some(NodeEnum::CaseWhen(when)) =
+            case.args.first_mut().and_then(|when| when.node.as_mut())
+        {
+            when.result = target.val.take();
+        }
+    }
+    target.val = Some(Box::new(case));
+    Ok(())
+}
+
 struct Groups<'s, 'a> {
     scope: &'s Scope<'a>,
     aggregates: Vec<Aggregate>,
+    computed: Vec<Computed>,
 }
 
 fn is_aggregate(node: &NodeEnum) -> bool {
@@ -121,17 +154,93 @@ impl Groups<'_, '_> {
             return Ok(());
         }
         let call = match inner(value) {
-            Some(found @ NodeEnum::FuncCall(call)) if is_aggregate(found) => call,
+            Some(found @ NodeEnum::FuncCall(call)) if is_aggregate(found) => Some(call),
             Some(NodeEnum::TypeCast(cast)) => match cast.arg.as_deref().and_then(inner) {
                 // A count is a sum of counts also as an int4.
-                Some(NodeEnum::FuncCall(call)) if is_plain_count(call) && is_integer(cast) => call,
-                _ => return Err(refused("an expression over aggregates")),
+                Some(NodeEnum::FuncCall(call)) if is_plain_count(call) && is_integer(cast) => {
+                    Some(call)
+                }
+                _ => None,
             },
-            _ => return Err(refused("an expression over aggregates")),
+            _ => None,
+        };
+        let Some(call) = call else {
+            let expression = self.expression(outputs, value)?;
+            self.computed.push(Computed { column, expression });
+            return Ok(());
         };
         let function = self.function(outputs, call)?;
         self.aggregates.push(Aggregate { column, function });
         Ok(())
+    }
+
+    /// An expression over aggregates, each of which has a column of its own.
+    fn expression(&mut self, outputs: &mut Outputs<'_>, value: &Node) -> Result<Expression, Error> {
+        let refuse = || refused("an expression over aggregates");
+        let found = inner(value).ok_or_else(refuse)?;
+        if is_aggregate(found) || !any(value, &mut is_aggregate) {
+            if let Some(constant) = number(value) {
+                return Ok(Expression::Constant(constant));
+            }
+            let (column, place) = outputs.column(Reference::Input(value))?;
+            if place == Place::Hidden {
+                self.output(outputs, column, value)?;
+            }
+            return Ok(Expression::Column(column));
+        }
+        let mut part = |node: Option<&Node>| {
+            let node = node.ok_or_else(refuse)?;
+            self.expression(outputs, node).map(Box::new)
+        };
+        Ok(match found {
+            NodeEnum::AExpr(expr) => {
+                let (left, right) = (part(expr.lexpr.as_deref())?, part(expr.rexpr.as_deref())?);
+                let operator = match (expr.kind(), words(&expr.name).last()) {
+                    (AExprKind::AexprNullif, _) => return Ok(Expression::NullIf(left, right)),
+                    (AExprKind::AexprOp, Some(&"+")) => Operator::Add,
+                    (AExprKind::AexprOp, Some(&"-")) => Operator::Subtract,
+                    (AExprKind::AexprOp, Some(&"*")) => Operator::Multiply,
+                    (AExprKind::AexprOp, Some(&"/")) => Operator::Divide,
+                    _ => return Err(refuse()),
+                };
+                Expression::Arithmetic(operator, left, right)
+            }
+            NodeEnum::CoalesceExpr(expr) => {
+                let items = expr
+                    .args
+                    .iter()
+                    .map(|item| part(Some(item)).map(|item| *item));
+                Expression::Coalesce(items.collect::<Result<_, _>>()?)
+            }
+            NodeEnum::FuncCall(call)
+                if function_name(call) == Some("round") && call.over.is_none() =>
+            {
+                match call.args.as_slice() {
+                    [value] => Expression::Round(part(Some(value))?, None),
+                    [value, places] => {
+                        let places = integer(places).and_then(|places| i32::try_from(places).ok());
+                        Expression::Round(part(Some(value))?, Some(places.ok_or_else(refuse)?))
+                    }
+                    _ => return Err(refuse()),
+                }
+            }
+            NodeEnum::TypeCast(cast) => {
+                let name = cast
+                    .type_name
+                    .as_ref()
+                    .filter(|name| name.array_bounds.is_empty() && name.typmods.is_empty());
+                let type_oid = match *name.map(|name| words(&name.names)).unwrap_or_default() {
+                    ["int2"] | ["pg_catalog", "int2"] => oid::INT2,
+                    ["int4"] | ["pg_catalog", "int4"] => oid::INT4,
+                    ["int8"] | ["pg_catalog", "int8"] => oid::INT8,
+                    ["numeric"] | ["pg_catalog", "numeric"] => oid::NUMERIC,
+                    ["float8"] | ["pg_catalog", "float8"] => oid::FLOAT8,
+                    _ => return Err(refuse()),
+                };
+                Expression::Cast(part(cast.arg.as_deref())?, type_oid)
+            }
+            _ => return Err(refuse()),
+        })
     }
 
     fn function(&self, outputs: &mut Outputs<'_>, call: &FuncCall) -> Result<Function, Error> {
@@ -213,7 +322,7 @@ fn is_integer(cast: &pg_query::protobuf::TypeCast) -> bool {
         name.array_bounds.is_empty()
             && matches!(
                 *words(&name.names),
-                ["pg_catalog", "int2" | "int4" | "int8"]
+                ["int2" | "int4" | "int8"] | ["pg_catalog", "int2" | "int4" | "int8"]
             )
     })
 }
@@ -344,9 +453,6 @@ fn comparison(
         (">", false) | ("<", true) => Comparison::Greater,
         _ => return Err(refuse()),
     };
-    if !inner(value).is_some_and(is_aggregate) {
-        return Err(refuse());
-    }
     let (column, place) = outputs.column(Reference::Input(value))?;
     if place == Place::Hidden {
         groups.output(outputs, column, value)?;
