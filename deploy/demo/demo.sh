@@ -2,7 +2,7 @@
 # pgdog between real clients and a real PostgreSQL, to look at and to play with. `make demo` runs this.
 #
 # Starts a throw-away PostgreSQL cluster on a free port and pgdog on port 6432, uses them with psql, pgbench and
-# Python, and leaves them running until Ctrl-C. DEMO_EXIT=1 stops by itself. Any step that fails ends it with 1.
+# Python, a database in three shards among them, and leaves them running until Ctrl-C. DEMO_EXIT=1 stops by itself. Any step that fails ends it with 1.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -102,6 +102,8 @@ for _ in $(seq 200); do
 done
 direct "CREATE ROLE alice LOGIN PASSWORD 'hunter2'"
 direct 'CREATE DATABASE pgdog OWNER alice'
+direct "ALTER ROLE postgres PASSWORD 'postgres'"
+for shard in 0 1 2; do direct "CREATE DATABASE shard_$shard"; done
 good "PostgreSQL $(direct 'SHOW server_version') on port $pg_port"
 
 chapter "3. Starting pgdog in front of it"
@@ -109,17 +111,40 @@ cat >"$folder/pgdog.toml" <<TOML
 [general]
 port = $PORT
 default_pool_size = 10
+expanded_explain = true
 
 [[databases]]
 name = "pgdog"
 host = "127.0.0.1"
 port = $pg_port
+
+# A database in three shards. Here they are databases of one server; anywhere else, servers.
+$(for shard in 0 1 2; do
+  printf '[[databases]]\nname = "sharded"\nhost = "127.0.0.1"\nport = %s\ndatabase_name = "shard_%s"\nshard = %s\n\n' \
+    "$pg_port" "$shard" "$shard"
+done)
+[[sharded_tables]]
+database = "sharded"
+name = "users"
+column = "id"
+data_type = "bigint"
+
+[[sharded_tables]]
+database = "sharded"
+name = "payments"
+column = "user_id"
+data_type = "bigint"
 TOML
 cat >"$folder/users.toml" <<'TOML'
 [[users]]
 name = "alice"
 database = "pgdog"
 password = "hunter2"
+
+[[users]]
+name = "postgres"
+database = "sharded"
+password = "postgres"
 TOML
 for file in pgdog.toml users.toml; do
   note "--- $file"
@@ -162,7 +187,32 @@ samples=$(wc -l <"$folder/samples")
 [ "$most" -le 10 ] || fail "PostgreSQL had $most connections, the pool has 10"
 good "200 clients shared at most $most server connections (pg_stat_activity, $samples samples)"
 
-chapter "6. A Python driver"
+chapter "6. Three shards"
+# sharded COMMAND... : as user postgres on the sharded database.
+sharded() { PGUSER=postgres PGPASSWORD=postgres PGDATABASE=sharded run "$PG/psql" -X "$@"; }
+note "Rows of users are spread by id, rows of payments by user_id: those of one user are together."
+sharded -q -c "CREATE TABLE users (id bigint PRIMARY KEY, name text)" \
+  -c "CREATE TABLE payments (id bigint, user_id bigint REFERENCES users, amount numeric(10, 2))"
+# One statement each: a shard gets only the rows that are its own.
+for id in 1 2 3 4 5 6; do
+  printf "INSERT INTO users VALUES (%s, 'user %s');\n" $id $id
+  printf 'INSERT INTO payments VALUES (%s, %s, %s.50), (%s, %s, %s.25);\n' $id $id $((id * 10)) $((id + 10)) $id $id
+done >"$folder/rows.sql"
+sharded -q -f "$folder/rows.sql"
+sharded -c "SELECT u.name, p.amount FROM users u JOIN payments p ON p.user_id = u.id WHERE u.id = 3 ORDER BY p.id"
+sharded -c "EXPLAIN (COSTS off) SELECT * FROM users WHERE id = 3"
+sharded -c "SELECT count(*), sum(amount), avg(amount) FROM payments"
+sharded -c "SELECT id, name FROM users ORDER BY id DESC LIMIT 3"
+sharded -c "EXPLAIN (COSTS off) SELECT id, name FROM users ORDER BY id DESC LIMIT 3"
+sharded -c "BEGIN" -c "UPDATE users SET name = upper(name)" -c "INSERT INTO users VALUES (7, 'USER 7')" -c "COMMIT"
+for shard in 0 1 2; do
+  note "shard $shard has $(direct 'SELECT count(*) FROM users' "shard_$shard") of them"
+done
+all=$(for shard in 0 1 2; do direct 'SELECT string_agg(name, chr(44) ORDER BY id) FROM users' "shard_$shard"; done | tr '\n' ',')
+[ "$(tr ',' '\n' <<<"$all" | grep -c '^USER [1-7]$')" = 7 ] || fail "the shards have: $all"
+good "direct, across shards, and in one transaction over all of them"
+
+chapter "7. A Python driver"
 note "--- deploy/demo/demo.py"
 run "$PYTHON" deploy/demo/demo.py
 good "psycopg 3 with its default settings"
@@ -179,6 +229,7 @@ cat <<TEXT
 PostgreSQL and pgdog keep running. In another terminal:
 
   ${CYAN}PGPASSWORD=hunter2 psql -h 127.0.0.1 -p $PORT -U alice pgdog${PLAIN}
+  ${CYAN}PGPASSWORD=postgres psql -h 127.0.0.1 -p $PORT -U postgres sharded${PLAIN}
 
 pgdog's log: $folder/pgdog.log
 Ctrl-C stops everything and removes its files.
