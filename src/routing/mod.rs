@@ -2,9 +2,11 @@
 //!
 //! `role` says whether that may be a replica, `route` which shards have what it touches (`values` are the keys that it
 //! names, `reach` what its tables have to do with each other, `changes` are of rows; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
-//! servers hear that join one, `two_phase` how several commit together.
+//! servers hear that join one, `two_phase` how several commit together,
+//! `copy` what the data of COPY look like.
 
 mod changes;
+pub mod copy;
 mod reach;
 pub mod role;
 pub mod route;
