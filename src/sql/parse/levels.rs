@@ -350,7 +350,7 @@ impl<'t> Reader<'t> {
         let both = left.start.min(right.start)..left.end.max(right.end);
         // Of an outer join, ON decides about the rows of the side that may be missing, and of no others.
         let (outer, within) = match join.jointype() {
-            JoinType::JoinInner => (None, Some(both)),
+            JoinType::JoinInner => (None, Some(both.clone())),
             JoinType::JoinLeft => (Some((left.clone(), right.clone())), Some(right.clone())),
             JoinType::JoinRight => (Some((right.clone(), left.clone())), Some(left.clone())),
             _ => {
@@ -386,13 +386,24 @@ impl<'t> Reader<'t> {
             }
         }
         if let (Some(quals), Some(within)) = (join.quals.as_deref(), within) {
+            // ON sees the two sides and nothing else: a bare name in it is none of the target's of an UPDATE.
+            let all = self.see(both);
             self.note(quals, &within);
+            self.see(all);
         }
         if let Some(quals) = join.quals.as_deref() {
             self.expression(quals);
         }
         if let Some(alias) = &join.alias {
             self.name(Some(alias), None, None);
+        }
+    }
+
+    /// Changes which tables bare names may be of; answers which they were.
+    fn see(&mut self, references: Range<u16>) -> Range<u16> {
+        match self.scopes.last_mut() {
+            Some(scope) => std::mem::replace(&mut scope.references, references),
+            None => references,
         }
     }
 
