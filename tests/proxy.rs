@@ -15,6 +15,8 @@ mod support;
 mod across;
 #[path = "proxy/admin.rs"]
 mod admin;
+#[path = "proxy/ahead.rs"]
+mod ahead;
 #[path = "proxy/auth.rs"]
 mod auth;
 #[path = "proxy/auth_query.rs"]

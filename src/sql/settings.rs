@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::cursor::Name;
+use super::lexer::{Dialect, Kind, Lexer};
 use super::set::Value;
 
 /// What a session has set, by startup parameters or statements. Immutable and shared.
@@ -260,6 +261,37 @@ impl Transition {
     }
 }
 
+impl Transition {
+    /// The changes one by one; `None` if the encoding has to change first, or the text is not plainly a sequence of
+    /// statements as PostgreSQL reads it by default.
+    pub fn statements(&self) -> Option<Vec<&[u8]>> {
+        if !self.encoding.is_empty() {
+            return None;
+        }
+        let (mut statements, mut from) = (Vec::new(), 0);
+        for token in Lexer::new(&self.text, Dialect::default()) {
+            match token.kind {
+                Kind::Semicolon => {
+                    statements.push(self.text.get(from..token.start)?);
+                    from = token.end;
+                }
+                Kind::Unterminated => return None,
+                _ => {}
+            }
+        }
+        (from == self.text.len()).then_some(statements)
+    }
+}
+
+impl Settings {
+    /// Is a text read in the same way under both, as far as encoding and backslashes go?
+    pub fn reads_as(&self, other: &Self) -> bool {
+        [ENCODING, b"standard_conforming_strings"]
+            .iter()
+            .all(|name| self.get(name) == other.get(name))
+    }
+}
+
 fn is_role(name: &[u8]) -> bool {
     name == ROLE || name == AUTHORIZATION
 }
@@ -421,5 +453,24 @@ mod tests {
         assert!(context.is_empty());
         settings(&["timezone='UTC'", "work_mem=1", "datestyle=iso"]).parse_context(&mut context);
         assert_eq!(context, b"datestyle=iso\0timezone='UTC'\0");
+    }
+
+    #[test]
+    fn a_transition_is_cut_into_its_statements() {
+        let from = settings(&["work_mem='1MB'", "role=none"]);
+        let to = settings(&["search_path='a;b', \"c;d\"", "statement_timeout=5"]);
+        let transition = Transition::between(&from, &to).unwrap();
+        let statements = transition.statements().unwrap();
+        assert_eq!(statements.len(), 4, "{statements:?}");
+        let mut joined = statements.join(&b";"[..]);
+        joined.push(b';');
+        assert_eq!(joined, transition.text);
+        let broken = Transition {
+            text: b"SET a TO 'x;".to_vec(),
+            ..Transition::default()
+        };
+        assert_eq!(broken.statements(), None);
+        assert!(to.reads_as(&from));
+        assert!(!to.reads_as(&settings(&["client_encoding=latin1"])));
     }
 }

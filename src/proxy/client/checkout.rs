@@ -11,12 +11,15 @@ use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, Stat};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::protocol::error_fields::Fields;
+use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::Ties;
+use crate::sql::lexer::Dialect;
+use crate::sql::session::effects;
 use crate::sql::settings::Settings;
 
 use super::super::core_state::{Activity, Notice};
-use super::super::pools::{Conn, Held};
+use super::super::pools::{Conn, Held, Welcome};
 use super::super::server::{Lost, Reset, RunError, Targets};
 use super::obtain::{Aim, Attempt};
 use super::request::Unnamed;
@@ -25,9 +28,12 @@ use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 impl Session {
     /// A server that has this client's settings; `None` if the request was answered with an error.
     pub(super) async fn checkout(&mut self, aim: Aim) -> Result<Option<Held>, End> {
-        match self.obtain(aim).await? {
+        match self.obtain(aim, Way::Ahead).await? {
             Ok(held) => {
-                *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
+                // A cancel request shall not hit the settings.
+                if !held.has_ahead() {
+                    *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
+                }
                 Ok(Some(held))
             }
             Err(error) => self.answer(&error).map(|()| None),
@@ -39,6 +45,7 @@ impl Session {
     pub(super) async fn attempt(
         &mut self,
         aim: Aim,
+        way: Way,
         epoch: Option<Epoch>,
         mut news: u64,
     ) -> Result<Attempt, End> {
@@ -87,7 +94,11 @@ impl Session {
                 Err(Some(error)) => return Ok(Attempt::Failed(error)),
             }
             let wanted = self.settings.committed();
-            if !Settings::same(&held.settings, wanted) {
+            if Settings::same(&held.settings, wanted) {
+                // Nothing is to be done, as most of the time.
+            } else if way == Way::Ahead && self.send_ahead(&mut held) {
+                self.settings.in_line();
+            } else {
                 match Box::pin(self.apply_settings(held)).await {
                     Ok(ready) => held = ready,
                     Err(Unfit::Setting(error)) => return Ok(Attempt::Refused(error)),
@@ -108,11 +119,38 @@ impl Session {
         }
     }
 
+    /// Sends the settings ahead of the request, if they may travel with it: they have been taken once, so that it hardly
+    /// ever fails for them, and there is a message to go behind them.
+    fn send_ahead(&self, held: &mut Held) -> bool {
+        let wanted = self.settings.committed();
+        let proven = self.proven.as_ref();
+        let proven = proven.filter(|proven| Settings::same(&proven.settings, wanted));
+        proven.is_some_and(|proven| {
+            self.goes_behind(held.dialect) && held.send_ahead(wanted, &proven.reported)
+        })
+    }
+
+    /// Is the next message here as a whole, and one in front of which we would not send a Sync?
+    fn goes_behind(&self, dialect: Dialect) -> bool {
+        let Some((tag, body)) = self.inbound.whole_message() else {
+            return false;
+        };
+        if tag != tag::QUERY {
+            return true;
+        }
+        let effects = effects(body.strip_suffix(b"\0").unwrap_or(body), dialect);
+        effects.is_plain() || effects.only_transactions()
+    }
+
     /// Brings the server's settings in line with the client's.
     async fn apply_settings(&mut self, mut held: Held) -> Result<Held, Unfit> {
         match held.bring_to(self.settings.committed()).await {
             Ok(_) => {
                 self.settings.in_line();
+                self.proven = Some(Welcome {
+                    settings: Arc::clone(self.settings.committed()),
+                    reported: Rc::clone(&held.reported),
+                });
                 Ok(held)
             }
             Err(RunError::Server(body)) if Fields::parse(&body).is_ok_and(|f| f.is_fatal()) => {
@@ -123,11 +161,8 @@ impl Session {
                 if held.is_fit() {
                     held.check_in(); // as it was
                 }
-                let detail = String::from_utf8_lossy(&body).replace('\0', " ");
-                let text = "cannot apply this session's parameters";
-                let code = SqlState::INVALID_PARAMETER_VALUE;
-                let error = Error::error(Fault::Server, code, text);
-                Err(Unfit::Setting(error.detail(detail)))
+                self.proven = None;
+                Err(Unfit::Setting(refused_settings(&body)))
             }
             Err(RunError::Lost(lost)) => Err(Unfit::Gone(lost_error(&lost))),
         }
@@ -261,6 +296,22 @@ enum Unfit {
     Setting(Error),
     /// It went away: another connection may do.
     Gone(Error),
+}
+
+/// How a server gets the client's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Before the request, by a round trip of its own.
+    First,
+    /// In the same write, if that can be.
+    Ahead,
+}
+
+/// The server has answered this to the client's settings: the body of its ErrorResponse.
+pub(super) fn refused_settings(body: &[u8]) -> Error {
+    let detail = String::from_utf8_lossy(body).replace('\0', " ");
+    let text = "cannot apply this session's parameters";
+    Error::error(Fault::Server, SqlState::INVALID_PARAMETER_VALUE, text).detail(detail)
 }
 
 /// What a place in the queue has come to; `None`: there is a better one elsewhere.

@@ -17,6 +17,7 @@ use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
 use super::super::server::{Recipient, RunError, Server};
+use super::checkout::Way;
 use super::obtain::Aim;
 use super::{End, Session};
 
@@ -91,7 +92,7 @@ impl Session {
             want: Want::Read,
         };
         let mut at = self.state.core.now();
-        let facts = match self.obtain(aim).await? {
+        let facts = match self.obtain(aim, Way::First).await? {
             Ok(mut held) => match learn(&mut held).await {
                 Ok(facts) => {
                     self.release(held, false);

@@ -3,7 +3,7 @@
 use cores::{Buf, Stream};
 
 use crate::error::Error;
-use crate::protocol::frame::{peek, Header};
+use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 
 /// Largest body of a client's message: PostgreSQL's own limit for those that may be large.
 pub(super) const CLIENT_BODY_BYTES_MAX: usize = 0x3fff_fffe - 4;
@@ -63,6 +63,14 @@ impl Inbound {
 
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.pending, Pending::Nothing)
+    }
+
+    /// The next message, tag and body, if it is here from beginning to end.
+    pub(super) fn whole_message(&self) -> Option<(u8, &[u8])> {
+        let here = self.bytes();
+        let header = peek(here, CLIENT_BODY_BYTES_MAX).ok()??;
+        let body = here.get(HEADER_BYTES..header.frame_bytes())?;
+        Some((header.tag, body))
     }
 
     /// Was a part of a message passed on whose rest has not come?

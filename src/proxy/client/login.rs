@@ -181,6 +181,7 @@ impl Admitted {
             cluster,
             inbound: Inbound::of(received),
             settings,
+            proven: None,
             statements: ClientStatements::default(),
             tracker: None,
             ties: Ties::default(),

@@ -47,7 +47,7 @@ use crate::sql::session_settings::SessionSettings;
 
 use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Enrolled, Notice};
-use super::pools::PoolSlot;
+use super::pools::{PoolSlot, Welcome};
 use super::server::{Collector, Lost, RunError, Server};
 
 use admin::AdminSession;
@@ -83,6 +83,8 @@ struct Session {
     inbound: Inbound,
     /// What this client has set.
     settings: SessionSettings,
+    /// Settings that a server has taken before: they may travel ahead of a request.
+    proven: Option<Welcome>,
     statements: ClientStatements,
     /// Its statements that change settings, while there are any on their way.
     tracker: Option<Box<Tracker>>,

@@ -16,6 +16,7 @@ use super::super::core_state::Activity;
 use super::super::news;
 use super::super::pools::Held;
 use super::super::server::{Lost, RunError};
+use super::checkout::Way;
 use super::{End, Session};
 
 /// Connections beyond those of the pool that may turn out to be gone, before another server is tried for a request.
@@ -48,7 +49,7 @@ impl Session {
     ///
     /// A server that cannot be reached is passed over for another that may serve the request. While it is not known who
     /// is the primary, writes wait, for `checkout_timeout` at most.
-    pub(super) async fn obtain(&mut self, aim: Aim) -> Result<Result<Held, Error>, End> {
+    pub(super) async fn obtain(&mut self, aim: Aim, way: Way) -> Result<Result<Held, Error>, End> {
         let since = self.state.core.now();
         let mut tried: Vec<PoolId> = Vec::new();
         let mut failure: Option<Error> = None;
@@ -68,7 +69,7 @@ impl Session {
                         return self.recoverable(error).map(Err);
                     }
                     self.turn_to(slot);
-                    match self.attempt(aim, epoch, news).await? {
+                    match self.attempt(aim, way, epoch, news).await? {
                         Attempt::Ready(held) => {
                             self.count_aim(&held, aim);
                             return Ok(Ok(held));

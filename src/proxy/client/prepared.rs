@@ -310,7 +310,8 @@ impl Relay<'_> {
             return self.pass_bind_as(header, 0, None, 0);
         };
         // Before anything of it is noted: is it all there is?
-        let lone = self.server.exchange.at_rest() && self.session.tracker.is_none();
+        let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
+        let lone = first && self.session.tracker.is_none();
         self.session.retry = lone.then(|| self.lone_batch()).flatten();
         self.ensure(&statement);
         let mut note = 0;

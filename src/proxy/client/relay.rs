@@ -8,10 +8,12 @@ use std::time::Duration;
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::protocol::backend::TransactionStatus;
+use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::{Activity, Notice};
-use super::super::server::{cancel, Lost, Server, NOTE_COMMIT};
+use super::super::server::{cancel, Lost, Server, Targets, NOTE_COMMIT};
+use super::checkout::refused_settings;
 use super::{lost_error, End, Session};
 
 /// How long a server may take to stop a statement that we have cancelled.
@@ -117,7 +119,7 @@ impl<'a> Relay<'a> {
     fn is_held_up(&self) -> bool {
         // The cancel request must not hit what comes next.
         let cancelling = self.session.timed_out && !self.server.target.is_settled();
-        cancelling || self.awaits || self.server.exchange.is_full()
+        cancelling || self.awaits || self.server.exchange.is_full() || self.server.holds_behind()
     }
 
     /// Client to server. Ready: something moved.
@@ -146,13 +148,28 @@ impl<'a> Relay<'a> {
         let lost = match server.stream.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => {
-                self.answered = true;
+                let ahead = server.has_ahead();
+                let batches = if ahead {
+                    server.exchange.batches_owed()
+                } else {
+                    0
+                };
+                let taken = server.take(buf, self.session);
+                self.answered |= !server.has_ahead();
                 self.awaits = false;
-                match server.take(buf, self.session) {
+                match taken {
                     Ok(()) => {
+                        if ahead && !server.has_ahead() {
+                            // From here on it is the client's request that a cancel request would hit.
+                            let target = Targets::One(Rc::clone(&server.target));
+                            *self.session.link.targets.borrow_mut() = target;
+                        }
                         self.session.count_traffic();
                         self.after_replies()?;
                         return Poll::Ready(Ok(()));
+                    }
+                    Err(Lost::Unset(body)) => {
+                        return Poll::Ready(Err(self.refused(&body, batches)));
                     }
                     Err(lost) => lost,
                 }
@@ -208,6 +225,24 @@ impl<'a> Relay<'a> {
                 link.wake();
             }
         });
+    }
+
+    /// The server does not take the client's settings, and has ignored the request behind them, of which so many batches
+    /// had been sent to their end.
+    fn refused(&mut self, body: &[u8], batches: usize) -> End {
+        let error = if Fields::parse(body).is_ok_and(|fields| fields.is_fatal()) {
+            self.server.link.meter.lost();
+            lost_error(&Lost::Closed(None)) // it is going away, whatever it was asked
+        } else {
+            refused_settings(body)
+        };
+        if batches > 1 || self.session.inbound.is_amid_message() {
+            return End::Fatal(Error {
+                survives: crate::error::Survives::Nothing,
+                ..error
+            });
+        }
+        self.session.server_lost(error, batches == 1)
     }
 
     /// The server is gone, amid whatever it did.

@@ -61,10 +61,10 @@ pub(super) enum Unnamed {
 impl Relay<'_> {
     /// Passes on what has come, noting what each message will be answered. False: nothing could be passed.
     pub(super) fn pass_messages(&mut self) -> Result<bool, End> {
-        let resting = self.server.exchange.is_resting();
+        let mut resting = self.server.exchange.is_resting();
         self.awaits = false;
         let mut progress = self.session.inbound.pass_rest(&self.server.stream);
-        while !self.session.inbound.is_amid_message() {
+        while !self.session.inbound.is_amid_message() && !self.server.holds_behind() {
             let passed = self.pass_run()?;
             progress |= passed > 0;
             let Some(header) = self.session.inbound.next()? else {
@@ -89,6 +89,7 @@ impl Relay<'_> {
         }
         let Session { link, state, .. } = &*self.session;
         if progress {
+            resting |= self.server.begin_behind();
             if resting {
                 let now = state.core.now();
                 let status = self.server.exchange.status();
@@ -164,6 +165,9 @@ impl Relay<'_> {
             }
             last = Some(header.tag);
             at += header.frame_bytes();
+            if self.server.holds_behind() {
+                break;
+            }
         }
         if let Some(tag) = last {
             self.server.link.meter.sent(tag);

@@ -1,6 +1,8 @@
 //! One authenticated server connection.
 
+mod ahead;
 pub(crate) mod cancel;
+mod collector;
 pub(crate) mod connect;
 mod encrypt;
 mod link;
@@ -20,7 +22,7 @@ use crate::prepared::Id;
 use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
-use crate::protocol::frame::{peek, run, Frames, Header, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frame::{peek, run, Header, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -28,8 +30,10 @@ use crate::sql::lexer::Dialect;
 use crate::sql::settings::{Settings, Transition};
 
 use super::core_state::CoreState;
+use ahead::Ahead;
 
 pub(crate) use cancel::{Target, Targets};
+pub(crate) use collector::{Collector, RunError};
 use link::Enlisted;
 pub(crate) use link::{Registry, ServerLink};
 pub(crate) use reset::Reset;
@@ -56,6 +60,10 @@ pub(crate) struct Server {
     pub(crate) epoch: Option<Epoch>,
     /// When it was last known to answer, by a check or because it had just been opened.
     pub(crate) checked: Instant,
+    /// Settings that travel ahead of a request.
+    ahead: Ahead,
+    /// What they are reported as, which may be as late as with the first ReadyForQuery.
+    reported_ahead: Option<Rc<Parameters>>,
     /// What it counts, where others see it.
     pub(crate) link: Enlisted,
 }
@@ -68,6 +76,8 @@ pub(crate) const NOTE_CLIENT: Note = 2;
 pub(crate) const NOTE_EFFECTS: Note = 4;
 /// The message may commit a transaction.
 pub(crate) const NOTE_COMMIT: Note = 8;
+/// The message is the last of those that change settings ahead of a request.
+const NOTE_AHEAD: Note = 16;
 
 /// Where in the server's stream of messages we are.
 #[derive(Default)]
@@ -109,6 +119,8 @@ pub(crate) enum Lost {
     Malformed,
     /// It was the primary, and another server is now.
     Superseded,
+    /// It refused settings ahead of a request, which did not run: the body of its ErrorResponse.
+    Unset(Vec<u8>),
 }
 
 impl std::fmt::Display for Lost {
@@ -121,6 +133,7 @@ impl std::fmt::Display for Lost {
             }
             Lost::Malformed => f.write_str("malformed message"),
             Lost::Superseded => f.write_str("another server is the primary"),
+            Lost::Unset(_) => f.write_str("settings were refused"),
         }
     }
 }
@@ -189,6 +202,8 @@ impl Server {
             stream,
             exchange: Exchange::default(),
             replies: Replies::default(),
+            ahead: Ahead::Nothing,
+            reported_ahead: None,
             dialect: dialect(&reported),
             reported,
             settings: Arc::default(),
@@ -238,6 +253,9 @@ impl Server {
         if let Some(fields) = &fields {
             self.heed(fields);
         }
+        if self.has_ahead() {
+            self.refused_ahead(body);
+        }
         if fate != Fate::Forward {
             return fate;
         }
@@ -260,6 +278,9 @@ impl Server {
     fn account<R: Recipient>(&mut self, tag: u8, body: &[u8], fate: Fate, to: &mut R) {
         let meter = &self.link.meter;
         meter.received(tag);
+        if self.has_ahead() {
+            return self.answered_ahead(tag);
+        }
         match tag {
             tag::COMMAND_COMPLETE => {
                 let note = self.exchange.take_note();
@@ -374,20 +395,25 @@ impl Server {
                 forward(buf, at, to);
                 return self.begin_partial(buf, header.frame_bytes());
             }
-            if header.tag == tag::ERROR_RESPONSE && at > 0 {
-                // Something else may take its place: what came before it goes first.
+            let ready = header.tag == tag::READY_FOR_QUERY && self.reported_ahead.is_some();
+            if (ready || header.tag == tag::ERROR_RESPONSE) && at > 0 {
+                // Something else may take its place, or go in front: what came before it goes first.
                 forward(buf, at, to);
                 at = 0;
                 continue;
+            }
+            if ready {
+                self.tell_reported(to);
             }
             let mut fate = self.exchange.received(header.tag, body.first().copied())?;
             let body = body.get(..header.body_bytes).filter(|_| whole);
             self.account(header.tag, body.unwrap_or_default(), fate, to);
             if header.tag == tag::ERROR_RESPONSE {
                 fate = self.error(body, fate, to);
+                self.check_ahead()?;
             }
             if header.tag == tag::PARAMETER_STATUS {
-                self.parameter(body.unwrap_or_default(), fate, to);
+                fate = self.parameter(body.unwrap_or_default(), fate, to);
             }
             let here = header.frame_bytes().min(rest.len());
             if !whole {
@@ -442,6 +468,9 @@ impl Server {
                 return Ok(());
             }
         }
+        if header.tag == tag::READY_FOR_QUERY {
+            self.tell_reported(to);
+        }
         // Only a message read whole is looked into.
         let body = partial.get(HEADER_BYTES..).unwrap_or_default();
         let mut fate = self.exchange.received(header.tag, body.first().copied())?;
@@ -449,9 +478,10 @@ impl Server {
         if header.tag == tag::ERROR_RESPONSE {
             let whole = partial.len() == header.frame_bytes();
             fate = self.error(whole.then_some(body), fate, to);
+            self.check_ahead()?;
         }
         if header.tag == tag::PARAMETER_STATUS {
-            self.parameter(body, fate, to);
+            fate = self.parameter(body, fate, to);
         }
         if fate == Fate::Forward {
             to.forward_copy(&partial);
@@ -462,17 +492,20 @@ impl Server {
         Ok(())
     }
 
-    fn parameter(&mut self, body: &[u8], fate: Fate, to: &mut impl Recipient) {
+    fn parameter(&mut self, body: &[u8], fate: Fate, to: &mut impl Recipient) -> Fate {
         let Ok(status) = ParameterStatus::parse(body) else {
-            return;
+            return fate;
         };
         if self.reported.get(status.name) != Some(status.value) {
             Rc::make_mut(&mut self.reported).set(status.name, status.value);
             self.dialect = dialect(&self.reported);
         }
-        if fate == Fate::Forward {
-            to.parameter(status.name, status.value);
+        if fate != Fate::Forward || self.was_ahead(status.name, status.value) {
+            return Fate::Drop;
         }
+        to.parameter(status.name, status.value);
+        self.told(status.name, status.value);
+        fate
     }
 
     /// Makes the replies that are ours to make, as far as their turn has come.
@@ -693,101 +726,4 @@ fn read_whole(header: Header) -> bool {
         tag::ERROR_RESPONSE => header.frame_bytes() <= WHOLE_BYTES_MAX,
         _ => false,
     }
-}
-
-/// Why a statement of ours did not run.
-#[derive(Debug)]
-pub(crate) enum RunError {
-    /// The body of the server's ErrorResponse.
-    Server(Vec<u8>),
-    /// The connection is gone.
-    Lost(Lost),
-}
-
-/// Takes the replies to our own statements, as far as they are short.
-#[derive(Debug, Default)]
-pub(crate) struct Collector {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-impl Collector {
-    /// The first column of the first row, if it is there and not null.
-    pub(crate) fn value(&self) -> Option<&[u8]> {
-        self.column(0)?
-    }
-
-    /// Is there a row?
-    pub(crate) fn has_row(&self) -> bool {
-        self.row().is_some()
-    }
-
-    /// This column of the first row, if it is there; the first is 0.
-    pub(crate) fn column(&self, number: usize) -> Option<Option<&[u8]>> {
-        let (_, mut rest) = self.row()?.split_first_chunk::<2>()?;
-        let mut value = None;
-        for _ in 0..=number {
-            let (bytes, after) = rest.split_first_chunk::<4>()?;
-            (value, rest) = match usize::try_from(i32::from_be_bytes(*bytes)) {
-                Ok(bytes) => {
-                    let (value, rest) = after.split_at_checked(bytes)?;
-                    (Some(value), rest)
-                }
-                Err(_) => (None, after), // null
-            };
-        }
-        Some(value)
-    }
-
-    /// The body of the first DataRow.
-    fn row(&self) -> Option<&[u8]> {
-        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
-        let row = frames.find(|frame| frame.tag == tag::DATA_ROW)?;
-        Some(row.body)
-    }
-
-    /// What came besides the answer, and is the client's: ParameterStatus and NotificationResponse.
-    pub(crate) fn asides(&self) -> Vec<u8> {
-        let mut asides = Vec::new();
-        let mut at = 0;
-        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX);
-        while let Some(Ok(frame)) = frames.next() {
-            if matches!(
-                frame.tag,
-                tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE
-            ) {
-                asides.extend_from_slice(self.bytes.get(at..frames.at()).unwrap_or_default());
-            }
-            at = frames.at();
-        }
-        asides
-    }
-
-    /// Was there more than is kept?
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut
-    }
-
-    /// The body of the first ErrorResponse.
-    fn error(&self) -> Option<Vec<u8>> {
-        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
-        frames
-            .find(|frame| frame.tag == tag::ERROR_RESPONSE)
-            .map(|frame| frame.body.to_vec())
-    }
-}
-
-impl Recipient for Collector {
-    fn forward(&mut self, buf: Buf) {
-        self.forward_copy(&buf);
-    }
-
-    fn forward_copy(&mut self, bytes: &[u8]) {
-        let room = WHOLE_BYTES_MAX - self.bytes.len();
-        self.cut |= bytes.len() > room;
-        self.bytes
-            .extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-
-    fn parameter(&mut self, _: &[u8], _: &[u8]) {}
 }

@@ -24,6 +24,7 @@ use super::super::cluster::Want;
 use super::super::core_state::Activity;
 use super::super::pools::Held;
 use super::super::server::{RunError, Targets};
+use super::checkout::Way;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::obtain::Aim;
 use super::relay::{Extent, Relay};
@@ -157,7 +158,7 @@ impl Session {
         if let Some(at) = legs.iter().position(|leg| leg.shard == shard) {
             return Ok(Ok(legs.remove(at)));
         }
-        let held = match self.obtain(Aim { shard, want }).await? {
+        let held = match self.obtain(Aim { shard, want }, Way::First).await? {
             Ok(held) => held,
             Err(error) => return Ok(Err(error)),
         };
