@@ -1,0 +1,414 @@
+//! Random queries over `users`, `orders` and `countries`.
+
+/// A pseudo-random sequence: SplitMix64.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((value ^ value >> 31) % u64::try_from(end).unwrap()).unwrap()
+    }
+
+    pub(super) fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.below(from.len())]
+    }
+
+    /// Some of them, at least one, each once, in any order.
+    fn some<'a>(&mut self, from: &[&'a str], most: usize) -> Vec<&'a str> {
+        let mut left = from.to_vec();
+        let count = 1 + self.below(most.min(left.len()));
+        (0..count)
+            .map(|_| left.swap_remove(self.below(left.len())))
+            .collect()
+    }
+}
+
+const USERS: &[&str] = &[
+    "u.id",
+    "u.name",
+    "u.age",
+    "u.balance",
+    "u.score",
+    "u.ratio",
+    "u.created",
+    "u.born",
+    "u.active",
+    "u.country",
+    "u.level",
+    "u.token",
+    "u.pause",
+    "u.data",
+];
+const ORDERS: &[&str] = &[
+    "o.id",
+    "o.user_id",
+    "o.total",
+    "o.quantity",
+    "o.note",
+    "o.placed",
+    "o.state",
+];
+const COUNTRIES: &[&str] = &["c.code", "c.title", "c.big"];
+/// Expressions over each.
+const USERS_MORE: &[&str] = &[
+    "u.age + 1",
+    "lower(u.name)",
+    "u.balance * 2",
+    "u.score / 2",
+    "date_trunc('day', u.created)",
+    "u.age % 3",
+    "coalesce(u.name, '-')",
+    "CASE WHEN u.active THEN 1 ELSE 0 END",
+    "u.level::text",
+    "-u.age",
+    "u.id % 10",
+    "u.name IS NULL",
+];
+const ORDERS_MORE: &[&str] = &[
+    "o.total / 2",
+    "upper(o.note)",
+    "o.quantity * 2",
+    "o.total::int",
+    "o.placed::date",
+    "length(o.note)",
+];
+
+struct From {
+    text: &'static str,
+    columns: Vec<&'static str>,
+    more: Vec<&'static str>,
+    filters: Vec<&'static str>,
+    /// Columns that tell every row from every other.
+    unique: &'static [&'static str],
+}
+
+fn from(random: &mut Random) -> From {
+    let (text, users, orders, countries, unique): (_, _, _, _, &[&str]) = match random.below(12) {
+        0..=3 => ("users u", true, false, false, &["u.id"]),
+        4..=6 => ("orders o", false, true, false, &["o.id"]),
+        7 => ("users u JOIN orders o ON o.user_id = u.id", true, true, false, &["o.id"]),
+        8 => ("users u LEFT JOIN orders o ON o.user_id = u.id AND o.quantity > 2", true, true, false, &["u.id", "o.id"]),
+        9 => ("users u JOIN countries c ON c.code = u.country", true, false, true, &["u.id"]),
+        10 => ("orders o JOIN users u ON u.id = o.user_id LEFT JOIN countries c ON c.code = u.country AND c.big", true, true, true, &["o.id"]),
+        _ => ("users u JOIN orders o ON o.id = u.id", true, true, false, &["o.id"]),
+    };
+    let mut from = From {
+        text,
+        columns: Vec::new(),
+        more: Vec::new(),
+        filters: Vec::new(),
+        unique,
+    };
+    if users {
+        from.columns.extend(USERS);
+        from.more.extend(USERS_MORE);
+        from.filters.extend([
+            "u.age > 8",
+            "u.name LIKE 'a%'",
+            "u.active",
+            "u.balance < 70",
+            "NOT u.active OR u.level = 2",
+            "u.country IN ('de', 'it')",
+            "u.id BETWEEN 10 AND 60",
+            "EXISTS (SELECT 1 FROM orders x WHERE x.user_id = u.id AND x.total > 60)",
+            "u.country IN (SELECT code FROM countries WHERE big)",
+            "u.score <> 'NaN'",
+            "u.id IN (SELECT user_id FROM orders WHERE quantity = 1)",
+            "u.age > (SELECT count(*) FROM orders x WHERE x.user_id = u.id)",
+            "u.age IN (SELECT quantity FROM orders)",
+            "u.id < 0",
+        ]);
+    }
+    if orders {
+        from.columns.extend(ORDERS);
+        from.more.extend(ORDERS_MORE);
+        from.filters.extend([
+            "o.total > 40",
+            "o.quantity IS NOT NULL",
+            "o.note <> 'n3'",
+            "o.placed < '2024-02-03'",
+            "o.state = 's1'",
+        ]);
+    }
+    if countries {
+        from.columns.extend(COUNTRIES);
+    }
+    from
+}
+
+/// A query, and whether the order of its rows is known in full.
+pub(super) fn random_query(random: &mut Random) -> (String, bool) {
+    let from = from(random);
+    let mut filter = String::new();
+    if random.one_in(2) {
+        let filters = random.some(&from.filters, 2);
+        filter = format!(
+            " WHERE {}",
+            filters
+                .iter()
+                .map(|filter| format!("({filter})"))
+                .collect::<Vec<_>>()
+                .join(random.pick(&[" AND ", " AND ", " OR "]))
+        );
+    }
+    let source = format!("FROM {}{filter}", from.text);
+    match random.below(10) {
+        0..=3 => rows(random, &from, &source),
+        4..=5 => distinct(random, &from, &source),
+        6 => united(random, &source, &from),
+        _ => groups(random, &from, &source),
+    }
+}
+
+fn direction(random: &mut Random, key: &str) -> String {
+    let way = random.pick(&["", " DESC", " ASC", " NULLS FIRST", " DESC NULLS LAST"]);
+    format!("{key}{way}")
+}
+
+fn limit(random: &mut Random) -> String {
+    match random.below(4) {
+        0 => format!(" LIMIT {}", random.below(12)),
+        1 => format!(" LIMIT {} OFFSET {}", random.below(12), random.below(9)),
+        2 => format!(" OFFSET {}", random.below(20)),
+        _ => String::new(),
+    }
+}
+
+fn rows(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let mut outputs: Vec<String> = random
+        .some(&from.columns, 4)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    if random.one_in(2) {
+        let more = random.pick(&from.more);
+        outputs.push(if random.one_in(2) {
+            format!("{more} AS x")
+        } else {
+            more.to_owned()
+        });
+    }
+    if random.one_in(12) {
+        outputs = vec!["*".to_owned()];
+    }
+    if random.one_in(12) {
+        let partition = random.pick(&from.columns);
+        outputs.push(format!("count(*) OVER (PARTITION BY {partition}, u.id)"));
+    }
+    let mut sql = format!("SELECT {} {source}", outputs.join(", "));
+    let mut ordered = false;
+    if random.one_in(4) {
+        // Without an order the number of rows is known only.
+    } else {
+        let mut keys: Vec<String> = Vec::new();
+        for _ in 0..random.below(3) {
+            let key = match random.below(4) {
+                0 => (1 + random.below(outputs.len())).to_string(),
+                1 => random.pick(&from.more).to_owned(),
+                2 if sql.contains(" AS x") => "x".to_owned(),
+                _ => random.pick(&from.columns).to_owned(),
+            };
+            keys.push(direction(random, &key));
+        }
+        for key in from.unique {
+            keys.push(direction(random, key));
+        }
+        sql += &format!(" ORDER BY {}", keys.join(", "));
+        ordered = true;
+        sql += &match random.below(10) {
+            0 => format!(" FETCH FIRST {} ROWS WITH TIES", 1 + random.below(5)),
+            _ => limit(random),
+        };
+    }
+    (sql, ordered)
+}
+
+fn distinct(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let mut outputs: Vec<String> = random
+        .some(&from.columns, 3)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    if random.one_in(3) {
+        outputs.push(random.pick(&from.more).to_owned());
+    }
+    if random.one_in(4) {
+        let mut keys = vec![outputs[0].clone()];
+        keys.extend(from.unique.iter().map(|key| (*key).to_owned()));
+        return (
+            format!(
+                "SELECT DISTINCT ON ({}) {} {source} ORDER BY {}{}",
+                outputs[0],
+                outputs.join(", "),
+                keys.join(", "),
+                limit(random)
+            ),
+            true,
+        );
+    }
+    let sql = format!("SELECT DISTINCT {} {source}", outputs.join(", "));
+    if random.one_in(3) {
+        return (sql, false);
+    }
+    let keys: Vec<String> = (1..=outputs.len())
+        .map(|at| direction(random, &at.to_string()))
+        .collect();
+    (
+        format!("{sql} ORDER BY {}{}", keys.join(", "), limit(random)),
+        true,
+    )
+}
+
+fn united(random: &mut Random, source: &str, from: &From) -> (String, bool) {
+    let column = random.pick(&from.columns);
+    let (all, other) = (
+        random.pick(&["", " ALL"]),
+        random.pick(&["", " WHERE false", " LIMIT 3"]),
+    );
+    let mut sql = format!(
+        "SELECT {column} AS v {source} UNION{all} SELECT {column} FROM {}{other}",
+        from.text
+    );
+    if other == " LIMIT 3" {
+        return (sql, false);
+    }
+    if random.one_in(2) {
+        sql += &format!(" ORDER BY {}{}", direction(random, "v"), limit(random));
+        return (sql, true);
+    }
+    (sql, false)
+}
+
+const AGGREGATES: &[&str] = &[
+    "count(*)",
+    "count({})",
+    "sum({n})",
+    "avg({n})",
+    "min({})",
+    "max({})",
+    "bool_and({b})",
+    "bool_or({b})",
+    "every({b})",
+    "bit_and({i})",
+    "bit_or({i})",
+    "bit_xor({i})",
+    "stddev({n})",
+    "variance({n})",
+    "stddev_pop({n})",
+    "var_pop({n})",
+    "count(DISTINCT {})",
+    "max(DISTINCT {})",
+    "sum({n}) FILTER (WHERE {b})",
+    "count(*)::int",
+    "min({s})",
+    "max({s})",
+    "sum({n}) * 2",
+    "sum({n}) / nullif(count({}), 0)",
+    "coalesce(sum({n}), 0)",
+    "round(avg({n}), 2)",
+    "avg({n}) - 1.5",
+    "(sum({n}) + count(*)) * 0.25",
+    "round(100.0 * count({}) / count(*), 1)",
+    "sum({n})::int",
+    "max({n})::numeric / 7",
+    "sum({i}) / (count({b}) - 3)",
+    "sum({n})::float8 / 3",
+    "abs(sum({n}))",
+    "string_agg({s}, ',' ORDER BY {s})",
+    "sum(DISTINCT {n})",
+];
+
+fn aggregate(random: &mut Random, from: &From) -> String {
+    let users = from.text.contains("users");
+    let numbers: &[&str] = if users {
+        &[
+            "u.age",
+            "u.balance",
+            "u.score",
+            "u.level",
+            "u.id",
+            "u.ratio",
+        ]
+    } else {
+        &["o.total", "o.quantity", "o.id"]
+    };
+    let flags = if users { "u.active" } else { "o.quantity > 2" };
+    let integers: &[&str] = if users {
+        &["u.age", "u.level", "u.id"]
+    } else {
+        &["o.quantity", "o.id"]
+    };
+    let texts: &[&str] = if users {
+        &["u.name", "u.country"]
+    } else {
+        &["o.note", "o.state"]
+    };
+    random
+        .pick(AGGREGATES)
+        .replace("{n}", random.pick(numbers))
+        .replace("{b}", flags)
+        .replace("{i}", random.pick(integers))
+        .replace("{s}", random.pick(texts))
+        .replace("{}", random.pick(&from.columns))
+}
+
+fn groups(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let aggregates: Vec<String> = (0..=random.below(3))
+        .map(|_| aggregate(random, from))
+        .collect();
+    if random.one_in(4) {
+        return (format!("SELECT {} {source}", aggregates.join(", ")), true);
+    }
+    let mut keys: Vec<String> = random
+        .some(&from.columns, 2)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    if random.one_in(3) {
+        keys.push(random.pick(&from.more).to_owned());
+    }
+    let shown = random.below(keys.len() + 1);
+    let mut outputs: Vec<String> = keys[..shown].to_vec();
+    outputs.extend(aggregates.clone());
+    let mut named = keys.clone();
+    if shown > 0 && random.one_in(4) {
+        outputs[0] += " AS grouped";
+        named[0] = random.pick(&["grouped", "1"]).to_owned();
+    }
+    let mut sql = format!(
+        "SELECT {} {source} GROUP BY {}",
+        outputs.join(", "),
+        named.join(", ")
+    );
+    if random.one_in(4) {
+        let what = random.pick(&[
+            "count(*) > 2",
+            "3 >= count(*)",
+            "count(*) <> 1 AND count(*) < 9",
+            "max(1) = 1",
+            "sum(1) > 1.5",
+        ]);
+        sql += &format!(" HAVING {what}");
+    }
+    if random.one_in(3) {
+        return (sql, false);
+    }
+    let mut order: Vec<String> = Vec::new();
+    if random.one_in(2) {
+        order.push(direction(random, &aggregates[0]));
+    }
+    for key in &keys {
+        order.push(direction(random, key));
+    }
+    (
+        format!("{sql} ORDER BY {}{}", order.join(", "), limit(random)),
+        true,
+    )
+}
