@@ -34,6 +34,11 @@ fn named(name: &'static str) -> Named {
             match (message.tag, &*message.body) {
                 (b'Q', b"\0") => peer.send(&[tagged(b'I', b""), tagged(b'Z', b"I")].concat()),
                 (b'Q', _) => peer.send(&one_row(name)),
+                // Settings of a client, in front of its query.
+                (b'P', _) => peer.send(&tagged(b'1', b"")),
+                (b'B', _) => peer.send(&tagged(b'2', b"")),
+                (b'E', _) => peer.send(&tagged(b'C', b"SET\0")),
+                (b'S', _) => peer.send(&tagged(b'Z', b"I")),
                 (b'X', _) => return,
                 _ => {}
             }
