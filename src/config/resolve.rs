@@ -550,3 +550,22 @@ impl UserEntry {
         }
     }
 }
+
+/// Feeds hostile text to the reader of both files: it answers with a configuration or with what is wrong.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let source = |path, text| Source {
+        path,
+        text: Some(text),
+    };
+    let outcome = resolve(&Sources {
+        config: source("pgdog.toml", &text),
+        users: source("users.toml", &text),
+        environment: &Environment::default(),
+        overrides: &Overrides::default(),
+    });
+    if let Err(problems) = outcome {
+        assert!(!problems.is_empty(), "refused without a reason");
+    }
+}

@@ -704,6 +704,16 @@ fn secrets_are_never_printed() {
 }
 
 proptest::proptest! {
+    #[test]
+    fn hostile_files_are_refused_with_reasons(data in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        resolve::fuzz_config(&data);
+    }
+
+    #[test]
+    fn almost_valid_files_are_refused_with_reasons(text in "(\\[\\[?(general|databases|users|tcp)\\]\\]?|name|host|port|role|=|\"|a|1|-|\n|,|\\{){0,60}") {
+        resolve::fuzz_config(text.as_bytes());
+    }
+
     /// Whatever stands in a file or a variable, the answer is a configuration or errors.
     #[test]
     fn any_text_is_answered(text in "(\\[{0,2}(general|users|databases|sharded_tables)\\]{0,2}\n|[a-z_]{1,8} = [\"0-9a-z\\[\\]{},-]{1,9}\n|\\PC{0,9}\n){0,12}", url in "postgres://\\PC{0,20}") {

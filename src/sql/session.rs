@@ -609,5 +609,19 @@ fn explain(
     }
 }
 
+/// Feeds hostile text to the analysis, in every dialect. Steps must lie within it.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_effects(data: &[u8]) {
+    for (backslashes, overlapping) in [(false, false), (true, false), (false, true), (true, true)] {
+        let dialect = Dialect {
+            backslashes,
+            overlapping,
+        };
+        let effects = effects(data, dialect);
+        assert!(effects.steps().len() <= data.len());
+        assert!(!(effects.is_plain() && effects.commits()), "{effects:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests;

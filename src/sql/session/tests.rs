@@ -315,6 +315,16 @@ fn statements_are_told_apart() {
 
 proptest! {
     #[test]
+    fn hostile_texts_have_effects_or_none(data in any::<Vec<u8>>()) {
+        fuzz_effects(&data);
+    }
+
+    #[test]
+    fn hostile_statements_have_effects_or_none(text in "(SET|PREPARE|BEGIN|;|'|\\\\|\\$a\\$|/\\*|--|E'|[a-z( =,)\"]){0,40}") {
+        fuzz_effects(text.as_bytes());
+    }
+
+    #[test]
     fn any_bytes_are_read_without_panic(data: Vec<u8>) {
         effects(&data, Dialect::default());
     }

@@ -1,0 +1,4 @@
+//! Calls the entry function that sits beside the code.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pgdog::sql::session::fuzz_effects(data));
