@@ -309,5 +309,17 @@ fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
     }
     println!("{answered} answered, {refused} refused");
     assert!(answered > refused);
+
+    // A format for each column, and a column more that the client does not know of.
+    let sql = "SELECT name, age FROM users ORDER BY id LIMIT 3";
+    let bind = tagged(b'B', &[0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]);
+    let messages = [
+        parse("", sql),
+        bind,
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    assert_eq!(client.ask(&messages), one.ask(&messages));
     shards.pgdog.stop();
 }

@@ -117,7 +117,7 @@ impl Planned<'_> {
                         Parse::encode_content(&mut messages, b"", &content);
                     }
                 }
-                bind.encode_unnamed(&mut messages);
+                put_bind(bind, run.merge.hidden, &mut messages);
                 Target::Portal(b"").encode_describe(&mut messages);
                 Execute {
                     portal: b"",
@@ -377,4 +377,24 @@ fn not_analysed(why: &Unparsed) -> Error {
         ),
     };
     Error::error(Fault::Client, code, text)
+}
+
+/// Bind for the unnamed statement and portal. A format for each column is one for hidden columns, too: binary, which no
+/// setting changes.
+fn put_bind(bind: &Bind<'_>, hidden: usize, out: &mut Vec<u8>) {
+    match bind.arguments() {
+        Ok(arguments) if hidden > 0 && arguments.result_formats.len() > 1 => {
+            let hidden = std::iter::repeat_n(1, hidden);
+            let formats = arguments.result_formats.iter().chain(hidden);
+            Bind::encode(
+                out,
+                b"",
+                b"",
+                arguments.formats.iter(),
+                arguments.values(),
+                formats,
+            );
+        }
+        _ => bind.encode_unnamed(out),
+    }
 }
