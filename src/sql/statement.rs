@@ -57,6 +57,11 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Does it change rows, be it within a query?
+    pub fn writes(&self) -> bool {
+        self.kind != Kind::Select || matches!(self.needs_primary, Some(Need::ChangesData))
+    }
+
     /// A statement that names nothing.
     pub fn new(kind: Kind) -> Self {
         Self {

@@ -4,6 +4,9 @@ use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
 use super::support::wire::{bind, describe, execute, flush, parse, run, sync, Wire};
 
+/// The table t has rows on all of them; hints say on which.
+const TABLE: &str = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
+
 /// One database in three shards, which are databases of the shared cluster.
 pub(crate) struct Shards {
     pub(crate) pgdog: Pgdog,
@@ -49,7 +52,7 @@ impl Shards {
 
 #[test]
 fn definitions_and_settings_reach_every_shard() {
-    let shards = Shards::start("shards_ddl", "", "");
+    let shards = Shards::start("shards_ddl", "", TABLE);
     let mut client = shards.client();
     assert_eq!(
         client.query("CREATE TABLE t (id int)"),
@@ -89,7 +92,7 @@ fn definitions_and_settings_reach_every_shard() {
 
 #[test]
 fn a_transaction_spans_the_shards_that_it_touches() {
-    let shards = Shards::start("shards_tx", "", "");
+    let shards = Shards::start("shards_tx", "", TABLE);
     let mut client = shards.client();
     client.query("CREATE TABLE t (id int)");
     let count = "SELECT count(*) FROM t";
@@ -145,7 +148,7 @@ fn a_transaction_spans_the_shards_that_it_touches() {
 
 #[test]
 fn several_statements_in_one_query_are_one_transaction() {
-    let shards = Shards::start("shards_multi", "", "");
+    let shards = Shards::start("shards_multi", "", TABLE);
     let mut client = shards.client();
     let made = client.query("CREATE TABLE t (id int primary key); CREATE TABLE u (id int)");
     assert_eq!(made, "C:CREATE_TABLE C:CREATE_TABLE Z:I");
@@ -168,7 +171,7 @@ fn several_statements_in_one_query_are_one_transaction() {
 
 #[test]
 fn the_extended_protocol_works_over_shards() {
-    let shards = Shards::start("shards_ext", "", "");
+    let shards = Shards::start("shards_ext", "", TABLE);
     let mut client = shards.client();
     assert_eq!(
         client.ask(&[run("CREATE TABLE t (id int)", &[]), sync()]),
@@ -234,5 +237,54 @@ fn the_extended_protocol_works_over_shards() {
         client.ask(&[bind("", "nobody", &[]), sync()]),
         "E:26000 Z:I"
     );
+    shards.pgdog.stop();
+}
+
+#[test]
+fn what_only_a_server_keeps_stays_with_its_client() {
+    let shards = Shards::start("shards_ties", "default_pool_size = 1", TABLE);
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id int); CREATE TABLE o (id int)");
+    let on = |shard: usize, sql: &str| format!("/* pgdog_shard: {shard} */ {sql}");
+    // A hint is for everything; the server stays as long as the table does.
+    assert_eq!(
+        client.query(&on(1, "CREATE TEMP TABLE mine (id int)")),
+        "C:CREATE_TABLE Z:I"
+    );
+    assert_eq!(
+        client.query(&on(1, "INSERT INTO mine VALUES (1)")),
+        "C:INSERT_0_1 Z:I"
+    );
+    assert_eq!(client.value("SELECT count(*) FROM t"), "0");
+    assert_eq!(client.value(&on(1, "SELECT count(*) FROM mine")), "1");
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(
+        client.query(&on(0, "INSERT INTO t VALUES (1)")),
+        "C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(
+        client.query(&on(1, "INSERT INTO mine VALUES (2)")),
+        "C:INSERT_0_1 Z:T"
+    );
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(client.value(&on(1, "SELECT count(*) FROM mine")), "2");
+    drop(client);
+    let mut other = shards.client();
+    assert_eq!(other.query(&on(1, "SELECT * FROM mine")), "E:42P01 Z:I");
+    // Among other statements, or on several servers, nobody could tell where it is.
+    for sql in [
+        "CREATE TEMP TABLE a (); SELECT 1",
+        "SELECT 1; SELECT pg_advisory_lock(1)",
+        "LISTEN c",
+    ] {
+        assert_eq!(other.query(sql), "E:0A000 Z:I", "{sql}");
+    }
+    // A table that is the same everywhere is not written to on one shard.
+    assert_eq!(
+        other.query(&on(1, "INSERT INTO o VALUES (1)")),
+        "E:0A000 Z:I"
+    );
+    assert_eq!(other.query("INSERT INTO o VALUES (1)"), "C:INSERT_0_1 Z:I");
+    assert_eq!(shards.each("SELECT count(*) FROM o"), ["1", "1", "1"]);
     shards.pgdog.stop();
 }

@@ -225,7 +225,10 @@ impl Session {
 
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
-        self.next_request().await?;
+        if let Err(end) = self.next_request().await {
+            self.leave_shards();
+            return Err(end);
+        }
         if self.cluster.is_split() {
             Box::pin(self.learn_facts()).await?;
         }

@@ -48,6 +48,21 @@ pub(super) struct Sharded {
 struct Leg {
     shard: usize,
     held: Held,
+    /// It has something of the client that only a server can keep: it stays between transactions.
+    kept: bool,
+    /// What was run on it may have left something behind.
+    scrub: bool,
+}
+
+impl Leg {
+    fn new(shard: usize, held: Held) -> Self {
+        Self {
+            shard,
+            held,
+            kept: false,
+            scrub: false,
+        }
+    }
 }
 
 impl Session {
@@ -135,20 +150,17 @@ impl Session {
 
     /// After the end of a transaction on one server: does the client keep it?
     async fn part(&mut self, mut leg: Leg) -> Result<(), End> {
-        match self.settle(&mut leg.held).await {
-            Ok(true) => {
-                self.keep(leg);
-                Ok(())
-            }
-            Ok(false) => {
-                self.give_back(leg.held);
-                Ok(())
-            }
-            Err(end) => {
-                self.give_back(leg.held);
-                Err(end)
-            }
+        let settled = self.settle(&mut leg.held).await;
+        if let Ok(true) = settled {
+            leg.kept = true;
+            self.keep(leg);
+        } else if leg.scrub {
+            self.let_go();
+            self.release(leg.held, true);
+        } else {
+            self.give_back(leg.held);
         }
+        settled.map(drop)
     }
 
     /// The server of a shard: one that the session has, or one that joins. An error is for the client, who has not heard
@@ -162,7 +174,7 @@ impl Session {
             Ok(held) => held,
             Err(error) => return Ok(Err(error)),
         };
-        let mut leg = Leg { shard, held };
+        let mut leg = Leg::new(shard, held);
         match self.join(&mut leg).await {
             Ok(()) => Ok(Ok(leg)),
             Err(RunError::Server(body)) => {
@@ -223,7 +235,7 @@ impl Session {
             return; // dropped, and so closed
         }
         for leg in legs {
-            self.release(leg.held, scrub || ties.scrub());
+            self.release(leg.held, scrub || ties.scrub() || leg.scrub);
         }
     }
 

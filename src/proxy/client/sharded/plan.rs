@@ -295,6 +295,10 @@ impl Session {
             return Err(crate::routing::verdict::refused(what));
         }
         let joined = self.sharded().legs.len();
+        let asked = match self.cluster.shards() {
+            1 => None,
+            _ => self.asked_shard(&literals.1)?,
+        };
         let mut planned = Vec::with_capacity(parts.len());
         for (part, statement) in parts.iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
@@ -313,6 +317,10 @@ impl Session {
                 // All of it is there.
                 kind if self.cluster.shards() == 1 && !kind.is_of_transactions() => {
                     Verdict::Run(Box::new(self.route_at_home(statement, &source)?))
+                }
+                // A hint is for everything that a server runs.
+                kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {
+                    Verdict::Run(Box::new(Run::at(Place::These(asked.into_iter().collect()))))
                 }
                 Kind::Explain { statement, analyze } if statement.kind.is_query() => {
                     Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))

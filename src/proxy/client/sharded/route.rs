@@ -59,7 +59,8 @@ impl Session {
             reads,
             ..Run::at(place)
         };
-        if let Some(shard) = self.asked_shard(source.hints)? {
+        let asked = self.asked_shard(source.hints)?;
+        if let Some(shard) = asked.filter(|_| !statement.writes()) {
             return Ok(at(Place::These(vec![shard])));
         }
         let config = self.state.config();
@@ -103,6 +104,19 @@ impl Session {
             backslashes: source.dialect.backslashes,
             parameters: &parameters,
         };
+        if let Some(shard) = asked {
+            // One that is not known is a temporary table, or quite new: whoever hints knows better.
+            let mut tables = statement.tables.iter();
+            let known =
+                tables.all(|table| view.table(table.schema.as_deref(), &table.name).is_some());
+            let route = route(statement, &values, &database);
+            if matches!(route, Ok(Route::Same(_))) && known {
+                let text = "omnisharded write must reach every shard";
+                let code = SqlState::FEATURE_NOT_SUPPORTED;
+                return Err(Error::error(Fault::Client, code, text));
+            }
+            return Ok(Run::at(Place::These(vec![shard])));
+        }
         Ok(match route(statement, &values, &database)? {
             Route::One(shard) => at(Place::These(vec![shard as usize])),
             Route::Any { .. } => at(Place::Any),
@@ -277,7 +291,7 @@ impl Session {
     }
 
     /// The shard that a comment or a setting asks for. Errors: there is none of that number.
-    fn asked_shard(&self, hints: &Hints) -> Result<Option<usize>, Error> {
+    pub(super) fn asked_shard(&self, hints: &Hints) -> Result<Option<usize>, Error> {
         let set = || {
             let value = self.settings.current().get(b"pgdog.shard")?;
             Some(

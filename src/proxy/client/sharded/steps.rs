@@ -8,7 +8,8 @@ use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RES
 use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::exchange::Owed;
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::verdict::{Place, Run, Verdict};
+use crate::routing::verdict::{refused, Place, Run, Verdict};
+use crate::session::Ties;
 use crate::sql::session::Effects;
 
 use super::super::{End, Session};
@@ -212,13 +213,22 @@ impl Session {
             Ok(slice) => slice,
             Err(error) => return Ok(self.failed_with(&error)),
         };
+        let mut ties = Ties::default();
+        ties.note(&step.effects);
+        if ties.asks() || ties.spoilt() {
+            let what = "what one server keeps (temporary tables, advisory locks, held cursors)";
+            return Ok(self.failed_with(&refused(what)));
+        }
         let shards = self.shards_at(place);
         let want = step.want(self.is_decided());
         let mut legs = Vec::with_capacity(shards.len());
         // In the order of shards, so that two clients never wait for each other here.
         for shard in shards {
             match self.take_leg(shard, want).await? {
-                Ok(leg) => legs.push(leg),
+                Ok(mut leg) => {
+                    leg.scrub |= ties.scrub();
+                    legs.push(leg);
+                }
                 Err(error) => {
                     self.tell(&error);
                     self.end_step(legs, &Effects::default(), None);
@@ -290,10 +300,10 @@ impl Session {
         }
         let open = self.sharded().transaction.is_open();
         for leg in legs {
-            if open || self.manner.mode == PoolerMode::Session {
+            if open || leg.kept || self.manner.mode == PoolerMode::Session {
                 self.keep(leg);
             } else {
-                self.release(leg.held, false);
+                self.release(leg.held, leg.scrub);
             }
         }
         self.aim(&[]);
@@ -355,17 +365,22 @@ impl Session {
             self.settings.ready(b'I', &mut store);
         }
         self.tracker = None;
+        // What was noted of ties concerns one of these servers; which one, nobody has asked.
         let keeps = self.manner.mode == PoolerMode::Session;
-        let ties = match keeps {
-            true => None,
-            false => Some(self.let_go()),
+        let kept = keeps || legs.iter().any(|leg| leg.kept);
+        let ties = match kept {
+            true => self.ties,
+            false => self.let_go(),
         };
         for leg in legs {
-            match &ties {
-                None => self.keep(leg),
-                Some(ties) => self.release(leg.held, ties.scrub()),
+            if keeps || leg.kept {
+                self.keep(leg);
+            } else {
+                let scrub = leg.scrub || if kept { ties.asks() } else { ties.scrub() };
+                self.release(leg.held, scrub);
             }
         }
+        self.aim(&[]);
         if let (Some(tag), false) = (tag, failed) {
             self.complete(tag);
         }
