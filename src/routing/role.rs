@@ -251,7 +251,8 @@ pub fn readable<'a>(analysis: &'a Analysis, catalogue: &Catalogue) -> Result<(),
     }
 }
 
-fn statement_is_readable<'a>(
+/// May a replica run this statement? The reason why not.
+pub fn statement_is_readable<'a>(
     statement: &'a Statement,
     catalogue: &Catalogue,
 ) -> Result<(), Why<'a>> {

@@ -233,6 +233,7 @@ fn changes_over_shards_are_done_by_all_or_by_none() {
             .each("SELECT string_agg(code, ',' ORDER BY code) FROM countries"),
         ["de,es,fr,it"; 3]
     );
+    pair.same("CREATE FUNCTION everybody() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM users'");
     for sql in [
         "UPDATE users SET id = id + 1 WHERE id = 3",
         "UPDATE users SET id = 4711 WHERE id = 3",
@@ -241,6 +242,8 @@ fn changes_over_shards_are_done_by_all_or_by_none() {
         "INSERT INTO users SELECT user_id + 9000, 'x', 1 FROM payments",
         "SELECT u.id FROM users u JOIN payments p ON p.id = u.id",
         "SELECT id, row_number() OVER (ORDER BY id) FROM users",
+        "SELECT everybody()",
+        "SELECT everybody() + count(*) FROM users",
     ] {
         pair.refused(sql);
     }

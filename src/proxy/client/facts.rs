@@ -1,6 +1,7 @@
 //! What a database's own catalogue says: which functions only read, which tables have which columns. Asked when a request
 //! needs it, and again when a definition has changed or it has become old.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,8 @@ pub(crate) struct Facts {
     pub(crate) functions: Catalogue,
     pub(crate) schema: Schema,
     pub(crate) text: TextFacts,
+    /// Functions whose answer may depend on the rows that their server has.
+    pub(crate) readers: HashSet<Box<str>>,
 }
 
 /// How the database compares text.
@@ -48,6 +51,12 @@ pub(crate) struct TextFacts {
     /// The encoding that it is stored in.
     pub(crate) encoding: Box<[u8]>,
 }
+
+/// Asks for functions of users that are written in a language that queries tables, and are not immutable.
+const READERS: &str = "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p \
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang \
+    WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
+    AND p.provolatile <> 'i' AND l.lanname NOT IN ('c', 'internal')";
 
 /// When that was learnt.
 pub(crate) struct Learnt {
@@ -131,6 +140,12 @@ async fn learn(server: &mut Server) -> Result<Facts, RunError> {
         if let [by_bytes, equal] = row {
             facts.text.ordered_by_bytes = *by_bytes == Some(b"t");
             facts.text.equal_by_bytes = *equal == Some(b"t");
+        }
+    })
+    .await?;
+    rows(server, READERS, |row| {
+        if let [Some(name)] = row {
+            facts.readers.insert(String::from_utf8_lossy(name).into());
         }
     })
     .await?;

@@ -5,6 +5,7 @@ use crate::error::{Error, Fault};
 use crate::merge::MergePlan;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::role::statement_is_readable;
 use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
 use crate::routing::several;
 use crate::routing::values::{Parameter, Values};
@@ -44,6 +45,16 @@ impl Session {
         source: &Source<'_>,
     ) -> Result<Run, Error> {
         let run = self.route_to(statement, source)?;
+        if run.place.single().is_none() && self.cluster.shards() > 1 {
+            let facts = self.cluster.known();
+            let mut functions = statement.functions.iter();
+            if let Some(function) =
+                functions.find(|function| facts.readers.contains(&function.name))
+            {
+                let what = format!("function \"{}\", which may read tables,", function.name);
+                return Err(refused(&what));
+            }
+        }
         if run.place.count(self.cluster.shards()) > 1 && self.refuses_several() {
             let text = "cross-shard queries are disabled";
             let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
@@ -178,7 +189,7 @@ impl Session {
         };
         Ok(match hint {
             Some(role) => role == Role::Replica,
-            None => is_read(statement, facts),
+            None => statement_is_readable(statement, &facts.functions).is_ok(),
         })
     }
 
@@ -343,14 +354,6 @@ impl Schema for View<'_> {
         let found = self.table(schema, table);
         found.is_some_and(|found| found.kind == TableKind::View)
     }
-}
-
-/// Does it only read?
-fn is_read(statement: &Statement, facts: &Facts) -> bool {
-    let mut functions = statement.functions.iter();
-    statement.kind == Kind::Select
-        && statement.needs_primary.is_none()
-        && functions.all(|function| facts.functions.function_is_harmless(function))
 }
 
 fn these(shards: Shards) -> Place {
