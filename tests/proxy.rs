@@ -29,6 +29,8 @@ mod cancel;
 mod copy;
 #[path = "proxy/copy_fields.rs"]
 mod copy_fields;
+#[path = "proxy/copy_shards.rs"]
+mod copy_shards;
 #[path = "proxy/crowd.rs"]
 mod crowd;
 #[path = "proxy/drivers.rs"]

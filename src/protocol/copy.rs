@@ -51,6 +51,16 @@ pub enum CopyFormat {
     Binary,
 }
 
+impl CopyFormat {
+    /// Is the first line one with the names of columns?
+    pub fn has_names(&self) -> bool {
+        matches!(
+            self,
+            Self::Text { header: true, .. } | Self::Csv { header: true, .. }
+        )
+    }
+}
+
 /// What CSV does to NULL in a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForceNull {

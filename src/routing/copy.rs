@@ -22,6 +22,38 @@ pub struct CopyContext<'a> {
     pub key_oid: u32,
 }
 
+/// What a COPY that servers run moves.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Copying {
+    /// Rows of the client, FROM STDIN.
+    In(Rows),
+    /// Rows for the client, TO STDOUT.
+    Out {
+        /// Every server sends a line with the names of columns.
+        names: bool,
+    },
+}
+
+/// Who gets which of the client's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rows {
+    /// Each server all of them.
+    All,
+    /// Each row goes to the shard of its key.
+    Split(Box<Split>),
+}
+
+/// What is needed to spread rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// How the data are written.
+    pub format: CopyFormat,
+    /// Where the key is.
+    pub key: KeyColumn,
+    /// What it says.
+    pub column: ShardedColumn,
+}
+
 /// The first version to which `\.` in CSV is data.
 const NO_CSV_MARKER: u32 = 180_000;
 

@@ -7,8 +7,10 @@ use crate::merge::plan::MergePlan;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::statement::{Kind, Need, Statement};
 
+use super::copy::Copying;
+
 /// What to do for a statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// BEGIN: no server needs to know yet.
     Begin,
@@ -39,7 +41,7 @@ pub enum Verdict {
 }
 
 /// A statement that servers run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     /// On which.
     pub place: Place,
@@ -55,6 +57,8 @@ pub struct Run {
     pub reads: bool,
     /// What EXPLAIN tells of the routing.
     pub notes: Vec<String>,
+    /// It is a COPY.
+    pub copying: Option<Copying>,
 }
 
 /// Which shards.
@@ -115,7 +119,13 @@ impl Run {
             together: !alone,
             reads: false,
             notes: Vec::new(),
+            copying: None,
         }
+    }
+
+    /// Does the client send rows?
+    pub fn copies_in(&self) -> bool {
+        matches!(self.copying, Some(Copying::In(_)))
     }
 
     /// On one server, be it any.
@@ -128,11 +138,12 @@ impl Run {
             together: false,
             reads: false,
             notes: Vec::new(),
+            copying: None,
         }
     }
 }
 
-/// What a statement asks for. `query` routes SELECT, INSERT, UPDATE, DELETE and MERGE; `joined` are the servers that
+/// What a statement asks for. `query` routes SELECT, INSERT, UPDATE, DELETE, MERGE and COPY; `joined` are the servers that
 /// the transaction has.
 ///
 /// Errors: it cannot be done, and why.
@@ -161,7 +172,7 @@ pub fn verdict(
         | Kind::Deallocate(None)
         | Kind::Discard => Verdict::Session,
         Kind::Show(_) => Verdict::Run(Box::new(Run::at(Place::Any))),
-        Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge => {
+        Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge | Kind::Copy(_) => {
             Verdict::Run(Box::new(query(statement)?))
         }
         Kind::Explain { statement, .. } => {
@@ -181,7 +192,6 @@ pub fn verdict(
             Verdict::Run(Box::new(Run::everywhere(*alone)))
         }
         Kind::CreateTableAs(_) => return Err(refused("CREATE TABLE AS")),
-        Kind::Copy(_) => return Err(refused("COPY")),
         Kind::PrepareTransaction(_) => return Err(refused("PREPARE TRANSACTION")),
         Kind::CommitPrepared(_) => return Err(refused("COMMIT PREPARED")),
         Kind::RollbackPrepared(_) => return Err(refused("ROLLBACK PREPARED")),

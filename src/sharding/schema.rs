@@ -26,6 +26,10 @@ pub struct Column {
     pub name: Box<str>,
     /// It has a value when an INSERT gives it none: a default, an identity, an expression.
     pub has_default: bool,
+    /// Its value is computed: `COPY` leaves it out unless it is named.
+    pub generated: bool,
+    /// Its type's OID; 0: not known.
+    pub type_oid: u32,
 }
 
 /// What is used like a table.
@@ -40,10 +44,11 @@ pub enum TableKind {
 }
 
 impl Schema {
-    /// Asks a server: schema, table, kind, column, and whether that has a default; in the order of columns. Tables of the
-    /// system are left out.
+    /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
+    /// PostgreSQL 12 none is), and its type; in the order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
-        a.atthasdef OR a.attidentity <> '' \
+        a.atthasdef OR a.attidentity <> '', \
+        CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') \
@@ -77,6 +82,8 @@ impl Schema {
             table.columns.push(Column {
                 name: column.into(),
                 has_default: text(4) == Some("t"),
+                generated: text(5) == Some("t"),
+                type_oid: text(6).and_then(|oid| oid.parse().ok()).unwrap_or_default(),
             });
         }
     }

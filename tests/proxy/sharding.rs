@@ -26,14 +26,14 @@ const SCHEMA: [&str; 3] = [
 ];
 
 /// The same database on three shards, and on one server.
-struct Pair {
-    shards: Shards,
-    one: Wire,
-    many: Wire,
+pub(super) struct Pair {
+    pub(super) shards: Shards,
+    pub(super) one: Wire,
+    pub(super) many: Wire,
 }
 
 impl Pair {
-    fn start(label: &str, general: &str, more: &str) -> Self {
+    pub(super) fn start(label: &str, general: &str, more: &str) -> Self {
         let shards = Shards::start(label, general, &format!("{TABLES}{more}"));
         let database = Postgres::shared().database(&format!("{label}_one"));
         let one = Postgres::shared().admin(&database);
@@ -46,7 +46,7 @@ impl Pair {
     }
 
     /// With 40 users, three payments of each, and some countries.
-    fn filled(label: &str) -> Self {
+    pub(super) fn filled(label: &str) -> Self {
         let mut pair = Self::start(label, "", "");
         for id in 0..40 {
             let age = if id % 7 == 0 {
@@ -74,7 +74,7 @@ impl Pair {
     }
 
     /// Both answer a simple query alike.
-    fn same(&mut self, sql: &str) {
+    pub(super) fn same(&mut self, sql: &str) {
         let (expected, found) = (self.one.query(sql), self.many.query(sql));
         assert_eq!(found, expected, "{sql}");
     }
@@ -92,7 +92,7 @@ impl Pair {
         assert_eq!(found, expected, "{sql} {values:?}");
     }
 
-    fn refused(&mut self, sql: &str) {
+    pub(super) fn refused(&mut self, sql: &str) {
         let answer = self.many.query(sql);
         assert!(answer.starts_with("E:0A000 Z:"), "{sql}: {answer}");
     }

@@ -139,7 +139,8 @@ impl Inbound {
         self.skip_bytes(header.frame_bytes());
     }
 
-    fn skip_bytes(&mut self, count: usize) {
+    /// Removes so many bytes, those that are still to come as well.
+    pub(super) fn skip_bytes(&mut self, count: usize) {
         let here = count.min(self.len());
         self.consume(here);
         self.amid = (here < count).then_some(Amid::Skipped {

@@ -69,7 +69,7 @@ impl Target {
     }
 
     /// Waits until no request is under way.
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         poll_fn(|cx| {
             if self.under_way.get() == 0 {
                 return Poll::Ready(());

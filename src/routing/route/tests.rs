@@ -44,6 +44,8 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
     let column = |&(name, has_default): &(&str, bool)| TableColumn {
         name: name.into(),
         has_default,
+        generated: false,
+        type_oid: 0,
     };
     names.iter().map(column).collect()
 }

@@ -136,7 +136,10 @@ impl Session {
         let executes = messages(&batch).filter(|(header, _)| header.tag == tag::EXECUTE);
         let lone = executes.count() == 1 && end == BatchEnd::Sync && !self.sharded().ours;
         let mut rest = messages(&batch);
+        let mut at = 0;
         while let Some((header, body)) = rest.next() {
+            at += header.frame_bytes();
+            let behind = batch.get(at..).unwrap_or_default();
             let went = match header.tag {
                 tag::SYNC => {
                     self.end_batch().await?;
@@ -146,17 +149,21 @@ impl Session {
                 tag::FLUSH => continue,
                 tag => {
                     let follows = |portal: &[u8]| executes_next(rest.clone(), portal);
-                    let answered = self.run_message(tag, body, lone, follows).await?;
+                    let answered = self.run_message(tag, body, lone, behind, follows).await?;
                     answered
                 }
             };
+            let put_back = std::mem::take(&mut self.sharded().put_back);
             if went == Stepped::Failed {
                 self.abandon_batch().await?;
-                if end == BatchEnd::Sync {
+                if end == BatchEnd::Sync && !put_back {
                     self.stream.write(&ready_for_query(self.status()));
                 } else {
                     self.skipping = true;
                 }
+                break;
+            }
+            if put_back {
                 break;
             }
         }
@@ -168,6 +175,7 @@ impl Session {
         tag: u8,
         body: &[u8],
         lone: bool,
+        behind: &[u8],
         follows: impl Fn(&[u8]) -> bool,
     ) -> Result<Stepped, End> {
         let answered = match tag {
@@ -185,7 +193,7 @@ impl Session {
                 Err(error) => Err(error),
             },
             tag::EXECUTE => match Execute::parse(body).map_err(malformed) {
-                Ok(execute) => return self.execute(execute, lone).await,
+                Ok(execute) => return self.execute(execute, lone, behind).await,
                 Err(error) => Err(error),
             },
             tag::CLOSE => self.close(body),
@@ -332,7 +340,13 @@ impl Session {
         self.end_call(legs, &Effects::default(), outcome)
     }
 
-    async fn execute(&mut self, execute: Execute<'_>, lone: bool) -> Result<Stepped, End> {
+    /// Runs a portal. `behind`: what follows of the batch.
+    async fn execute(
+        &mut self,
+        execute: Execute<'_>,
+        lone: bool,
+        behind: &[u8],
+    ) -> Result<Stepped, End> {
         let portal = match self.portal(execute.portal) {
             Ok(portal) => portal,
             Err(error) => return Ok(self.failed_with(&error)),
@@ -350,6 +364,11 @@ impl Session {
         };
         if execute.rows_max > 0 && matches!(planned.verdict, Verdict::Run(_)) {
             return Ok(self.failed_with(&refused("a portal with a row limit")));
+        }
+        if planned.copies_in() {
+            // As on a server: what comes from here on belongs to the data, or is ignored, or wrong.
+            self.inbound.put_back(behind);
+            self.sharded().put_back = true;
         }
         let together = !lone || planned.changes_many(self.cluster.shards());
         let sharded = self.sharded();

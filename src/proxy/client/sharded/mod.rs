@@ -5,8 +5,10 @@
 //! all end it together.
 
 mod batch;
+mod copy;
 mod plan;
 mod route;
+mod route_copy;
 mod scatter;
 mod steps;
 
@@ -42,6 +44,8 @@ pub(super) struct Sharded {
     ours: bool,
     /// What the batch under way has bound.
     portals: Vec<batch::Portal>,
+    /// What follows of the batch under way was put back: it is read amid the data of a COPY.
+    put_back: bool,
 }
 
 /// A server of one shard.
@@ -228,6 +232,7 @@ impl Session {
         let legs = std::mem::take(&mut sharded.legs);
         sharded.transaction.end(false);
         sharded.ours = false;
+        sharded.put_back = false;
         sharded.portals.clear();
         let scrub = self.manner.mode == PoolerMode::Session || self.tracker.is_some();
         let ties = self.let_go();

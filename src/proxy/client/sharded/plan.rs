@@ -20,6 +20,7 @@ use super::super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::super::role::unquoted;
 use super::super::Session;
 use super::route::Source;
+use super::route_copy::copying;
 
 /// What to do for a request.
 pub(super) enum Plan {
@@ -157,9 +158,16 @@ impl Planned<'_> {
     /// Does it change something on several servers that all of them must have, or none?
     pub(super) fn changes_many(&self, shards: usize) -> bool {
         match &self.verdict {
+            // Rows that a client sends are stored when it has sent them all.
+            Verdict::Run(run) if run.copies_in() => true,
             Verdict::Run(run) => run.together && run.place.count(shards) > 1,
             _ => false,
         }
+    }
+
+    /// Does the client send rows?
+    pub(super) fn copies_in(&self) -> bool {
+        matches!(&self.verdict, Verdict::Run(run) if run.copies_in())
     }
 
     /// `decided`: the transaction has its servers, or is one of writes.
@@ -320,7 +328,10 @@ impl Session {
                 }
                 // A hint is for everything that a server runs.
                 kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {
-                    Verdict::Run(Box::new(Run::at(Place::These(asked.into_iter().collect()))))
+                    Verdict::Run(Box::new(Run {
+                        copying: copying(statement),
+                        ..Run::at(Place::These(asked.into_iter().collect()))
+                    }))
                 }
                 Kind::Explain { statement, analyze } if statement.kind.is_query() => {
                     Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))
@@ -342,23 +353,22 @@ impl Session {
 
     /// How this session's texts are read.
     pub(in super::super) fn session_dialect(&self) -> Dialect {
-        let settings = self.settings.current();
-        let own = self.slot.welcome(&Settings::default());
-        let value = |name: &str| {
-            let set = settings
-                .get(name.as_bytes())
-                .map(|value| unquoted(value.sql()));
-            let own = || {
-                own.as_ref()
-                    .and_then(|own| own.reported.get(name))
-                    .map(<[u8]>::to_vec)
-            };
-            set.or_else(own).unwrap_or_default()
-        };
         Dialect::of(
-            &value("standard_conforming_strings"),
-            &value("client_encoding"),
+            &self.reported("standard_conforming_strings"),
+            &self.reported("client_encoding"),
         )
+    }
+
+    /// A parameter as this session has set it, or as servers report it; empty where they have not yet.
+    pub(super) fn reported(&self, name: &str) -> Vec<u8> {
+        let settings = self.settings.current();
+        let set = settings.get(name.as_bytes());
+        if let Some(set) = set {
+            return unquoted(set.sql());
+        }
+        let own = self.slot.welcome(&Settings::default());
+        let value = own.as_ref().and_then(|own| own.reported.get(name));
+        value.map(<[u8]>::to_vec).unwrap_or_default()
     }
 }
 

@@ -22,6 +22,7 @@ use crate::sql::statement::{Kind, Statement};
 use super::super::facts::Facts;
 use super::super::role::{asked_role, unquoted};
 use super::super::Session;
+use super::route_copy::copying;
 
 /// Where a statement has come from.
 pub(super) struct Source<'a> {
@@ -65,9 +66,18 @@ impl Session {
 
     fn route_to(&mut self, statement: &Statement, source: &Source<'_>) -> Result<Run, Error> {
         let facts = self.cluster.known();
+        if let Kind::Copy(copy) = &statement.kind {
+            if !copy.stream {
+                return Err(refused("COPY of a file or program"));
+            }
+            if let Some(query) = &copy.query {
+                return self.copy_query(query, source);
+            }
+        }
         let reads = self.reads(statement, source, &facts)?;
         let at = |place| Run {
             reads,
+            copying: copying(statement),
             ..Run::at(place)
         };
         let asked = self.asked_shard(source.hints)?;
@@ -104,6 +114,9 @@ impl Session {
                 Route::One(shard) => Ok(at(Place::These(vec![shard as usize]))),
                 _ => Err(refused("a sharding key with lookup_query")),
             };
+        }
+        if let Kind::Copy(copy) = &statement.kind {
+            return self.copy_table(statement, copy, source, (tables, &view));
         }
         let arguments = source.bind.and_then(|bind| bind.arguments().ok());
         let parameters =
@@ -171,6 +184,7 @@ impl Session {
         let reads = self.reads(statement, source, &self.cluster.known())?;
         Ok(Run {
             reads,
+            copying: copying(statement),
             ..Run::at(Place::These(vec![0]))
         })
     }
@@ -323,13 +337,13 @@ impl Session {
 }
 
 /// The database's tables, for a session with this search path.
-struct View<'a> {
-    facts: &'a Facts,
+pub(super) struct View<'a> {
+    pub(super) facts: &'a Facts,
     path: &'a [String],
 }
 
 impl View<'_> {
-    fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
+    pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
         let path = self.path.iter().map(String::as_str);
         self.facts.schema.table(schema, name, path)
     }
@@ -356,7 +370,7 @@ impl Schema for View<'_> {
     }
 }
 
-fn these(shards: Shards) -> Place {
+pub(super) fn these(shards: Shards) -> Place {
     Place::These(shards.iter().map(|shard| shard as usize).collect())
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Shown {
         described: bool,
         /// Rows of one column behind those of the servers.
         notes: Vec<String>,
+        /// Every server sends a line with the names of columns in front of a COPY.
+        names: bool,
     },
     /// What describes a statement or portal. Of one server.
     Description,
@@ -79,8 +81,8 @@ pub(super) enum Outcome {
 
 /// Replies of one server that nobody has merged yet.
 #[derive(Default)]
-struct Replies {
-    bytes: Vec<u8>,
+pub(super) struct Replies {
+    pub(super) bytes: Vec<u8>,
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -144,6 +146,7 @@ pub(super) async fn run(
             plan,
             slice,
             described,
+            names,
             ..
         } => {
             let description = match described {
@@ -152,15 +155,13 @@ pub(super) async fn run(
             };
             let (plan, slice) = (Arc::clone(plan), *slice);
             let facts = session.value_facts();
+            let merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS);
+            let merge = match names {
+                true => merge.copy_names(),
+                false => merge,
+            };
             Output::Merged {
-                merge: Box::new(Merge::new(
-                    plan,
-                    slice,
-                    legs.len(),
-                    facts,
-                    description,
-                    LIMITS,
-                )),
+                merge: Box::new(merge),
                 described: *described,
             }
         }
@@ -185,7 +186,8 @@ pub(super) async fn run(
     })
 }
 
-fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
+/// Sends a call to one of its servers.
+pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
     let server = &mut *leg.held;
     server.stream.write(messages);
     let note = if call.commits { NOTE_COMMIT } else { 0 };
@@ -290,7 +292,7 @@ impl Scatter<'_> {
             Poll::Ready(Ok(None)) => Lost::Closed(None),
             Poll::Ready(Err(error)) => Lost::Closed(Some(error)),
         };
-        Err(self.lost(at, &lost))
+        Err(self::lost(&self.legs[at], &lost, self.begun))
     }
 
     /// Looks at the whole messages of one server.
@@ -403,27 +405,28 @@ impl Scatter<'_> {
             }
         }
     }
+}
 
-    fn lost(&mut self, at: usize, lost: &Lost) -> End {
-        let server = &*self.legs[at].held;
-        server.link.meter.lost();
-        let error = lost_error(lost);
-        if server.exchange.owes(NOTE_COMMIT) {
-            let text = "server connection lost during commit, outcome unknown";
-            let code = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
-            return End::Fatal(Error::fatal(Fault::Server, code, text));
-        }
-        let in_transaction = server.exchange.status() != TransactionStatus::Idle;
-        if in_transaction || self.begun {
-            let text = "server connection lost, transaction state unknown";
-            let code = SqlState::CONNECTION_FAILURE;
-            return End::Fatal(Error::fatal(Fault::Server, code, text));
-        }
-        End::Fatal(Error {
-            survives: Survives::Nothing,
-            ..error
-        })
+/// A server is lost. `begun`: the client has got something of the reply.
+pub(super) fn lost(leg: &Leg, lost: &Lost, begun: bool) -> End {
+    let server = &*leg.held;
+    server.link.meter.lost();
+    let error = lost_error(lost);
+    if server.exchange.owes(NOTE_COMMIT) {
+        let text = "server connection lost during commit, outcome unknown";
+        let code = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
+        return End::Fatal(Error::fatal(Fault::Server, code, text));
     }
+    let in_transaction = server.exchange.status() != TransactionStatus::Idle;
+    if in_transaction || begun {
+        let text = "server connection lost, transaction state unknown";
+        let code = SqlState::CONNECTION_FAILURE;
+        return End::Fatal(Error::fatal(Fault::Server, code, text));
+    }
+    End::Fatal(Error {
+        survives: Survives::Nothing,
+        ..error
+    })
 }
 
 fn too_large() -> Error {

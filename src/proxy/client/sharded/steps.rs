@@ -8,12 +8,14 @@ use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RES
 use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::exchange::Owed;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::copy::Copying;
 use crate::routing::verdict::{refused, Place, Run, Verdict};
 use crate::session::Ties;
 use crate::sql::session::Effects;
 
 use super::super::{End, Session};
-use super::plan::Planned;
+use super::copy;
+use super::plan::{Form, Planned};
 use super::scatter::{self, Call, Outcome, Shown};
 use super::Leg;
 
@@ -236,12 +238,29 @@ impl Session {
                 }
             }
         }
+        if let Some(Copying::In(rows)) = &run.copying {
+            let request = copy::Request {
+                text: run.text.as_deref().map_or(step.text, str::as_bytes),
+                rows,
+                described: matches!(
+                    step.form,
+                    Form::Portal {
+                        described: true,
+                        ..
+                    }
+                ),
+            };
+            self.aim(&legs);
+            let outcome = copy::run(self, &mut legs, &request).await;
+            return self.end_call(legs, &step.effects, outcome);
+        }
         let (messages, owed, described) = step.messages(run);
         let shown = Shown::Reply {
             plan: Arc::new(run.merge.clone()),
             slice,
             described,
             notes: run.notes.clone(),
+            names: matches!(run.copying, Some(Copying::Out { names: true })),
         };
         let call = Call {
             messages: &messages,

@@ -1,0 +1,176 @@
+//! To which shards a COPY goes, and whose rows are whose.
+
+use crate::error::Error;
+use crate::merge::MergePlan;
+use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
+use crate::routing::verdict::{refused, Place, Run};
+use crate::sharding::schema::TableKind;
+use crate::sharding::tables::TableKind as Spread;
+use crate::sharding::ShardingTables;
+use crate::sql::lexer::{self, Dialect, Lexer};
+use crate::sql::statement::{Copy, Kind, Statement};
+
+use super::super::Session;
+use super::route::{these, Source, View};
+
+impl Session {
+    /// COPY of a table: all of its rows, or each to the shard of its key.
+    pub(super) fn copy_table(
+        &self,
+        statement: &Statement,
+        copy: &Copy,
+        source: &Source<'_>,
+        (tables, view): (&ShardingTables, &View<'_>),
+    ) -> Result<Run, Error> {
+        let Some(named) = statement.tables.first() else {
+            return Err(refused("this COPY"));
+        };
+        let known = view.table(named.schema.as_deref(), &named.name);
+        if known.is_some_and(|table| table.kind == TableKind::View) {
+            return Err(refused("COPY of a view"));
+        }
+        let schema = known.map(|table| &*table.schema);
+        let schema = schema.or(named.schema.as_deref());
+        let has_column = |column: &str| match known {
+            Some(table) => table.column(column).is_some(),
+            None => copy.columns.iter().any(|name| **name == *column),
+        };
+        let (place, sharded) = match tables.table(schema, &named.name, has_column) {
+            Spread::Sharded(column) => (these(tables.all()), Some(column)),
+            Spread::InSchema(shards) if copy.from => (these(shards), None),
+            Spread::InSchema(shards) => {
+                let first = shards.iter().take(1).map(|shard| shard as usize);
+                (Place::These(first.collect()), None)
+            }
+            Spread::Omnisharded { .. } if copy.from => (these(tables.all()), None),
+            Spread::Omnisharded { .. } => (Place::Any, None),
+        };
+        let Some(column) = sharded else {
+            return Ok(Run {
+                together: copy.from,
+                copying: copying(statement),
+                ..Run::at(place)
+            });
+        };
+        let stored = known.map(|table| {
+            let stored = table.columns.iter().filter(|column| !column.generated);
+            stored.map(|column| column.name.clone()).collect::<Vec<_>>()
+        });
+        let key = known.and_then(|table| table.column(&column.column));
+        let encoding = self.reported("client_encoding");
+        let context = CopyContext {
+            client_encoding: &String::from_utf8_lossy(&encoding),
+            server_encoding: &String::from_utf8_lossy(&view.facts.text.encoding),
+            server_version: self.server_version()?,
+            columns: stored.as_deref(),
+            key_oid: key.map_or(0, |column| column.type_oid),
+        };
+        let format = copy_format(copy, context)?;
+        if !copy.from {
+            return Ok(Run {
+                merge: MergePlan::sharded_write(),
+                copying: Some(Copying::Out {
+                    names: format.has_names(),
+                }),
+                ..Run::at(place)
+            });
+        }
+        if column.lookup.is_some() {
+            return Err(refused("a sharding key with lookup_query"));
+        }
+        let split = Split {
+            key: copy_key(copy, context, column)?,
+            format,
+            column: column.clone(),
+        };
+        let text = match &stored {
+            Some(columns) if copy.columns.is_empty() => {
+                let text = with_columns(source.part, source.dialect, columns);
+                Some(text.ok_or_else(|| refused("this COPY"))?.into())
+            }
+            _ => None,
+        };
+        Ok(Run {
+            together: true,
+            text,
+            copying: Some(Copying::In(Rows::Split(Box::new(split)))),
+            ..Run::at(place)
+        })
+    }
+
+    /// `COPY (query) TO`, where the query is for one shard.
+    pub(super) fn copy_query(
+        &mut self,
+        query: &Statement,
+        source: &Source<'_>,
+    ) -> Result<Run, Error> {
+        let run = self.route_query(query, source)?;
+        let whole = run.text.is_none() && run.texts.is_empty();
+        if run.place.count(self.cluster.shards()) != 1 || !whole {
+            return Err(refused("COPY of a query"));
+        }
+        Ok(Run {
+            copying: Some(Copying::Out { names: false }),
+            ..run
+        })
+    }
+
+    /// As `server_version_num` has it, without the minor version. Errors: no server has told.
+    fn server_version(&self) -> Result<u32, Error> {
+        let reported = self.reported("server_version");
+        let major = reported.split(|byte| !byte.is_ascii_digit()).next();
+        let major = major.map(String::from_utf8_lossy);
+        let major: Option<u32> = major.and_then(|major| major.parse().ok());
+        let number = major.and_then(|major| major.checked_mul(10_000));
+        number.ok_or_else(|| refused("COPY of servers whose version is not known"))
+    }
+}
+
+/// The same COPY with its columns named: servers read data as they are read here, even if the table has just been changed
+/// elsewhere.
+fn with_columns(part: &[u8], dialect: Dialect, columns: &[Box<str>]) -> Option<String> {
+    let part = std::str::from_utf8(part).ok()?;
+    let mut lexer = Lexer::new(part.as_bytes(), dialect);
+    // A reserved word: no name without quotes can be it.
+    let from = std::iter::from_fn(|| lexer.next_solid()).find(|token| {
+        token.kind == lexer::Kind::Word && token.of(part.as_bytes()).eq_ignore_ascii_case(b"from")
+    })?;
+    let (head, tail) = part.split_at_checked(from.start)?;
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let names: Vec<_> = columns.iter().map(|name| quoted(name)).collect();
+    Some(format!("{head}({}) {tail}", names.join(", ")))
+}
+
+/// What a COPY moves that is for one server, or whose rows are for all.
+pub(super) fn copying(statement: &Statement) -> Option<Copying> {
+    match &statement.kind {
+        Kind::Copy(copy) if copy.from && copy.stream => Some(Copying::In(Rows::All)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_named_in_front_of_from() {
+        let columns: [Box<str>; 2] = ["id".into(), "a \"b\"".into()];
+        for (part, expected) in [
+            (
+                "copy t from stdin",
+                Some("copy t (\"id\", \"a \"\"b\"\"\") from stdin"),
+            ),
+            (
+                "/* from */ COPY \"from\".t/**/FROM STDIN (DELIMITER '|')",
+                Some(
+                    "/* from */ COPY \"from\".t/**/(\"id\", \"a \"\"b\"\"\") FROM STDIN (DELIMITER '|')",
+                ),
+            ),
+            ("COPY t", None),
+        ] {
+            let found = with_columns(part.as_bytes(), Dialect::default(), &columns);
+            assert_eq!(found.as_deref(), expected);
+        }
+    }
+}
