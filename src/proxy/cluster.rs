@@ -11,6 +11,7 @@ use crate::balance::{Balance, Epoch, Event, LagLimits, Member, Pick, Policy, Ref
 use crate::config::choice::Role;
 use crate::config::{Balancing, Config};
 use crate::pool::PoolId;
+use crate::sharding::ShardingTables;
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
 
@@ -28,6 +29,8 @@ pub(crate) struct Cluster {
     /// Whose it is.
     pub(crate) names: Arc<Names>,
     shards: Vec<Shard>,
+    /// Which rows are where.
+    pub(crate) sharding: ShardingTables,
     /// Texts of this database that were analysed lately.
     pub(crate) analyses: RefCell<Cache>,
     /// Counts what may make a request that waits go elsewhere.
@@ -92,8 +95,12 @@ impl Cluster {
             Shard::new(number, servers, known(number), config, core)
         };
         let analyses_max = config.routing.analyses_max.div_ceil(core.count());
+        let sharding = config.cluster(&first.names.database);
         Self {
             names: Arc::clone(&first.names),
+            sharding: sharding
+                .map(|cluster| cluster.sharding.clone())
+                .unwrap_or_default(),
             analyses: RefCell::new(Cache::new(analyses_max, ANALYSES_BYTES_MAX)),
             shards: shards.map(shard).collect(),
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
@@ -119,6 +126,12 @@ impl Cluster {
     /// All pools.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Rc<PoolSlot>> {
         self.shards.iter().flat_map(|shard| &shard.servers)
+    }
+
+    /// Are rows on the same shards in both?
+    pub(crate) fn is_spread_as(&self, other: &Self) -> bool {
+        let same = std::ptr::eq(self, other);
+        same || self.shards() == other.shards() && self.sharding == other.sharding
     }
 
     /// How many shards there are, at least one.

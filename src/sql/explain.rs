@@ -21,10 +21,13 @@ pub fn divide(text: &[u8], dialect: Dialect) -> Option<Explain<'_>> {
         return None;
     }
     let (mut depth, mut is_text, mut format) = (0_u32, true, false);
+    // Options in parentheses follow the word at once; other parentheses belong to a query.
+    let mut at_once = true;
     while let Some(token) = lexer.next_solid() {
         let word = token.of(text);
+        let may_be_options = std::mem::take(&mut at_once) && is_options(text, token.end);
         match token.kind {
-            Kind::Open if depth == 0 && !starts_options(text, first.end, token.start) => {
+            Kind::Open if depth == 0 && !may_be_options => {
                 return split(text, token.start, is_text);
             }
             Kind::Open => depth += 1,
@@ -57,14 +60,9 @@ fn is_option(word: &[u8]) -> bool {
         .any(|option| word.eq_ignore_ascii_case(option))
 }
 
-/// Options in parentheses follow the word at once; other parentheses belong to a query.
-fn starts_options(text: &[u8], from: usize, to: usize) -> bool {
-    let between = text.get(from..to).unwrap_or_default();
-    if !between.iter().all(u8::is_ascii_whitespace) {
-        return false;
-    }
-    // `EXPLAIN (SELECT 1)` explains a query in parentheses.
-    let inner = text.get(to + 1..).unwrap_or_default().trim_ascii_start();
+/// Is what follows an opening parenthesis a list of options? `EXPLAIN (SELECT 1)` explains a query in parentheses.
+fn is_options(text: &[u8], from: usize) -> bool {
+    let inner = text.get(from..).unwrap_or_default().trim_ascii_start();
     let end = inner.iter().position(|byte| !byte.is_ascii_alphabetic());
     let word = inner.get(..end.unwrap_or(inner.len())).unwrap_or_default();
     let queries = [&b"select"[..], b"with", b"values", b"table"];

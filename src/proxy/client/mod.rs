@@ -347,19 +347,38 @@ impl Session {
     async fn next_request(&mut self) -> Result<(), End> {
         loop {
             if self.is_outdated() {
-                self.adopt()?;
+                match self.may_adopt() {
+                    true => self.adopt()?,
+                    false if self.status() == TransactionStatus::Idle => self.may_stay()?,
+                    false => {}
+                }
             }
             if !self.inbound.is_empty() && self.needs_server()? {
                 return Ok(());
             }
             self.count_traffic();
             self.link.statements.set(self.statements.len());
-            self.link.enter(Activity::Idle, self.state.core.now());
+            let in_transaction = self.status() != TransactionStatus::Idle;
+            let activity = match in_transaction {
+                true => Activity::IdleInTransaction,
+                false => Activity::Idle,
+            };
+            self.link.enter(activity, self.state.core.now());
             poll_fn(|cx| {
                 self.link.listen(cx);
-                self.link.dismiss(Notice::Superseded); // it has no server
-                if let Some(notice) = self.link.notice() {
-                    return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
+                match self.link.notice() {
+                    None => {}
+                    Some(Notice::Superseded) if in_transaction => {
+                        let text = "server connection lost, transaction state unknown";
+                        let code = SqlState::CONNECTION_FAILURE;
+                        let error = Error::fatal(Fault::Server, code, text);
+                        return Poll::Ready(Err(End::Fatal(error)));
+                    }
+                    // It has no server.
+                    Some(Notice::Superseded) => self.link.dismiss(Notice::Superseded),
+                    // The transaction comes to its end first.
+                    Some(Notice::Drain | Notice::Removed) if in_transaction => {}
+                    Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),
                 }
                 self.poll_inbound(cx)
             })

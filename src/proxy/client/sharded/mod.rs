@@ -112,6 +112,18 @@ impl Session {
         }
     }
 
+    /// Has the open transaction reached a server?
+    fn is_bound(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_some_and(|sharded| sharded.transaction.is_open() && !sharded.legs.is_empty())
+    }
+
+    /// Is it in the hands of this session what is configured? Not while it has servers, or a transaction.
+    pub(super) fn may_adopt(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_none_or(|sharded| sharded.legs.is_empty() && !sharded.transaction.is_open())
+    }
+
     fn sharded(&mut self) -> &mut Sharded {
         self.sharded.get_or_insert_default()
     }
@@ -174,7 +186,18 @@ impl Session {
         if let Some(at) = legs.iter().position(|leg| leg.shard == shard) {
             return Ok(Ok(legs.remove(at)));
         }
-        let held = match self.obtain(Aim { shard, want }, Way::First).await? {
+        let before = Rc::clone(&self.cluster);
+        let obtained = self.obtain(Aim { shard, want }, Way::First).await?;
+        if !before.is_spread_as(&self.cluster) {
+            // The shard was chosen by a configuration that is no longer in force.
+            if let Ok(held) = obtained {
+                self.release(held, false);
+            }
+            let text = "the shards were reconfigured meanwhile, try again";
+            let code = SqlState::CANNOT_CONNECT_NOW;
+            return Ok(Err(Error::error(Fault::Proxy, code, text)));
+        }
+        let held = match obtained {
             Ok(held) => held,
             Err(error) => return Ok(Err(error)),
         };

@@ -245,7 +245,9 @@ impl Session {
                         return None;
                     }
                 }
-                Verdict::Commit { .. } | Verdict::Rollback { .. } => ends = true,
+                Verdict::Commit { chain: false } | Verdict::Rollback { chain: false } => {
+                    ends = true;
+                }
                 Verdict::Session if !in_transaction => reads = false,
                 _ => return None,
             }

@@ -85,10 +85,8 @@ impl Session {
             return Ok(at(Place::These(vec![shard])));
         }
         let config = self.state.config();
-        let tables = config.cluster(&self.cluster.names.database);
-        let Some(tables) = tables.map(|cluster| &cluster.sharding) else {
-            return Err(refused("this database"));
-        };
+        let cluster = std::rc::Rc::clone(&self.cluster);
+        let tables = &cluster.sharding;
         let path = self.search_path();
         let view = View {
             facts: &facts,

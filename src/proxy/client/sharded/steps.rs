@@ -170,11 +170,14 @@ impl Session {
                     self.tell(&too_much());
                     return Ok(Stepped::Failed);
                 }
-                let place = match inside {
-                    true => Place::Joined,
-                    false => Place::Any,
-                };
-                self.run_at(step, &place, &Run::everywhere(false)).await
+                // On whatever servers the session has; others are told when it comes to them.
+                self.run_at(step, &Place::Joined, &Run::everywhere(false))
+                    .await
+            }
+            Verdict::Ours if self.is_bound() => {
+                let text = "the setting must be set before the first statement";
+                let code = SqlState::CANT_CHANGE_RUNTIME_PARAM;
+                Ok(self.failed_with(&Error::error(Fault::Client, code, text)))
             }
             Verdict::Ours => {
                 let mut store = self.state.settings.borrow_mut();
@@ -219,6 +222,11 @@ impl Session {
         ties.note(&step.effects);
         if ties.asks() || ties.spoilt() {
             let what = "what one server keeps (temporary tables, advisory locks, held cursors)";
+            return Ok(self.failed_with(&refused(what)));
+        }
+        let several = self.sharded().legs.len() > 1;
+        if several && step.effects.sets() && matches!(step.verdict, Verdict::Run(_)) {
+            let what = "a setting that a function makes while there are several servers";
             return Ok(self.failed_with(&refused(what)));
         }
         let shards = self.shards_at(place);
