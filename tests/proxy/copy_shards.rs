@@ -1,7 +1,10 @@
 //! COPY over shards: the same data into one PostgreSQL and into three shards give the same tables and tags, each row on the
 //! shard of its key; what fails leaves nothing anywhere.
 
+use std::time::Duration;
+
 use super::sharding::Pair;
+use super::support::process::poll;
 use super::support::wire::{
     bind, copy_data, copy_done, copy_fail, describe, execute, flush, parse, query, run, sync,
     transcript, Wire,
@@ -295,6 +298,33 @@ fn a_client_or_server_that_goes_away_leaves_nothing() {
         assert_eq!(direct.query("LOCK TABLE users"), "C:LOCK_TABLE Z:T");
         assert_eq!(direct.value("SELECT count(*) FROM users"), "0");
     }
+    pair.shards.pgdog.stop();
+}
+
+#[test]
+fn a_shard_that_waits_for_a_lock_does_not_hold_an_error_up() {
+    let mut pair = Pair::start("copy_lock", "", "");
+    // Somebody has rows of the same keys that are not committed yet.
+    let mut holders: Vec<_> = (0..3).map(|shard| pair.shards.shard(shard)).collect();
+    for holder in &mut holders {
+        holder.query("BEGIN");
+        holder.query("INSERT INTO users SELECT id, 'held', 0 FROM generate_series(1, 5) id");
+    }
+    pair.many.begin_copy("COPY users FROM STDIN");
+    let rows: String = (1..6_000).map(|id| format!("{id}\tn\t1\n")).collect();
+    pair.many.send(&copy_data(rows.as_bytes()));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    poll(Duration::from_secs(20), "a COPY that waits", || {
+        (holders[0].value(waits) != "0").then_some(())
+    });
+    assert_eq!(
+        pair.many.ask(&[copy_data(b"x\tn\t1\n"), copy_done()]),
+        "E:22P02 Z:I"
+    );
+    for holder in &mut holders {
+        holder.query("ROLLBACK");
+    }
+    assert_eq!(pair.counts("users"), [0, 0, 0]);
     pair.shards.pgdog.stop();
 }
 
