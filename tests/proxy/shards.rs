@@ -147,6 +147,23 @@ fn a_transaction_spans_the_shards_that_it_touches() {
 }
 
 #[test]
+fn a_session_begins_another_transaction_on_the_servers_that_it_keeps() {
+    let shards = Shards::start("shards_kept", "pooler_mode = \"session\"", TABLE);
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id int)");
+    for (end, counts) in [("COMMIT", "1"), ("ROLLBACK", "1"), ("COMMIT", "2")] {
+        client.query("BEGIN");
+        for shard in 0..3 {
+            let sql = format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES (1)");
+            assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:T");
+        }
+        assert_eq!(client.query(end), format!("C:{end} Z:I"));
+        assert_eq!(shards.each("SELECT count(*) FROM t"), [counts; 3]);
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
 fn several_statements_in_one_query_are_one_transaction() {
     let shards = Shards::start("shards_multi", "", TABLE);
     let mut client = shards.client();

@@ -183,25 +183,18 @@ impl Session {
     /// of it.
     async fn take_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
         let legs = &mut self.sharded().legs;
-        if let Some(at) = legs.iter().position(|leg| leg.shard == shard) {
-            return Ok(Ok(legs.remove(at)));
-        }
-        let before = Rc::clone(&self.cluster);
-        let obtained = self.obtain(Aim { shard, want }, Way::First).await?;
-        if !before.is_spread_as(&self.cluster) {
-            // The shard was chosen by a configuration that is no longer in force.
-            if let Ok(held) = obtained {
-                self.release(held, false);
+        let kept = legs.iter().position(|leg| leg.shard == shard);
+        let mut leg = match kept.map(|at| legs.remove(at)) {
+            Some(leg) if leg.held.exchange.status() != TransactionStatus::Idle => {
+                return Ok(Ok(leg));
             }
-            let text = "the shards were reconfigured meanwhile, try again";
-            let code = SqlState::CANNOT_CONNECT_NOW;
-            return Ok(Err(Error::error(Fault::Proxy, code, text)));
-        }
-        let held = match obtained {
-            Ok(held) => held,
-            Err(error) => return Ok(Err(error)),
+            // Kept since an earlier transaction: it joins like any other.
+            Some(leg) => leg,
+            None => match self.new_leg(shard, want).await? {
+                Ok(leg) => leg,
+                Err(error) => return Ok(Err(error)),
+            },
         };
-        let mut leg = Leg::new(shard, held);
         match self.join(&mut leg).await {
             Ok(()) => Ok(Ok(leg)),
             Err(RunError::Server(body)) => {
@@ -213,6 +206,22 @@ impl Session {
                 ..lost_error(&lost)
             })),
         }
+    }
+
+    /// A server of this shard that the session has not had.
+    async fn new_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
+        let before = Rc::clone(&self.cluster);
+        let obtained = self.obtain(Aim { shard, want }, Way::First).await?;
+        if !before.is_spread_as(&self.cluster) {
+            // The shard was chosen by a configuration that is no longer in force.
+            if let Ok(held) = obtained {
+                self.release(held, false);
+            }
+            let text = "the shards were reconfigured meanwhile, try again";
+            let code = SqlState::CANNOT_CONNECT_NOW;
+            return Ok(Err(Error::error(Fault::Proxy, code, text)));
+        }
+        Ok(obtained.map(|held| Leg::new(shard, held)))
     }
 
     /// Tells a server what the transaction consists of so far.
