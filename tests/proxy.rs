@@ -89,5 +89,7 @@ mod timeouts;
 mod tls;
 #[path = "proxy/twins.rs"]
 mod twins;
+#[path = "proxy/two_phase.rs"]
+mod two_phase;
 #[path = "proxy/types.rs"]
 mod types;

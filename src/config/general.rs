@@ -181,17 +181,17 @@ section! {
     /// Lowest generated ID.
     unique_id_min: u64 = default "0", Restart, Later;
     /// Two-phase commit for writes to several shards.
-    two_phase_commit: bool = default "false", Live, Later;
+    two_phase_commit: bool = default "false", Live, Now;
     /// For single statements too; needs the former.
-    two_phase_commit_auto: bool = default "false", Live, Later;
+    two_phase_commit_auto: bool = default "false", Live, Now;
     /// Directory of the recovery log; without it there is no recovery after a crash.
-    two_phase_commit_wal_dir: Option<PathBuf> = unset "/var/lib/pgdog/wal", Restart, Later;
+    two_phase_commit_wal_dir: Option<PathBuf> = unset "/var/lib/pgdog/wal", Restart, Now;
     /// Size at which a new segment of the log begins.
-    two_phase_commit_wal_segment_size: Bytes = default "16777216", Restart, Later;
+    two_phase_commit_wal_segment_size: Bytes = default "16777216", Restart, Now;
     /// Extra wait, so that one fsync serves many.
-    two_phase_commit_wal_fsync_interval: Millis = default "0", Restart, Later;
+    two_phase_commit_wal_fsync_interval: Millis = default "0", Restart, Now;
     /// Time between checkpoints.
-    two_phase_commit_wal_checkpoint_interval: Millis = default "15000", Restart, Later;
+    two_phase_commit_wal_checkpoint_interval: Millis = default "15000", Restart, Now;
 
     /// Format of table copies; text is needed when integer widths change.
     resharding_copy_format: CopyFormat = default "binary", Live, Later;

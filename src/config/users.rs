@@ -104,7 +104,7 @@ section! {
     /// Overrides cross_shard_disabled of [general].
     cross_shard_disabled: Option<bool> = unset "true", Live, Now;
     /// Overrides two_phase_commit of [general].
-    two_phase_commit: Option<bool> = unset "true", Live, Later;
+    two_phase_commit: Option<bool> = unset "true", Live, Now;
     /// Overrides two_phase_commit_auto of [general].
-    two_phase_commit_auto: Option<bool> = unset "true", Live, Later;
+    two_phase_commit_auto: Option<bool> = unset "true", Live, Now;
 }

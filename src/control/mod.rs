@@ -31,8 +31,11 @@ use cores::BoundSocket;
 use crate::auth::{InstanceSecret, Verifier};
 use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
-use crate::config::{resolve_with, Config, Environment, Resolved, Source, Sources};
-use crate::proxy::{self, Boot, Listen, MAILBOX_CAPACITY};
+use crate::config::{resolve_with, Config, Environment, Resolved, Source, Sources, TwoPhaseCommit};
+use crate::proxy::commit_log::CommitLog;
+use crate::proxy::{self, Boot, CommitBoot, Listen, MAILBOX_CAPACITY};
+use crate::routing::two_phase::gid::Owner;
+use crate::routing::two_phase::log::Ledger;
 
 use events::Control;
 use query_log::QueryLog;
@@ -175,6 +178,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
         listen,
         events: events.clone(),
         newcomers_max: proxy::newcomers_max(limits.files.soft, cpus.len()),
+        commits: commits(current.setup(), &instance_id)?,
     };
     let count = cpus.len();
     let cores = cores::start(&cpus, MAILBOX_CAPACITY, move |core, mailbox, office| {
@@ -209,6 +213,28 @@ fn instance_id(config: &Config) -> Result<String, String> {
     }
     let number = getrandom::u32().map_err(|error| format!("no random bytes: {error}"))?;
     Ok(format!("{number:08x}"))
+}
+
+/// Opens the log of two-phase commits, if there is to be one.
+fn commits(config: &Config, instance_id: &str) -> Result<CommitBoot, String> {
+    let (log, left) = match &config.commit_log {
+        Some(settings) => CommitLog::open(settings).map(|(log, left)| (Some(log), left))?,
+        None => (None, Ledger::default()),
+    };
+    let mut users = config.users.iter();
+    if log.is_none() && users.any(|user| user.two_phase_commit != TwoPhaseCommit::Off) {
+        tracing::warn!(
+            "two_phase_commit without two_phase_commit_wal_dir: after a crash, prepared transactions are left to the \
+             operator (pg_prepared_xacts)"
+        );
+    }
+    let deployment = config.instance.deployment_id.as_deref();
+    Ok(CommitBoot {
+        log,
+        left,
+        owner: Owner::new(deployment, instance_id),
+        process: getrandom::u64().map_err(|error| format!("no random bytes: {error}"))?,
+    })
 }
 
 fn start_log(config: &Config) -> io::Result<LogGuard> {

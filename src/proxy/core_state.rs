@@ -34,6 +34,7 @@ use super::prober::Probers;
 use super::reload::Pools;
 use super::server::Targets;
 use super::setup::Setup;
+use super::two_phase::{CommitBoot, Commits};
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
 const KEYS_MAX: usize = 4096;
@@ -79,6 +80,8 @@ pub(crate) struct CoreState {
     /// When sessions are cut off, once that is known.
     cut_off: Cell<Option<Instant>>,
     pub(crate) postbag: Postbag,
+    /// Commits over several shards.
+    pub(super) commits: Commits,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
     /// To each core.
@@ -124,6 +127,7 @@ pub(crate) struct Boot {
     pub(crate) events: Events,
     /// As of [`newcomers_max`](super::newcomers_max).
     pub(crate) newcomers_max: usize,
+    pub(crate) commits: CommitBoot,
 }
 
 /// Where cores listen.
@@ -169,6 +173,7 @@ impl CoreState {
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
             postbag: Postbag::default(),
+            commits: Commits::new(&boot.commits),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),

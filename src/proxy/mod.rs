@@ -13,6 +13,7 @@ mod server;
 mod setup;
 mod snapshot;
 mod tls;
+mod two_phase;
 mod upkeep;
 
 use std::cell::Cell;
@@ -34,6 +35,7 @@ pub(crate) use mail::{
 pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 pub(crate) use tls::{ClientSide, Tls};
+pub(crate) use two_phase::CommitBoot;
 
 /// Pause after accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -58,11 +60,15 @@ const LOAD_TOLERANCE: usize = 16;
 /// Serves clients on this core until it is shut down.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
     let listen = boot.listen.clone();
+    let left = boot.commits.left.clone();
     let state = CoreState::new(core.clone(), office, boot);
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
     core.spawn(accept(Rc::clone(&state), listen));
     prober::adapt(&state);
+    if core.index() == 0 {
+        two_phase::recover(&state, &left);
+    }
     let ending = loop {
         match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),

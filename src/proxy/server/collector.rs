@@ -51,6 +51,13 @@ impl Collector {
         Some(value)
     }
 
+    /// The last command tag.
+    pub(crate) fn tag(&self) -> Option<&[u8]> {
+        let frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
+        let complete = frames.filter(|frame| frame.tag == tag::COMMAND_COMPLETE);
+        complete.last()?.body.strip_suffix(b"\0")
+    }
+
     /// The body of the first DataRow.
     fn row(&self) -> Option<&[u8]> {
         let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);

@@ -144,6 +144,8 @@ pub(crate) enum Purpose {
     Proof,
     /// Checks of the server: it is nobody's, and none of those that are shown and counted.
     Check,
+    /// To finish what two-phase commits have left; not shown and counted either.
+    Recovery,
 }
 
 impl Purpose {
@@ -151,6 +153,7 @@ impl Purpose {
         match self {
             Self::Pool | Self::Proof => b"pgdog",
             Self::Check => b"pgdog check",
+            Self::Recovery => b"pgdog recovery",
         }
     }
 }
@@ -285,7 +288,7 @@ pub(crate) async fn log_in(
                     let nobody = Rc::default();
                     let registry = match purpose {
                         Purpose::Pool | Purpose::Proof => &slot.registry,
-                        Purpose::Check => &nobody,
+                        Purpose::Check | Purpose::Recovery => &nobody,
                     };
                     let meter = (registry, ServerMeter::new(now));
                     return Ok(Server::new(stream, reported, target, prepared, meter));

@@ -543,12 +543,26 @@ impl Server {
         text: &[u8],
         replies: &mut impl Recipient,
     ) -> Result<(), RunError> {
+        self.send_query(text);
+        self.drain(replies).await.map_err(RunError::Lost)
+    }
+
+    fn send_query(&mut self, text: &[u8]) {
         let mut message = Vec::with_capacity(text.len() + 6);
         frontend::Query { text }.encode(&mut message);
         self.stream.send_vec(message);
         self.link.meter.sent(frontend::tag::QUERY);
         self.sent_to_ready(Owed::Results, Fate::Forward, 0);
-        self.drain(replies).await.map_err(RunError::Lost)
+    }
+
+    /// Sends a statement of ours, whose [`answer`](Self::answer) is read later. The exchange must owe nothing.
+    pub(crate) fn ask(&mut self, sql: &str) {
+        self.send_query(sql.as_bytes());
+    }
+
+    /// Reads the replies to what was asked.
+    pub(crate) async fn answer(&mut self) -> Result<Collector, RunError> {
+        self.collect().await
     }
 
     /// Brings the server from the settings that it has to these. Errors of the server leave it as it was, or unsure:

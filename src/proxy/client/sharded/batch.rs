@@ -388,7 +388,7 @@ impl Session {
     async fn end_batch(&mut self) -> Result<(), End> {
         self.sharded().portals.clear();
         if std::mem::take(&mut self.sharded().ours) {
-            self.commit(false, None).await?;
+            let _: Stepped = self.commit(false, None).await?; // told, either way
         }
         Ok(())
     }

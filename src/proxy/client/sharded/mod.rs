@@ -11,6 +11,7 @@ mod route;
 mod route_copy;
 mod scatter;
 mod steps;
+mod two_phase;
 
 use std::rc::Rc;
 

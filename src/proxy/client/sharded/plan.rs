@@ -21,6 +21,7 @@ use super::super::role::unquoted;
 use super::super::Session;
 use super::route::Source;
 use super::route_copy::copying;
+use super::two_phase::reserved;
 
 /// What to do for a request.
 pub(super) enum Plan {
@@ -327,6 +328,13 @@ impl Session {
                 // All of it is there.
                 kind if self.cluster.shards() == 1 && !kind.is_of_transactions() => {
                     Verdict::Run(Box::new(self.route_at_home(statement, &source)?))
+                }
+                Kind::PrepareTransaction(_)
+                | Kind::CommitPrepared(_)
+                | Kind::RollbackPrepared(_)
+                    if self.reserves_two_phase() =>
+                {
+                    return Err(reserved())
                 }
                 // A hint is for everything that a server runs.
                 kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RESPONSE};
+use crate::protocol::backend::{
+    ready_for_query, CommandComplete, TransactionStatus, EMPTY_QUERY_RESPONSE,
+};
 use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::exchange::Owed;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
 use crate::routing::verdict::{refused, Place, Run, Verdict};
 use crate::session::Ties;
-use crate::sql::session::Effects;
+use crate::sql::session::{Effect, Effects};
 
 use super::super::{End, Session};
 use super::copy;
 use super::plan::{Form, Planned};
 use super::scatter::{self, Call, Outcome, Shown};
+use super::two_phase::Fared;
 use super::Leg;
 
 /// A text in a transaction of its own, which servers are told when they join.
@@ -69,7 +72,7 @@ impl Session {
         }
         if ours {
             match went {
-                Stepped::Done => self.commit(false, None).await?,
+                Stepped::Done => drop(self.commit(false, None).await?),
                 Stepped::Failed => self.roll_back(false).await?,
             }
         }
@@ -109,7 +112,7 @@ impl Session {
                     self.roll_back(*chain).await?;
                     self.complete("ROLLBACK");
                 } else {
-                    self.commit(*chain, Some("COMMIT")).await?;
+                    return self.commit(*chain, Some("COMMIT")).await;
                 }
                 Ok(Stepped::Done)
             }
@@ -341,7 +344,7 @@ impl Session {
         &mut self,
         chain: bool,
         tag: Option<&'static str>,
-    ) -> Result<(), End> {
+    ) -> Result<Stepped, End> {
         let legs = std::mem::take(&mut self.sharded().legs);
         self.end_transaction(legs, chain, b"COMMIT", tag).await
     }
@@ -349,19 +352,27 @@ impl Session {
     /// ROLLBACK on all servers of the transaction.
     pub(super) async fn roll_back(&mut self, chain: bool) -> Result<(), End> {
         let legs = std::mem::take(&mut self.sharded().legs);
-        self.end_transaction(legs, chain, b"ROLLBACK", None).await
+        let ended = self.end_transaction(legs, chain, b"ROLLBACK", None);
+        ended.await.map(drop)
     }
 
     async fn end_transaction(
         &mut self,
-        mut legs: Vec<Leg>,
+        legs: Vec<Leg>,
         chain: bool,
         text: &[u8],
         tag: Option<&'static str>,
-    ) -> Result<(), End> {
+    ) -> Result<Stepped, End> {
         let commits = text == b"COMMIT";
-        let mut failed = false;
-        if !legs.is_empty() {
+        // Those that are kept may have no part in it.
+        let is_idle = |leg: &Leg| leg.held.exchange.status() == TransactionStatus::Idle;
+        let (idle, open) = legs.into_iter().partition(is_idle);
+        self.sharded().legs = idle;
+        let mut legs: Vec<Leg> = open;
+        let mut fared = Fared::Committed;
+        if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
+            fared = self.commit_in_two_phases(&mut legs).await?;
+        } else if !legs.is_empty() {
             let messages = [scatter::query(text)];
             let call = Call {
                 messages: &messages,
@@ -370,48 +381,55 @@ impl Session {
                 shown: Shown::Errors,
             };
             let outcome = self.call(&mut legs, &call).await;
-            failed = match outcome {
-                Ok(outcome) => outcome == Outcome::Failed,
+            fared = match outcome {
+                Ok(Outcome::Done(_)) => Fared::Committed,
+                Ok(Outcome::Failed) => Fared::RolledBack,
                 Err(end) => {
-                    self.sharded().legs = legs;
+                    self.sharded().legs.extend(legs);
                     return Err(end);
                 }
             };
         }
-        self.sharded().transaction.end(chain && !failed);
-        let effect = match commits {
-            true => crate::sql::session::Effect::Commit { chain },
-            false => crate::sql::session::Effect::Rollback { chain },
+        legs.append(&mut self.sharded().legs);
+        let failed = fared == Fared::RolledBack;
+        let chain = chain && fared == Fared::Committed;
+        self.sharded().transaction.end(chain);
+        // Servers that have prepared or committed keep what was set, even if the transaction as a whole is rolled back.
+        let set = !Arc::ptr_eq(self.settings.current(), self.settings.committed());
+        let unsure = failed && set;
+        let (effect, text) = match commits && !failed {
+            true => (Effect::Commit { chain }, text),
+            false => (Effect::Rollback { chain }, &b"ROLLBACK"[..]),
         };
         {
             let mut store = self.state.settings.borrow_mut();
-            match failed {
-                true => self.settings.failed(),
-                false => self.settings.succeeded(&effect, text, &mut store),
-            }
+            self.settings.succeeded(&effect, text, &mut store);
             self.settings.ready(b'I', &mut store);
         }
         self.tracker = None;
         // What was noted of ties concerns one of these servers; which one, nobody has asked.
-        let keeps = self.manner.mode == PoolerMode::Session;
-        let kept = keeps || legs.iter().any(|leg| leg.kept);
+        let keeps = self.manner.mode == PoolerMode::Session && !unsure;
+        let kept = keeps || legs.iter().any(|leg| leg.kept && !unsure);
         let ties = match kept {
             true => self.ties,
             false => self.let_go(),
         };
         for leg in legs {
-            if keeps || leg.kept {
+            if keeps || leg.kept && !unsure {
                 self.keep(leg);
             } else {
                 let scrub = leg.scrub || if kept { ties.asks() } else { ties.scrub() };
-                self.release(leg.held, scrub);
+                self.release(leg.held, unsure || scrub);
             }
         }
         self.aim(&[]);
-        if let (Some(tag), false) = (tag, failed) {
+        if fared != Fared::Committed {
+            return Ok(Stepped::Failed);
+        }
+        if let Some(tag) = tag {
             self.complete(tag);
         }
-        Ok(())
+        Ok(Stepped::Done)
     }
 
     fn shards_at(&mut self, place: &Place) -> Vec<usize> {

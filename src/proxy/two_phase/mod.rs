@@ -1,0 +1,100 @@
+//! Two-phase commit at work: what [`TwoPhase`](crate::routing::two_phase::TwoPhase) decides is sent and written, by a
+//! task of the core that outlives the client's session; what is left over is finished in the background.
+//!
+//! ```text
+//!  session ─commit()─► drive: log, PREPARE, log, COMMIT PREPARED ─Conclusion─► session
+//!                        │ a shard that could not be told
+//!                        ▼
+//!  log of an earlier ─► finish: other connections, until it is done ─► Done record
+//!  process
+//! ```
+
+mod drive;
+mod finish;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::routing::two_phase::gid::{Owner, TransactionId};
+use crate::routing::two_phase::log::Ledger;
+use crate::snapshot::Names;
+
+use super::commit_log::CommitLog;
+use super::core_state::CoreState;
+
+pub(crate) use drive::{commit, Conclusion};
+use finish::{Part, Unfinished};
+
+/// What cores are started with.
+#[derive(Clone)]
+pub(crate) struct CommitBoot {
+    /// `None`: a crash leaves prepared transactions to the operator.
+    pub(crate) log: Option<CommitLog>,
+    /// What earlier processes have left in it.
+    pub(crate) left: Ledger,
+    /// Whose transactions ours are.
+    pub(crate) owner: Owner,
+    /// Drawn at random: no other process of this owner has it.
+    pub(crate) process: u64,
+}
+
+/// One core's two-phase commits.
+pub(crate) struct Commits {
+    log: Option<CommitLog>,
+    owner: Owner,
+    process: u64,
+    /// Of the next transaction.
+    number: Cell<u64>,
+    unfinished: RefCell<Vec<Unfinished>>,
+    /// A task finishes what is unfinished.
+    at_it: Cell<bool>,
+}
+
+impl Commits {
+    pub(crate) fn new(boot: &CommitBoot) -> Self {
+        Self {
+            log: boot.log.clone(),
+            owner: boot.owner.clone(),
+            process: boot.process,
+            number: Cell::new(0),
+            unfinished: RefCell::default(),
+            at_it: Cell::new(false),
+        }
+    }
+
+    fn next_id(&self, core: usize) -> TransactionId {
+        let number = self.number.get();
+        self.number.set(number + 1);
+        TransactionId {
+            process: self.process,
+            core: u16::try_from(core).expect("fewer than 65,536 CPUs"),
+            number,
+        }
+    }
+}
+
+/// Begins to finish what earlier processes have left: on one core, for all.
+pub(crate) fn recover(state: &Rc<CoreState>, left: &Ledger) {
+    if left.is_empty() {
+        return;
+    }
+    tracing::info!(
+        transactions = left.len(),
+        "two-phase commits of an earlier process are to be finished"
+    );
+    for (id, pending) in left.iter() {
+        let part = |shard| Part::new(shard, pending.resolution());
+        let names = Names {
+            user: pending.user.clone(),
+            database: pending.database.clone(),
+        };
+        let unfinished = Unfinished {
+            id,
+            owner: pending.owner.clone(),
+            names: Arc::new(names),
+            parts: pending.participants.iter().map(part).collect(),
+        };
+        finish::add(state, unfinished);
+    }
+}

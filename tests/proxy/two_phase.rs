@@ -1,0 +1,514 @@
+//! Two-phase commit over three shards: servers that refuse, that are lost, and a pgdog that is killed at every step.
+//!
+//! Where a step has to last, a deferred trigger holds PREPARE TRANSACTION up on a shard, at a table that the test locks.
+
+use std::sync::Mutex;
+
+use rustix::process::Signal;
+
+use super::support::pgdog::{Config, Pgdog};
+use super::support::postgres::{Postgres, ALICE, PASSWORD};
+use super::support::process::{poll, signal_process, Folder, PATIENCE};
+use super::support::wire::{execute, parse, query, run, sync, transcript, Message, Wire};
+
+/// Three shards with a table `t`, whose deferred trigger waits for `gate` and refuses negative numbers, and one like it
+/// that is the same everywhere.
+struct Shards {
+    name: String,
+    names: Vec<String>,
+    config: Config,
+    _log: Folder,
+}
+
+const SCHEMA: &str = "
+CREATE TABLE t (id int);
+CREATE TABLE gate ();
+ALTER TABLE t OWNER TO alice;
+ALTER TABLE gate OWNER TO alice;
+CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM gate;
+  IF NEW.id < 0 THEN RAISE EXCEPTION 'too small' USING ERRCODE = '23514'; END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER look AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look();
+CREATE TABLE same (id int);
+ALTER TABLE same OWNER TO alice;
+CREATE CONSTRAINT TRIGGER look AFTER INSERT ON same DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look();
+";
+
+impl Shards {
+    /// `log`: with the log of two-phase commits.
+    fn new(label: &str, general: &str, log: bool) -> Self {
+        let postgres = Postgres::shared();
+        let names: Vec<_> = (0..3)
+            .map(|shard| postgres.database(&format!("{label}{shard}")))
+            .collect();
+        let name = format!("{label}_sharded");
+        let folder = Folder::new("commits");
+        let mut config = Config::empty()
+            .general(general)
+            .general("two_phase_commit = true");
+        if log {
+            let place = folder.path().join("log");
+            config = config.general(&format!("two_phase_commit_wal_dir = {place:?}"));
+        }
+        for (shard, database) in names.iter().enumerate() {
+            let lines = format!("shard = {shard}\ndatabase_name = {database:?}");
+            config = config.database(&name, &lines);
+            postgres.admin(database).query(SCHEMA);
+        }
+        let table = "[[sharded_tables]]\nname = \"t\"\ncolumn = \"id\"\n";
+        let config = config.more(&format!("{table}database = {name:?}\n"));
+        let config = config.user(ALICE, &name, &format!("password = {PASSWORD:?}"));
+        Self {
+            name,
+            names,
+            config,
+            _log: folder,
+        }
+    }
+
+    fn start(&self) -> Pgdog {
+        self.config.start()
+    }
+
+    fn shard(&self, shard: usize) -> Wire {
+        Postgres::shared().admin(&self.names[shard])
+    }
+
+    /// How many rows each shard has.
+    fn counts(&self) -> [String; 3] {
+        self.counts_of("t")
+    }
+
+    fn counts_of(&self, table: &str) -> [String; 3] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        [0, 1, 2].map(|shard| self.shard(shard).value(&sql))
+    }
+
+    /// Which shards have something prepared.
+    fn prepared(&self) -> Vec<usize> {
+        let of = |shard: &usize| {
+            let sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()";
+            self.shard(*shard).value(sql) != "0"
+        };
+        (0..3).filter(of).collect()
+    }
+
+    #[track_caller]
+    fn wait_for_prepared(&self, shards: &[usize]) {
+        poll(PATIENCE, &format!("{shards:?} to be prepared"), || {
+            (self.prepared() == shards).then_some(())
+        });
+    }
+
+    /// Holds PREPARE TRANSACTION up on a shard until this is reset.
+    fn hold(&self, shard: usize) -> Wire {
+        let mut holder = self.shard(shard);
+        holder.query("BEGIN; LOCK gate IN ACCESS EXCLUSIVE MODE");
+        holder
+    }
+
+    /// A transaction with a row on every shard, and the process ids of its servers.
+    fn transaction(&self, client: &mut Wire, id: i32) -> Vec<u32> {
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        (0..3)
+            .map(|shard| {
+                let on = format!("/* pgdog_shard: {shard} */");
+                let sql = format!("{on} INSERT INTO t VALUES ({id})");
+                assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:T");
+                let pid = client.value(&format!("{on} SELECT pg_backend_pid()"));
+                pid.parse().unwrap()
+            })
+            .collect()
+    }
+}
+
+const FINISHED: &str = "prepared transaction is finished";
+const LEFT: &str = "of an earlier process are to be finished";
+
+fn commit(client: &mut Wire) {
+    client.send(&query("COMMIT"));
+}
+
+#[test]
+fn a_transaction_on_three_shards_is_prepared_and_committed() {
+    let shards = Shards::new("two_phase_ok", "", true);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    shards.transaction(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    // Nothing is visible while one is not prepared.
+    shards.wait_for_prepared(&[0, 2]);
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    drop(holder);
+    assert_eq!(client.batches(1), "C:COMMIT Z:I");
+    assert_eq!(shards.counts(), ["1", "1", "1"]);
+    assert!(shards.prepared().is_empty());
+    // By the extended protocol, and with another one that follows.
+    let insert = |shard: usize| {
+        let sql = format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ($1)");
+        run(&sql, &[Some("2")])
+    };
+    let batch = [
+        run("BEGIN", &[]),
+        insert(0),
+        insert(2),
+        run("COMMIT AND CHAIN", &[]),
+        sync(),
+    ];
+    let answer = client.ask(&batch);
+    assert_eq!(
+        answer,
+        "1 2 C:BEGIN 1 2 C:INSERT_0_1 1 2 C:INSERT_0_1 1 2 C:COMMIT Z:T"
+    );
+    assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    assert_eq!(shards.counts(), ["2", "1", "2"]);
+    pgdog.stop();
+}
+
+/// Nor is one of no shard.
+#[test]
+fn a_transaction_of_one_shard_is_not_prepared() {
+    let shards = Shards::new("two_phase_one", "", true);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    client.query("BEGIN");
+    assert_eq!(
+        client.query("/* pgdog_shard: 1 */ INSERT INTO t VALUES (1)"),
+        "C:INSERT_0_1 Z:T"
+    );
+    let holder = shards.hold(1);
+    commit(&mut client);
+    poll(PATIENCE, "COMMIT to wait", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND wait_event_type = 'Lock'";
+        (shards.shard(1).value(sql) == "1").then_some(())
+    });
+    drop(holder);
+    assert_eq!(client.batches(1), "C:COMMIT Z:I");
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.counts(), ["0", "1", "0"]);
+    pgdog.stop();
+}
+
+#[test]
+fn a_constraint_that_fails_at_prepare_undoes_all() {
+    for mode in ["transaction", "session"] {
+        let general = format!("pooler_mode = {mode:?}");
+        let shards = Shards::new(&format!("two_phase_no_{mode}"), &general, true);
+        let pgdog = shards.start();
+        let mut client = pgdog.client(&shards.name);
+        for shard in 0..3 {
+            client.query("BEGIN; SET application_name = 'changed'");
+            for other in 0..3 {
+                let id = if other == shard { -1 } else { 1 };
+                let sql = format!("/* pgdog_shard: {other} */ INSERT INTO t VALUES ({id})");
+                assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:T");
+            }
+            assert_eq!(client.query("COMMIT"), "E:23514 Z:I", "{mode}");
+            assert_eq!(shards.counts(), ["0", "0", "0"]);
+            assert!(shards.prepared().is_empty());
+            // PREPARE TRANSACTION has kept the setting on the others.
+            for other in 0..3 {
+                let sql = format!("/* pgdog_shard: {other} */ SHOW application_name");
+                assert_ne!(client.value(&sql), "changed", "{mode}");
+            }
+        }
+        // What follows in a pipeline does not run.
+        let batch = [
+            run("BEGIN", &[]),
+            run("/* pgdog_shard: 0 */ INSERT INTO t VALUES (1)", &[]),
+            run("/* pgdog_shard: 1 */ INSERT INTO t VALUES (-1)", &[]),
+            run("COMMIT", &[]),
+            run("/* pgdog_shard: 0 */ INSERT INTO t VALUES (1)", &[]),
+            sync(),
+        ];
+        let answer = client.ask(&batch);
+        assert_eq!(
+            answer,
+            "1 2 C:BEGIN 1 2 C:INSERT_0_1 1 2 C:INSERT_0_1 1 2 E:23514 Z:I"
+        );
+        assert_eq!(shards.counts(), ["0", "0", "0"]);
+        shards.transaction(&mut client, 1);
+        assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+        assert_eq!(shards.counts(), ["1", "1", "1"]);
+        pgdog.stop();
+    }
+}
+
+/// Only `two_phase_commit_auto` covers transactions that the client did not ask for.
+#[test]
+fn a_statement_for_all_shards_is_committed_in_two_phases_if_wanted() {
+    for (general, prepared) in [("", vec![]), ("two_phase_commit_auto = true", vec![0, 2])] {
+        let label = format!("two_phase_auto{}", prepared.len());
+        let shards = Shards::new(&label, general, false);
+        let pgdog = shards.start();
+        let mut client = pgdog.client(&shards.name);
+        let holder = shards.hold(1);
+        let sql = "INSERT INTO same VALUES (1)";
+        client.send(&query(sql));
+        match prepared.is_empty() {
+            true => poll(PATIENCE, "two to commit", || {
+                (shards.counts_of("same") == ["1", "0", "1"]).then_some(())
+            }),
+            false => {
+                shards.wait_for_prepared(&prepared);
+                assert_eq!(shards.counts_of("same"), ["0", "0", "0"]);
+            }
+        }
+        drop(holder);
+        assert_eq!(client.batches(1), "C:INSERT_0_1 Z:I");
+        assert_eq!(shards.counts_of("same"), ["1", "1", "1"]);
+        pgdog.logged("without two_phase_commit_wal_dir");
+        pgdog.stop();
+    }
+}
+
+#[test]
+fn clients_cannot_prepare_transactions_themselves() {
+    let shards = Shards::new("two_phase_reserved", "", false);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    for sql in [
+        "PREPARE TRANSACTION 'x'",
+        "COMMIT PREPARED 'x'",
+        "/* pgdog_shard: 0 */ ROLLBACK PREPARED 'x'",
+    ] {
+        client.send(&query(sql));
+        let answer = client.read_until(b'Z');
+        assert_eq!(transcript(&answer), "E:0A000 Z:I", "{sql}");
+        let text = "two-phase statements are reserved by two_phase_commit";
+        assert_eq!(answer[0].field(b'M'), text);
+    }
+    let batch = [parse("", "COMMIT PREPARED 'x'"), execute("", 0), sync()];
+    assert!(client.ask(&batch).contains('E'));
+    pgdog.stop();
+}
+
+/// Killed while one shard is not prepared: nothing was decided, so nothing is left. The shard prepares it even after that.
+#[test]
+fn pgdog_killed_while_preparing_leaves_nothing() {
+    let shards = Shards::new("two_phase_kill_1", "", true);
+    let mut pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    shards.transaction(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 2]);
+    pgdog.signal(Signal::KILL);
+    pgdog.wait(PATIENCE);
+    assert_eq!(shards.prepared(), [0, 2]);
+    let pgdog = shards.start();
+    shards.wait_for_prepared(&[]);
+    // The shard in between may still prepare it, and that is not forgotten.
+    poll(PATIENCE, "two to be finished", || {
+        (pgdog.log().matches(FINISHED).count() == 2).then_some(())
+    });
+    drop(holder);
+    poll(PATIENCE, "the backend to end", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'PREPARE TRANSACTION%' AND state = 'active'";
+        (shards.shard(1).value(sql) == "0").then_some(())
+    });
+    shards.wait_for_prepared(&[]);
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    // Done is done: the next one has nothing to do.
+    stop_when_done(&shards, pgdog);
+    let pgdog = shards.start();
+    assert!(!pgdog.log().contains(LEFT));
+    pgdog.stop();
+}
+
+/// Killed when two of three shards have committed: the third follows.
+#[test]
+fn pgdog_killed_while_committing_commits_the_rest() {
+    let shards = Shards::new("two_phase_kill_2", "", true);
+    let mut pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    let servers = shards.transaction(&mut client, 1);
+    let holder = shards.hold(2);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 1]);
+    // It does not hear of the decision.
+    let stopped = Stopped::new(servers[1]);
+    drop(holder);
+    poll(PATIENCE, "two shards to commit", || {
+        (shards.counts() == ["1", "0", "1"]).then_some(())
+    });
+    assert_eq!(shards.prepared(), [1]);
+    pgdog.signal(Signal::KILL);
+    pgdog.wait(PATIENCE);
+    // The next one draws another instance id, and goes by what was recorded.
+    let pgdog = shards.start();
+    pgdog.logged(LEFT);
+    shards.wait_for_prepared(&[]);
+    assert_eq!(shards.counts(), ["1", "1", "1"]);
+    drop(stopped);
+    stop_when_done(&shards, pgdog);
+    let pgdog = shards.start();
+    assert!(!pgdog.log().contains(LEFT));
+    pgdog.stop();
+}
+
+/// Wherever the four commits under way are: the shards agree, and with what clients were told.
+#[test]
+fn pgdog_killed_at_any_moment_leaves_all_or_nothing() {
+    const CLIENTS: i32 = 4;
+    let shards = Shards::new("two_phase_kill_any", "", true);
+    let told = Mutex::new(Vec::new());
+    for (round, target) in (0_i32..).zip([1, 2, 3, 5, 8, 13, 21, 34]) {
+        let mut pgdog = shards.start();
+        let before = told.lock().unwrap().len();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| pgdog.client(&shards.name)).collect();
+        std::thread::scope(|scope| {
+            for (number, client) in (0..).zip(clients) {
+                let (told, first) = (&told, (round * CLIENTS + number) * 1_000_000);
+                scope.spawn(move || commit_on_and_on(client, first, told));
+            }
+            poll(PATIENCE, "commits", || {
+                (told.lock().unwrap().len() >= before + target).then_some(())
+            });
+            pgdog.signal(Signal::KILL);
+            pgdog.wait(PATIENCE);
+        });
+    }
+    let pgdog = shards.start();
+    shards.wait_for_prepared(&[]);
+    let ids = [0, 1, 2].map(|shard| {
+        let rows = shards.shard(shard).rows("SELECT id FROM t ORDER BY id");
+        rows.concat()
+    });
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[0], ids[2]);
+    for id in told.into_inner().unwrap() {
+        assert!(ids[0].contains(&id.to_string()), "{id} was lost");
+    }
+    pgdog.stop();
+}
+
+/// Commits transactions with a row for each shard until the connection ends; `told` are those that are confirmed.
+fn commit_on_and_on(mut client: Wire, first: i32, told: &Mutex<Vec<i32>>) {
+    for id in first.. {
+        let insert = |shard| format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ({id})");
+        for sql in [
+            "BEGIN".to_owned(),
+            insert(0),
+            insert(1),
+            insert(2),
+            "COMMIT".to_owned(),
+        ] {
+            let mut answer = Vec::new();
+            let mut sent = client.try_send(&query(&sql)).is_ok();
+            while sent && answer.last().is_none_or(|last: &Message| last.tag != b'Z') {
+                sent = client
+                    .try_read()
+                    .map(|message| answer.push(message))
+                    .is_ok();
+            }
+            if !sent {
+                return;
+            }
+            assert!(
+                !transcript(&answer).contains("E:"),
+                "{sql}: {}",
+                transcript(&answer)
+            );
+        }
+        told.lock().unwrap().push(id);
+    }
+}
+
+/// A backend that the scheduler has forgotten, until this is dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn new(pid: u32) -> Self {
+        signal_process(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal_process(self.0, Signal::CONT);
+    }
+}
+
+/// Waits until it has finished a transaction on all shards, and has that on disk.
+fn stop_when_done(shards: &Shards, pgdog: Pgdog) {
+    pgdog.logged("two-phase commit is done");
+    assert_eq!(pgdog.log().matches(FINISHED).count(), 3);
+    // Another one goes through the same log, behind what was noted.
+    let mut client = pgdog.client(&shards.name);
+    shards.transaction(&mut client, 7);
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    pgdog.stop();
+}
+
+/// A server connection that is lost when its shard has prepared: it is committed over another one.
+#[test]
+fn a_connection_lost_between_prepare_and_commit_is_made_up_for() {
+    for log in [true, false] {
+        let shards = Shards::new(&format!("two_phase_lost_{log}"), "", log);
+        let pgdog = shards.start();
+        let mut client = pgdog.client(&shards.name);
+        let servers = shards.transaction(&mut client, 1);
+        let holder = shards.hold(2);
+        commit(&mut client);
+        shards.wait_for_prepared(&[0, 1]);
+        let sql = format!("SELECT pg_terminate_backend({}, 30000)", servers[1]);
+        assert_eq!(shards.shard(1).value(&sql), "t");
+        drop(holder);
+        let answer = client.read_until(b'Z');
+        assert_eq!(transcript(&answer), "E:08007 Z:I");
+        let text = "commit will be completed in background, some shards may lag";
+        assert_eq!(answer[0].field(b'M'), text);
+        shards.wait_for_prepared(&[]);
+        assert_eq!(shards.counts(), ["1", "1", "1"]);
+        // The client goes on.
+        shards.transaction(&mut client, 2);
+        assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+        assert_eq!(shards.counts(), ["2", "2", "2"]);
+        pgdog.stop();
+    }
+}
+
+/// One that is lost while it prepares: nobody knows whether it has, and all is rolled back.
+#[test]
+fn a_connection_lost_while_it_prepares_undoes_all() {
+    let shards = Shards::new("two_phase_lost_early", "", true);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    let servers = shards.transaction(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 2]);
+    let sql = format!("SELECT pg_terminate_backend({}, 30000)", servers[1]);
+    assert_eq!(shards.shard(1).value(&sql), "t");
+    assert_eq!(client.batches(1), "E:08006 Z:I");
+    shards.wait_for_prepared(&[]);
+    drop(holder);
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    pgdog.stop();
+}
+
+/// Its transaction is committed all the same.
+#[test]
+fn a_client_that_goes_away_during_its_commit() {
+    let shards = Shards::new("two_phase_left", "", true);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    shards.transaction(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 2]);
+    client.reset();
+    drop(holder);
+    poll(PATIENCE, "the commit", || {
+        (shards.counts() == ["1", "1", "1"]).then_some(())
+    });
+    assert!(shards.prepared().is_empty());
+    pgdog.stop();
+}
