@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::ptr;
+use std::time::Duration;
 
 use io_uring::IoUring;
 
@@ -35,9 +36,23 @@ impl RingMode {
             Self::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
             Self::Cooperative => builder.setup_coop_taskrun().setup_taskrun_flag(),
         };
+        // Rings of a process that has ended give their locked memory back some moments later, and a restart is in a
+        // hurry.
+        for _ in 0..MEMORY_TRIES {
+            match builder.build(size.submissions) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    std::thread::sleep(MEMORY_PAUSE);
+                }
+                built => return built,
+            }
+        }
         builder.build(size.submissions)
     }
 }
+
+/// Tries to get memory for a ring, and the pause between two: a second in all, at start only.
+const MEMORY_TRIES: u32 = 20;
+const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 
 /// io_uring cannot be used; displayed as one sentence of cause and one of remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
