@@ -14,6 +14,7 @@ use crate::pool::PoolId;
 use crate::sharding::ShardingTables;
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
+use crate::sql::lexer::Dialect;
 
 use super::client::Learnt;
 use super::pools::PoolSlot;
@@ -29,6 +30,8 @@ pub(crate) struct Cluster {
     /// Whose it is.
     pub(crate) names: Arc<Names>,
     shards: Vec<Shard>,
+    /// How texts are read by sessions that have set nothing about that, once it is known.
+    pub(crate) dialect: Cell<Option<Dialect>>,
     /// Which rows are where.
     pub(crate) sharding: ShardingTables,
     /// Texts of this database that were analysed lately.
@@ -98,6 +101,7 @@ impl Cluster {
         let sharding = config.cluster(&first.names.database);
         Self {
             names: Arc::clone(&first.names),
+            dialect: Cell::new(None),
             sharding: sharding
                 .map(|cluster| cluster.sharding.clone())
                 .unwrap_or_default(),

@@ -90,23 +90,20 @@ impl Schema {
 
     /// The table of this name. Without a schema it is the one that the first schema of `path` has; if none of them has
     /// one, the only one there is.
-    pub fn table<'p>(
+    pub fn table<'p, P: IntoIterator<Item = &'p str>>(
         &self,
         schema: Option<&str>,
         name: &str,
-        path: impl IntoIterator<Item = &'p str>,
+        path: impl FnOnce() -> P,
     ) -> Option<&Table> {
         let tables = self.tables.get(name)?;
         let in_schema = |schema: &str| tables.iter().find(|table| *table.schema == *schema);
         match schema {
             Some(schema) => in_schema(schema),
-            None => {
-                let found = path.into_iter().find_map(in_schema);
-                found.or(match tables.as_slice() {
-                    [only] => Some(only),
-                    _ => None,
-                })
-            }
+            None => match tables.as_slice() {
+                [only] => Some(only),
+                _ => path().into_iter().find_map(in_schema),
+            },
         }
     }
 
@@ -151,26 +148,30 @@ mod tests {
             ["public", "empty", "r", "", ""],
         ]);
         assert_eq!(schema.len(), 4);
-        let users = schema.table(None, "users", ["alice", "public"]).unwrap();
+        let users = schema.table(None, "users", || ["alice", "public"]).unwrap();
         assert_eq!((&*users.schema, users.columns.len()), ("public", 2));
         assert!(users.column("id").unwrap().has_default);
         assert!(!users.column("name").unwrap().has_default);
         assert_eq!(
             &*schema
-                .table(Some("old"), "users", ["public"])
+                .table(Some("old"), "users", || ["public"])
                 .unwrap()
                 .schema,
             "old"
         );
         assert!(
-            schema.table(None, "users", []).is_none(),
+            schema.table(None, "users", || []).is_none(),
             "it may be either"
         );
         assert_eq!(
-            schema.table(None, "orders", []).unwrap().kind,
+            schema.table(None, "orders", || []).unwrap().kind,
             TableKind::View
         );
-        assert!(schema.table(None, "empty", []).unwrap().columns.is_empty());
-        assert!(schema.table(None, "nothing", ["public"]).is_none());
+        assert!(schema
+            .table(None, "empty", || [])
+            .unwrap()
+            .columns
+            .is_empty());
+        assert!(schema.table(None, "nothing", || ["public"]).is_none());
     }
 }

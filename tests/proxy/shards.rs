@@ -2,7 +2,8 @@
 
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::wire::{bind, describe, execute, flush, parse, run, sync, Wire};
+use super::support::process::{poll, PATIENCE};
+use super::support::wire::{bind, describe, execute, flush, parse, query, run, sync, Wire};
 
 /// The table t has rows on all of them; hints say on which.
 const TABLE: &str = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
@@ -303,5 +304,38 @@ fn what_only_a_server_keeps_stays_with_its_client() {
     );
     assert_eq!(other.query("INSERT INTO o VALUES (1)"), "C:INSERT_0_1 Z:I");
     assert_eq!(shards.each("SELECT count(*) FROM o"), ["1", "1", "1"]);
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_cancel_request_reaches_whichever_servers_are_at_work() {
+    let shards = Shards::start("shards_cancel", "", TABLE);
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id int)");
+    let key = client.key();
+    let at_work = |shard: usize, what: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
+             AND pid <> pg_backend_pid() AND query LIKE '{what}%'"
+        );
+        let mut direct = shards.shard(shard);
+        poll(PATIENCE, "the statement to run", || {
+            (direct.value(&sql) == "1").then_some(())
+        });
+    };
+    // One server, by the relay.
+    client.send(&query("/* pgdog_shard: 1 */ SELECT pg_sleep(60)"));
+    at_work(1, "/* pgdog_shard: 1 */");
+    Wire::cancel(shards.pgdog.port(), &key);
+    assert_eq!(client.batches(1), "T E:57014 Z:I");
+    // All of them, one of which waits for a lock.
+    let mut holder = shards.shard(2);
+    holder.query("BEGIN; LOCK TABLE t");
+    client.send(&query("TRUNCATE t"));
+    at_work(2, "TRUNCATE");
+    Wire::cancel(shards.pgdog.port(), &key);
+    assert_eq!(client.batches(1), "E:57014 Z:I");
+    holder.query("ROLLBACK");
+    assert_eq!(client.query("TRUNCATE t"), "C:TRUNCATE_TABLE Z:I");
     shards.pgdog.stop();
 }

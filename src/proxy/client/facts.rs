@@ -74,7 +74,8 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
+    /// Is that recent?
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
         let learnt = self.facts.borrow();
         let age = learnt
             .as_ref()
@@ -92,10 +93,6 @@ impl Session {
     /// Asks a server what the database's catalogue says, unless that is known. Where it cannot be had nothing is known:
     /// what needs to be is refused, or goes to the primary.
     pub(super) async fn learn_facts(&mut self) -> Result<(), End> {
-        let now = self.state.core.now();
-        if self.cluster.is_fresh(now) {
-            return Ok(());
-        }
         let aim = Aim {
             shard: 0,
             want: Want::Read,

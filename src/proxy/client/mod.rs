@@ -229,7 +229,7 @@ impl Session {
             self.leave_shards();
             return Err(end);
         }
-        if self.cluster.is_split() {
+        if self.cluster.is_split() && !self.cluster.is_fresh(self.state.core.now()) {
             Box::pin(self.learn_facts()).await?;
         }
         if self.defers_transactions() {

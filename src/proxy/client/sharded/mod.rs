@@ -135,6 +135,7 @@ impl Session {
             Ok(leg) => leg,
             Err(error) => return self.answer(&error),
         };
+        self.aim(std::slice::from_ref(&leg));
         let relayed = Relay::new(self, &mut leg.held, Extent::Request).run().await;
         if let Err(end) = relayed {
             return match end {

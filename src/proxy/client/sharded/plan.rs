@@ -180,6 +180,9 @@ impl Planned<'_> {
     }
 }
 
+/// The settings that a dialect depends on.
+const DIALECT: [&str; 2] = ["standard_conforming_strings", "client_encoding"];
+
 impl Session {
     /// What to do for the request in front. Errors: it cannot be done.
     pub(super) fn plan(&mut self) -> Result<Plan, Error> {
@@ -296,10 +299,16 @@ impl Session {
             }
             (analysed.analysis, (analysed.literals.to_vec(), hints))
         };
-        let parts: Vec<_> = Statements::new(text, dialect).collect();
         let statements = match &analysis.statements {
             Ok(statements) => statements,
             Err(other) => return Err(not_analysed(other)),
+        };
+        // Most texts are one statement.
+        let parts: Vec<&[u8]> = match &**statements {
+            [only] if only.kind.is_query() => vec![text],
+            _ => Statements::new(text, dialect)
+                .map(|part| part.text)
+                .collect(),
         };
         if parts.len() != statements.len() {
             let what = "a text whose statements cannot be told apart";
@@ -311,13 +320,13 @@ impl Session {
             _ => self.asked_shard(&literals.1)?,
         };
         let mut planned = Vec::with_capacity(parts.len());
-        for (part, statement) in parts.iter().zip(statements) {
+        for (part, statement) in parts.into_iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
                 self.cluster.forget_facts();
             }
             let source = Source {
                 text,
-                part: part.text,
+                part,
                 dialect,
                 literals: &literals.0,
                 hints: &literals.1,
@@ -352,9 +361,9 @@ impl Session {
                 }
             };
             planned.push(Planned {
-                text: part.text,
+                text: part,
                 verdict,
-                effects: effects(part.text, dialect),
+                effects: effects(part, dialect),
                 form: Form::Query,
             });
         }
@@ -363,10 +372,19 @@ impl Session {
 
     /// How this session's texts are read.
     pub(in super::super) fn session_dialect(&self) -> Dialect {
-        Dialect::of(
-            &self.reported("standard_conforming_strings"),
-            &self.reported("client_encoding"),
-        )
+        let settings = self.settings.current();
+        let unset = DIALECT
+            .iter()
+            .all(|name| settings.get(name.as_bytes()).is_none());
+        if let (true, Some(dialect)) = (unset, self.cluster.dialect.get()) {
+            return dialect;
+        }
+        let [strings, encoding] = DIALECT.map(|name| self.reported(name));
+        let dialect = Dialect::of(&strings, &encoding);
+        if unset && !encoding.is_empty() {
+            self.cluster.dialect.set(Some(dialect));
+        }
+        dialect
     }
 
     /// A parameter as this session has set it, or as servers report it; empty where they have not yet.

@@ -1,5 +1,7 @@
 //! To which shards a statement goes.
 
+use std::cell::OnceCell;
+
 use crate::config::choice::RewriteMode;
 use crate::error::{Error, Fault};
 use crate::merge::MergePlan;
@@ -87,17 +89,21 @@ impl Session {
         let config = self.state.config();
         let cluster = std::rc::Rc::clone(&self.cluster);
         let tables = &cluster.sharding;
-        let path = self.search_path();
         let view = View {
             facts: &facts,
-            path: &path,
+            session: self,
+            path: OnceCell::new(),
         };
         if let Some(foreign) = view.foreign(statement) {
             return Err(refused(&format!("foreign table \"{foreign}\"")));
         }
-        let search_path = tables
-            .schemas
-            .by_search_path(path.iter().map(|name| name.as_str().into()));
+        let search_path = match tables.schemas.is_empty() {
+            true => None,
+            false => {
+                let path = view.path().iter().map(|name| name.as_str().into());
+                tables.schemas.by_search_path(path)
+            }
+        };
         let database = Database {
             tables,
             schema: &view,
@@ -337,13 +343,20 @@ impl Session {
 /// The database's tables, for a session with this search path.
 pub(super) struct View<'a> {
     pub(super) facts: &'a Facts,
-    path: &'a [String],
+    session: &'a Session,
+    /// Its search path, once it is needed.
+    path: OnceCell<Vec<String>>,
 }
 
 impl View<'_> {
     pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
-        let path = self.path.iter().map(String::as_str);
-        self.facts.schema.table(schema, name, path)
+        self.facts
+            .schema
+            .table(schema, name, || self.path().iter().map(String::as_str))
+    }
+
+    fn path(&self) -> &[String] {
+        self.path.get_or_init(|| self.session.search_path())
     }
 
     /// A table in the statement whose rows are elsewhere.
