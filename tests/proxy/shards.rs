@@ -1,5 +1,7 @@
 //! Databases of several shards: what goes to one of them, what to all, and transactions over several.
 
+use std::time::Duration;
+
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
 use super::support::process::{poll, PATIENCE};
@@ -161,6 +163,28 @@ fn a_session_begins_another_transaction_on_the_servers_that_it_keeps() {
         assert_eq!(client.query(end), format!("C:{end} Z:I"));
         assert_eq!(shards.each("SELECT count(*) FROM t"), [counts; 3]);
     }
+    shards.pgdog.stop();
+}
+
+/// It is not idle, as its transaction would be between two statements.
+#[test]
+fn a_long_statement_in_a_transaction_of_several_shards() {
+    let general = "client_idle_in_transaction_timeout = 2000";
+    let shards = Shards::start("shards_long", general, "");
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id int); CREATE TABLE u (id int)");
+    assert_eq!(client.query("INSERT INTO u VALUES (1)"), "C:INSERT_0_1 Z:I");
+    let mut holder = shards.shard(1);
+    holder.query("BEGIN; LOCK t");
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(client.query("INSERT INTO u VALUES (2)"), "C:INSERT_0_1 Z:T");
+    client.send(&query("INSERT INTO t VALUES (1)"));
+    client.patience(Duration::from_secs(4));
+    assert_eq!(client.peek(), None, "it waits");
+    client.patience(PATIENCE);
+    holder.query("COMMIT");
+    assert_eq!(client.batches(1), "C:INSERT_0_1 Z:T");
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
     shards.pgdog.stop();
 }
 

@@ -92,6 +92,7 @@ impl Session {
 
     /// Serves the request in front, which is there as a whole.
     pub(super) async fn serve_sharded(&mut self) -> Result<(), End> {
+        self.link.enter(Activity::Active, self.state.core.now());
         let outcome = self.serve_on_shards().await;
         if outcome.is_err() {
             self.leave_shards();
