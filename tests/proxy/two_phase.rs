@@ -17,7 +17,7 @@ struct Shards {
     name: String,
     names: Vec<String>,
     config: Config,
-    _log: Folder,
+    log: Folder,
 }
 
 const SCHEMA: &str = "
@@ -65,7 +65,7 @@ impl Shards {
             name,
             names,
             config,
-            _log: folder,
+            log: folder,
         }
     }
 
@@ -491,6 +491,40 @@ fn a_connection_lost_while_it_prepares_undoes_all() {
     shards.wait_for_prepared(&[]);
     drop(holder);
     assert_eq!(shards.counts(), ["0", "0", "0"]);
+    pgdog.stop();
+}
+
+/// What cannot be logged is not begun; what was decided when the log failed is committed once it can be written.
+#[test]
+fn a_log_that_cannot_be_written_for_a_while() {
+    let shards = Shards::new(
+        "two_phase_log",
+        "two_phase_commit_wal_segment_size = 1",
+        true,
+    );
+    let pgdog = shards.start();
+    let (log, away) = (
+        shards.log.path().join("log"),
+        shards.log.path().join("away"),
+    );
+    let mut client = pgdog.client(&shards.name);
+    // Each record is followed by another segment, which has no place from here on.
+    std::fs::rename(&log, &away).unwrap();
+    shards.transaction(&mut client, 1);
+    assert_eq!(client.query("COMMIT"), "E:08007 Z:I");
+    assert_eq!(shards.prepared(), [0, 1, 2]);
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    shards.transaction(&mut client, 2);
+    assert_eq!(client.query("COMMIT"), "E:58030 Z:I");
+    assert_eq!(shards.prepared(), [0, 1, 2]);
+    std::fs::rename(&away, &log).unwrap();
+    shards.wait_for_prepared(&[]);
+    for shard in 0..3 {
+        assert_eq!(shards.shard(shard).rows("SELECT id FROM t"), [["1"]]);
+    }
+    shards.transaction(&mut client, 3);
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.counts(), ["2", "2", "2"]);
     pgdog.stop();
 }
 
