@@ -475,6 +475,56 @@ fn a_connection_lost_between_prepare_and_commit_is_made_up_for() {
     }
 }
 
+/// A shard that lets nobody in when pgdog is stopped: the next one has to do it, or the operator, and the log says so.
+#[test]
+fn what_cannot_be_finished_before_the_end_is_named() {
+    for (log, said) in [
+        (true, "the next start has to"),
+        (false, "the operator has to"),
+    ] {
+        let shards = Shards::new(&format!("two_phase_end_{log}"), "", log);
+        let mut pgdog = shards.start();
+        let mut client = pgdog.client(&shards.name);
+        let servers = shards.transaction(&mut client, 1);
+        let (holder, mut lost) = (shards.hold(2), shards.shard(1));
+        commit(&mut client);
+        shards.wait_for_prepared(&[0, 1]);
+        let admit = |admit: bool| {
+            let sql = format!(
+                "ALTER DATABASE {} ALLOW_CONNECTIONS {admit}",
+                shards.names[1]
+            );
+            shards.shard(0).query(&sql)
+        };
+        admit(false);
+        let sql = format!("SELECT pg_terminate_backend({}, 30000)", servers[1]);
+        assert_eq!(lost.value(&sql), "t");
+        drop(holder);
+        assert_eq!(client.batches(1), "E:08007 Z:I");
+        drop(client);
+        pgdog.signal(Signal::TERM);
+        pgdog.wait(PATIENCE);
+        pgdog.logged(&format!(
+            "{said} finish what is prepared: COMMIT PREPARED 'pgdog.-."
+        ));
+        admit(true);
+        assert_eq!(shards.prepared(), [1]);
+        if log {
+            let pgdog = shards.start();
+            shards.wait_for_prepared(&[]);
+            assert_eq!(shards.counts(), ["1", "1", "1"]);
+            pgdog.stop();
+        } else {
+            let log = pgdog.log();
+            let sql = log.rsplit("is prepared: ").next().unwrap();
+            assert_eq!(
+                lost.query(sql.lines().next().unwrap()),
+                "C:COMMIT_PREPARED Z:I"
+            );
+        }
+    }
+}
+
 /// One that is lost while it prepares: nobody knows whether it has, and all is rolled back.
 #[test]
 fn a_connection_lost_while_it_prepares_undoes_all() {

@@ -60,6 +60,18 @@ impl Part {
 }
 
 impl Unfinished {
+    /// What is to be finished on servers, and how.
+    pub(super) fn gids(&self) -> impl Iterator<Item = String> + '_ {
+        let parts = self.parts.iter();
+        parts.map(|part| {
+            let how = match part.resolution {
+                Resolution::Commit => Statement::CommitPrepared,
+                Resolution::Rollback => Statement::RollbackPrepared,
+            };
+            how.sql(&self.owner.gid(self.id, part.shard))
+        })
+    }
+
     /// Tells the log, if nothing is left. Errors: it has to be told later.
     fn close(&self, state: &CoreState) -> Result<(), ()> {
         if !self.parts.is_empty() {

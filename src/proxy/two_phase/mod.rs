@@ -74,6 +74,20 @@ impl Commits {
     }
 }
 
+/// Says what this core leaves unfinished, at its end.
+pub(crate) fn tell_unfinished(state: &CoreState) {
+    let unfinished = state.commits.unfinished.borrow();
+    let gids: Vec<_> = unfinished.iter().flat_map(Unfinished::gids).collect();
+    if gids.is_empty() {
+        return;
+    }
+    let gids = gids.join(", ");
+    match state.commits.log {
+        Some(_) => tracing::warn!("the next start has to finish what is prepared: {gids}"),
+        None => tracing::error!("the operator has to finish what is prepared: {gids}"),
+    }
+}
+
 /// Begins to finish what earlier processes have left: on one core, for all.
 pub(crate) fn recover(state: &Rc<CoreState>, left: &Ledger) {
     if left.is_empty() {
