@@ -160,7 +160,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     while core.now() < last && !state.admins.borrow().is_empty() {
         core.sleep(Duration::from_millis(2)).await;
     }
-    two_phase::tell_unfinished(&state);
+    two_phase::end(&state).await;
 }
 
 /// Accepts for as long as the core runs.

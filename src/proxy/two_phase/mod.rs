@@ -15,9 +15,10 @@ mod finish;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::routing::two_phase::gid::{Owner, TransactionId};
-use crate::routing::two_phase::log::Ledger;
+use crate::routing::two_phase::log::{Ledger, Record};
 use crate::snapshot::Names;
 
 use super::commit_log::CommitLog;
@@ -74,8 +75,19 @@ impl Commits {
     }
 }
 
-/// Says what this core leaves unfinished, at its end.
-pub(crate) fn tell_unfinished(state: &CoreState) {
+/// How long the log may take to be up to date at the end.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// The end of this core: the log is brought up to date, and what is left unfinished is named.
+pub(crate) async fn end(state: &CoreState) {
+    let commits = &state.commits;
+    if let Some(log) = commits.log.as_ref().filter(|_| commits.number.get() > 0) {
+        // What was noted is on disk once this is, which changes nothing.
+        let last = log.write(Record::Done(commits.next_id(state.core.index())));
+        let deadline = state.core.now() + LAST_WRITE;
+        let written = state.core.foreign(last);
+        let _ = state.core.timeout_at(Some(deadline), written).await;
+    }
     let unfinished = state.commits.unfinished.borrow();
     let gids: Vec<_> = unfinished.iter().flat_map(Unfinished::gids).collect();
     if gids.is_empty() {
