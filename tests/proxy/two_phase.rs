@@ -331,7 +331,14 @@ fn pgdog_killed_while_committing_commits_the_rest() {
     let holder = shards.hold(2);
     commit(&mut client);
     shards.wait_for_prepared(&[0, 1]);
-    // It does not hear of the decision.
+    // It does not hear of the decision. At rest it holds no lock that the other tests' backends wait for.
+    poll(PATIENCE, "the backend to be at rest", || {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND state = 'idle' AND wait_event = 'ClientRead'",
+            servers[1]
+        );
+        (shards.shard(1).value(&sql) == "1").then_some(())
+    });
     let stopped = Stopped::new(servers[1]);
     drop(holder);
     poll(PATIENCE, "two shards to commit", || {
