@@ -3,6 +3,8 @@
 //! Source: <https://www.postgresql.org/docs/current/sql-set.html>,
 //! <https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-SET>
 
+use std::borrow::Cow;
+
 use super::cursor::{quote, Cursor, Name};
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
@@ -62,6 +64,34 @@ impl Value {
         } else {
             Self::Words(literal.into())
         }
+    }
+
+    /// What the value is, if it is one word, name in quotes or literal. `None`: it is more, or has escapes that only the
+    /// server reads.
+    pub fn text(&self) -> Option<Cow<'_, [u8]>> {
+        let sql = self.sql().trim_ascii();
+        let (escapes, quoted) = match sql {
+            [b'E', literal @ ..] if literal.starts_with(b"'") => (true, literal),
+            sql => (false, sql),
+        };
+        let (quote, inner) = match quoted {
+            [quote @ (b'\'' | b'"'), inner @ .., end] if quote == end => (*quote, inner),
+            _ => return (!sql.contains(&b' ')).then_some(Cow::Borrowed(sql)),
+        };
+        let special = |byte: &u8| *byte == quote || escapes && *byte == b'\\';
+        if !inner.iter().any(special) {
+            return Some(Cow::Borrowed(inner));
+        }
+        let mut text = Vec::with_capacity(inner.len());
+        let mut bytes = inner.iter();
+        while let Some(byte) = bytes.next() {
+            // Both stand for themselves when they are doubled.
+            if special(byte) && bytes.next() != Some(byte) {
+                return None;
+            }
+            text.push(*byte);
+        }
+        Some(Cow::Owned(text))
     }
 
     /// The SQL of the value.
@@ -543,6 +573,33 @@ fn boolean(bytes: &[u8]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_a_value_is_what_was_meant() {
+        for text in [
+            "",
+            "plain",
+            "O'Brien",
+            "''",
+            "a\\b",
+            "'\\'",
+            "\"Two\" words, é",
+        ] {
+            let value = Value::from_text(b"a.b", text.as_bytes());
+            assert_eq!(value.text().as_deref(), Some(text.as_bytes()), "{text}");
+        }
+        for (sql, text) in [
+            ("word", Some("word")),
+            ("-5", Some("-5")),
+            ("\"Na\"\"me\"", Some("Na\"me")),
+            ("E'a\\n'", None),
+            ("'a', 'b'", None),
+            ("two words", None),
+        ] {
+            let value = Value::Words(sql.as_bytes().into());
+            assert_eq!(value.text().as_deref(), text.map(str::as_bytes), "{sql}");
+        }
+    }
 
     fn changes(text: &str) -> Vec<Found> {
         let mut out = Vec::new();

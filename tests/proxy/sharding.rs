@@ -2,8 +2,8 @@
 //! row is on the shard of its key.
 
 use super::shards::Shards;
-use super::support::postgres::Postgres;
-use super::support::wire::{bind, describe, execute, parse, run, sync, Wire};
+use super::support::postgres::{Postgres, ALICE, PASSWORD};
+use super::support::wire::{bind, describe, execute, parse, run, startup, sync, Wire, VERSION_3_0};
 
 const TABLES: &str = "
 [[sharded_tables]]
@@ -323,4 +323,57 @@ fn a_statement_is_parsed_once_and_routed_by_its_values() {
         "3"
     );
     pair.shards.pgdog.stop();
+}
+
+#[test]
+fn a_session_may_name_the_shard_or_the_key_however_it_is_spelt() {
+    let table = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"tags\"\ncolumn = \"name\"\ndata_type = \"varchar\"\n";
+    let shards = Shards::start("sharding_hints", "", table);
+    let mut client = shards.client();
+    client.query("CREATE TABLE tags (name text, n int)");
+    client.query("CREATE TABLE notes (id int)");
+    let names = [
+        "plain",
+        "O'Brien",
+        "''",
+        "a\\b",
+        "\"Two\" Words",
+        "é",
+        "x",
+        "y",
+    ];
+    let literal = |name: &str| format!("'{}'", name.replace('\'', "''"));
+    for (n, name) in names.iter().enumerate() {
+        let sql = format!("INSERT INTO tags VALUES ({}, {n})", literal(name));
+        assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:I");
+    }
+    let full = shards.each("SELECT count(*) FROM tags");
+    assert!(full.iter().all(|count| count != "8"), "{full:?}");
+    for (n, name) in names.iter().enumerate() {
+        client.query(&format!("SET pgdog.sharding_key = {}", literal(name)));
+        let sql = format!("SELECT count(*) FROM tags WHERE n = {n}");
+        assert_eq!(client.value(&sql), "1", "{name}");
+    }
+    // What every shard has to have is not for one of them.
+    assert_eq!(client.query("INSERT INTO notes VALUES (1)"), "E:0A000 Z:I");
+    client.query("RESET pgdog.sharding_key");
+    assert_eq!(
+        client.query("INSERT INTO notes VALUES (1)"),
+        "C:INSERT_0_1 Z:I"
+    );
+    assert_eq!(shards.each("SELECT count(*) FROM notes"), ["1", "1", "1"]);
+    // Said when it logs in.
+    let mut begun = Wire::open(shards.pgdog.port());
+    begun.send(&startup(
+        VERSION_3_0,
+        &[
+            ("user", ALICE),
+            ("database", &shards.name),
+            ("options", "-c pgdog.shard=2"),
+        ],
+    ));
+    begun.authenticate(ALICE, PASSWORD).unwrap();
+    let database = begun.value("SELECT current_database()");
+    assert_eq!(database, shards.shard(2).value("SELECT current_database()"));
+    shards.pgdog.stop();
 }

@@ -622,7 +622,9 @@ impl Wish {
 
 fn set(settings: &mut Parameters, name: &[u8], value: &[u8]) -> Result<(), End> {
     let ours = |prefix: &[u8]| prefix.eq_ignore_ascii_case(b"pgdog.");
-    if name.get(..6).is_some_and(ours) && !name.eq_ignore_ascii_case(b"pgdog.role") {
+    let known = [&b"pgdog.role"[..], b"pgdog.shard", b"pgdog.sharding_key"];
+    let known = known.iter().any(|known| name.eq_ignore_ascii_case(known));
+    if name.get(..6).is_some_and(ours) && !known {
         let name = String::from_utf8_lossy(name).into_owned();
         let error = Error::fatal(
             Fault::Client,

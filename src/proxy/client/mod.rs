@@ -15,7 +15,6 @@ mod relay;
 mod replies;
 mod request;
 mod role;
-mod route;
 mod sharded;
 mod startup;
 mod visitor;

@@ -13,16 +13,25 @@ use crate::sql::statement::{Isolation, Modes};
 
 use super::super::cluster::Want;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
-use super::Session;
+use super::obtain::Aim;
+use super::{End, Session};
 
 /// The setting by which a session asks for servers of a role.
 const ROLE: &[u8] = b"pgdog.role";
 
 impl Session {
+    /// What the request in front needs. `None`: it was answered with an error.
+    pub(super) fn route(&mut self) -> Result<Option<Aim>, End> {
+        match self.wanted() {
+            Ok(want) => Ok(Some(Aim { shard: 0, want })),
+            Err(error) => self.answer(&error).map(|()| None),
+        }
+    }
+
     /// Which server the request in front needs. Whatever is not known to be a read of one request is a write.
     ///
     /// Errors: a hint that is none.
-    pub(super) fn wanted(&self) -> Result<Want, Error> {
+    fn wanted(&self) -> Result<Want, Error> {
         let settings = self.settings.committed();
         let hint = asked_role(settings)?;
         let bytes = self.inbound.bytes();
@@ -70,12 +79,7 @@ impl Session {
     }
 
     /// Which server a text needs that is a request of its own.
-    pub(super) fn wanted_by(
-        &self,
-        text: &[u8],
-        dialect: Dialect,
-        hint: Option<Role>,
-    ) -> Result<Want, Error> {
+    fn wanted_by(&self, text: &[u8], dialect: Dialect, hint: Option<Role>) -> Result<Want, Error> {
         let mut cache = self.cluster.analyses.borrow_mut();
         let analysed = cache.analyse(text, dialect);
         if let Some(name) = analysed.hints.invalid {
@@ -117,9 +121,8 @@ fn by_hint(hint: Option<Role>) -> Want {
 /// What the session has set for its transactions.
 fn defaults(settings: &Settings) -> Modes {
     let value = |name: &[u8]| {
-        settings
-            .get(name)
-            .map(|value| unquoted(value.sql()).to_ascii_lowercase())
+        let value = settings.get(name)?.text()?;
+        Some(value.to_ascii_lowercase())
     };
     let read_only = value(b"default_transaction_read_only");
     let isolation = value(b"default_transaction_isolation");
@@ -141,19 +144,12 @@ pub(super) fn asked_role(settings: &Settings) -> Result<Option<Role>, Error> {
     let Some(value) = settings.get(ROLE) else {
         return Ok(None);
     };
-    let role = Role::parse(&unquoted(value.sql()));
+    let role = value.text().and_then(|value| Role::parse(&value));
     role.map(Some).ok_or_else(|| invalid("pgdog.role"))
 }
 
-/// A value's text without the quotes of SQL.
-pub(super) fn unquoted(sql: &[u8]) -> Vec<u8> {
-    match sql.trim_ascii() {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner.to_vec(),
-        bare => bare.to_vec(),
-    }
-}
-
-fn invalid(name: &str) -> Error {
+/// A hint or setting of ours that has no such value.
+pub(super) fn invalid(name: &str) -> Error {
     let text = format!("invalid value for \"{name}\"");
     Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
 }

@@ -17,7 +17,7 @@ use crate::types::Format;
 
 use super::super::super::cluster::Want;
 use super::super::inbound::CLIENT_BODY_BYTES_MAX;
-use super::super::role::unquoted;
+use super::super::role::invalid;
 use super::super::Session;
 use super::route::Source;
 use super::route_copy::copying;
@@ -295,7 +295,7 @@ impl Session {
             let analysed = cache.analyse(text, dialect);
             let hints = analysed.hints;
             if let Some(name) = hints.invalid {
-                return Err(invalid_hint(name));
+                return Err(invalid(name));
             }
             (analysed.analysis, (analysed.literals.to_vec(), hints))
         };
@@ -390,19 +390,13 @@ impl Session {
     /// A parameter as this session has set it, or as servers report it; empty where they have not yet.
     pub(super) fn reported(&self, name: &str) -> Vec<u8> {
         let settings = self.settings.current();
-        let set = settings.get(name.as_bytes());
-        if let Some(set) = set {
-            return unquoted(set.sql());
+        if let Some(set) = settings.get(name.as_bytes()) {
+            return set.text().unwrap_or_default().into_owned();
         }
         let own = self.slot.welcome(&Settings::default());
         let value = own.as_ref().and_then(|own| own.reported.get(name));
         value.map(<[u8]>::to_vec).unwrap_or_default()
     }
-}
-
-fn invalid_hint(name: &str) -> Error {
-    let text = format!("invalid value for \"{name}\"");
-    Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
 }
 
 fn not_analysed(why: &Unparsed) -> Error {

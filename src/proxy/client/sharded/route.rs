@@ -22,7 +22,7 @@ use crate::sql::shape::Literal;
 use crate::sql::statement::{Kind, Statement};
 
 use super::super::facts::Facts;
-use super::super::role::{asked_role, unquoted};
+use super::super::role::{asked_role, invalid};
 use super::super::Session;
 use super::route_copy::copying;
 
@@ -113,11 +113,17 @@ impl Session {
             sticky: config.routing.omnisharded_sticky,
             lookups: &|_, _| None,
         };
-        if let Some(key) = self.asked_key(source) {
-            return match route_key(&key, &database)? {
-                Route::One(shard) => Ok(at(Place::These(vec![shard as usize]))),
-                _ => Err(refused("a sharding key with lookup_query")),
-            };
+        let asked = match (asked, self.asked_key(source)?) {
+            (None, Some(key)) => match route_key(&key, &database)? {
+                Route::One(shard) => Some(shard as usize),
+                _ => return Err(refused("a sharding key with lookup_query")),
+            },
+            (asked, _) => asked,
+        };
+        if let Some(shard) =
+            asked.filter(|_| !statement.writes() || matches!(statement.kind, Kind::Copy(_)))
+        {
+            return Ok(at(Place::These(vec![shard])));
         }
         if let Kind::Copy(copy) = &statement.kind {
             return self.copy_table(statement, copy, source, (tables, &view));
@@ -269,13 +275,17 @@ impl Session {
         search_path(&value).map(own).collect()
     }
 
-    /// The sharding key that a comment or a setting gives.
-    fn asked_key(&self, source: &Source<'_>) -> Option<Vec<u8>> {
-        let hint = source.hints.sharding_key(source.text).map(<[u8]>::to_vec);
-        hint.or_else(|| {
-            let value = self.settings.current().get(b"pgdog.sharding_key")?;
-            Some(unquoted(value.sql()))
-        })
+    /// The sharding key that a comment or a setting gives. Errors: one that is not plainly written.
+    fn asked_key(&self, source: &Source<'_>) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(key) = source.hints.sharding_key(source.text) {
+            return Ok(Some(key.to_vec()));
+        }
+        let name = "pgdog.sharding_key";
+        let Some(value) = self.settings.current().get(name.as_bytes()) else {
+            return Ok(None);
+        };
+        let key = value.text().ok_or_else(|| invalid(name))?;
+        Ok(Some(key.into_owned()))
     }
 
     /// EXPLAIN of a query: the plan of one server that has a part in it, and where the query goes.
@@ -322,12 +332,11 @@ impl Session {
     /// The shard that a comment or a setting asks for. Errors: there is none of that number.
     pub(super) fn asked_shard(&self, hints: &Hints) -> Result<Option<usize>, Error> {
         let set = || {
-            let value = self.settings.current().get(b"pgdog.shard")?;
-            Some(
-                String::from_utf8_lossy(&unquoted(value.sql()))
-                    .parse::<u32>()
-                    .ok(),
-            )
+            let value = self.settings.current().get(b"pgdog.shard")?.text();
+            let value = value
+                .as_deref()
+                .and_then(|value| std::str::from_utf8(value).ok());
+            Some(value.and_then(|value| value.parse::<u32>().ok()))
         };
         let asked = hints.shard.map(Some).or_else(set);
         match asked {
@@ -383,11 +392,6 @@ impl Schema for View<'_> {
 
 pub(super) fn these(shards: Shards) -> Place {
     Place::These(shards.iter().map(|shard| shard as usize).collect())
-}
-
-fn invalid(name: &str) -> Error {
-    let text = format!("invalid value for \"{name}\"");
-    Error::error(Fault::Client, SqlState::INVALID_PARAMETER_VALUE, text)
 }
 
 /// An UPDATE that moves rows to another shard.

@@ -18,12 +18,11 @@ use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend::Query;
 use crate::protocol::rows::DataRow;
 use crate::protocol::sqlstate::SqlState;
-use crate::sql::settings::Settings;
+use crate::sql::set::Value;
 use crate::types;
 
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
-use super::super::role::unquoted;
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
 use super::Leg;
 
@@ -211,21 +210,18 @@ impl Session {
     /// What the shards' values look like under the settings of this session.
     fn value_facts(&self) -> types::Session {
         let facts = self.cluster.known();
-        let settings = self.settings.current();
-        let value = |name: &[u8]| settings.get(name).map(|value| unquoted(value.sql()));
-        let own = self.slot.welcome(&Settings::default());
-        let encoding = value(b"client_encoding");
-        let encoding = encoding.or_else(|| {
-            let own = own.as_ref()?.reported.get("client_encoding")?;
-            Some(own.to_vec())
-        });
-        let same_encoding = encoding.is_some_and(|encoding| *encoding == *facts.text.encoding);
-        let digits = value(b"extra_float_digits");
-        let digits = digits.map(|digits| String::from_utf8_lossy(&digits).parse::<i32>());
+        let encoding = self.reported("client_encoding");
+        let same_encoding = !encoding.is_empty() && *encoding == *facts.text.encoding;
+        let digits = self.settings.current().get(b"extra_float_digits");
+        let exact = |digits: &Value| {
+            let text = digits.text()?;
+            std::str::from_utf8(&text).ok()?.parse::<i32>().ok()
+        };
         types::Session {
             text_ordered_by_bytes: facts.text.ordered_by_bytes && same_encoding,
             text_equal_by_bytes: facts.text.equal_by_bytes,
-            floats_exact: digits.is_none_or(|digits| digits.is_ok_and(|digits| digits > 0)),
+            floats_exact: digits
+                .is_none_or(|digits| exact(digits).is_some_and(|digits| digits > 0)),
         }
     }
 }
