@@ -146,13 +146,8 @@ impl Check<'_> {
         let rewrite = &self.file.rewrite;
         if !rewrite.value.enabled {
             let reason = "has no effect while rewrite.enabled is false";
-            for (key, mode) in [
-                ("shard_key", rewrite.value.shard_key),
-                ("split_inserts", rewrite.value.split_inserts),
-            ] {
-                if mode == RewriteMode::Rewrite {
-                    self.warn(rewrite, key, reason);
-                }
+            if rewrite.value.split_inserts == RewriteMode::Rewrite {
+                self.warn(rewrite, "split_inserts", reason);
             }
             if matches!(
                 rewrite.value.primary_key,
@@ -165,7 +160,7 @@ impl Check<'_> {
             self.warn(
                 rewrite,
                 "split_inserts",
-                "every shard will get every row of an INSERT of several rows",
+                "has the effect of \"rewrite\": each row goes to its own shard",
             );
         }
         if let Some(lag) = &self.file.replica_lag {
@@ -569,8 +564,8 @@ mod tests {
             ("", "shard = 1", "", "p.toml:6: databases.shard: shards of \"d\" have a gap: 0 is missing"),
             ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs checks: without lsn_check_delay they begin at once"),
             ("", "[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\npooler_mode = \"session\"", "", "p.toml:10: databases.pooler_mode: differs from other entries of \"d\""),
-            ("", "[rewrite]\nshard_key = \"rewrite\"", "", "p.toml:7: rewrite.shard_key: has no effect while rewrite.enabled is false"),
-            ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: every shard will get every row of an INSERT of several rows"),
+            ("", "[rewrite]\nsplit_inserts = \"rewrite\"", "", "p.toml:7: rewrite.split_inserts: has no effect while rewrite.enabled is false"),
+            ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: has the effect of \"rewrite\": each row goes to its own shard"),
             ("", "[replica_lag]\nmax_age = 5", "", "p.toml:6: replica_lag: legacy, prefer ban_replica_lag in [general]"),
             ("", "[replication]\nother = 5", "", "p.toml:7: replication.other: unknown key"),
             ("", "[[omnisharded_tables]]\ndatabase = \"d\"\ntables = [\"t\"]\nother = 5", "", "p.toml:9: omnisharded_tables.other: unknown key"),

@@ -165,7 +165,7 @@ section! {
     /// Where system catalogs are read on a sharded database.
     system_catalogs: SystemCatalogs = default "omnisharded_sticky", Live, Now;
     /// Pin unlisted omnisharded tables to one shard per client.
-    omnisharded_sticky: bool = default "false", Live, Now;
+    omnisharded_sticky: bool = default "false", Live, Later;
     /// Load the schema; auto: with several shards, or multi-tenant.
     load_schema: LoadSchema = default "auto", Live, Later;
     /// Load it again after DDL seen here.

@@ -1,8 +1,6 @@
 //! How statements are read and routed.
 
-use super::choice::{
-    PreparedStatements, QueryParser, ReadWriteStrategy, RewriteMode, SystemCatalogs,
-};
+use super::choice::{ReadWriteStrategy, RewriteMode, SystemCatalogs};
 use super::file::File;
 
 /// How statements are read and routed.
@@ -12,8 +10,6 @@ use super::file::File;
     reason = "independent settings of the files"
 )]
 pub struct Routing {
-    /// Which texts are parsed.
-    pub parser: QueryParser,
     /// Analysed texts kept, over all cores.
     pub analyses_max: usize,
     /// What decides where a transaction goes.
@@ -32,8 +28,6 @@ pub struct Routing {
     pub system_catalogs: SystemCatalogs,
     /// Omnisharded tables that are listed nowhere are read from one shard per client.
     pub omnisharded_sticky: bool,
-    /// SQL `PREPARE` is followed.
-    pub full_prepared: bool,
 }
 
 impl Routing {
@@ -45,7 +39,6 @@ impl Routing {
             mode => mode,
         };
         Self {
-            parser: general.query_parser,
             analyses_max: general.query_cache_limit,
             strategy: general.read_write_strategy,
             expanded_explain: general.expanded_explain,
@@ -55,7 +48,6 @@ impl Routing {
             shard_key: allowed(rewrite.shard_key),
             system_catalogs: general.system_catalogs,
             omnisharded_sticky: general.omnisharded_sticky,
-            full_prepared: general.prepared_statements == PreparedStatements::Full,
         }
     }
 }

@@ -611,8 +611,8 @@ impl Merge {
     }
 }
 
-/// `… is not supported across shards`
-pub(crate) fn refused(construct: &str) -> Error {
+/// `… is not supported across shards`, 0A000.
+pub fn refused(construct: &str) -> Error {
     Error::error(
         Fault::Client,
         SqlState::FEATURE_NOT_SUPPORTED,

@@ -166,6 +166,22 @@ impl<'a> Parse<'a> {
         })
     }
 
+    /// The same of what [`Self::content`] gave.
+    ///
+    /// Errors: a content cut short, or bytes behind its fields.
+    pub fn of_content(content: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(content, "Parse");
+        let query = reader.text()?;
+        let types = TypeOids::read(&mut reader)?;
+        reader.finish()?;
+        Ok(Self {
+            statement: b"",
+            query,
+            types,
+            rest: content,
+        })
+    }
+
     /// The body without the name: text and types, which is all that distinguishes two statements.
     pub const fn content(&self) -> &'a [u8] {
         self.rest

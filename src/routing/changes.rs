@@ -1,13 +1,14 @@
 //! Changes of rows: which shards do them, and which are refused.
 
 use crate::error::{Error, Fault};
+use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
 use super::reach::{alike, Table};
-use super::route::{refused, Route, Router, Stop, TableColumn};
+use super::route::{Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
 /// Built-in functions that write nothing and answer anew each time.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
+use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 pub use crate::sharding::schema::Column as TableColumn;
 use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage};
@@ -166,15 +167,6 @@ impl fmt::Display for Route<'_> {
             Self::Lookup(column, _) => write!(f, "as the lookup query of {} says", column.name()),
         }
     }
-}
-
-/// An error 0A000: this is not supported across shards.
-pub(super) fn refused(what: &str) -> Error {
-    Error::error(
-        Fault::Client,
-        SqlState::FEATURE_NOT_SUPPORTED,
-        format!("{what} is not supported across shards"),
-    )
 }
 
 /// Why a route is not known.

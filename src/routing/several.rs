@@ -1,13 +1,14 @@
 //! A SELECT for several shards, planned with what routing knows of its tables.
 
 use crate::error::Error;
+use crate::merge::refused;
 use crate::sql::across::{plan_text, Across, Catalogue, Placed};
 use crate::sql::keys::Keys;
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::Statement;
 
 use super::reach::{alike, Table};
-use super::route::{refused, tables, Database};
+use super::route::{tables, Database};
 
 /// What every shard is asked, and how their rows are merged, for a SELECT whose route is `Several`.
 ///

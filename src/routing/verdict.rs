@@ -2,9 +2,9 @@
 //!
 //! Whatever is not known to be right on several servers is refused.
 
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::merge::plan::MergePlan;
-use crate::protocol::sqlstate::SqlState;
+use crate::merge::refused;
 use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
@@ -85,9 +85,7 @@ impl Place {
             _ => None,
         }
     }
-}
 
-impl Place {
     /// How many of so many shards.
     pub fn count(&self, shards: usize) -> usize {
         match self {
@@ -109,17 +107,20 @@ impl Verdict {
 }
 
 impl Run {
-    /// The same on every shard, and all or none.
+    /// The same on every shard, and all or none unless it has to be `alone` in its transaction.
     pub fn everywhere(alone: bool) -> Self {
         Self {
-            place: Place::All,
-            text: None,
-            texts: Vec::new(),
             merge: MergePlan::utility(),
             together: !alone,
-            reads: false,
-            notes: Vec::new(),
-            copying: None,
+            ..Self::at(Place::All)
+        }
+    }
+
+    /// The same on whatever servers the transaction has.
+    pub fn joined() -> Self {
+        Self {
+            place: Place::Joined,
+            ..Self::everywhere(false)
         }
     }
 
@@ -175,14 +176,12 @@ pub fn verdict(
         Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge | Kind::Copy(_) => {
             Verdict::Run(Box::new(query(statement)?))
         }
-        Kind::Explain { statement, .. } => {
-            let run = query_or_refuse(statement, query, "EXPLAIN")?;
-            one_server(run, "EXPLAIN")?
+        // Of a query it is planned with the query.
+        Kind::Explain { .. } => return Err(refused("EXPLAIN")),
+        Kind::Declare { statement, .. } if statement.kind.is_query() => {
+            one_server(query(statement)?, "a cursor")?
         }
-        Kind::Declare { statement, .. } => {
-            let run = query_or_refuse(statement, query, "DECLARE CURSOR")?;
-            one_server(run, "a cursor")?
-        }
+        Kind::Declare { .. } => return Err(refused("DECLARE CURSOR")),
         Kind::Fetch(_) | Kind::Close(_) if joined <= 1 => {
             Verdict::Run(Box::new(Run::at(Place::Joined)))
         }
@@ -206,31 +205,14 @@ pub fn verdict(
     })
 }
 
-fn query_or_refuse(
-    statement: &Statement,
-    query: &mut dyn FnMut(&Statement) -> Result<Run, Error>,
-    what: &str,
-) -> Result<Run, Error> {
-    match statement.kind.is_query() {
-        true => query(statement),
-        false => Err(refused(what)),
-    }
-}
-
 fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
-    match run.place {
+    match &run.place {
         Place::Any | Place::Joined => {}
-        Place::These(ref shards) if shards.len() == 1 => {}
+        place if place.single().is_some() => {}
         Place::These(_) | Place::All => return Err(refused(what)),
     }
     Ok(Verdict::Run(Box::new(Run {
         reads: false,
         ..run
     })))
-}
-
-/// `… is not supported across shards`, 0A000.
-pub fn refused(what: &str) -> Error {
-    let text = format!("{what} is not supported across shards");
-    Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
 }

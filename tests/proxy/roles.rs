@@ -175,6 +175,35 @@ fn prepared_statements_and_pipelines_go_where_their_texts_belong() {
 }
 
 #[test]
+fn a_request_too_long_to_be_waited_for_is_a_write() {
+    let pair = Pair::start("roles_long", "");
+    let mut client = pair.client();
+    let sql = "SELECT current_database(), length($1)";
+    let where_it_ran = |client: &mut Wire, bytes: usize, requests: usize| {
+        let text = "x".repeat(bytes);
+        let mut batch = Vec::new();
+        for _ in 0..requests {
+            batch.extend(run(sql, &[Some(&text)]));
+        }
+        batch.extend(sync());
+        let answer = client.ask(&[batch]);
+        let name = answer
+            .split("D:")
+            .nth(1)
+            .and_then(|row| row.split('|').next());
+        assert_eq!(
+            answer.matches(&format!("|{bytes} ")).count(),
+            requests,
+            "{answer}"
+        );
+        pair.role(name.unwrap_or_default())
+    };
+    assert_eq!(where_it_ran(&mut client, 10, 3), "replica");
+    assert_eq!(where_it_ran(&mut client, 32 << 20, 3), "primary");
+    assert_eq!(where_it_ran(&mut client, 10, 3), "replica");
+}
+
+#[test]
 fn the_first_statement_of_a_transaction_may_decide_where_it_goes() {
     let pair = Pair::start("roles_aggressive", "read_write_strategy = \"aggressive\"");
     let mut client = pair.client();

@@ -5,11 +5,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cores::Buf;
-
-use crate::protocol::backend::tag;
-use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
-use crate::protocol::rows::DataRow;
 use crate::routing::role::Catalogue;
 use crate::sharding::schema::Schema;
 use crate::sql::cache::Cache;
@@ -17,7 +12,7 @@ use crate::sql::lexer::Dialect;
 use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
-use super::super::server::{Recipient, RunError, Server};
+use super::super::server::{Collector, RunError, Server};
 use super::checkout::Way;
 use super::obtain::Aim;
 use super::{End, Session};
@@ -28,8 +23,6 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Views are analysed with this much room.
-const VIEWS_MAX: usize = 1;
 
 /// What is known of a database.
 #[derive(Default)]
@@ -167,7 +160,8 @@ async fn learn(server: &mut Server) -> Result<Facts, RunError> {
         }
     })
     .await?;
-    let mut cache = Cache::new(VIEWS_MAX, 0);
+    // Each is analysed once: nothing is kept.
+    let mut cache = Cache::new(0, 0);
     let analysed = views.iter().map(|(name, definition)| {
         let analysis = cache.analyse(definition, Dialect::default()).analysis;
         (name.as_str(), analysis)
@@ -185,48 +179,16 @@ async fn learn(server: &mut Server) -> Result<Facts, RunError> {
 async fn rows(
     server: &mut Server,
     sql: &str,
-    mut show: impl FnMut(&[Option<&[u8]>]),
+    show: impl FnMut(&[Option<&[u8]>]),
 ) -> Result<(), RunError> {
-    let mut answer = Answer::default();
+    let mut answer = Collector::up_to(ANSWER_BYTES_MAX);
     server.run_into(sql.as_bytes(), &mut answer).await?;
-    let mut frames = Frames::new(&answer.bytes, BODY_BYTES_MAX);
-    while let Some(Ok(frame)) = frames.next() {
-        match frame.tag {
-            tag::DATA_ROW => {
-                let Ok(row) = DataRow::parse(frame.body) else {
-                    continue;
-                };
-                let values: Vec<_> = row.values().map_while(Result::ok).collect();
-                show(&values);
-            }
-            tag::ERROR_RESPONSE => return Err(RunError::Server(frame.body.to_vec())),
-            _ => {}
-        }
+    if let Some(body) = answer.error() {
+        return Err(RunError::Server(body));
     }
-    match answer.cut {
-        true => Err(RunError::Server(b"Mcatalogue is too large\0\0".to_vec())),
-        false => Ok(()),
+    if answer.is_cut() {
+        return Err(RunError::Server(b"Mcatalogue is too large\0\0".to_vec()));
     }
-}
-
-/// All of an answer, up to a limit.
-#[derive(Default)]
-struct Answer {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-impl Recipient for Answer {
-    fn forward(&mut self, buf: Buf) {
-        self.forward_copy(&buf);
-    }
-
-    fn forward_copy(&mut self, bytes: &[u8]) {
-        self.cut |= self.bytes.len() + bytes.len() > ANSWER_BYTES_MAX;
-        if !self.cut {
-            self.bytes.extend_from_slice(bytes);
-        }
-    }
-
-    fn parameter(&mut self, _: &[u8], _: &[u8]) {}
+    answer.each_row(show);
+    Ok(())
 }

@@ -1,11 +1,18 @@
-//! The replies to statements of our own.
+//! Statements of our own, and the replies to them.
+
+use std::future::poll_fn;
+use std::sync::Arc;
 
 use cores::Buf;
 
 use crate::protocol::backend::tag;
+use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
+use crate::protocol::frontend;
+use crate::protocol::rows::DataRow;
+use crate::sql::settings::{Settings, Transition};
 
-use super::{Lost, Recipient, WHOLE_BYTES_MAX};
+use super::{Lost, Recipient, Server, WHOLE_BYTES_MAX};
 
 /// Why a statement of ours did not run.
 #[derive(Debug)]
@@ -16,14 +23,41 @@ pub(crate) enum RunError {
     Lost(Lost),
 }
 
-/// Takes the replies to our own statements, as far as they are short.
-#[derive(Debug, Default)]
+/// Takes the replies to our own statements, up to a limit.
+#[derive(Debug)]
 pub(crate) struct Collector {
     bytes: Vec<u8>,
+    bytes_max: usize,
     cut: bool,
 }
 
+impl Default for Collector {
+    fn default() -> Self {
+        Self::up_to(WHOLE_BYTES_MAX)
+    }
+}
+
 impl Collector {
+    /// For so many bytes.
+    pub(crate) fn up_to(bytes_max: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            bytes_max,
+            cut: false,
+        }
+    }
+
+    /// Shows all rows.
+    pub(crate) fn each_row(&self, mut show: impl FnMut(&[Option<&[u8]>])) {
+        let frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
+        for frame in frames.filter(|frame| frame.tag == tag::DATA_ROW) {
+            if let Ok(row) = DataRow::parse(frame.body) {
+                let values: Vec<_> = row.values().map_while(Result::ok).collect();
+                show(&values);
+            }
+        }
+    }
+
     /// The first column of the first row, if it is there and not null.
     pub(crate) fn value(&self) -> Option<&[u8]> {
         self.column(0)?
@@ -88,7 +122,7 @@ impl Collector {
     }
 
     /// The body of the first ErrorResponse.
-    pub(super) fn error(&self) -> Option<Vec<u8>> {
+    pub(crate) fn error(&self) -> Option<Vec<u8>> {
         let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
         frames
             .find(|frame| frame.tag == tag::ERROR_RESPONSE)
@@ -102,11 +136,98 @@ impl Recipient for Collector {
     }
 
     fn forward_copy(&mut self, bytes: &[u8]) {
-        let room = WHOLE_BYTES_MAX - self.bytes.len();
+        let room = self.bytes_max - self.bytes.len();
         self.cut |= bytes.len() > room;
         self.bytes
             .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     fn parameter(&mut self, _: &[u8], _: &[u8]) {}
+}
+
+impl Server {
+    /// Runs statements of ours and reads their replies to the end. The exchange must owe nothing.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<Collector, RunError> {
+        self.run_text(sql.as_bytes()).await
+    }
+
+    /// The same for a text in the client's encoding.
+    pub(crate) async fn run_text(&mut self, text: &[u8]) -> Result<Collector, RunError> {
+        self.send_query(text);
+        self.answer().await
+    }
+
+    /// The same, for somebody who looks at the replies, errors among them.
+    pub(crate) async fn run_into(
+        &mut self,
+        text: &[u8],
+        replies: &mut impl Recipient,
+    ) -> Result<(), RunError> {
+        self.send_query(text);
+        self.drain(replies).await.map_err(RunError::Lost)
+    }
+
+    fn send_query(&mut self, text: &[u8]) {
+        let mut message = Vec::with_capacity(text.len() + 6);
+        frontend::Query { text }.encode(&mut message);
+        self.stream.send_vec(message);
+        self.link.meter.sent(frontend::tag::QUERY);
+        self.sent_to_ready(Owed::Results, Fate::Forward, 0);
+    }
+
+    /// Sends a statement of ours, whose [`answer`](Self::answer) is read later. The exchange must owe nothing.
+    pub(crate) fn ask(&mut self, sql: &str) {
+        self.send_query(sql.as_bytes());
+    }
+
+    /// Brings the server from the settings that it has to these. Errors of the server leave it as it was, or unsure:
+    /// then it is marked so, and must be closed.
+    pub(crate) async fn bring_to(
+        &mut self,
+        settings: &Arc<Settings>,
+    ) -> Result<Option<Collector>, RunError> {
+        let Some(Transition { encoding, text }) = Transition::between(&self.settings, settings)
+        else {
+            return Ok(None);
+        };
+        let mut message = Vec::with_capacity(encoding.len() + text.len() + 12);
+        for text in [&encoding, &text] {
+            if !text.is_empty() {
+                frontend::Query { text }.encode(&mut message);
+                self.sent_to_ready(Owed::Results, Fate::Forward, 0);
+            }
+        }
+        self.stream.send_vec(message);
+        let outcome = self.answer().await;
+        if outcome.is_ok() {
+            self.settings = Arc::clone(settings);
+        } else if !encoding.is_empty() {
+            self.exchange.note_farewell(); // in an encoding between the two
+        }
+        outcome.map(Some)
+    }
+
+    /// Reads the replies to what was asked.
+    pub(crate) async fn answer(&mut self) -> Result<Collector, RunError> {
+        let mut replies = Collector::default();
+        self.drain(&mut replies).await.map_err(RunError::Lost)?;
+        match replies.error() {
+            Some(body) => Err(RunError::Server(body)),
+            None => Ok(replies),
+        }
+    }
+
+    /// Reads until nothing is owed.
+    pub(super) async fn drain(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
+        let drained = self.take_all(to).await;
+        self.count_traffic();
+        drained.inspect_err(|_| self.link.meter.lost())
+    }
+
+    async fn take_all(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
+        while !self.exchange.nothing_owed() || !self.replies.is_whole() {
+            poll_fn(|cx| self.poll_take(to, cx)).await?;
+        }
+        Ok(())
+    }
 }

@@ -10,7 +10,7 @@ mod reset;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cores::{Buf, Core, Detached, Stream};
@@ -27,7 +27,7 @@ use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::lexer::Dialect;
-use crate::sql::settings::{Settings, Transition};
+use crate::sql::settings::Settings;
 
 use super::core_state::CoreState;
 use ahead::Ahead;
@@ -522,101 +522,17 @@ impl Server {
         }
     }
 
-    /// Runs statements of ours and reads their replies to the end. The exchange must owe nothing.
-    pub(crate) async fn run(&mut self, sql: &str) -> Result<Collector, RunError> {
-        self.run_text(sql.as_bytes()).await
-    }
-
-    /// The same for a text in the client's encoding.
-    pub(crate) async fn run_text(&mut self, text: &[u8]) -> Result<Collector, RunError> {
-        let mut replies = Collector::default();
-        self.run_into(text, &mut replies).await?;
-        match replies.error() {
-            Some(body) => Err(RunError::Server(body)),
-            None => Ok(replies),
-        }
-    }
-
-    /// The same, for somebody who looks at the replies, errors among them.
-    pub(crate) async fn run_into(
+    /// Takes what comes next.
+    pub(crate) fn poll_take(
         &mut self,
-        text: &[u8],
-        replies: &mut impl Recipient,
-    ) -> Result<(), RunError> {
-        self.send_query(text);
-        self.drain(replies).await.map_err(RunError::Lost)
-    }
-
-    fn send_query(&mut self, text: &[u8]) {
-        let mut message = Vec::with_capacity(text.len() + 6);
-        frontend::Query { text }.encode(&mut message);
-        self.stream.send_vec(message);
-        self.link.meter.sent(frontend::tag::QUERY);
-        self.sent_to_ready(Owed::Results, Fate::Forward, 0);
-    }
-
-    /// Sends a statement of ours, whose [`answer`](Self::answer) is read later. The exchange must owe nothing.
-    pub(crate) fn ask(&mut self, sql: &str) {
-        self.send_query(sql.as_bytes());
-    }
-
-    /// Reads the replies to what was asked.
-    pub(crate) async fn answer(&mut self) -> Result<Collector, RunError> {
-        self.collect().await
-    }
-
-    /// Brings the server from the settings that it has to these. Errors of the server leave it as it was, or unsure:
-    /// then it is marked so, and must be closed.
-    pub(crate) async fn bring_to(
-        &mut self,
-        settings: &Arc<Settings>,
-    ) -> Result<Option<Collector>, RunError> {
-        let Some(Transition { encoding, text }) = Transition::between(&self.settings, settings)
-        else {
-            return Ok(None);
-        };
-        let mut message = Vec::with_capacity(encoding.len() + text.len() + 12);
-        for text in [&encoding, &text] {
-            if !text.is_empty() {
-                frontend::Query { text }.encode(&mut message);
-                self.sent_to_ready(Owed::Results, Fate::Forward, 0);
-            }
-        }
-        self.stream.send_vec(message);
-        let outcome = self.collect().await;
-        if outcome.is_ok() {
-            self.settings = Arc::clone(settings);
-        } else if !encoding.is_empty() {
-            self.exchange.note_farewell(); // in an encoding between the two
-        }
-        outcome.map(Some)
-    }
-
-    async fn collect(&mut self) -> Result<Collector, RunError> {
-        let mut replies = Collector::default();
-        self.drain(&mut replies).await.map_err(RunError::Lost)?;
-        match replies.error() {
-            Some(body) => Err(RunError::Server(body)),
-            None => Ok(replies),
-        }
-    }
-
-    /// Reads until nothing is owed.
-    async fn drain(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
-        let drained = self.take_all(to).await;
-        self.count_traffic();
-        drained.inspect_err(|_| self.link.meter.lost())
-    }
-
-    async fn take_all(&mut self, to: &mut impl Recipient) -> Result<(), Lost> {
-        while !self.exchange.nothing_owed() || !self.replies.is_whole() {
-            match self.stream.recv().await {
-                Ok(Some(buf)) => self.take(buf, to)?,
-                Ok(None) => return Err(Lost::Closed(None)),
-                Err(error) => return Err(Lost::Closed(Some(error))),
-            }
-        }
-        Ok(())
+        to: &mut impl Recipient,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Lost>> {
+        Poll::Ready(match ready!(self.stream.poll_recv(cx)) {
+            Ok(Some(buf)) => self.take(buf, to),
+            Ok(None) => Err(Lost::Closed(None)),
+            Err(error) => Err(Lost::Closed(Some(error))),
+        })
     }
 
     /// Does it say that it is in recovery? PostgreSQL 14 and later say so, and when that changes.
@@ -632,11 +548,9 @@ impl Server {
 
     fn take_waiting(&mut self) -> Result<(), Lost> {
         while self.stream.has_received() {
-            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            match self.stream.poll_recv(&mut cx) {
-                Poll::Ready(Ok(Some(buf))) => self.take(buf, &mut Collector::default())?,
-                Poll::Ready(Ok(None)) => return Err(Lost::Closed(None)),
-                Poll::Ready(Err(error)) => return Err(Lost::Closed(Some(error))),
+            let mut cx = Context::from_waker(Waker::noop());
+            match self.poll_take(&mut Collector::default(), &mut cx) {
+                Poll::Ready(taken) => taken?,
                 Poll::Pending => break,
             }
         }
@@ -700,7 +614,7 @@ impl Server {
 
     /// Has the server closed the connection, as far as that has come?
     fn is_gone(&self) -> bool {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         matches!(
             self.stream.poll_recv(&mut cx),
             Poll::Ready(Ok(None) | Err(_))

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use crate::error::{Error, Fault};
+use crate::merge::refused;
 use crate::prepared::Statement;
 use crate::protocol::backend::{
     ready_for_query, BIND_COMPLETE, CLOSE_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PARSE_COMPLETE,
@@ -15,12 +16,12 @@ use crate::protocol::batch::{messages, BatchEnd};
 use crate::protocol::exchange::Owed;
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::verdict::{refused, Verdict};
+use crate::routing::verdict::Verdict;
 use crate::sql::session::Effects;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
-use super::plan::{Form, Plan, Planned};
+use super::plan::{Form, Planned};
 use super::scatter::{Call, Shown};
 use super::steps::{Stepped, BEGIN};
 
@@ -38,18 +39,18 @@ pub(super) struct Portal {
 }
 
 impl Session {
-    /// What to do for a batch.
-    pub(super) fn plan_batch(&mut self, batch: &[u8], end: BatchEnd) -> Result<Plan, Error> {
-        let here = Ok(Plan::Batch {
-            bytes: batch.len(),
-            end,
-        });
+    /// The one server that can do all of a batch. `None`: it is run here.
+    pub(super) fn one_server_for_batch(
+        &mut self,
+        batch: &[u8],
+        end: BatchEnd,
+    ) -> Result<Option<(usize, Want)>, Error> {
         let sharded = self.sharded();
         if end != BatchEnd::Sync || sharded.ours || !sharded.portals.is_empty() {
-            return here;
+            return Ok(None);
         }
         if sharded.transaction.is_failed() {
-            return here;
+            return Ok(None);
         }
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
@@ -68,7 +69,7 @@ impl Session {
                         Some((_, statement)) => Rc::clone(statement),
                         None => match self.statement(bind.statement) {
                             Ok(statement) => statement,
-                            Err(_) => return here,
+                            Err(_) => return Ok(None),
                         },
                     };
                     match self.planned(&statement, &bind, false)? {
@@ -79,11 +80,8 @@ impl Session {
                 _ => {}
             }
         }
-        let server = self.one_server_for(verdicts.iter().map(|(verdict, sets)| (verdict, *sets)));
-        match server {
-            Some((shard, want)) => Ok(Plan::Relay { shard, want }),
-            None => here,
-        }
+        let verdicts = verdicts.iter().map(|(verdict, sets)| (verdict, *sets));
+        Ok(self.one_server_for(verdicts))
     }
 
     /// The shared statement of a Parse's content.
@@ -109,11 +107,8 @@ impl Session {
         bind: &Bind<'p>,
         described: bool,
     ) -> Result<Option<Planned<'p>>, Error> {
-        let content = [&b"\0"[..], statement.definition()].concat();
-        let types: Vec<u32> = match Parse::parse(&content) {
-            Ok(parse) => parse.types.iter().collect(),
-            Err(_) => Vec::new(),
-        };
+        let parse = Parse::of_content(statement.definition()).map_err(malformed)?;
+        let types: Vec<u32> = parse.types.iter().collect();
         let mut steps = self.statements_of(statement.text(), Some(bind), &types)?;
         if steps.len() > 1 {
             let text = "cannot insert multiple commands into a prepared statement";
@@ -130,12 +125,11 @@ impl Session {
         Ok(Some(planned))
     }
 
-    /// Answers the batch in front, of so many bytes.
-    pub(super) async fn run_batch(&mut self, bytes: usize, end: BatchEnd) -> Result<(), End> {
-        let batch = self.inbound.take(bytes);
-        let executes = messages(&batch).filter(|(header, _)| header.tag == tag::EXECUTE);
+    /// Answers a batch.
+    pub(super) async fn run_batch(&mut self, batch: &[u8], end: BatchEnd) -> Result<(), End> {
+        let executes = messages(batch).filter(|(header, _)| header.tag == tag::EXECUTE);
         let lone = executes.count() == 1 && end == BatchEnd::Sync && !self.sharded().ours;
-        let mut rest = messages(&batch);
+        let mut rest = messages(batch);
         let mut at = 0;
         while let Some((header, body)) = rest.next() {
             at += header.frame_bytes();
@@ -149,8 +143,7 @@ impl Session {
                 tag::FLUSH => continue,
                 tag => {
                     let follows = |portal: &[u8]| executes_next(rest.clone(), portal);
-                    let answered = self.run_message(tag, body, lone, behind, follows).await?;
-                    answered
+                    self.run_message(tag, body, lone, behind, follows).await?
                 }
             };
             let put_back = std::mem::take(&mut self.sharded().put_back);

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use cores::Stream;
 
 use crate::error::{Error, Fault, Survives};
+use crate::merge::refused;
 use crate::protocol::backend::{tag, CommandComplete, NO_DATA};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
@@ -187,16 +188,11 @@ impl CopyIn<'_> {
         if server.is_resting() {
             return Ok(false);
         }
-        let lost = match server.stream.poll_recv(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(Some(buf))) => match server.take(buf, &mut part.replies) {
-                Ok(()) => return self.take(at).map(|()| true),
-                Err(lost) => lost,
-            },
-            Poll::Ready(Ok(None)) => Lost::Closed(None),
-            Poll::Ready(Err(error)) => Lost::Closed(Some(error)),
-        };
-        Err(scatter::lost(&self.legs[at], &lost, true))
+        match server.poll_take(&mut part.replies, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => self.take(at).map(|()| true),
+            Poll::Ready(Err(lost)) => Err(scatter::lost(leg, &lost, true)),
+        }
     }
 
     /// Looks at the whole messages of one server.
@@ -472,15 +468,11 @@ fn put(parts: &mut [Part], legs: &[Leg], target: RowTarget, row: &[u8]) -> Resul
             return Ok(());
         }
         RowTarget::Shard(shard) => shard as usize,
-        RowTarget::Ask(_) => {
-            return Err(crate::routing::verdict::refused(
-                "a sharding key with lookup_query",
-            ))
-        }
+        RowTarget::Ask(_) => return Err(refused("a sharding key with lookup_query")),
     };
     let mut all = parts.iter_mut().zip(legs);
     let Some((part, leg)) = all.find(|(_, leg)| leg.shard == shard) else {
-        return Err(crate::routing::verdict::refused("this COPY"));
+        return Err(refused("this COPY"));
     };
     part.put(row, &leg.held.stream);
     Ok(())

@@ -18,8 +18,10 @@ use std::rc::Rc;
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::batch::{extent, Extent as BatchExtent};
+use crate::protocol::batch::{extent, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
+use crate::protocol::frame::HEADER_BYTES;
+use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::transaction::Transaction;
 
@@ -33,7 +35,8 @@ use super::obtain::Aim;
 use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
 
-use plan::Plan;
+/// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
+const WRITE_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 /// What a session has on shards.
 #[derive(Default)]
@@ -105,12 +108,49 @@ impl Session {
         outcome
     }
 
+    /// If one server can do all of the request it gets it as it is; otherwise it is run here.
     async fn serve_on_shards(&mut self) -> Result<(), End> {
-        match self.plan() {
-            Ok(Plan::Relay { shard, want }) => self.relay_to(shard, want).await,
-            Ok(Plan::Query(bytes)) => Box::pin(self.run_query(bytes)).await,
-            Ok(Plan::Batch { bytes, end }) => Box::pin(self.run_batch(bytes, end)).await,
-            Err(error) => self.answer(&error),
+        let bytes = self.inbound.bytes();
+        let Ok(BatchExtent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX)
+        else {
+            let text = format!("request of more than {CLIENT_BODY_BYTES_MAX} bytes");
+            let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
+            return self.answer(&Error::error(Fault::Client, code, text));
+        };
+        let batch = bytes.get(..length).unwrap_or_default().to_vec();
+        match (end, batch.first()) {
+            (BatchEnd::Simple, Some(&tag::QUERY)) => {
+                let text = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
+                let steps = match self.statements_of(text, None, &[]) {
+                    Ok(steps) => steps,
+                    Err(error) => return self.answer(&error),
+                };
+                let verdicts = steps.iter();
+                let verdicts = verdicts.map(|step| (&step.verdict, step.effects.sets()));
+                match self.one_server_for(verdicts) {
+                    Some((shard, want)) => {
+                        drop(steps);
+                        self.relay_to(shard, want).await
+                    }
+                    None => {
+                        self.inbound.skip_bytes(length);
+                        Box::pin(self.run_query(&steps)).await
+                    }
+                }
+            }
+            (BatchEnd::Simple, _) => {
+                let text = "function call protocol is not supported";
+                let code = SqlState::FEATURE_NOT_SUPPORTED;
+                self.answer(&Error::error(Fault::Client, code, text))
+            }
+            (end, _) => match self.one_server_for_batch(&batch, end) {
+                Ok(Some((shard, want))) => self.relay_to(shard, want).await,
+                Ok(None) => {
+                    self.inbound.skip_bytes(length);
+                    Box::pin(self.run_batch(&batch, end)).await
+                }
+                Err(error) => self.answer(&error),
+            },
         }
     }
 
@@ -290,11 +330,18 @@ impl Session {
         self.stream.send_vec(message);
     }
 
-    /// Is the request in front there as a whole?
+    /// Is the request in front there as a whole, or as much of it as is waited for?
     pub(super) fn is_batch_whole(&self) -> Result<bool, End> {
         match extent(self.inbound.bytes(), CLIENT_BODY_BYTES_MAX) {
             Ok(BatchExtent::Whole { .. }) => Ok(true),
-            Ok(BatchExtent::Partial { .. }) => Ok(false),
+            Ok(BatchExtent::Partial { .. }) => {
+                let bytes_max = if self.defers_transactions() {
+                    CLIENT_BODY_BYTES_MAX + HEADER_BYTES
+                } else {
+                    WRITE_BYTES_MIN
+                };
+                Ok(self.inbound.len() >= bytes_max)
+            }
             Err(error) => Err(End::Fatal(error.into())),
         }
     }

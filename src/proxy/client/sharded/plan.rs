@@ -3,9 +3,9 @@
 
 use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
-use crate::protocol::batch::{extent, BatchEnd, Extent};
+use crate::merge::refused;
 use crate::protocol::exchange::Owed;
-use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
+use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sql::lexer::Dialect;
@@ -16,22 +16,11 @@ use crate::sql::statements::Statements;
 use crate::types::Format;
 
 use super::super::super::cluster::Want;
-use super::super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::super::role::invalid;
 use super::super::Session;
 use super::route::Source;
 use super::route_copy::copying;
 use super::two_phase::reserved;
-
-/// What to do for a request.
-pub(super) enum Plan {
-    /// One server gets it, and answers.
-    Relay { shard: usize, want: Want },
-    /// A Query of so many bytes is run here.
-    Query(usize),
-    /// A batch is run here.
-    Batch { bytes: usize, end: BatchEnd },
-}
 
 /// A statement, and what is done for it.
 pub(super) struct Planned<'a> {
@@ -184,41 +173,6 @@ impl Planned<'_> {
 const DIALECT: [&str; 2] = ["standard_conforming_strings", "client_encoding"];
 
 impl Session {
-    /// What to do for the request in front. Errors: it cannot be done.
-    pub(super) fn plan(&mut self) -> Result<Plan, Error> {
-        let bytes = self.inbound.bytes();
-        let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
-            return Err(Error::protocol_violation("a request that is not whole"));
-        };
-        let batch = bytes.get(..length).unwrap_or_default().to_vec();
-        match end {
-            BatchEnd::Simple if batch.first() == Some(&tag::QUERY) => {
-                let text = batch.get(5..length - 1).unwrap_or_default();
-                self.plan_query(text, length)
-            }
-            BatchEnd::Simple => {
-                let text = "function call protocol is not supported";
-                Err(Error::error(
-                    Fault::Client,
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    text,
-                ))
-            }
-            end => self.plan_batch(&batch, end),
-        }
-    }
-
-    fn plan_query(&mut self, text: &[u8], length: usize) -> Result<Plan, Error> {
-        let steps = self.statements_of(text, None, &[])?;
-        let verdicts = steps
-            .iter()
-            .map(|step| (&step.verdict, step.effects.sets()));
-        match self.one_server_for(verdicts) {
-            Some((shard, want)) => Ok(Plan::Relay { shard, want }),
-            None => Ok(Plan::Query(length)),
-        }
-    }
-
     /// The one server that can do all that these verdicts ask for, as it would if there were no other. With each: does
     /// the statement change settings?
     pub(super) fn one_server_for<'v>(
@@ -312,7 +266,7 @@ impl Session {
         };
         if parts.len() != statements.len() {
             let what = "a text whose statements cannot be told apart";
-            return Err(crate::routing::verdict::refused(what));
+            return Err(refused(what));
         }
         let joined = self.sharded().legs.len();
         let asked = match self.cluster.shards() {

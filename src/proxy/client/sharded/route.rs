@@ -4,14 +4,14 @@ use std::cell::OnceCell;
 
 use crate::config::choice::RewriteMode;
 use crate::error::{Error, Fault};
-use crate::merge::MergePlan;
+use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::role::statement_is_readable;
 use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
 use crate::routing::several;
 use crate::routing::values::{Parameter, Values};
-use crate::routing::verdict::{refused, Place, Run};
+use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, Shards};
 use crate::sql::explain;

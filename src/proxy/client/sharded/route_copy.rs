@@ -1,9 +1,9 @@
 //! To which shards a COPY goes, and whose rows are whose.
 
 use crate::error::Error;
-use crate::merge::MergePlan;
+use crate::merge::{refused, MergePlan};
 use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
-use crate::routing::verdict::{refused, Place, Run};
+use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::TableKind;
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;

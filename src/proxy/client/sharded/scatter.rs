@@ -279,16 +279,11 @@ impl Scatter<'_> {
         if server.is_resting() || !(wanted || self.failed) {
             return Ok(false);
         }
-        let lost = match server.stream.poll_recv(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(Some(buf))) => match server.take(buf, replies) {
-                Ok(()) => return self.take(at).map(|()| true),
-                Err(lost) => lost,
-            },
-            Poll::Ready(Ok(None)) => Lost::Closed(None),
-            Poll::Ready(Err(error)) => Lost::Closed(Some(error)),
-        };
-        Err(self::lost(&self.legs[at], &lost, self.begun))
+        match server.poll_take(replies, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => self.take(at).map(|()| true),
+            Poll::Ready(Err(lost)) => Err(self::lost(leg, &lost, self.begun)),
+        }
     }
 
     /// Looks at the whole messages of one server.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
+use crate::merge::refused;
 use crate::protocol::backend::{
     ready_for_query, CommandComplete, TransactionStatus, EMPTY_QUERY_RESPONSE,
 };
@@ -11,7 +12,7 @@ use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::exchange::Owed;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
-use crate::routing::verdict::{refused, Place, Run, Verdict};
+use crate::routing::verdict::{Place, Run, Verdict};
 use crate::session::Ties;
 use crate::sql::session::{Effect, Effects};
 
@@ -33,15 +34,11 @@ pub(super) enum Stepped {
 }
 
 impl Session {
-    /// Runs the Query in front, of so many bytes.
-    pub(super) async fn run_query(&mut self, bytes: usize) -> Result<(), End> {
-        let message = self.inbound.take(bytes);
-        let text = message.get(5..message.len().saturating_sub(1));
-        let text = text.unwrap_or_default();
-        match self.statements_of(text, None, &[]) {
-            Ok(steps) if steps.is_empty() => self.stream.write(&EMPTY_QUERY_RESPONSE),
-            Ok(steps) => self.run_steps(&steps).await?,
-            Err(error) => self.tell(&error),
+    /// Runs the statements of a Query.
+    pub(super) async fn run_query(&mut self, steps: &[Planned<'_>]) -> Result<(), End> {
+        match steps.is_empty() {
+            true => self.stream.write(&EMPTY_QUERY_RESPONSE),
+            false => self.run_steps(steps).await?,
         }
         self.stream.write(&ready_for_query(self.status()));
         Ok(())
@@ -87,8 +84,7 @@ impl Session {
             Verdict::Commit { .. } | Verdict::Rollback { .. } | Verdict::RollbackTo(_)
         );
         if transaction.is_failed() && !ends {
-            self.tell(&in_failed_transaction());
-            return Ok(Stepped::Failed);
+            return Ok(self.failed_with(&in_failed_transaction()));
         }
         match &step.verdict {
             Verdict::Begin => {
@@ -133,8 +129,7 @@ impl Session {
                     return Ok(self.outside("SAVEPOINT"));
                 }
                 if transaction.savepoint(step.text, name.as_bytes()).is_err() {
-                    self.tell(&too_much());
-                    return Ok(Stepped::Failed);
+                    return Ok(self.failed_with(&too_much()));
                 }
                 self.run_on_legs(step, "SAVEPOINT").await
             }
@@ -159,23 +154,20 @@ impl Session {
             Verdict::Transaction => {
                 if !transaction.is_open() {
                     // The server warns, as it does.
-                    return self.run_at(step, &Place::Any, &Run::at(Place::Any)).await;
+                    return self.run_at(step, &Run::at(Place::Any)).await;
                 }
                 if transaction.remember(step.text).is_err() {
-                    self.tell(&too_much());
-                    return Ok(Stepped::Failed);
+                    return Ok(self.failed_with(&too_much()));
                 }
                 self.run_on_legs(step, step.tag_of_setting()).await
             }
             Verdict::Session => {
                 let inside = transaction.is_open();
                 if inside && transaction.remember(step.text).is_err() {
-                    self.tell(&too_much());
-                    return Ok(Stepped::Failed);
+                    return Ok(self.failed_with(&too_much()));
                 }
                 // On whatever servers the session has; others are told when it comes to them.
-                self.run_at(step, &Place::Joined, &Run::everywhere(false))
-                    .await
+                self.run_at(step, &Run::joined()).await
             }
             Verdict::Ours if self.is_bound() => {
                 let text = "the setting must be set before the first statement";
@@ -195,7 +187,7 @@ impl Session {
                 self.complete(tag);
                 Ok(Stepped::Done)
             }
-            Verdict::Run(run) => self.run_at(step, &run.place, run).await,
+            Verdict::Run(run) => self.run_at(step, run).await,
         }
     }
 
@@ -206,17 +198,11 @@ impl Session {
             self.complete(tag);
             return Ok(Stepped::Done);
         }
-        self.run_at(step, &Place::Joined, &Run::everywhere(false))
-            .await
+        self.run_at(step, &Run::joined()).await
     }
 
-    /// Runs a statement at a place.
-    async fn run_at(
-        &mut self,
-        step: &Planned<'_>,
-        place: &Place,
-        run: &Run,
-    ) -> Result<Stepped, End> {
+    /// Runs a statement where `run` says.
+    async fn run_at(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
         let slice = match step.slice(run) {
             Ok(slice) => slice,
             Err(error) => return Ok(self.failed_with(&error)),
@@ -232,7 +218,7 @@ impl Session {
             let what = "a setting that a function makes while there are several servers";
             return Ok(self.failed_with(&refused(what)));
         }
-        let shards = self.shards_at(place);
+        let shards = self.shards_at(&run.place);
         let want = step.want(self.is_decided());
         let mut legs = Vec::with_capacity(shards.len());
         // In the order of shards, so that two clients never wait for each other here.
@@ -476,8 +462,7 @@ impl Session {
     fn outside(&mut self, what: &str) -> Stepped {
         let text = format!("{what} can only be used in transaction blocks");
         let code = SqlState::NO_ACTIVE_SQL_TRANSACTION;
-        self.tell(&Error::error(Fault::Client, code, text));
-        Stepped::Failed
+        self.failed_with(&Error::error(Fault::Client, code, text))
     }
 
     fn refuse_chain(&mut self, what: &str) -> Stepped {
@@ -487,8 +472,7 @@ impl Session {
     fn no_savepoint(&mut self, name: &str) -> Stepped {
         let text = format!("savepoint \"{name}\" does not exist");
         let code = SqlState::INVALID_SAVEPOINT_SPECIFICATION;
-        self.tell(&Error::error(Fault::Client, code, text));
-        Stepped::Failed
+        self.failed_with(&Error::error(Fault::Client, code, text))
     }
 }
 
