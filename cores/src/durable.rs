@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -90,10 +89,7 @@ impl Folder {
             .mode(0o700)
             .create(path)?;
         let file = File::open(path)?;
-        // SAFETY: takes a descriptor that is open and plain numbers.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        file.try_lock()?;
         let folder = Self {
             path: path.to_owned(),
             file,
@@ -351,16 +347,10 @@ mod tests {
 
         /// Once no thread has it.
         fn open(&self) -> (Folder, BTreeMap<u64, Vec<u8>>) {
-            let deadline = Instant::now() + Duration::from_secs(10);
-            loop {
-                match Folder::open(&self.0) {
-                    Ok(opened) => return opened,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => panic!("{error}"),
-                }
-                assert!(Instant::now() < deadline, "the folder stays locked");
-                thread::sleep(Duration::from_millis(5));
+            if let Ok(folder) = File::open(&self.0) {
+                folder.lock().unwrap();
             }
+            Folder::open(&self.0).unwrap()
         }
     }
 
