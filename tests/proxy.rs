@@ -93,3 +93,5 @@ mod twins;
 mod two_phase;
 #[path = "proxy/types.rs"]
 mod types;
+#[path = "proxy/writes.rs"]
+mod writes;

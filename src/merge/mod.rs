@@ -23,6 +23,7 @@ mod order_by;
 pub mod plan;
 mod row;
 mod sink;
+mod turns;
 mod uniform;
 
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use plan::MergePlan;
 use plan::{Slice, Source};
 use row::Places;
 use sink::Sink;
+use turns::{Next, Turns};
 use uniform::Uniform;
 
 /// Notices and parameters that are remembered so that the client gets each once. Further ones it gets from every leg.
@@ -116,6 +118,8 @@ enum Rows {
     Pass,
     /// Passed on in order.
     Ordered(Heads),
+    /// Passed on in turns.
+    Turns(Turns),
     /// Gathered in groups.
     Grouped(Groups),
     /// Groups that are passed on.
@@ -150,6 +154,8 @@ impl Merge {
     ) -> Self {
         let rows = if plan.grouping.is_some() {
             Rows::Grouped(Groups::default())
+        } else if let Source::Turns(order) = &plan.source {
+            Rows::Turns(Turns::new(Arc::clone(order), legs))
         } else if plan.order.is_empty() {
             Rows::Pass
         } else {
@@ -376,7 +382,8 @@ impl Merge {
         if !waits && needs_columns && self.columns.is_none() && tag == tag::DATA_ROW {
             return Err(broken("rows without a description"));
         }
-        if waits || matches!(self.rows, Rows::Ordered(_)) && !self.sink.is_full() {
+        let in_order = matches!(self.rows, Rows::Ordered(_) | Rows::Turns(_));
+        if waits || in_order && !self.sink.is_full() {
             leg.push(message);
             return self.check_budget();
         }
@@ -386,7 +393,7 @@ impl Merge {
 
     /// Passes rows on that waited for the description.
     fn pass_waiting(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        if matches!(self.rows, Rows::Ordered(_)) {
+        if matches!(self.rows, Rows::Ordered(_) | Rows::Turns(_)) {
             return Ok(());
         }
         for index in 0..self.legs.len() {
@@ -499,6 +506,9 @@ impl Merge {
         if matches!(self.rows, Rows::Ordered(_)) && !self.merge_ordered(end, out)? {
             return Ok(Progress::Writing);
         }
+        if !self.take_turns(end, out)? {
+            return Ok(Progress::Writing);
+        }
         if !self.all_ended() {
             return Ok(Progress::Reading);
         }
@@ -532,6 +542,28 @@ impl Merge {
         Ok(Progress::Done)
     }
 
+    /// Passes rows on as far as it is their turn. False: there was no room for more.
+    fn take_turns(&mut self, end: usize, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let (Rows::Turns(turns), Some(_)) = (&mut self.rows, &self.columns) else {
+            return Ok(true);
+        };
+        loop {
+            if out.len() >= end {
+                return Ok(false);
+            }
+            let Next::Row(index) = turns.next(&self.legs)? else {
+                return Ok(true);
+            };
+            let Some(leg) = self.legs.get_mut(index) else {
+                return Ok(true);
+            };
+            if self.sink.pass() {
+                out.extend_from_slice(leg.front().unwrap_or_default());
+            }
+            leg.pop();
+        }
+    }
+
     /// Passes rows on as far as the order allows. False: there was no room for more.
     fn merge_ordered(&mut self, end: usize, out: &mut Vec<u8>) -> Result<bool, Error> {
         let (Rows::Ordered(heads), Some(columns)) = (&mut self.rows, &self.columns) else {
@@ -547,7 +579,7 @@ impl Merge {
                 if !heads.is_absent(index) {
                     continue;
                 }
-                let passes = self.plan.source == Source::EveryLeg || index == 0;
+                let passes = self.plan.source != Source::FirstLeg || index == 0;
                 let Some(message) = leg.front().filter(|_| passes) else {
                     complete &= leg.end.is_some() || !passes;
                     continue;

@@ -1,5 +1,7 @@
 //! What becomes of the replies of several shards to one statement: plain data, made when the statement is planned.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 use crate::types::{read_integer, Format};
@@ -51,6 +53,14 @@ impl MergePlan {
         }
     }
 
+    /// An INSERT whose rows were divided among legs: for each row the one that stores it.
+    pub fn divided_insert(turns: Arc<[usize]>) -> Self {
+        Self {
+            source: Source::Turns(turns),
+            ..Self::sharded_write()
+        }
+    }
+
     /// A write of omnisharded tables, which does the same on every shard: the first leg's rows, and one tag, which must
     /// be the same everywhere.
     pub fn omnisharded_write() -> Self {
@@ -76,12 +86,14 @@ impl MergePlan {
 }
 
 /// Whose rows the client gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Those of all legs: each has other rows.
     EveryLeg,
     /// Those of the first: all legs have the same.
     FirstLeg,
+    /// The next row of each of these legs in turn: those of an INSERT that was divided, in the order of its rows.
+    Turns(Arc<[usize]>),
 }
 
 /// A column of the legs' rows.

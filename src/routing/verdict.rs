@@ -5,6 +5,7 @@
 use crate::error::Error;
 use crate::merge::plan::MergePlan;
 use crate::merge::refused;
+use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
@@ -48,7 +49,7 @@ pub struct Run {
     /// What they are told instead of the client's text.
     pub text: Option<Box<str>>,
     /// What each is told, in the order of the place; empty: all the same.
-    pub texts: Vec<Vec<u8>>,
+    pub parts: Vec<InsertPart>,
     /// What becomes of their replies, where there are several.
     pub merge: MergePlan,
     /// What several servers do is done by all of them or by none.
@@ -134,7 +135,7 @@ impl Run {
         Self {
             place,
             text: None,
-            texts: Vec::new(),
+            parts: Vec::new(),
             merge: MergePlan::concatenate(),
             together: false,
             reads: false,

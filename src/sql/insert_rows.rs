@@ -23,6 +23,18 @@ pub struct InsertPart {
     pub parameters: Vec<u16>,
 }
 
+/// Which parameters a text has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParameterUsage {
+    /// The highest number, 0 if there is none.
+    pub highest: u16,
+    /// Those whose surroundings differ from row to row, or that are used in rows and outside of them.
+    pub ambiguous: Vec<u16>,
+}
+
+/// A parameter within a value of a row: its number, the value's position and text.
+type Site<'t> = (u16, usize, &'t [u8]);
+
 impl InsertRows {
     /// Finds the rows of a text that is one INSERT with a list of rows. `None`: it begins with something else (WITH
     /// among that), has no such list, is more than one statement, or what follows the list makes it a query (ORDER BY,
@@ -102,6 +114,81 @@ impl InsertRows {
         &self.rows
     }
 
+    /// Which parameters the text uses, and which of them cannot be told from a part of it. `text` and `dialect` are those
+    /// of [`Self::find`].
+    pub fn parameters(&self, text: &[u8], dialect: Dialect) -> ParameterUsage {
+        let mut outside = Vec::new();
+        let mut sites: Vec<Vec<Site<'_>>> = vec![Vec::new(); self.rows.len()];
+        let mut lexer = Lexer::new(text, dialect)
+            .filter(|token| !token.kind.is_blank())
+            .peekable();
+        for (row, sites) in self.rows.iter().zip(&mut sites) {
+            while let Some(token) = lexer.next_if(|token| token.start < row.start) {
+                outside.extend(number(token, text));
+            }
+            let (mut depth, mut column, mut begin) = (0_usize, 0, row.start);
+            let mut found = Vec::new();
+            while let Some(token) = lexer.next_if(|token| token.end <= row.end) {
+                let last = token.end == row.end;
+                if last || depth == 1 && token.kind == Kind::Comma {
+                    let value = text.get(begin..token.start).unwrap_or_default();
+                    sites.extend(
+                        found
+                            .drain(..)
+                            .map(|number| (number, column, value.trim_ascii())),
+                    );
+                    column += 1;
+                    begin = token.end;
+                    continue;
+                }
+                if depth == 0 {
+                    begin = token.end;
+                }
+                depth = nested(depth, token.kind).unwrap_or_default();
+                found.extend(number(token, text));
+            }
+        }
+        outside.extend(lexer.filter_map(|token| number(token, text)));
+        let all = sites.iter().flatten().map(|(number, ..)| *number);
+        let highest = all.clone().chain(outside.iter().copied()).max();
+        let mut numbers: Vec<u16> = all.collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let of = |sites: &[Site<'_>], number: u16| {
+            sites
+                .iter()
+                .filter(|site| site.0 == number)
+                .map(|(_, column, value)| (*column, value.to_vec()))
+                .collect::<Vec<_>>()
+        };
+        // Each row names few of them: those that it names are compared with what the first row that names them has.
+        let mut first: std::collections::HashMap<u16, Vec<(usize, Vec<u8>)>> =
+            std::collections::HashMap::new();
+        let mut ambiguous: Vec<u16> = Vec::new();
+        for sites in &sites {
+            let mut here: Vec<u16> = sites.iter().map(|site| site.0).collect();
+            here.sort_unstable();
+            here.dedup();
+            for number in here {
+                let own = of(sites, number);
+                if *first.entry(number).or_insert_with(|| own.clone()) != own {
+                    ambiguous.push(number);
+                }
+            }
+        }
+        ambiguous.extend(
+            outside
+                .iter()
+                .filter(|number| numbers.binary_search(number).is_ok()),
+        );
+        ambiguous.sort_unstable();
+        ambiguous.dedup();
+        ParameterUsage {
+            highest: highest.unwrap_or_default(),
+            ambiguous,
+        }
+    }
+
     /// The statement with those rows that `keep` says, by their position from 0. `None`: none is kept.
     ///
     /// `text` and `dialect` are those of [`Self::find`].
@@ -138,21 +225,24 @@ fn nested(depth: usize, kind: Kind) -> Option<usize> {
     }
 }
 
+/// The number of a parameter.
+fn number(token: Token, text: &[u8]) -> Option<u16> {
+    let digits = token.of(text).strip_prefix(b"$")?;
+    let digits = (token.kind == Kind::Parameter).then_some(digits)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
 /// Counts parameters anew, in the order of their numbers.
 fn renumber(text: &[u8], dialect: Dialect) -> InsertPart {
     let tokens = || Lexer::new(text, dialect).filter(|token| token.kind == Kind::Parameter);
-    let number = |token: &Token| -> Option<u16> {
-        let digits = token.of(text).get(1..)?;
-        std::str::from_utf8(digits).ok()?.parse().ok()
-    };
-    let mut parameters: Vec<u16> = tokens().filter_map(|token| number(&token)).collect();
+    let mut parameters: Vec<u16> = tokens().filter_map(|token| number(token, text)).collect();
     parameters.sort_unstable();
     parameters.dedup();
     let mut out = Vec::with_capacity(text.len());
     let mut copied = 0;
     for token in tokens() {
         // A number beyond those that the protocol has stays, for the server to refuse.
-        let place = number(&token).and_then(|number| parameters.binary_search(&number).ok());
+        let place = number(token, text).and_then(|number| parameters.binary_search(&number).ok());
         if let Some(place) = place {
             out.extend_from_slice(text.get(copied..token.start).unwrap_or_default());
             out.extend_from_slice(format!("${}", place + 1).as_bytes());

@@ -19,7 +19,8 @@ use super::support::wire::{
     describe, execute, parse, query, sync, tagged, transcript, Message, Wire,
 };
 use super::support::Postgres;
-use queries::{random_query, Random};
+use queries::random_query;
+pub(super) use queries::Random;
 
 const TABLES: &str = "
 CREATE TABLE users (id int8 PRIMARY KEY, name text, age int4, balance numeric(10, 3), amount numeric, score float8, ratio float4, created timestamptz,

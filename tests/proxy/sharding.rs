@@ -80,7 +80,7 @@ impl Pair {
     }
 
     /// Both answer a statement with values alike.
-    fn same_with(&mut self, sql: &str, values: &[Option<&str>]) {
+    pub(super) fn same_with(&mut self, sql: &str, values: &[Option<&str>]) {
         let batch = [
             parse("", sql),
             bind("", "", values),

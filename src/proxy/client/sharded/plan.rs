@@ -8,6 +8,7 @@ use crate::protocol::exchange::Owed;
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
+use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
@@ -77,55 +78,62 @@ impl Planned<'_> {
 
     /// What each server is sent, what it owes for that, and whether the client gets the description of rows.
     pub(super) fn messages(&self, run: &Run) -> (Vec<Vec<u8>>, &'static [Owed], bool) {
-        if !run.texts.is_empty() {
-            let each = run.texts.iter().map(|text| {
+        let Form::Portal {
+            definition,
+            bind,
+            described,
+        } = &self.form
+        else {
+            let whole = run.text.as_deref().map_or(self.text, str::as_bytes);
+            let texts: Vec<&[u8]> = match &*run.parts {
+                [] => vec![whole],
+                parts => parts.iter().map(|part| &*part.text).collect(),
+            };
+            let queries = texts.into_iter().map(|text| {
                 let mut message = Vec::new();
                 Query { text }.encode(&mut message);
                 message
             });
-            return (each.collect(), &[Owed::Results], true);
-        }
-        let mut messages = Vec::new();
-        let instead = run.text.as_deref().map(str::as_bytes);
-        match &self.form {
-            Form::Query => {
-                let text = instead.unwrap_or(self.text);
-                Query { text }.encode(&mut messages);
-                (vec![messages], &[Owed::Results], true)
-            }
-            Form::Portal {
-                definition,
-                bind,
-                described,
-            } => {
-                match instead {
-                    None => Parse::encode_content(&mut messages, b"", definition),
+            return (queries.collect(), &[Owed::Results], true);
+        };
+        let mut messages = match &*run.parts {
+            [] => {
+                let mut message = Vec::new();
+                match &run.text {
+                    None => Parse::encode_content(&mut message, b"", definition),
                     Some(text) => {
                         // The types of parameters follow the text.
                         let types = memchr::memchr(0, definition).unwrap_or(definition.len());
                         let types = definition.get(types..).unwrap_or_default();
-                        let content = [text, types].concat();
-                        Parse::encode_content(&mut messages, b"", &content);
+                        let content = [text.as_bytes(), types].concat();
+                        Parse::encode_content(&mut message, b"", &content);
                     }
                 }
-                put_bind(bind, run.merge.hidden, &mut messages);
-                Target::Portal(b"").encode_describe(&mut messages);
-                Execute {
-                    portal: b"",
-                    rows_max: 0,
-                }
-                .encode(&mut messages);
-                messages.extend_from_slice(&SYNC);
-                let owed = &[
-                    Owed::ParseComplete,
-                    Owed::BindComplete,
-                    Owed::Description,
-                    Owed::Execution,
-                    Owed::Ready,
-                ];
-                (vec![messages], owed, *described)
+                put_bind(bind, run.merge.hidden, &mut message);
+                vec![message]
             }
+            parts => {
+                let parts = parts.iter();
+                parts.map(|part| put_part(part, definition, bind)).collect()
+            }
+        };
+        for message in &mut messages {
+            Target::Portal(b"").encode_describe(message);
+            Execute {
+                portal: b"",
+                rows_max: 0,
+            }
+            .encode(message);
+            message.extend_from_slice(&SYNC);
         }
+        let owed = &[
+            Owed::ParseComplete,
+            Owed::BindComplete,
+            Owed::Description,
+            Owed::Execution,
+            Owed::Ready,
+        ];
+        (messages, owed, *described)
     }
 
     /// LIMIT and OFFSET of this execution. Errors: a parameter that is no number of rows.
@@ -391,4 +399,31 @@ fn put_bind(bind: &Bind<'_>, hidden: usize, out: &mut Vec<u8>) {
         }
         _ => bind.encode_unnamed(out),
     }
+}
+
+/// Parse and Bind of a part, with those parameters that it has.
+fn put_part(part: &InsertPart, definition: &[u8], bind: &Bind<'_>) -> Vec<u8> {
+    let mut message = Vec::new();
+    let declared: Vec<u32> = match Parse::of_content(definition) {
+        Ok(parse) => parse.types.iter().collect(),
+        Err(_) => Vec::new(),
+    };
+    let kept = || {
+        let numbers = part.parameters.iter();
+        numbers.map(|number| usize::from(*number).saturating_sub(1))
+    };
+    let types = kept().map(|at| declared.get(at).copied().unwrap_or_default());
+    Parse::encode(&mut message, b"", &part.text, types);
+    if let Ok(arguments) = bind.arguments() {
+        let values: Vec<_> = arguments.values().collect();
+        Bind::encode(
+            &mut message,
+            b"",
+            b"",
+            kept().map(|at| arguments.formats.of(at).unwrap_or_default()),
+            kept().map(|at| values.get(at).copied().flatten()),
+            arguments.result_formats.iter(),
+        );
+    }
+    message
 }

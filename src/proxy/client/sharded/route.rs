@@ -10,14 +10,14 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::role::statement_is_readable;
 use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
 use crate::routing::several;
+use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, Shards};
 use crate::sql::explain;
 use crate::sql::hints::{Hints, Role};
-use crate::sql::insert_rows::InsertRows;
-use crate::sql::lexer::{Dialect, Lexer};
+use crate::sql::lexer::Dialect;
 use crate::sql::shape::Literal;
 use crate::sql::statement::{Kind, Statement};
 
@@ -224,29 +224,18 @@ impl Session {
             let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
             return Err(error);
         }
-        let rows = InsertRows::find(source.part, source.dialect);
-        let rows = rows.filter(|rows| rows.count() == shards.len());
-        let (Some(rows), None) = (rows, source.bind) else {
-            return Err(refused("this form of a multi-row INSERT"));
-        };
-        if contains_word(source, b"returning") {
-            return Err(refused("RETURNING of a multi-row INSERT"));
-        }
-        let mut places: Vec<usize> = shards.iter().map(|shard| *shard as usize).collect();
-        places.sort_unstable();
-        places.dedup();
-        let part = |shard: &usize| {
-            let keep = |row: usize| shards.get(row).is_some_and(|of| *of as usize == *shard);
-            rows.part(source.part, source.dialect, keep)
-                .map(|part| part.text)
-        };
-        let texts: Option<Vec<_>> = places.iter().map(part).collect();
-        let texts = texts.ok_or_else(|| refused("this form of a multi-row INSERT"))?;
+        let arguments = source.bind.map(Bind::arguments).transpose()?;
+        let parameters = arguments.map(|arguments| Parameters {
+            types: source.types,
+            count: arguments.len(),
+            statement: source.bind.map_or(&[], |bind| bind.statement),
+        });
+        let division = divide(source.part, source.dialect, shards, parameters)?;
         Ok(Run {
-            merge: MergePlan::sharded_write(),
+            merge: MergePlan::divided_insert(division.turns),
             together: true,
-            texts,
-            ..Run::at(Place::These(places))
+            parts: division.parts,
+            ..Run::at(Place::These(division.shards))
         })
     }
 
@@ -405,16 +394,6 @@ fn moves(key: &str, mode: RewriteMode) -> Error {
         }
     };
     Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
-}
-
-fn contains_word(source: &Source<'_>, word: &[u8]) -> bool {
-    let mut lexer = Lexer::new(source.part, source.dialect);
-    while let Some(token) = lexer.next_solid() {
-        if token.of(source.part).eq_ignore_ascii_case(word) {
-            return true;
-        }
-    }
-    false
 }
 
 /// What EXPLAIN says of a route.

@@ -105,7 +105,7 @@ impl Session {
         source: &Source<'_>,
     ) -> Result<Run, Error> {
         let run = self.route_query(query, source)?;
-        let whole = run.text.is_none() && run.texts.is_empty();
+        let whole = run.text.is_none() && run.parts.is_empty();
         if run.place.count(self.cluster.shards()) != 1 || !whole {
             return Err(refused("COPY of a query"));
         }
