@@ -187,14 +187,14 @@ fn kinds_are_told_apart() {
         panic!("no SET");
     };
     assert!(set.local && &*set.name == "search_path");
-    assert_eq!(set.values, ["a".into(), "B".into()]);
+    assert_eq!(set.values, ["a", "B"].map(Box::from));
     let Kind::Copy(copy) =
         one("COPY t (a, b) FROM STDIN WITH (FORMAT csv, HEADER, FORCE_NULL (a, b))").kind
     else {
         panic!("no COPY");
     };
     assert!(copy.from && copy.stream && copy.query.is_none());
-    assert_eq!(copy.columns, ["a".into(), "b".into()]);
+    assert_eq!(copy.columns, ["a", "b"].map(Box::from));
     let options: Vec<(&str, String)> = copy
         .options
         .iter()
