@@ -61,6 +61,8 @@ mod pooling;
 mod prepared;
 #[path = "proxy/psql.rs"]
 mod psql;
+#[path = "proxy/rds_iam.rs"]
+mod rds_iam;
 #[path = "proxy/recovery.rs"]
 mod recovery;
 #[path = "proxy/reload.rs"]

@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod certificate;
+pub mod iam;
 pub mod keys;
 pub mod login;
 pub mod looked_up;

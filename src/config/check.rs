@@ -9,6 +9,7 @@ use super::choice::{
 use super::document::Entry;
 use super::file::{Database, File};
 use super::problem::Problems;
+use super::rds;
 use super::section::Section;
 use super::sharding;
 use super::users::{UserEntry, UsersFile};
@@ -371,6 +372,29 @@ impl Check<'_> {
         }
     }
 
+    /// `server_auth = "rds_iam"`, which this build may not have.
+    fn rds_iam(&mut self, entry: &Entry<UserEntry>) {
+        let user = &entry.value;
+        if user.server_auth != ServerAuth::RdsIam {
+            return;
+        }
+        if cfg!(all(feature = "runtime", not(feature = "rds-iam"))) {
+            self.error(
+                entry,
+                "server_auth",
+                "this build has no RDS IAM (feature rds-iam)",
+            );
+        }
+        let file = self.file;
+        let names = user.database_names(file);
+        let databases = file.databases.iter().map(|database| &database.value);
+        for database in databases.filter(|database| names.contains(&*database.name)) {
+            if let Some(Err(reason)) = rds::region(user, database) {
+                self.error(entry, "server_iam_region", reason);
+            }
+        }
+    }
+
     /// `auth_user` runs a query, and needs a pool for it.
     fn auth_users(&mut self, users: &UsersFile) {
         let is_there = |name: &str, database: Option<&str>| {
@@ -496,6 +520,7 @@ impl Check<'_> {
                     );
                 }
             }
+            self.rds_iam(entry);
             if !(1..=80).contains(&user.vault_refresh_percent) {
                 self.error(entry, "vault_refresh_percent", "must be from 1 to 80");
             }
@@ -541,8 +566,10 @@ mod tests {
             ("", "", "[[users]]\nname = \"u\"\nall_databases = true", "u.toml:6: users.name: \"u\" has an entry for database \"d\" already"),
             ("", "", "password_hash = \"md5abc\"", "u.toml:5: users.password_hash: expected a verifier that begins with SCRAM-SHA-256$"),
             ("", "", "vault_refresh_percent = 81", "u.toml:5: users.vault_refresh_percent: must be from 1 to 80"),
-            ("tls_verify = \"none\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: needs TLS to servers, but tls_verify is \"disabled\""),
-            ("passthrough_auth = \"enabled_plain\"", "", "server_auth = \"rds_iam\"", "u.toml:5: users.server_auth: excludes passthrough_auth"),
+            ("tls_verify = \"none\"", "", "server_auth = \"rds_iam\"\nserver_iam_region = \"r\"", "u.toml:5: users.server_auth: needs TLS to servers, but tls_verify is \"disabled\""),
+            ("passthrough_auth = \"enabled_plain\"", "", "server_auth = \"rds_iam\"\nserver_iam_region = \"r\"", "u.toml:5: users.server_auth: excludes passthrough_auth"),
+            ("", "", "server_auth = \"rds_iam\"", "u.toml:1: users.server_iam_region: unset, and \"h\" names no region"),
+            ("", "", "server_auth = \"rds_iam\"\nserver_iam_region = \"r\"\n[[users]]\nname = \"v\"\ndatabase = \"d\"\nserver_auth = \"rds_iam\"", "u.toml:7: users.server_iam_region: unset, and \"h\" names no region"),
             ("", "", "server_auth = \"vault_static\"", "u.toml:1: users.vault_path: needs a section [vault] in pgdog.toml"),
         ] {
             let (config, users) = files(general, database, user);

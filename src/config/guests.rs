@@ -167,6 +167,7 @@ impl Config {
                 user: guest.user,
                 passwords: vec![password],
                 keys: None,
+                iam_region: None,
             };
         }
         Some(pool)

@@ -20,6 +20,7 @@ pub mod guests;
 pub mod listing;
 mod observation;
 mod problem;
+mod rds;
 #[cfg(test)]
 mod reference;
 pub mod resolve;
@@ -40,12 +41,12 @@ use std::time::Duration;
 use crate::sharding::ShardingTables;
 use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PassthroughAuth,
-    PoolerMode, PreparedStatements, QuerySizeAction, Role, TlsVerify,
+    PoolerMode, PreparedStatements, QuerySizeAction, Role, ServerAuth, TlsVerify,
 };
 use document::Entry;
 use file::File;
 use section::{Effect, Section};
-use users::UsersFile;
+use users::{UserEntry, UsersFile};
 
 pub use balancing::{Balancing, Pace};
 pub use diff::{diff, Change};
@@ -426,6 +427,8 @@ pub struct ServerLogin {
     pub passwords: Vec<Secret>,
     /// What stands for a password that is not known: as of [`GuestSecret::Keys`].
     pub keys: Option<Secret>,
+    /// The password is a token of AWS IAM for RDS, signed for this region.
+    pub iam_region: Option<String>,
 }
 
 /// How many connections a pool may have, and for how long. A `None` limit is disabled.
@@ -631,6 +634,7 @@ impl Config {
         found.sections(&file.sharded_schemas);
         found.sections(&file.omnisharded_tables);
         found.sections(&self.users_file.users);
+        found.server_auth(&self.users_file.users);
         visitor.names
     }
 }
@@ -650,6 +654,18 @@ impl NotInEffect {
         {
             let name = format!("{}.{}", S::NAME, setting.name);
             if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
+
+    /// Ways to log in to servers that do not exist yet.
+    fn server_auth(&mut self, users: &[Entry<UserEntry>]) {
+        for user in users {
+            let how = user.value.server_auth;
+            let name = format!("users.server_auth = \"{how}\"");
+            let exists = matches!(how, ServerAuth::Password | ServerAuth::RdsIam);
+            if !exists && !self.names.contains(&name) {
                 self.names.push(name);
             }
         }

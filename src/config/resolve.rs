@@ -17,6 +17,7 @@ use super::file::{Admin, Database, File};
 use super::general::General;
 use super::observation::observation;
 use super::problem::{Problem, Problems};
+use super::rds;
 use super::secret::Secret;
 use super::sharding::convert_legacy;
 use super::sharding_tables::{load_centroids, sharding_tables, ReadFile};
@@ -502,6 +503,7 @@ fn server_login(database: &Database, user: &UserEntry) -> ServerLogin {
         user: name.clone(),
         passwords,
         keys: None,
+        iam_region: rds::region(user, database).and_then(Result::ok),
     }
 }
 

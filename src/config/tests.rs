@@ -315,11 +315,17 @@ fn server_credentials_are_strongest_at_the_database() {
             "du dp",
         ),
         ("user = \"du\"", "server_password = \"sp\"", "du sp"),
-        ("password = \"dp\"", "server_auth = \"rds_iam\"", "u"),
+        (
+            "password = \"dp\"",
+            "server_auth = \"rds_iam\"\nserver_iam_region = \"r\"",
+            "u @r",
+        ),
     ] {
         let login = pool("", database, user).login;
         let mut found = vec![login.user.as_str()];
         found.extend(login.passwords.iter().map(Secret::expose));
+        let region = login.iam_region.map(|region| format!("@{region}"));
+        found.extend(region.as_deref());
         assert_eq!(found.join(" "), expected, "{database} / {user}");
     }
 }
@@ -642,11 +648,16 @@ fn settings_without_effect_are_listed_once() {
     let found = config(
         "mirror_exposure = 1.0\nmirror_queue = 1\nquery_timeout = 5",
         database,
-        "schema_admin = true",
+        "schema_admin = true\nserver_auth = \"azure_workload_identity\"",
     );
     assert_eq!(
         found.not_in_effect(),
-        ["general.mirror_queue", "plugins.name", "users.schema_admin"]
+        [
+            "general.mirror_queue",
+            "plugins.name",
+            "users.schema_admin",
+            "users.server_auth = \"azure_workload_identity\""
+        ]
     );
 }
 

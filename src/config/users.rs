@@ -56,9 +56,9 @@ section! {
     /// Password on the servers; unset: the passwords above, in turn.
     server_password: Option<Secret> = unset "secret", Live, Now;
     /// Where the password for servers comes from.
-    server_auth: ServerAuth = default "password", Live, Later;
+    server_auth: ServerAuth = default "password", Live, Now;
     /// RDS region; unset: taken from the host.
-    server_iam_region: Option<String> = unset "eu-west-1", Live, Later;
+    server_iam_region: Option<String> = unset "eu-west-1", Live, Now;
     /// Vault path of the credentials for servers.
     server_vault_path: Option<String> = unset "database/creds/app", Live, Later;
     /// Vault path of the passwords of clients.

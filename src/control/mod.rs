@@ -33,6 +33,7 @@ use crate::config::choice::LogFormat;
 use crate::config::cli::{Cli, Command};
 use crate::config::{resolve_with, Config, Environment, Resolved, Source, Sources, TwoPhaseCommit};
 use crate::proxy::commit_log::CommitLog;
+use crate::proxy::iam::Tokens;
 use crate::proxy::{self, Boot, CommitBoot, Listen, MAILBOX_CAPACITY};
 use crate::routing::two_phase::gid::Owner;
 use crate::routing::two_phase::log::Ledger;
@@ -173,6 +174,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let boot = Boot {
         setup: current.setup().clone(),
         blocking,
+        iam: Tokens::start().map_err(|error| format!("cannot start a helper thread: {error}"))?,
         journal,
         instance_secret: InstanceSecret::new(secret),
         listen,

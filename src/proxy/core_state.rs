@@ -28,6 +28,7 @@ use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
 use super::cluster::Cluster;
+use super::iam::Tokens;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
 use super::prober::Probers;
@@ -56,6 +57,8 @@ pub(crate) struct CoreState {
     /// To the control thread.
     pub(crate) events: Events,
     pub(crate) blocking: Blocking,
+    /// Passwords for RDS.
+    pub(crate) iam: Tokens,
     /// The query log.
     pub(crate) journal: Journal,
     pub(super) setup: RefCell<Rc<Setup>>,
@@ -121,6 +124,7 @@ pub(crate) enum Phase {
 pub(crate) struct Boot {
     pub(crate) setup: Setup,
     pub(crate) blocking: Blocking,
+    pub(crate) iam: Tokens,
     pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,
     pub(crate) listen: Listen,
@@ -162,6 +166,7 @@ impl CoreState {
             office,
             events: boot.events,
             blocking: boot.blocking,
+            iam: boot.iam,
             journal: boot.journal,
             links: RefCell::new(HashMap::new()),
             gate: Gate::new(),

@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 pub mod commit_log;
 mod core_state;
+pub(crate) mod iam;
 mod mail;
 mod news;
 mod pools;

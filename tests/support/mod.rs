@@ -10,6 +10,7 @@ pub(crate) mod programs;
 pub(crate) mod replicas;
 pub(crate) mod sampler;
 pub(crate) mod scripted;
+pub(crate) mod sigv4;
 pub(crate) mod wire;
 
 pub(crate) use certificates::Certificates;

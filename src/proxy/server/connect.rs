@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cores::{Stream, TcpOptions};
 
+use crate::auth::iam::IamLogin;
 use crate::auth::{
     certificate, Password, ServerLogin, ServerLoginRequest, ServerSecret, ServerStep,
 };
@@ -165,6 +166,9 @@ pub(crate) async fn connect(
     purpose: Purpose,
 ) -> Result<Server, ConnectFailure> {
     let pool = slot.config();
+    if let Some(region) = &pool.login.iam_region {
+        return connect_with_token(state, slot, region, purpose).await;
+    }
     let passwords = &pool.login.passwords;
     let keys = pool.login.keys.as_ref();
     let keys = keys.and_then(|keys| ServerSecret::parse(keys.expose()));
@@ -190,6 +194,41 @@ pub(crate) async fn connect(
     ))
 }
 
+/// Logs in to RDS with a token of AWS IAM for a password.
+async fn connect_with_token(
+    state: &Rc<CoreState>,
+    slot: &PoolSlot,
+    region: &str,
+    purpose: Purpose,
+) -> Result<Server, ConnectFailure> {
+    let pool = slot.config();
+    let login = IamLogin {
+        host: pool.address.host.to_string(),
+        port: pool.address.port,
+        user: pool.login.user.clone(),
+        region: region.to_owned(),
+    };
+    let token = state.core.foreign(state.iam.token(login.clone())).await;
+    let token = token
+        .map_err(|reason| unreachable_server(slot, format_args!("no RDS IAM token: {reason}")))?;
+    let secret = ServerSecret::Password(token.clone());
+    match log_in(state, slot, Some(secret), purpose).await {
+        Err(refusal) => {
+            let failure = refusal.failure(slot);
+            let ConnectFailure::Fatal(error) = failure else {
+                return Err(failure);
+            };
+            if error.code == SqlState::INVALID_PASSWORD {
+                state.iam.refused(login, token);
+            }
+            // To the client it is no password of its own that is wrong.
+            let code = SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+            Err(ConnectFailure::Fatal(Error { code, ..error }))
+        }
+        Ok(server) => Ok(server),
+    }
+}
+
 /// Logs in to the slot's server with this secret.
 pub(crate) async fn log_in(
     state: &Rc<CoreState>,
@@ -200,6 +239,10 @@ pub(crate) async fn log_in(
     let pool = slot.config();
     let gone = |error: std::io::Error| unreachable_server(slot, error);
     let Dialled { stream, to, host } = dial(state, slot).await.map_err(gone)?;
+    if pool.login.iam_region.is_some() && stream.tls().is_none() {
+        let why = "the server has no TLS, and tokens of RDS IAM are not sent without";
+        return Err(unreachable_server(slot, why).into());
+    }
     let end_point = stream
         .tls()
         .and_then(|tls| certificate::end_point(&tls.peer_certificate?));
