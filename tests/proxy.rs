@@ -75,6 +75,8 @@ mod session;
 mod sharding;
 #[path = "proxy/shards.rs"]
 mod shards;
+#[path = "proxy/shards_sql.rs"]
+mod shards_sql;
 #[path = "proxy/shutdown.rs"]
 mod shutdown;
 #[path = "proxy/startup.rs"]

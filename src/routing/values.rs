@@ -42,6 +42,54 @@ pub enum Parameter<'a> {
         /// Its bytes.
         value: &'a [u8],
     },
+    /// An expression, which only a server can evaluate.
+    Unknown,
+}
+
+/// An argument of EXECUTE: what the parameter will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// NULL
+    Null,
+    /// A constant that is the same in whatever type the parameter has.
+    Text {
+        /// Of its type, 0 if the statement decides.
+        type_oid: u32,
+        /// As text.
+        value: Box<[u8]>,
+    },
+    /// Anything else.
+    Unknown,
+}
+
+impl Argument {
+    /// As a parameter.
+    pub fn parameter(&self) -> Parameter<'_> {
+        match self {
+            Self::Null => Parameter::Null,
+            Self::Text { type_oid, value } => Parameter::Text {
+                type_oid: *type_oid,
+                value,
+            },
+            Self::Unknown => Parameter::Unknown,
+        }
+    }
+}
+
+/// The OIDs of types that keys can have; 0 for all others.
+///
+/// Source: `pg_type.dat` of PostgreSQL.
+pub fn type_oid(name: &str) -> u32 {
+    match name {
+        "int8" => 20,
+        "int2" => 21,
+        "int4" => 23,
+        "text" => 25,
+        "varchar" => 1043,
+        "numeric" => 1700,
+        "uuid" => 2950,
+        _ => 0,
+    }
 }
 
 impl<'a> Parameter<'a> {
@@ -146,6 +194,7 @@ impl<'a> Values<'a> {
                     Parameter::Binary { type_oid, value } => {
                         Ok(Some(key_type.binary(type_oid, value)?))
                     }
+                    Parameter::Unknown => Err(EXPRESSION),
                 }
             }
             Operand::Null => Ok(Some(Key::Null)),
@@ -192,10 +241,64 @@ impl<'a> Values<'a> {
                     Parameter::Binary { value, .. } => {
                         binary_array(value, key_type, each).ok_or(NoKey::Unknown("an array"))?
                     }
+                    Parameter::Unknown => Err(EXPRESSION),
                 }
             }
             _ => Err(EXPRESSION),
         }
+    }
+
+    /// An argument of EXECUTE for a parameter that was declared with the type of this OID, if with any; 0 is a type that no
+    /// key has.
+    pub fn argument(&self, operand: &Operand, declared: Option<u32>) -> Argument {
+        let (content, number, cast) = match operand {
+            Operand::Null => return Argument::Null,
+            Operand::Constant {
+                value,
+                number,
+                cast,
+            } => (Some(value.as_bytes().into()), *number, cast),
+            Operand::Literal {
+                index,
+                negative,
+                cast,
+            } => {
+                let index = usize::try_from(*index).ok();
+                let Some(literal) = index.and_then(|index| self.literals.get(index)) else {
+                    return Argument::Unknown;
+                };
+                let written = literal.of(self.text);
+                match literal.kind == Kind::Number {
+                    true if *negative => (Some([b"-", written].concat().into()), true, cast),
+                    true => (Some(written.into()), true, cast),
+                    false => (self.content(literal.kind, written), false, cast),
+                }
+            }
+            _ => return Argument::Unknown,
+        };
+        let Some(content): Option<Cow<'_, [u8]>> = content else {
+            return Argument::Unknown;
+        };
+        // Cast on its way to the parameter a value may become another; an integer does not.
+        let type_oid = match (declared, cast.as_deref().map(type_oid)) {
+            (None, None) => 0,
+            (Some(0), _) | (_, Some(0)) => return Argument::Unknown,
+            (Some(declared), None) => declared,
+            (None, Some(cast)) => cast,
+            (Some(declared), Some(cast)) if declared == cast => declared,
+            _ => return Argument::Unknown,
+        };
+        let value = match number {
+            false => content.into_owned().into(),
+            true => {
+                let number = std::str::from_utf8(&content).ok();
+                let Some(number) = number.and_then(|number| number.parse::<i64>().ok()) else {
+                    return Argument::Unknown;
+                };
+                number.to_string().into_bytes().into()
+            }
+        };
+        Argument::Text { type_oid, value }
     }
 
     fn parameter(&self, number: u32) -> Result<Parameter<'a>, NoKey> {
@@ -407,6 +510,49 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn arguments_of_execute_are_what_their_parameters_will_be() {
+        let values = Values {
+            text: b"",
+            literals: &[],
+            backslashes: false,
+            parameters: &[],
+        };
+        let constant = |value: &str, number: bool, cast: Option<&str>| Operand::Constant {
+            value: value.into(),
+            number,
+            cast: cast.map(Into::into),
+        };
+        let text = |type_oid, value: &str| Argument::Text {
+            type_oid,
+            value: value.as_bytes().into(),
+        };
+        for (operand, declared, expected) in [
+            (constant("007", true, None), None, text(0, "7")),
+            (constant("-7", true, None), Some("int4"), text(23, "-7")),
+            (constant("7.5", true, None), Some("int8"), Argument::Unknown),
+            (constant("007", false, None), None, text(0, "007")),
+            (constant("007", false, None), Some("int8"), text(20, "007")),
+            (constant("007", false, Some("int4")), None, text(23, "007")),
+            (
+                constant("007", false, Some("int4")),
+                Some("text"),
+                Argument::Unknown,
+            ),
+            (
+                constant("a", false, None),
+                Some("bpchar"),
+                Argument::Unknown,
+            ),
+            (constant("a", false, None), Some(""), Argument::Unknown),
+            (Operand::Null, Some("date"), Argument::Null),
+            (Operand::Other, None, Argument::Unknown),
+        ] {
+            let found = values.argument(&operand, declared.map(type_oid));
+            assert_eq!(found, expected, "{operand:?} {declared:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
+use super::values::Argument;
 
 /// What to do for a statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,15 @@ pub enum Verdict {
     Session,
     /// A setting of ours, which servers need not know.
     Ours,
+    /// PREPARE of SQL: the statement is routed whenever it is executed.
+    Prepare {
+        /// Its name.
+        name: Box<str>,
+        /// The shard that a hint names.
+        shard: Option<usize>,
+    },
+    /// DEALLOCATE; of all without a name. Servers have nothing of it.
+    Deallocate(Option<Box<str>>),
     /// Everything else.
     Run(Box<Run>),
 }
@@ -60,6 +70,23 @@ pub struct Run {
     pub notes: Vec<String>,
     /// It is a COPY.
     pub copying: Option<Copying>,
+    /// It is an EXECUTE.
+    pub executed: Option<Box<Executed>>,
+}
+
+/// A prepared statement, which servers get together with its EXECUTE, and forget with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Made by PREPARE, of which `definition` is what follows the name; otherwise it is the content of a Parse.
+    pub by_sql: bool,
+    /// What is prepared.
+    pub definition: Vec<u8>,
+    /// EXECUTE, as far as the name.
+    pub head: Vec<u8>,
+    /// What follows it.
+    pub tail: Vec<u8>,
+    /// What its parameters are.
+    pub arguments: Vec<Argument>,
 }
 
 /// Which shards.
@@ -102,7 +129,12 @@ impl Verdict {
     pub fn is_control(&self) -> bool {
         !matches!(
             self,
-            Self::Run(_) | Self::Session | Self::Transaction | Self::Ours
+            Self::Run(_)
+                | Self::Session
+                | Self::Transaction
+                | Self::Ours
+                | Self::Prepare { .. }
+                | Self::Deallocate(_)
         )
     }
 }
@@ -141,6 +173,7 @@ impl Run {
             reads: false,
             notes: Vec::new(),
             copying: None,
+            executed: None,
         }
     }
 }
@@ -168,11 +201,9 @@ pub fn verdict(
         Kind::Set(set) if set.name.starts_with("pgdog.") => Verdict::Ours,
         Kind::Reset(Some(name)) if name.starts_with("pgdog.") => Verdict::Ours,
         Kind::Set(set) if set.local => Verdict::Transaction,
-        Kind::Set(_)
-        | Kind::Reset(_)
-        | Kind::SetSessionCharacteristics(_)
-        | Kind::Deallocate(None)
-        | Kind::Discard => Verdict::Session,
+        Kind::Set(_) | Kind::Reset(_) | Kind::SetSessionCharacteristics(_) | Kind::Discard => {
+            Verdict::Session
+        }
         Kind::Show(_) => Verdict::Run(Box::new(Run::at(Place::Any))),
         Kind::Select | Kind::Insert | Kind::Update | Kind::Delete | Kind::Merge | Kind::Copy(_) => {
             Verdict::Run(Box::new(query(statement)?))
@@ -195,16 +226,20 @@ pub fn verdict(
         Kind::PrepareTransaction(_) => return Err(refused("PREPARE TRANSACTION")),
         Kind::CommitPrepared(_) => return Err(refused("COMMIT PREPARED")),
         Kind::RollbackPrepared(_) => return Err(refused("ROLLBACK PREPARED")),
-        Kind::Prepare { .. } | Kind::Execute(_) | Kind::Deallocate(Some(_)) => {
-            return Err(refused("PREPARE as SQL"))
-        }
+        // Of a query it is prepared, and executed, by its name.
+        Kind::Prepare { .. } | Kind::Execute { .. } => return Err(refused("PREPARE as SQL")),
+        Kind::Deallocate(name) => Verdict::Deallocate(name.clone()),
         Kind::Listen(_) | Kind::Unlisten(_) => return Err(refused("LISTEN")),
         Kind::Notify(_) => return Err(refused("NOTIFY")),
-        Kind::Call => return Err(refused("CALL")),
-        Kind::Do => return Err(refused("DO")),
-        Kind::Server => return Err(refused("a command for one server")),
+        Kind::Call => return Err(refused("CALL").hint(NAME_A_SHARD)),
+        Kind::Do => return Err(refused("DO").hint(NAME_A_SHARD)),
+        Kind::Server => return Err(refused("a command for one server").hint(NAME_A_SHARD)),
     })
 }
+
+/// For what may do anything, to any table.
+const NAME_A_SHARD: &str =
+    "name the shard that runs it: /* pgdog_shard: 0 */, or a key of its rows: /* pgdog_sharding_key: 4711 */";
 
 fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
     match &run.place {

@@ -68,6 +68,7 @@ enum Word {
     Select,
     With,
     Values,
+    Execute,
     Set,
     /// WHERE, ON.
     Condition,
@@ -210,7 +211,7 @@ fn first(word: Word) -> State {
     match word {
         Word::Select => State::Keep,
         Word::Verb | Word::With => State::Start,
-        Word::Values => State::Lift,
+        Word::Values | Word::Execute => State::Lift,
         _ => State::Locked,
     }
 }
@@ -249,7 +250,7 @@ fn classify(word: &[u8]) -> Word {
             b"delete" => Verb, b"having" => Tail, b"offset" => Tail, b"except" => Combine,
             b"window" => Tail)
         }
-        7 => one_of!(b"between" => Operator),
+        7 => one_of!(b"between" => Operator, b"execute" => Execute),
         8 => one_of!(b"distinct" => Distinct),
         9 => one_of!(b"returning" => Tail, b"intersect" => Combine),
         _ => {}

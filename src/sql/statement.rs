@@ -3,7 +3,7 @@
 //! Names are as PostgreSQL stores them (unquoted ones in lower case), without a server's knowledge of what they
 //! mean: a table may be a view, a function may be any of several with its name.
 
-use super::keys::Keys;
+use super::keys::{Keys, Operand};
 
 /// A text and what is in it.
 #[derive(Debug)]
@@ -77,10 +77,15 @@ impl Statement {
     /// About how many bytes it takes.
     pub fn size(&self) -> usize {
         let inner = self.kind.inner().map_or(0, Self::size);
+        let arguments = match &self.kind {
+            Kind::Execute { arguments, .. } => arguments.len(),
+            _ => 0,
+        };
         size_of::<Self>()
             + self.tables.len() * (size_of::<Table>() + 32)
             + self.functions.len() * (size_of::<Function>() + 16)
             + self.keys.as_ref().map_or(0, |keys| keys.size())
+            + arguments * size_of::<Operand>()
             + inner
     }
 }
@@ -207,11 +212,18 @@ pub enum Kind {
     Prepare {
         /// Its name.
         name: Box<str>,
+        /// The types of its parameters that are named, in order, without schema; empty for one that is no plain built-in.
+        types: Vec<Box<str>>,
         /// What is prepared.
         statement: Box<Statement>,
     },
-    /// EXECUTE of a statement prepared by SQL
-    Execute(Box<str>),
+    /// EXECUTE of a prepared statement
+    Execute {
+        /// Its name.
+        name: Box<str>,
+        /// What its parameters are.
+        arguments: Vec<Operand>,
+    },
     /// DEALLOCATE; of all without a name
     Deallocate(Option<Box<str>>),
     /// DECLARE CURSOR

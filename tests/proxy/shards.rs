@@ -317,7 +317,7 @@ fn what_only_a_server_keeps_stays_with_its_client() {
     for sql in [
         "CREATE TEMP TABLE a (); SELECT 1",
         "UPDATE t SET id = id WHERE id > 0; SELECT pg_advisory_lock(1)",
-        "LISTEN c",
+        "UPDATE t SET id = id WHERE id > 0; LISTEN c",
     ] {
         assert_eq!(other.query(sql), "E:0A000 Z:I", "{sql}");
     }

@@ -379,6 +379,7 @@ impl Session {
                     Some(Notice::Drain | Notice::Removed) if in_transaction => {}
                     Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),
                 }
+                self.hear_kept(cx)?;
                 self.poll_inbound(cx)
             })
             .await?;

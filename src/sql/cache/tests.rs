@@ -14,6 +14,7 @@ fn corpus() -> Vec<String> {
         "SELECT a, 'lit' FROM t WHERE (SELECT count(*) FROM u WHERE v = 7 GROUP BY 1 HAVING sum(w + 1) > 2) = 3",
         "DELETE FROM t USING u WHERE t.a = u.a AND u.b = 'x' AND t.c IS DISTINCT FROM 4 AND t.d = 5",
         "MERGE INTO t USING u ON t.a = u.a AND u.b = 1 WHEN MATCHED AND t.c > 2 THEN UPDATE SET d = 3 WHEN NOT MATCHED THEN INSERT (a) VALUES (4)",
+        "EXECUTE p (1, 'a', -3, $$z$$, 5::bigint, f(7), NULL)",
     ];
     let lines = CORPUS.lines().filter(|line| !line.starts_with('#'));
     let lines = lines.filter_map(|line| line.split_once(' '));
@@ -104,7 +105,7 @@ fn literals_are_lifted_where_they_are_but_values() {
             "UPDATE t SET a = ? WHERE b = ?",
         ),
         ("SET a = 1", "SET a = 1"),
-        ("EXECUTE p (1)", "EXECUTE p (1)"),
+        ("EXECUTE p (1)", "EXECUTE p (?)"),
         (
             "EXPLAIN SELECT a FROM t WHERE b = 1",
             "EXPLAIN SELECT a FROM t WHERE b = 1",

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sql::keys::Operand;
 use crate::sql::statement::{Function, Isolation, Kind, Modes, Need, TableUse};
 
 fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
@@ -161,7 +162,13 @@ fn kinds_are_told_apart() {
         ("RESET a", Kind::Reset(Some("a".into()))),
         ("RESET ALL", Kind::Reset(None)),
         ("SHOW search_path", Kind::Show("search_path".into())),
-        ("EXECUTE p (1)", Kind::Execute("p".into())),
+        (
+            "EXECUTE p (1 + 1)",
+            Kind::Execute {
+                name: "p".into(),
+                arguments: vec![Operand::Other],
+            },
+        ),
         ("DEALLOCATE ALL", Kind::Deallocate(None)),
         ("CLOSE c", Kind::Close(Some("c".into()))),
         ("LISTEN c", Kind::Listen("c".into())),

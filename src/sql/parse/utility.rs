@@ -26,9 +26,13 @@ pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement 
         },
         NodeRef::PrepareStmt(n) => Kind::Prepare {
             name: n.name.as_str().into(),
+            types: n.argtypes.iter().map(plain_type).collect(),
             statement: Box::new(optional(n.query.as_deref(), literals)),
         },
-        NodeRef::ExecuteStmt(n) => Kind::Execute(n.name.as_str().into()),
+        NodeRef::ExecuteStmt(n) => Kind::Execute {
+            name: n.name.as_str().into(),
+            arguments: n.params.iter().map(|node| literals.operand(node)).collect(),
+        },
         NodeRef::DeallocateStmt(n) => Kind::Deallocate(some(&n.name)),
         NodeRef::DeclareCursorStmt(n) => Kind::Declare {
             cursor: n.portalname.as_str().into(),
@@ -76,12 +80,32 @@ pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement 
     };
     let mut statement = Statement::new(kind);
     relations(node, &mut statement);
-    if let NodeRef::CallStmt(call) = node {
-        if let Some(call) = &call.funccall {
-            facts::read(&mut statement, NodeRef::FuncCall(call));
+    match node {
+        NodeRef::CallStmt(call) => {
+            if let Some(call) = &call.funccall {
+                facts::read(&mut statement, NodeRef::FuncCall(call));
+            }
         }
+        NodeRef::ExecuteStmt(execute) => {
+            let arguments = execute.params.iter().filter_map(|node| node.node.as_ref());
+            arguments.for_each(|node| facts::read(&mut statement, node.to_ref()));
+        }
+        _ => {}
     }
     statement
+}
+
+/// The name of a type that is built in and no array; empty for all others.
+fn plain_type(node: &pb::Node) -> Box<str> {
+    let Some(NodeEnum::TypeName(name)) = &node.node else {
+        return "".into();
+    };
+    let (schema, named) = names::qualified(&name.names);
+    let plain = name.array_bounds.is_empty() && !name.setof && !name.pct_type;
+    match schema.as_deref() {
+        None | Some("pg_catalog") if plain => named,
+        _ => "".into(),
+    }
 }
 
 fn transaction(n: &pb::TransactionStmt) -> Kind {

@@ -13,17 +13,19 @@ use crate::protocol::backend::{
     ready_for_query, BIND_COMPLETE, CLOSE_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PARSE_COMPLETE,
 };
 use crate::protocol::batch::{messages, BatchEnd};
-use crate::protocol::exchange::Owed;
+use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::Verdict;
+use crate::sql::keyword::Keyword;
 use crate::sql::session::Effects;
+use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::plan::{Form, Planned};
 use super::scatter::{Call, Shown};
-use super::steps::{Stepped, BEGIN};
+use super::steps::{in_failed_transaction, Stepped, BEGIN};
 
 /// Portals that a batch may have: a client that wants more is refused.
 const PORTALS_MAX: usize = 1024;
@@ -55,6 +57,7 @@ impl Session {
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
         let mut verdicts = Vec::new();
+        let mut prepares = false;
         for (header, body) in messages(batch) {
             match header.tag {
                 tag::PARSE => {
@@ -72,9 +75,15 @@ impl Session {
                             Err(_) => return Ok(None),
                         },
                     };
-                    match self.planned(&statement, &bind, false)? {
-                        None => {}
-                        Some(planned) => verdicts.push((planned.verdict, planned.effects.sets())),
+                    let planned = match self.planned(&statement, &bind, false) {
+                        Ok(planned) => planned,
+                        // It may be what an earlier message of this batch prepares.
+                        Err(_) if prepares => return Ok(None),
+                        Err(error) => return Err(error),
+                    };
+                    if let Some(planned) = planned {
+                        prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
+                        verdicts.push((planned.verdict, planned.effects.sets()));
                     }
                 }
                 _ => {}
@@ -107,6 +116,9 @@ impl Session {
         bind: &Bind<'p>,
         described: bool,
     ) -> Result<Option<Planned<'p>>, Error> {
+        if statement.is_sql() {
+            return Err(refused("Bind of a statement that was made by PREPARE"));
+        }
         let parse = Parse::of_content(statement.definition()).map_err(malformed)?;
         let types: Vec<u32> = parse.types.iter().collect();
         let mut steps = self.statements_of(statement.text(), Some(bind), &types)?;
@@ -203,6 +215,7 @@ impl Session {
 
     fn parse(&mut self, body: &[u8]) -> Result<(), Error> {
         let parse = Parse::parse(body).map_err(malformed)?;
+        self.check_not_failed(parse.query)?;
         let statement = self.intern(parse.content())?;
         if parse.statement.is_empty() && !self.renames(true) {
             self.unbound = Some(statement);
@@ -218,6 +231,7 @@ impl Session {
     fn bind(&mut self, body: &[u8]) -> Result<(), Error> {
         let bind = Bind::parse(body).map_err(malformed)?;
         let statement = self.statement(bind.statement)?;
+        self.check_not_failed(statement.text())?;
         let portals = &mut self.sharded().portals;
         portals.retain(|portal| *portal.name != *bind.portal);
         if portals.len() >= PORTALS_MAX {
@@ -236,6 +250,20 @@ impl Session {
         });
         self.stream.write(&BIND_COMPLETE);
         Ok(())
+    }
+
+    /// In a failed transaction nothing is parsed or bound but what ends it.
+    fn check_not_failed(&mut self, text: &[u8]) -> Result<(), Error> {
+        let ends = || {
+            matches!(
+                first_keyword(text),
+                Keyword::Commit | Keyword::End | Keyword::Rollback | Keyword::Abort
+            )
+        };
+        match self.sharded().transaction.is_failed() && !text.trim_ascii().is_empty() && !ends() {
+            true => Err(in_failed_transaction()),
+            false => Ok(()),
+        }
     }
 
     fn close(&mut self, body: &[u8]) -> Result<(), Error> {
@@ -305,19 +333,23 @@ impl Session {
         statement: &Statement,
         bind: Option<&Bind<'_>>,
     ) -> Result<Stepped, End> {
+        if statement.is_sql() {
+            let what = "Describe of a statement that was made by PREPARE";
+            return Ok(self.failed_with(&refused(what)));
+        }
         let mut messages = Vec::new();
         Parse::encode_content(&mut messages, b"", statement.definition());
-        let mut owed = vec![Owed::ParseComplete];
+        let mut owed = vec![(Owed::ParseComplete, Fate::Forward)];
         match bind {
             Some(bind) => {
                 bind.encode_unnamed(&mut messages);
-                owed.push(Owed::BindComplete);
+                owed.push((Owed::BindComplete, Fate::Forward));
                 Target::Portal(b"").encode_describe(&mut messages);
             }
             None => Target::Statement(b"").encode_describe(&mut messages),
         }
         messages.extend_from_slice(&SYNC);
-        owed.extend([Owed::Description, Owed::Ready]);
+        owed.extend([Owed::Description, Owed::Ready].map(|owed| (owed, Fate::Forward)));
         let shard = self.any_shard();
         let mut legs = match self.take_leg(shard, Want::Write).await? {
             Ok(leg) => vec![leg],

@@ -21,6 +21,7 @@ use crate::sharding::{CopyRouter, RowTarget};
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
+use super::plan::RESULTS;
 use super::scatter::{self, Call, Outcome, Replies, Shown};
 use super::Leg;
 
@@ -113,7 +114,7 @@ pub(super) async fn run(
     let message = scatter::query(request.text);
     let call = Call {
         messages: &[],
-        owed: &[Owed::Results],
+        owed: RESULTS,
         commits: false,
         shown: Shown::Errors,
     };

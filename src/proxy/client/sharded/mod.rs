@@ -6,6 +6,7 @@
 
 mod batch;
 mod copy;
+mod execute;
 mod plan;
 mod route;
 mod route_copy;
@@ -14,6 +15,7 @@ mod steps;
 mod two_phase;
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
@@ -152,6 +154,29 @@ impl Session {
                 Err(error) => self.answer(&error),
             },
         }
+    }
+
+    /// Passes on what servers say that the client keeps between transactions: notifications, above all.
+    pub(super) fn hear_kept(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(sharded) = &mut self.sharded else {
+            return Ok(());
+        };
+        let mut legs = std::mem::take(&mut sharded.legs);
+        let mut heard = Ok(());
+        for leg in &mut legs {
+            while heard.is_ok() && leg.held.exchange.at_rest() {
+                match leg.held.poll_take(self, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(lost)) => heard = Err(scatter::lost(leg, &lost, false)),
+                    Poll::Pending => break,
+                }
+                if leg.held.exchange.said_farewell() {
+                    heard = Err(End::Silent);
+                }
+            }
+        }
+        self.sharded().legs = legs;
+        heard
     }
 
     /// Has the open transaction reached a server?

@@ -4,11 +4,14 @@
 use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
 use crate::merge::refused;
-use crate::protocol::exchange::Owed;
+use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sql::insert_rows::InsertPart;
+use crate::sharding::hash::Hasher;
+use crate::sharding::Key;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
@@ -19,8 +22,10 @@ use crate::types::Format;
 use super::super::super::cluster::Want;
 use super::super::role::invalid;
 use super::super::Session;
+use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
 use super::route::Source;
 use super::route_copy::copying;
+use super::scatter::Answers;
 use super::two_phase::reserved;
 
 /// A statement, and what is done for it.
@@ -77,7 +82,24 @@ impl Planned<'_> {
     }
 
     /// What each server is sent, what it owes for that, and whether the client gets the description of rows.
-    pub(super) fn messages(&self, run: &Run) -> (Vec<Vec<u8>>, &'static [Owed], bool) {
+    pub(super) fn messages(&self, run: &Run) -> (Vec<Vec<u8>>, &'static Answers, bool) {
+        if let Some(executed) = &run.executed {
+            let (bind, described) = match &self.form {
+                Form::Query => (None, true),
+                Form::Portal {
+                    bind, described, ..
+                } => (Some(bind), *described),
+            };
+            let messages = executing(executed, |out| match bind {
+                Some(bind) => put_bind(bind, run.merge.hidden, out),
+                None => Bind::encode(out, b"", b"", [], [], []),
+            });
+            let owed = match executed.by_sql {
+                true => OWED_BY_SQL,
+                false => OWED_BY_PARSE,
+            };
+            return (vec![messages], owed, described);
+        }
         let Form::Portal {
             definition,
             bind,
@@ -94,7 +116,7 @@ impl Planned<'_> {
                 Query { text }.encode(&mut message);
                 message
             });
-            return (queries.collect(), &[Owed::Results], true);
+            return (queries.collect(), RESULTS, true);
         };
         let mut messages = match &*run.parts {
             [] => {
@@ -126,18 +148,25 @@ impl Planned<'_> {
             .encode(message);
             message.extend_from_slice(&SYNC);
         }
-        let owed = &[
-            Owed::ParseComplete,
-            Owed::BindComplete,
-            Owed::Description,
-            Owed::Execution,
-            Owed::Ready,
-        ];
-        (messages, owed, *described)
+        (messages, PORTAL, *described)
     }
 
     /// LIMIT and OFFSET of this execution. Errors: a parameter that is no number of rows.
     pub(super) fn slice(&self, run: &Run) -> Result<Slice, Error> {
+        if let Some(executed) = &run.executed {
+            let slice = run.merge.limit.with_parameters(|number| {
+                match executed.arguments.get(number.checked_sub(1)?)? {
+                    Argument::Null => Some((Format::Text, None)),
+                    Argument::Text { value, .. } => Some((Format::Text, Some(value))),
+                    Argument::Unknown => None,
+                }
+            });
+            let known = !executed.arguments.contains(&Argument::Unknown);
+            return slice.map_err(|error| match known {
+                true => error,
+                false => refused("LIMIT or OFFSET by an expression of EXECUTE"),
+            });
+        }
         let arguments = match &self.form {
             Form::Query => None,
             Form::Portal { bind, .. } => bind.arguments().ok(),
@@ -177,6 +206,18 @@ impl Planned<'_> {
     }
 }
 
+/// What answers a Query.
+pub(super) const RESULTS: &Answers = &[(Owed::Results, Fate::Forward)];
+
+/// What answers a portal that is made, described, executed and synchronised.
+const PORTAL: &Answers = &[
+    (Owed::ParseComplete, Fate::Forward),
+    (Owed::BindComplete, Fate::Forward),
+    (Owed::Description, Fate::Forward),
+    (Owed::Execution, Fate::Forward),
+    (Owed::Ready, Fate::Forward),
+];
+
 /// The settings that a dialect depends on.
 const DIALECT: [&str; 2] = ["standard_conforming_strings", "client_encoding"];
 
@@ -199,8 +240,10 @@ impl Session {
             match verdict {
                 // A server that joins later has to hear of it.
                 _ if in_transaction && sets => return None,
-                // Something is to be added to the answer.
-                Verdict::Run(run) if !run.notes.is_empty() => return None,
+                // Something is to be added to the answer, or to the question.
+                Verdict::Run(run) if !run.notes.is_empty() || run.executed.is_some() => {
+                    return None
+                }
                 Verdict::Run(run) => {
                     reads &= run.reads;
                     let here = match &run.place {
@@ -282,6 +325,7 @@ impl Session {
             _ => self.asked_shard(&literals.1)?,
         };
         let mut planned = Vec::with_capacity(parts.len());
+        let mut names = Names::default();
         for (part, statement) in parts.into_iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
                 self.cluster.forget_facts();
@@ -292,9 +336,12 @@ impl Session {
                 dialect,
                 literals: &literals.0,
                 hints: &literals.1,
+                hinted_key: literals.1.sharding_key(text),
                 bind,
                 types,
+                given: &[],
             };
+            let mut does = None;
             let verdict = match &statement.kind {
                 // All of it is there.
                 kind if self.cluster.shards() == 1 && !kind.is_of_transactions() => {
@@ -306,6 +353,35 @@ impl Session {
                     if self.reserves_two_phase() =>
                 {
                     return Err(reserved())
+                }
+                Kind::Prepare { name, .. } => {
+                    self.foresee(part, name, &mut names)?;
+                    does = Some(Effects::default());
+                    Verdict::Prepare {
+                        name: name.clone(),
+                        shard: asked,
+                    }
+                }
+                Kind::Execute { name, arguments } => {
+                    let executed = (&**name, &**arguments);
+                    let (run, effects) = self.route_execute(executed, &names, &source)?;
+                    does = Some(effects);
+                    Verdict::Run(Box::new(run))
+                }
+                Kind::Deallocate(name) => {
+                    names.forget(name.as_deref());
+                    does = Some(Effects::default());
+                    Verdict::Deallocate(name.clone())
+                }
+                // Those who listen to a channel, and those who notify it, meet on one shard.
+                Kind::Listen(channel) | Kind::Notify(channel) | Kind::Unlisten(Some(channel))
+                    if asked.is_none() =>
+                {
+                    let shard = shard_of_channel(channel, self.cluster.shards());
+                    Verdict::Run(Box::new(Run::at(Place::These(vec![shard]))))
+                }
+                Kind::Unlisten(None) if asked.is_none() => {
+                    Verdict::Run(Box::new(Run::at(Place::Joined)))
                 }
                 // A hint is for everything that a server runs.
                 kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {
@@ -325,7 +401,7 @@ impl Session {
             planned.push(Planned {
                 text: part,
                 verdict,
-                effects: effects(part, dialect),
+                effects: does.unwrap_or_else(|| effects(part, dialect)),
                 form: Form::Query,
             });
         }
@@ -361,7 +437,16 @@ impl Session {
     }
 }
 
-fn not_analysed(why: &Unparsed) -> Error {
+/// The shard of a channel's notifications: the same for every session and instance.
+fn shard_of_channel(channel: &str, shards: usize) -> usize {
+    let key = Key::Text(channel.as_bytes().into());
+    let count = u32::try_from(shards).unwrap_or(u32::MAX);
+    Hasher::Postgres
+        .shard(&key, count)
+        .map_or(0, |shard| shard as usize)
+}
+
+pub(super) fn not_analysed(why: &Unparsed) -> Error {
     let (code, text) = match why {
         // A server might know a newer grammar, and run on one shard what concerns all.
         Unparsed::Syntax(message) => (SqlState::SYNTAX_ERROR, message.to_string()),

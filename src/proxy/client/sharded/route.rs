@@ -11,7 +11,7 @@ use crate::routing::role::statement_is_readable;
 use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
-use crate::routing::values::{Parameter, Values};
+use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, Shards};
@@ -35,9 +35,13 @@ pub(super) struct Source<'a> {
     pub(super) dialect: Dialect,
     pub(super) literals: &'a [Literal],
     pub(super) hints: &'a Hints,
+    /// The sharding key that a hint gives.
+    pub(super) hinted_key: Option<&'a [u8]>,
     pub(super) bind: Option<&'a Bind<'a>>,
     /// Of its parameters, as Parse has declared them.
     pub(super) types: &'a [u32],
+    /// Arguments of EXECUTE.
+    pub(super) given: &'a [Argument],
 }
 
 impl Session {
@@ -131,7 +135,8 @@ impl Session {
         let arguments = source.bind.and_then(|bind| bind.arguments().ok());
         let parameters =
             arguments.map(|arguments| Parameter::of(&arguments, source.types.to_vec()));
-        let parameters = parameters.unwrap_or_default();
+        let given = || source.given.iter().map(Argument::parameter).collect();
+        let parameters = parameters.unwrap_or_else(given);
         let values = Values {
             text: source.text,
             literals: source.literals,
@@ -224,6 +229,9 @@ impl Session {
             let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
             return Err(error);
         }
+        if !source.given.is_empty() {
+            return Err(refused("a multi-row INSERT for several shards by EXECUTE"));
+        }
         let arguments = source.bind.map(Bind::arguments).transpose()?;
         let parameters = arguments.map(|arguments| Parameters {
             types: source.types,
@@ -266,7 +274,7 @@ impl Session {
 
     /// The sharding key that a comment or a setting gives. Errors: one that is not plainly written.
     fn asked_key(&self, source: &Source<'_>) -> Result<Option<Vec<u8>>, Error> {
-        if let Some(key) = source.hints.sharding_key(source.text) {
+        if let Some(key) = source.hinted_key {
             return Ok(Some(key.to_vec()));
         }
         let name = "pgdog.sharding_key";

@@ -43,12 +43,15 @@ pub(super) struct Call<'a> {
     /// Whole messages: for all, or for each.
     pub(super) messages: &'a [Vec<u8>],
     /// What each of them is answered, in order.
-    pub(super) owed: &'a [Owed],
+    pub(super) owed: &'a Answers,
     /// It may commit.
     pub(super) commits: bool,
     /// What the client gets of the answers.
     pub(super) shown: Shown,
 }
+
+/// What is owed, in order, and whether it is the client's.
+pub(super) type Answers = [(Owed, Fate)];
 
 /// What the client gets of the answers to a call.
 pub(super) enum Shown {
@@ -58,6 +61,8 @@ pub(super) enum Shown {
         slice: Slice,
         /// RowDescription, too.
         described: bool,
+        /// It answers a Query: no NoData.
+        plain: bool,
         /// Rows of one column behind those of the servers.
         notes: Vec<String>,
         /// Every server sends a line with the names of columns in front of a COPY.
@@ -123,7 +128,7 @@ struct Scatter<'a> {
 
 /// What becomes of the messages.
 enum Output {
-    Merged { merge: Box<Merge>, described: bool },
+    Merged { merge: Box<Merge>, no_data: bool },
     Description,
     Errors,
 }
@@ -145,6 +150,7 @@ pub(super) async fn run(
             plan,
             slice,
             described,
+            plain,
             names,
             ..
         } => {
@@ -161,7 +167,7 @@ pub(super) async fn run(
             };
             Output::Merged {
                 merge: Box::new(merge),
-                described: *described,
+                no_data: *described && !*plain,
             }
         }
     };
@@ -190,13 +196,13 @@ pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
     let server = &mut *leg.held;
     server.stream.write(messages);
     let note = if call.commits { NOTE_COMMIT } else { 0 };
-    for owed in call.owed {
+    for &(owed, fate) in call.owed {
         match owed {
             Owed::Ready | Owed::Results => {
-                server.sent_to_ready(*owed, Fate::Forward, note);
+                server.sent_to_ready(owed, fate, note);
             }
             _ => {
-                server.exchange.sent_with(*owed, Fate::Forward, note);
+                server.exchange.sent_with(owed, fate, note);
             }
         }
     }
@@ -309,7 +315,7 @@ impl Scatter<'_> {
                     | tag::BIND_COMPLETE
                     | tag::CLOSE_COMPLETE,
                 ) => {}
-                (Output::Merged { described, .. }, tag::NO_DATA) if !*described => {}
+                (Output::Merged { no_data, .. }, tag::NO_DATA) if !*no_data => {}
                 (Output::Merged { merge, .. }, _) => {
                     if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
                         for note in self.notes.drain(..) {

@@ -9,7 +9,6 @@ use crate::protocol::backend::{
     ready_for_query, CommandComplete, TransactionStatus, EMPTY_QUERY_RESPONSE,
 };
 use crate::protocol::error_fields::{put_notice, Severity};
-use crate::protocol::exchange::Owed;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
 use crate::routing::verdict::{Place, Run, Verdict};
@@ -18,7 +17,7 @@ use crate::sql::session::{Effect, Effects};
 
 use super::super::{End, Session};
 use super::copy;
-use super::plan::{Form, Planned};
+use super::plan::{Form, Planned, RESULTS};
 use super::scatter::{self, Call, Outcome, Shown};
 use super::two_phase::Fared;
 use super::Leg;
@@ -187,6 +186,8 @@ impl Session {
                 self.complete(tag);
                 Ok(Stepped::Done)
             }
+            Verdict::Prepare { name, shard } => self.prepare_by_text(step, name, *shard).await,
+            Verdict::Deallocate(name) => Ok(self.deallocate_by_text(name.as_deref())),
             Verdict::Run(run) => self.run_at(step, run).await,
         }
     }
@@ -256,6 +257,7 @@ impl Session {
             plan: Arc::new(run.merge.clone()),
             slice,
             described,
+            plain: matches!(step.form, Form::Query),
             notes: run.notes.clone(),
             names: matches!(run.copying, Some(Copying::Out { names: true })),
         };
@@ -362,7 +364,7 @@ impl Session {
             let messages = [scatter::query(text)];
             let call = Call {
                 messages: &messages,
-                owed: &[Owed::Results],
+                owed: RESULTS,
                 commits,
                 shown: Shown::Errors,
             };
@@ -476,7 +478,7 @@ impl Session {
     }
 }
 
-fn in_failed_transaction() -> Error {
+pub(super) fn in_failed_transaction() -> Error {
     let text = "current transaction is aborted, commands ignored until end of transaction block";
     Error::error(Fault::Client, SqlState::IN_FAILED_SQL_TRANSACTION, text)
 }

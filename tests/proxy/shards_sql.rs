@@ -1,0 +1,289 @@
+//! Statements over shards that are no queries: PREPARE and EXECUTE, LISTEN and NOTIFY, what may do anything.
+
+use super::sharding::Pair;
+use super::shards::Shards;
+use super::support::wire::{bind, describe, execute, parse, run, sync};
+
+/// `[shard, key of a user who lives there]`.
+fn keys(pair: &Pair) -> Vec<String> {
+    let first = "SELECT min(id) FROM users";
+    pair.shards.each(first)
+}
+
+#[test]
+fn execute_is_routed_like_the_statement_itself() {
+    let mut pair = Pair::filled("sql_execute");
+    for sql in [
+        "PREPARE one AS SELECT id, name, age FROM users WHERE id = $1",
+        "PREPARE typed (int, text) AS SELECT name FROM users WHERE id = $1 AND name = $2",
+        "PREPARE some (bigint) AS SELECT id, name FROM users WHERE id < $1 ORDER BY age, id LIMIT $2",
+        "PREPARE sums AS SELECT age, count(*), sum(id) FROM users GROUP BY age HAVING count(*) > 1 ORDER BY 1",
+        "PREPARE put (bigint, text) AS INSERT INTO users VALUES ($1, $2, 77)",
+        "PREPARE age AS UPDATE users SET age = $1 WHERE age = $2",
+        "PREPARE country AS INSERT INTO countries VALUES ($1, $2) RETURNING code",
+    ] {
+        pair.same(sql);
+    }
+    for id in 0..12 {
+        pair.same(&format!("EXECUTE one({id})"));
+        pair.same(&format!("execute one ( '{id}' )"));
+        pair.same(&format!("EXECUTE typed({id}, 'name {}')", id % 9));
+    }
+    for sql in [
+        "EXECUTE one(NULL)",
+        "EXECUTE one(-3)",
+        "EXECUTE one(3::bigint)",
+        "EXECUTE some(20, 5)",
+        "EXECUTE some('17', NULL)",
+        "EXECUTE some(20, -1)",
+        "EXECUTE sums",
+        "EXECUTE put(1000, 'thousand')",
+        "EXECUTE put(1001, 'one more')",
+        "EXECUTE put(1001, 'again')",
+        "SELECT * FROM users WHERE id >= 1000 ORDER BY id",
+        "EXECUTE age(78, 77)",
+        "EXECUTE country('es', 'Spain')",
+        "EXECUTE country('es', 'Spain')",
+        "SELECT * FROM countries ORDER BY 1",
+        // Errors, as from one server.
+        "EXECUTE nobody(1)",
+        "EXECUTE one",
+        "EXECUTE one(1, 2)",
+        "EXECUTE one('x')",
+        "PREPARE one AS SELECT 1",
+        "PREPARE broken AS SELECT * FROM nowhere",
+        "EXECUTE broken",
+        "DEALLOCATE nobody",
+    ] {
+        pair.same(sql);
+    }
+    // The rows are where keyed reads look.
+    pair.same("SELECT name, age FROM users WHERE id = 1001");
+    // A server that has prepared it for somebody has forgotten it.
+    let left = "SELECT count(*) FROM pg_prepared_statements";
+    for shard in 0..3 {
+        let sql = format!("/* pgdog_shard: {shard} */ {left}");
+        assert_eq!(pair.many.value(&sql), "0");
+    }
+    // In a transaction, over several shards, and after an error of it.
+    for sql in [
+        "BEGIN",
+        "EXECUTE put(2000, 'a')",
+        "EXECUTE put(2001, 'b')",
+        "EXECUTE put(2002, 'c')",
+        "SAVEPOINT s",
+        "EXECUTE put(2002, 'c')",
+        "EXECUTE one(2000)",
+        "ROLLBACK TO s",
+        "EXECUTE one(2000)",
+        "COMMIT",
+        "EXECUTE one(2002)",
+        // In one text; the names are those that it will have given by then.
+        "PREPARE a AS SELECT 1; EXECUTE a; DEALLOCATE a; PREPARE a AS SELECT 2; EXECUTE a",
+        "DEALLOCATE one",
+        "EXECUTE one(1)",
+        "DEALLOCATE ALL",
+        "EXECUTE sums",
+        "PREPARE sums AS SELECT count(*) FROM payments",
+        "EXECUTE sums",
+        "DISCARD ALL",
+        "EXECUTE sums",
+    ] {
+        pair.same(sql);
+    }
+    pair.shards.pgdog.stop();
+}
+
+#[test]
+fn statements_of_parse_and_of_prepare_share_their_names() {
+    let mut pair = Pair::filled("sql_names");
+    let sql = "SELECT name FROM users WHERE id = $1";
+    for wire in [&mut pair.one, &mut pair.many] {
+        assert_eq!(wire.ask(&[parse("p", sql), sync()]), "1 Z:I");
+    }
+    for sql in [
+        "EXECUTE p(7)",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p(8)",
+        "DEALLOCATE p",
+        "EXECUTE p(8)",
+    ] {
+        pair.same(sql);
+    }
+    // EXECUTE by the extended protocol, in binary too.
+    pair.same("PREPARE q (bigint) AS SELECT id, name FROM users WHERE id > $1 ORDER BY id");
+    pair.same_with("EXECUTE q(30)", &[]);
+    for wire in [&mut pair.one, &mut pair.many] {
+        let batch = [
+            run("PREPARE r AS SELECT count(*) FROM users", &[]),
+            run("EXECUTE r", &[]),
+            sync(),
+        ];
+        assert_eq!(wire.ask(&batch), "1 2 C:PREPARE 1 2 D:40 C:SELECT_1 Z:I");
+    }
+    // What is not there yet says so.
+    let answer = pair.many.ask(&[
+        bind("", "q", &[Some("1")]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ]);
+    assert!(answer.ends_with("E:0A000 Z:I"), "{answer}");
+    pair.refused("EXECUTE q(random()::int)");
+    pair.refused("EXECUTE q(1 + 2)");
+    pair.refused("EXPLAIN EXECUTE q(1)");
+    pair.shards.pgdog.stop();
+}
+
+/// Hints of the EXECUTE, or those that the statement was prepared with.
+#[test]
+fn a_hint_is_for_a_prepared_statement_too() {
+    let mut pair = Pair::filled("sql_hints");
+    let database = "SELECT current_database()";
+    let names: Vec<String> = (0..3)
+        .map(|shard| {
+            pair.many
+                .value(&format!("/* pgdog_shard: {shard} */ {database}"))
+        })
+        .collect();
+    for (shard, key) in keys(&pair).into_iter().enumerate() {
+        let hinted = format!("PREPARE h{shard} AS /* pgdog_sharding_key: {key} */ {database}");
+        assert_eq!(pair.many.query(&hinted), "C:PREPARE Z:I");
+        assert_eq!(pair.many.value(&format!("EXECUTE h{shard}")), names[shard]);
+        let other = (shard + 1) % 3;
+        let elsewhere = format!("/* pgdog_shard: {other} */ EXECUTE h{shard}");
+        assert_eq!(pair.many.value(&elsewhere), names[other]);
+    }
+    pair.shards.pgdog.stop();
+}
+
+#[test]
+fn those_who_listen_hear_those_who_notify() {
+    let shards = Shards::start("sql_notify", "", "");
+    let (mut listener, mut other) = (shards.client(), shards.client());
+    for channel in ["alpha", "beta", "gamma", "delta"] {
+        assert_eq!(listener.query(&format!("LISTEN {channel}")), "C:LISTEN Z:I");
+        assert_eq!(
+            other.query(&format!("NOTIFY {channel}, 'x'")),
+            "C:NOTIFY Z:I"
+        );
+        // It hears at once, and not only when it says something.
+        let heard = listener.read();
+        assert_eq!(heard.tag, b'A', "{channel}");
+        assert_eq!(
+            listener.query(&format!("UNLISTEN {channel}")),
+            "C:UNLISTEN Z:I"
+        );
+        assert_eq!(other.query(&format!("NOTIFY {channel}")), "C:NOTIFY Z:I");
+        assert_eq!(listener.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn what_may_do_anything_is_refused_with_a_word_on_hints() {
+    let shards = Shards::start("sql_hinted", "", "");
+    let mut client = shards.client();
+    for sql in ["CALL p()", "DO $$BEGIN NULL; END$$", "CHECKPOINT"] {
+        client.send(&super::support::wire::query(sql));
+        let error = client.read();
+        assert_eq!(error.field(b'C'), "0A000", "{sql}");
+        assert!(error.field(b'H').contains("pgdog_shard"), "{sql}");
+        client.batches(1);
+    }
+    assert_eq!(
+        client.query("/* pgdog_shard: 1 */ DO $$BEGIN NULL; END$$"),
+        "C:DO Z:I"
+    );
+    shards.pgdog.stop();
+}
+
+#[test]
+fn maintenance_and_resets_reach_every_shard() {
+    let mut pair = Pair::filled("sql_maintenance");
+    for sql in [
+        "VACUUM users",
+        "VACUUM (ANALYZE) users, payments",
+        "ANALYZE users",
+        "REINDEX TABLE users",
+        "CREATE INDEX CONCURRENTLY by_age ON users (age)",
+        "REINDEX INDEX CONCURRENTLY by_age",
+        "DROP INDEX CONCURRENTLY by_age",
+        "SET work_mem = '5MB'",
+        "SHOW work_mem",
+        "RESET ALL",
+        "SHOW work_mem",
+        "SET work_mem = '6MB'",
+        "DISCARD ALL",
+        "SHOW work_mem",
+        "DISCARD PLANS",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SHOW default_transaction_isolation",
+        // Not within a transaction, which fails by it.
+        "BEGIN",
+        "VACUUM users",
+        "SELECT 1",
+        "ROLLBACK",
+        "BEGIN",
+        "CREATE INDEX CONCURRENTLY by_age ON users (age)",
+        "ROLLBACK",
+        "SELECT count(*) FROM users",
+    ] {
+        pair.same(sql);
+    }
+    let analysed = "SELECT count(*) FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL";
+    for count in pair.shards.each(analysed) {
+        assert_ne!(count, "0");
+    }
+    pair.shards.pgdog.stop();
+}
+
+/// Whoever notices the error: we, who parse the text, or a server.
+#[test]
+fn a_syntax_error_fails_the_transaction_on_every_shard() {
+    let mut pair = Pair::filled("sql_syntax");
+    for end in ["ROLLBACK", "COMMIT"] {
+        for broken in [
+            "SELEC 1",
+            "SELECT * FROM users WHERE",
+            "SELECT 1 1; SELECT 2",
+            "SELECT nothing FROM users",
+        ] {
+            for sql in [
+                "BEGIN",
+                "UPDATE users SET age = 1",
+                "SAVEPOINT s",
+                broken,
+                "SELECT 1",
+                "SELECT name FROM users WHERE id = 3",
+                "UPDATE users SET age = 2",
+                "INSERT INTO countries VALUES ('no', 'Norway')",
+                "ROLLBACK TO s",
+                "SELECT count(*) FROM users WHERE age = 1",
+                broken,
+                end,
+                "SELECT count(*) FROM users WHERE age = 1",
+            ] {
+                pair.same(sql);
+            }
+        }
+    }
+    // By the extended protocol.
+    for wire in [&mut pair.one, &mut pair.many] {
+        wire.query("BEGIN; UPDATE users SET age = 1");
+        let found = wire.ask(&[
+            parse("", "SELEC 1"),
+            bind("", "", &[]),
+            execute("", 0),
+            sync(),
+        ]);
+        assert_eq!(found, "E:42601 Z:E");
+        assert_eq!(wire.ask(&[run("SELECT 1", &[]), sync()]), "E:25P02 Z:E");
+        assert_eq!(wire.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    }
+    assert_eq!(
+        pair.shards.each("SELECT count(*) FROM users WHERE age = 1"),
+        ["0", "0", "0"]
+    );
+    pair.shards.pgdog.stop();
+}
