@@ -2,7 +2,7 @@
 
 use super::sharding::Pair;
 use super::shards::Shards;
-use super::support::wire::{bind, describe, execute, parse, run, sync};
+use super::support::wire::{bind, describe, execute, parse, query, run, sync, Wire};
 
 /// `[shard, key of a user who lives there]`.
 fn keys(pair: &Pair) -> Vec<String> {
@@ -185,7 +185,7 @@ fn what_may_do_anything_is_refused_with_a_word_on_hints() {
     let shards = Shards::start("sql_hinted", "", "");
     let mut client = shards.client();
     for sql in ["CALL p()", "DO $$BEGIN NULL; END$$", "CHECKPOINT"] {
-        client.send(&super::support::wire::query(sql));
+        client.send(&query(sql));
         let error = client.read();
         assert_eq!(error.field(b'C'), "0A000", "{sql}");
         assert!(error.field(b'H').contains("pgdog_shard"), "{sql}");
@@ -286,4 +286,86 @@ fn a_syntax_error_fails_the_transaction_on_every_shard() {
         ["0", "0", "0"]
     );
     pair.shards.pgdog.stop();
+}
+
+/// On all servers that are at work, as on one.
+#[test]
+fn query_timeout_cancels_the_statement_on_every_shard() {
+    let shards = Shards::start(
+        "sql_timeout",
+        "query_timeout = 500\ndefault_pool_size = 1",
+        "",
+    );
+    let mut client = shards.client();
+    client.query("CREATE TABLE o (id int)");
+    let mut holder = shards.shard(1);
+    holder.query("BEGIN; LOCK TABLE o");
+    let told = |client: &mut Wire| {
+        let messages = client.read_until(b'Z');
+        let error = messages
+            .iter()
+            .find(|message| message.tag == b'E')
+            .expect("an error");
+        [b'S', b'C', b'M'].map(|name| error.field(name)).join(" ")
+    };
+    let text = "ERROR 57014 statement cancelled by query_timeout (500 ms)";
+    client.send(&query("INSERT INTO o VALUES (1)"));
+    assert_eq!(told(&mut client), text);
+    assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+    // In a transaction, which goes on from its savepoint.
+    client.query("BEGIN; SAVEPOINT s");
+    client.send(&[run("INSERT INTO o VALUES (2)", &[]), sync()].concat());
+    assert_eq!(told(&mut client), text);
+    assert_eq!(client.query("SELECT 1"), "E:25P02 Z:E");
+    assert_eq!(client.query("ROLLBACK TO s"), "C:ROLLBACK Z:T");
+    holder.query("ROLLBACK");
+    assert_eq!(client.query("INSERT INTO o VALUES (3)"), "C:INSERT_0_1 Z:T");
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    // A COPY.
+    holder.query("BEGIN; LOCK TABLE o");
+    client.send(&query("COPY o FROM STDIN"));
+    assert_eq!(told(&mut client), text);
+    holder.query("ROLLBACK");
+    assert_eq!(
+        shards.each("SELECT string_agg(id::text, ',') FROM o"),
+        ["3"; 3]
+    );
+    assert_eq!(client.query("INSERT INTO o VALUES (4)"), "C:INSERT_0_1 Z:I");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn query_size_limit_is_for_what_runs_on_several_shards_too() {
+    let general = "query_size_limit = 200\nquery_size_limit_action = \"block\"";
+    let shards = Shards::start("sql_size", general, "");
+    let mut client = shards.client();
+    assert_eq!(
+        client.query("CREATE TABLE o (t text)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    let long = format!("INSERT INTO o VALUES ('{}')", "x".repeat(200));
+    let batches = [
+        query(&long),
+        [
+            run("INSERT INTO o VALUES ('y')", &[]),
+            run(&long, &[]),
+            sync(),
+        ]
+        .concat(),
+        // Before all of it is there.
+        query(&long)[..64].to_vec(),
+    ];
+    for batch in batches {
+        let mut client = shards.client();
+        client.send(&batch);
+        let error = client.read();
+        assert_eq!(error.field(b'S'), "FATAL");
+        assert_eq!(error.field(b'C'), "54000");
+    }
+    assert_eq!(shards.each("SELECT count(*) FROM o"), ["0"; 3]);
+    assert_eq!(
+        client.query("INSERT INTO o VALUES ('y')"),
+        "C:INSERT_0_1 Z:I"
+    );
+    shards.pgdog.stop();
 }

@@ -65,6 +65,9 @@ const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + HEADER_BYTES + 1;
 /// Bytes of requests that a client may pile up while it waits for a server.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a server may take to stop a statement that we have cancelled.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Time for the server's answer to questions of ours between a client's transactions.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -439,6 +442,10 @@ impl Session {
                         continue;
                     }
                     if self.cluster.is_split() {
+                        if matches!(header.tag, tag::QUERY | tag::PARSE) {
+                            // What is refused is not waited for.
+                            self.check_query_bytes(header, false)?;
+                        }
                         return Ok(self.is_batch_whole()? || self.wait_for_more());
                     }
                     // A client that is slow in saying what it wants does not hold a server meanwhile.
@@ -603,6 +610,23 @@ impl Session {
                 let text = format!("statement cancelled by query_timeout ({limit} ms)");
                 Error::fatal(Fault::Proxy, SqlState::QUERY_CANCELED, text)
             }
+        }
+    }
+
+    /// `query_timeout` has passed, and the statement is cancelled: the next such notice comes when that has had its time.
+    fn await_cancel(&self) {
+        self.link.dismiss(Notice::QueryTimeout);
+        let now = self.state.core.now();
+        let limit = self.state.config().servers.query_timeout;
+        let elapsed = limit.unwrap_or_default().saturating_sub(CANCEL_PATIENCE);
+        self.link.since.set(now.checked_sub(elapsed).unwrap_or(now));
+    }
+
+    /// What the client is told of a statement that was cancelled because of `query_timeout`.
+    fn timeout_error(&self) -> Error {
+        Error {
+            survives: crate::error::Survives::Session,
+            ..self.farewell(Notice::QueryTimeout)
         }
     }
 

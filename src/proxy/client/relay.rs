@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
@@ -16,8 +15,6 @@ use super::super::server::{cancel, Lost, Server, Targets, NOTE_COMMIT};
 use super::checkout::refused_settings;
 use super::{lost_error, End, Session};
 
-/// How long a server may take to stop a statement that we have cancelled.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 /// Buffers moved in one poll before others get their turn.
 const BURST: usize = 16;
 
@@ -207,15 +204,7 @@ impl<'a> Relay<'a> {
     fn cancel_statement(&mut self) {
         let session = &mut *self.session;
         session.timed_out = true;
-        session.link.dismiss(Notice::QueryTimeout);
-        let now = session.state.core.now();
-        let limit = session.state.config().servers.query_timeout;
-        // The next notice comes when this has used up the limit.
-        let elapsed = limit.unwrap_or_default().saturating_sub(CANCEL_PATIENCE);
-        session
-            .link
-            .since
-            .set(now.checked_sub(elapsed).unwrap_or(now));
+        session.await_cancel();
         let (state, target) = (Rc::clone(&session.state), Rc::clone(&self.server.target));
         let process_id = session.link.key.process_id();
         session.state.core.spawn(async move {

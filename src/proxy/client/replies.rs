@@ -2,14 +2,12 @@
 
 use cores::Buf;
 
-use crate::error::Error;
 use crate::metrics::{Answered, Phase};
 use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::Notice;
 use super::super::server::{OnError, Recipient};
 use super::request::Unnamed;
 use super::Session;
@@ -87,13 +85,7 @@ impl Recipient for Session {
             let mut message = Vec::new();
             let database = &self.slot.names.database;
             self.state.tally.error(database, SqlState::QUERY_CANCELED);
-            put_error(
-                &mut message,
-                &Error {
-                    survives: crate::error::Survives::Session,
-                    ..self.farewell(Notice::QueryTimeout)
-                },
-            );
+            put_error(&mut message, &self.timeout_error());
             return OnError::Replace(message);
         }
         OnError::Forward

@@ -350,32 +350,9 @@ impl Relay<'_> {
     }
 
     fn check_size(&self, header: Header, whole: bool) -> Result<(), End> {
-        let config = self.session.state.config();
-        let clients = &config.clients;
-        let Some(max) = clients.query_bytes_max else {
-            return Ok(());
-        };
-        let bytes = header.frame_bytes() as u64;
-        if bytes <= max {
-            return Ok(());
-        }
-        if clients.query_size_action != QuerySizeAction::Block {
-            let client = self.session.link.key.process_id();
-            if !whole && header.frame_bytes() <= READ_BYTES_MAX {
-                return Ok(()); // said once, when it is all here
-            }
-            tracing::warn!(
-                client,
-                "query of {bytes} bytes exceeds query_size_limit ({max})"
-            );
-            return Ok(());
-        }
-        let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");
-        Err(End::Fatal(Error::fatal(
-            Fault::Client,
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            text,
-        )))
+        // Said once, when it is all here.
+        let says = whole || header.frame_bytes() > READ_BYTES_MAX;
+        self.session.check_query_bytes(header, says)
     }
 
     /// What the statements of a Query or Parse do to the session.
@@ -587,6 +564,28 @@ impl Session {
     pub(super) fn renames(&self, unnamed: bool) -> bool {
         let anonymous = self.manner.prepared == PreparedStatements::ExtendedAnonymous;
         self.translates() && (!unnamed || anonymous)
+    }
+}
+
+impl Session {
+    /// `query_size_limit`. Errors: a Query or Parse above it, if such are refused; others are logged if `says`.
+    pub(super) fn check_query_bytes(&self, header: Header, says: bool) -> Result<(), End> {
+        let config = self.state.config();
+        let clients = &config.clients;
+        let bytes = header.frame_bytes() as u64;
+        let Some(max) = clients.query_bytes_max.filter(|max| bytes > *max) else {
+            return Ok(());
+        };
+        let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");
+        if clients.query_size_action == QuerySizeAction::Block {
+            let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
+            return Err(End::Fatal(Error::fatal(Fault::Client, code, text)));
+        }
+        if says {
+            let client = self.link.key.process_id();
+            tracing::warn!(client, "{text}");
+        }
+        Ok(())
     }
 }
 

@@ -152,6 +152,12 @@ impl CopyIn<'_> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
             None | Some(Notice::Drain | Notice::Removed) => {}
+            Some(Notice::QueryTimeout) if self.stage != Stage::Failed => {
+                self.session.await_cancel();
+                let error = self.session.timeout_error();
+                self.session.tell(&error);
+                self.fail();
+            }
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
         for _ in 0..BURST {

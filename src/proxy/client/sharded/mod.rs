@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::batch::{extent, BatchEnd, Extent as BatchExtent};
+use crate::protocol::batch::{extent, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
@@ -135,6 +135,7 @@ impl Session {
                         self.relay_to(shard, want).await
                     }
                     None => {
+                        self.check_queries(&batch)?;
                         self.inbound.skip_bytes(length);
                         Box::pin(self.run_query(&steps)).await
                     }
@@ -148,12 +149,20 @@ impl Session {
             (end, _) => match self.one_server_for_batch(&batch, end) {
                 Ok(Some((shard, want))) => self.relay_to(shard, want).await,
                 Ok(None) => {
+                    self.check_queries(&batch)?;
                     self.inbound.skip_bytes(length);
                     Box::pin(self.run_batch(&batch, end)).await
                 }
                 Err(error) => self.answer(&error),
             },
         }
+    }
+
+    /// `query_size_limit` of what is run here; the relay sees to what it passes.
+    fn check_queries(&self, batch: &[u8]) -> Result<(), End> {
+        let mut queries =
+            messages(batch).filter(|(header, _)| matches!(header.tag, tag::QUERY | tag::PARSE));
+        queries.try_for_each(|(header, _)| self.check_query_bytes(header, true))
     }
 
     /// Passes on what servers say that the client keeps between transactions: notifications, above all.

@@ -12,7 +12,7 @@ use crate::merge::plan::Slice;
 use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
 use crate::metrics::Answered;
 use crate::protocol::backend::{tag, CommandComplete, TransactionStatus};
-use crate::protocol::error_fields::Fields;
+use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend::Query;
@@ -88,6 +88,8 @@ pub(super) enum Outcome {
 pub(super) struct Replies {
     pub(super) bytes: Vec<u8>,
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The error that the client gets when it is cancelled.
+    cancelled: Option<Vec<u8>>,
 }
 
 impl Recipient for Replies {
@@ -105,8 +107,14 @@ impl Recipient for Replies {
         self.parameters.push((name.to_vec(), value.to_vec()));
     }
 
-    fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
-        OnError::Forward
+    fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
+        let code = fields.and_then(Fields::code);
+        match &self.cancelled {
+            Some(error) if code == Some(SqlState::QUERY_CANCELED) => {
+                OnError::Replace(error.clone())
+            }
+            _ => OnError::Forward,
+        }
     }
 
     fn ready(&mut self, _answered: Option<Answered>) {}
@@ -121,6 +129,8 @@ struct Scatter<'a> {
     tag: Vec<u8>,
     /// The client has been told of an error; the servers that are still at work were asked to stop.
     failed: bool,
+    /// The servers were asked to stop because of `query_timeout`.
+    timed_out: bool,
     /// The client has got something of the reply.
     begun: bool,
     notes: Vec<String>,
@@ -178,13 +188,22 @@ pub(super) async fn run(
         output,
         tag: Vec::new(),
         failed: false,
+        timed_out: false,
         begun: false,
         notes: match &call.shown {
             Shown::Reply { notes, .. } => notes.clone(),
             Shown::Description | Shown::Errors => Vec::new(),
         },
     };
+    let now = scatter.session.state.core.now();
+    scatter.session.link.since.set(now);
     poll_fn(|cx| scatter.poll(cx)).await?;
+    if scatter.failed || scatter.timed_out {
+        // What is sent next is not what cancel requests are for.
+        for leg in &*scatter.legs {
+            leg.held.target.settled().await;
+        }
+    }
     Ok(match scatter.failed {
         true => Outcome::Failed,
         false => Outcome::Done(scatter.tag),
@@ -244,6 +263,7 @@ impl Scatter<'_> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
             None | Some(Notice::Drain | Notice::Removed) => {}
+            Some(Notice::QueryTimeout) if !self.timed_out => self.time_out(),
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
         // A client that goes away is noticed here; what it sends meanwhile waits.
@@ -394,6 +414,25 @@ impl Scatter<'_> {
             return;
         }
         self.session.link.meter.error();
+        self.stop();
+    }
+
+    /// `query_timeout`: the servers stop, and their errors are the client's. One that does not will end the session.
+    fn time_out(&mut self) {
+        self.timed_out = true;
+        self.session.await_cancel();
+        let mut message = Vec::new();
+        put_error(&mut message, &self.session.timeout_error());
+        for replies in &mut self.replies {
+            replies.cancelled = Some(message.clone());
+        }
+        if !self.failed {
+            self.stop();
+        }
+    }
+
+    /// Asks the servers that are at work to stop.
+    fn stop(&self) {
         for leg in &*self.legs {
             if !leg.held.is_resting() {
                 let (state, target) = (Rc::clone(&self.session.state), Rc::clone(&leg.held.target));
