@@ -11,9 +11,9 @@ use crate::balance::{BanReason, Lag};
 use crate::config::choice::Role;
 use crate::config::{Host, PoolConfig};
 use crate::metrics::family::{Family, Kind, Labels, Value};
-use crate::metrics::{Averages, Distribution, Phase, Stat, TallyTotals};
+use crate::metrics::{Averages, Distribution, Phase, Stat, TallyTotals, Timed};
 use crate::pool::PoolId;
-use crate::snapshot::{sum, CoreSnapshot, PoolSnapshot, BUFFER_BYTES};
+use crate::snapshot::{sum, Analysing, CoreSnapshot, PoolSnapshot, BUFFER_BYTES};
 
 /// What the metrics are made of.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct View {
     pub accepting: bool,
     /// `prepared_statements_limit`.
     pub prepared_statements_limit: u64,
+    /// `query_cache_limit`.
+    pub query_cache_limit: u64,
     /// Reloads that went well, and that did not.
     pub reloads: [u64; 2],
     /// When the running configuration came into force, since 1970.
@@ -137,6 +139,9 @@ pub fn families(view: &View) -> Vec<Family> {
     families.extend(histograms(&pools));
     families.extend(cores(view));
     families.extend(tallies(view));
+    families.extend(analyses(view));
+    families.extend(over_shards(view));
+    families.extend(without_feature());
     families
 }
 
@@ -160,7 +165,13 @@ fn process(view: &View, pools: &[PoolSnapshot]) -> Vec<Family> {
             Value::Count(count),
         );
     }
-    let version = labels([("version", env!("CARGO_PKG_VERSION").to_owned())]);
+    let version = labels([
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        (
+            "commit",
+            option_env!("PGDOG_COMMIT").unwrap_or("unknown").to_owned(),
+        ),
+    ]);
     vec![
         lone(
             "clients",
@@ -192,8 +203,12 @@ fn process(view: &View, pools: &[PoolSnapshot]) -> Vec<Family> {
             "Bytes of these.",
             of_cores(|core| core.statement_bytes),
         ),
-        Family::new("build_info", Kind::Gauge, "1; the version is a label.")
-            .with(&version, Value::Count(1)),
+        Family::new(
+            "build_info",
+            Kind::Gauge,
+            "1; labels say what was built (PGDOG_COMMIT when it was).",
+        )
+        .with(&version, Value::Count(1)),
         reloads,
         lone(
             "config_last_reload_seconds",
@@ -549,7 +564,214 @@ fn tallies(view: &View) -> Vec<Family> {
             }
         }
     }
-    vec![logins, errors, times, cancels, handoffs, memory(view)]
+    let mut families = vec![logins, errors, times, cancels, handoffs, memory(view)];
+    families.extend(TIMED.map(|(what, name, help)| {
+        let mut family = Family::new(name, Kind::Histogram, help).unit("seconds");
+        if what == Timed::Parse {
+            family = family.short();
+        }
+        for ((of, whose), times) in &totals.times {
+            if *of == what {
+                family.push(
+                    &Labels::from(whose.clone()),
+                    Value::Times(Arc::new(times.clone())),
+                );
+            }
+        }
+        family
+    }));
+    families
+}
+
+const TIMED: [(Timed, &str, &str); 4] = [
+    (
+        Timed::Parse,
+        "query_parse_duration_seconds",
+        "Parsing of statements that are not in the cache.",
+    ),
+    (
+        Timed::Healthcheck,
+        "healthcheck_duration_seconds",
+        "Checks of servers in the background.",
+    ),
+    (
+        Timed::TwoPhase,
+        "two_pc_phase_duration_seconds",
+        "Phases of two-phase commits.",
+    ),
+    (
+        Timed::Hold,
+        "pause_hold_seconds",
+        "How long requests were held by PAUSE and MAINTENANCE.",
+    ),
+];
+
+/// Statements that were analysed, and where they went.
+fn analyses(view: &View) -> Vec<Family> {
+    let mut sum = Analysing::default();
+    view.cores.iter().for_each(|core| sum += core.analysing);
+    let recovered = view.cores.iter().map(|core| core.commits_recovered).sum();
+    let nobody: Labels = Arc::from([]);
+    let counter = |name, help, value| {
+        Family::new(name, Kind::Counter, help).with(&nobody, Value::Count(value))
+    };
+    let gauge =
+        |name, help, value| Family::new(name, Kind::Gauge, help).with(&nobody, Value::Count(value));
+    vec![
+        gauge(
+            "query_cache_limit",
+            "Analysed statements that are kept at most.",
+            view.query_cache_limit,
+        ),
+        counter(
+            "query_cache_hits",
+            "Statements that were analysed already.",
+            sum.hits,
+        ),
+        counter(
+            "query_cache_misses",
+            "Statements that were parsed.",
+            sum.misses,
+        ),
+        counter(
+            "query_cache_direct",
+            "Statements that went to one shard.",
+            sum.direct,
+        ),
+        counter(
+            "query_cache_cross",
+            "Statements that went to several shards.",
+            sum.cross,
+        ),
+        gauge(
+            "query_cache_size",
+            "Analysed statements kept.",
+            sum.entries as u64,
+        ),
+        Family::new(
+            "query_cache_parse_time",
+            Kind::Counter,
+            "Milliseconds of parsing.",
+        )
+        .with(&nobody, Value::Number(sum.parsing.as_secs_f64() * 1e3)),
+        counter(
+            "query_cache_fingerprints",
+            "Shapes computed: each text is read for its shape once.",
+            sum.hits + sum.misses,
+        ),
+        counter(
+            "two_pc_recovered_total",
+            "Two-phase transactions found in the log of an earlier process.",
+            recovered,
+        ),
+    ]
+}
+
+/// Statements on databases of several shards.
+fn over_shards(view: &View) -> [Family; 2] {
+    let mut touched = Group::new("shards_per_query", "Shards that statements touched.");
+    let mut merges = Group::new(
+        "cross_shard_merge_seconds",
+        "From the first row of any shard to the last one merged.",
+    );
+    for one in view.cores.iter().flat_map(|core| &core.over_shards) {
+        let database = ("database", one.names.database.clone());
+        if !one.touched.is_empty() {
+            let whose = vec![("user", one.names.user.clone()), database.clone()];
+            *touched.groups.entry(whose).or_default() += &one.touched;
+        }
+        if !one.merges.is_empty() {
+            *merges.groups.entry(vec![database]).or_default() += &one.merges;
+        }
+    }
+    let mut touched = touched.family().numbers();
+    touched.unit = None;
+    [touched, merges.family()]
+}
+
+/// Names that dashboards of PgDog know and whose features are not there: headers without samples.
+fn without_feature() -> Vec<Family> {
+    use Kind::{Counter, Gauge};
+    const NAMES: [(&str, Kind, &str); 15] = [
+        (
+            "mirror_total_count",
+            Counter,
+            "Mirroring is not there: no samples.",
+        ),
+        (
+            "mirror_mirrored_count",
+            Counter,
+            "Mirroring is not there: no samples.",
+        ),
+        (
+            "mirror_dropped_count",
+            Counter,
+            "Mirroring is not there: no samples.",
+        ),
+        (
+            "mirror_error_count",
+            Counter,
+            "Mirroring is not there: no samples.",
+        ),
+        (
+            "mirror_queue_length",
+            Gauge,
+            "Mirroring is not there: no samples.",
+        ),
+        (
+            "sharding_lookup_cache_hits",
+            Counter,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_cache_misses",
+            Counter,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_cache_evictions",
+            Counter,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_queries",
+            Counter,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_query_time",
+            Counter,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_cache_bytes",
+            Gauge,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "sharding_lookup_cache_entries",
+            Gauge,
+            "Look-ups of keys are not there: no samples.",
+        ),
+        (
+            "pub_sub_listeners",
+            Gauge,
+            "LISTEN keeps a client's own server: no samples.",
+        ),
+        (
+            "pub_sub_listener_received",
+            Counter,
+            "LISTEN keeps a client's own server: no samples.",
+        ),
+        (
+            "pub_sub_listener_dropped",
+            Counter,
+            "LISTEN keeps a client's own server: no samples.",
+        ),
+    ];
+    NAMES
+        .map(|(name, kind, help)| Family::new(name, kind, help))
+        .to_vec()
 }
 
 /// Buffers are counted whole, though only what was written to takes memory, so that the rest may be less.
@@ -557,15 +779,18 @@ fn memory(view: &View) -> Family {
     let mut memory = Family::new(
         "memory_bytes",
         Kind::Gauge,
-        "Bytes by kind: receive buffers with data, prepared statements, all the rest of what is resident.",
+        "Bytes by kind: receive buffers with data, prepared and analysed statements, all the rest of what is resident.",
     );
     let buffers: usize = view.cores.iter().map(|core| core.buffers_lent).sum();
     let buffers = buffers * BUFFER_BYTES;
     let statements: usize = view.cores.iter().map(|core| core.statement_bytes).sum();
-    let other = view.resident_bytes.saturating_sub(buffers + statements);
+    let analyses: usize = view.cores.iter().map(|core| core.analysing.bytes).sum();
+    let known = buffers + statements + analyses;
+    let other = view.resident_bytes.saturating_sub(known);
     for (kind, bytes) in [
         ("buffers", buffers),
         ("prepared_statements", statements),
+        ("query_cache", analyses),
         ("other", other),
     ] {
         memory.push(&labels([("kind", kind.to_owned())]), count(bytes));

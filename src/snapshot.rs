@@ -1,13 +1,14 @@
 //! What a core says of itself when it is asked: plain data, for the admin database and for metrics.
 
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::{BanReason, Banned, Lag, Observation};
 use crate::config::choice::Role;
 use crate::config::PoolConfig;
-use crate::metrics::{ClientTotals, Distributions, TallyTotals, Totals};
+use crate::metrics::{ClientTotals, Distribution, Distributions, TallyTotals, Totals};
 use crate::pool::{PoolId, PoolStats};
 
 /// Bytes of one receive buffer.
@@ -23,6 +24,10 @@ pub struct Scope {
     pub servers: bool,
     /// Each prepared statement.
     pub statements: bool,
+    /// Each analysed text.
+    pub analyses: bool,
+    /// Each two-phase commit that is under way.
+    pub commits: bool,
     /// How long things took, which is some kilobytes per pool and core.
     pub latencies: bool,
 }
@@ -66,6 +71,16 @@ pub struct CoreSnapshot {
     pub buffers_lent: usize,
     /// What was counted that belongs to no pool.
     pub tally: TallyTotals,
+    /// Its caches of analysed texts together.
+    pub analysing: Analysing,
+    /// If [`Scope::analyses`].
+    pub analyses: Vec<AnalysisSnapshot>,
+    /// If [`Scope::commits`].
+    pub commits: Vec<CommitSnapshot>,
+    /// Databases of several shards, if [`Scope::latencies`].
+    pub over_shards: Vec<OverShardsSnapshot>,
+    /// Two-phase commits that it found in the log of an earlier process.
+    pub commits_recovered: u64,
     /// Its slices of the pools.
     pub pools: Vec<PoolSnapshot>,
 }
@@ -246,4 +261,70 @@ pub struct StatementSnapshot {
     pub used_by: usize,
     /// What it takes, in bytes.
     pub bytes: usize,
+}
+
+/// What one core's caches of analysed texts have done and hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Analysing {
+    /// Texts found.
+    pub hits: u64,
+    /// Texts parsed.
+    pub misses: u64,
+    /// Statements routed to one shard.
+    pub direct: u64,
+    /// Statements routed to several shards.
+    pub cross: u64,
+    /// Texts kept.
+    pub entries: usize,
+    /// Bytes of these.
+    pub bytes: usize,
+    /// Time spent parsing.
+    pub parsing: Duration,
+}
+
+impl AddAssign for Analysing {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.direct += other.direct;
+        self.cross += other.cross;
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.parsing += other.parsing;
+    }
+}
+
+/// An analysed text, with `?` for what varies.
+#[derive(Clone, Debug)]
+pub struct AnalysisSnapshot {
+    /// The text.
+    pub query: String,
+    /// Found so often.
+    pub hits: u64,
+    /// Routed to one shard so often.
+    pub direct: u64,
+    /// Routed to several so often.
+    pub multi: u64,
+}
+
+/// A two-phase commit under way.
+#[derive(Clone, Debug)]
+pub struct CommitSnapshot {
+    /// Whose.
+    pub names: Arc<Names>,
+    /// What its GIDs begin with.
+    pub name: String,
+    /// How far it is.
+    pub state: &'static str,
+}
+
+/// Statements of a user on a database of several shards.
+#[derive(Clone, Debug)]
+pub struct OverShardsSnapshot {
+    /// Whose.
+    pub names: Arc<Names>,
+    /// How many shards each touched: numbers, not times.
+    pub touched: Distribution,
+    /// How long merging took.
+    pub merges: Distribution,
 }

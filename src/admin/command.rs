@@ -71,6 +71,8 @@ pub enum Act {
     Shutdown(Shutdown),
     /// Forgets unused prepared statements above the limit.
     ResetPrepared,
+    /// Forgets analysed texts.
+    ResetQueryCache,
     /// Refuses new clients of a database.
     Disable {
         /// Which.
@@ -161,8 +163,7 @@ fn one(words: &[Word]) -> Result<Command, Error> {
         Some("SET") => set(&mut words)?,
         Some("RESET") if words.accept(&["PREPARED"]) => Command::Act(Act::ResetPrepared),
         Some("RESET") if words.accept(&["QUERY_CACHE"]) || words.accept(&["QUERY", "CACHE"]) => {
-            let reason = "statements are not parsed for routing yet";
-            absent("RESET QUERY CACHE", reason)
+            Command::Act(Act::ResetQueryCache)
         }
         Some(keyword) => match act(keyword, &mut words)? {
             Some(act) => Command::Act(act),
@@ -250,7 +251,11 @@ fn act(keyword: &str, words: &mut Words<'_>) -> Result<Option<Act>, Error> {
             "SUSPEND",
             "sockets are not handed over; PAUSE is the substitute",
         ),
-        "SETUP" => gone(words, "SETUP SCHEMA", "sharding is not available yet"),
+        "SETUP" => gone(
+            words,
+            "SETUP SCHEMA",
+            "the pgdog schema is not available yet",
+        ),
         "RESHARD" => gone(words, "RESHARD", RESHARDING),
         "COPY_DATA" => gone(words, "COPY_DATA", RESHARDING),
         "SCHEMA_SYNC" => gone(words, "SCHEMA_SYNC", RESHARDING),
@@ -280,10 +285,6 @@ fn of(words: &mut Words<'_>, may_wait: bool) -> (Of, bool) {
 
 fn named(command: &'static str, reason: &'static str) -> Act {
     Act::Missing(Missing { command, reason })
-}
-
-fn absent(command: &'static str, reason: &'static str) -> Command {
-    Command::Act(named(command, reason))
 }
 
 /// Known with any arguments.
@@ -325,6 +326,7 @@ impl Act {
             Self::Probe { .. } => "PROBE",
             Self::Shutdown(_) => "SHUTDOWN",
             Self::ResetPrepared => "RESET PREPARED",
+            Self::ResetQueryCache => "RESET QUERY CACHE",
             Self::Disable { .. } => "DISABLE",
             Self::Enable { .. } => "ENABLE",
             Self::Kill { .. } => "KILL",
@@ -507,13 +509,7 @@ mod tests {
 
     #[test]
     fn known_commands_whose_feature_is_absent() {
-        for text in [
-            "RESHARD a b c",
-            "SUSPEND",
-            "reset query_cache",
-            "CUTOVER",
-            "SETUP SCHEMA",
-        ] {
+        for text in ["RESHARD a b c", "SUSPEND", "CUTOVER", "SETUP SCHEMA"] {
             let Command::Act(Act::Missing(absent)) = only(text) else {
                 panic!("{text}");
             };

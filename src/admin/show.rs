@@ -70,8 +70,12 @@ pub enum Show {
     Cores,
     /// Clients that keep their server, and why.
     Pins,
-    /// How long things took.
-    Latencies(Span),
+    /// How long things took, for one database or all.
+    Latencies(Span, Option<String>),
+    /// Analysed texts that contain this, or all.
+    QueryCache(Option<String>),
+    /// PgBouncer: memory by what it is for.
+    Mem,
     /// PgBouncer: the commands.
     Help,
     /// PgBouncer: entries of `[[databases]]`.
@@ -108,7 +112,8 @@ pub enum Span {
 pub struct Wanted(Vec<&'static str>);
 
 /// Those without arguments, by their words.
-const PLAIN: [(&str, Show); 25] = [
+const PLAIN: [(&str, Show); 26] = [
+    ("MEM", Show::Mem),
     ("POOLS", Show::Pools),
     ("STATS", Show::Stats),
     ("CONFIG", Show::Config),
@@ -137,11 +142,7 @@ const PLAIN: [(&str, Show); 25] = [
 ];
 
 /// Those that have nothing to show.
-const MISSING: [Missing; 11] = [
-    missing(
-        "SHOW QUERY CACHE",
-        "statements are not parsed for routing yet",
-    ),
+const MISSING: [Missing; 9] = [
     missing("SHOW MIRRORS", "mirroring is not available yet"),
     missing(
         "SHOW LISTENERS",
@@ -159,7 +160,6 @@ const MISSING: [Missing; 11] = [
         "SHOW SERVER MEMORY",
         "servers own no buffers: those of a core are lent while bytes are pending",
     ),
-    missing("SHOW MEM", "buffers are not counted by kind yet"),
     missing("SHOW PEER_POOLS", "there are no peers that pools belong to"),
     missing("SHOW FDS", "sockets are not handed over"),
     missing("SHOW SOCKETS", "see SHOW CLIENTS and SHOW SERVERS"),
@@ -180,10 +180,15 @@ pub(super) fn parse(words: &mut Words<'_>) -> Result<Option<Show>, Error> {
     Ok(Some(match (keyword.as_str(), plain) {
         ("CLIENTS", _) => Show::Clients(Wanted::parse(words, clients::COLUMNS)?),
         ("SERVERS", _) => Show::Servers(Wanted::parse(words, servers::COLUMNS)?),
-        ("LATENCIES", _) => Show::Latencies(match words.accept(&["TOTAL"]) {
-            true => Span::Start,
-            false => Span::Period,
-        }),
+        ("LATENCIES", _) => {
+            let span = match words.accept(&["TOTAL"]) {
+                true => Span::Start,
+                false => Span::Period,
+            };
+            Show::Latencies(span, words.argument())
+        }
+        ("QUERY_CACHE", _) => Show::QueryCache(words.argument()),
+        ("QUERY", _) if words.accept(&["CACHE"]) => Show::QueryCache(words.argument()),
         ("PREPARED", _) => {
             words.0 = &[];
             Show::Prepared
@@ -328,7 +333,9 @@ impl Show {
             Self::SchemaSync => "SHOW SCHEMA_SYNC",
             Self::Cores => "SHOW CORES",
             Self::Pins => "SHOW PINS",
-            Self::Latencies(_) => "SHOW LATENCIES",
+            Self::Latencies(..) => "SHOW LATENCIES",
+            Self::QueryCache(_) => "SHOW QUERY CACHE",
+            Self::Mem => "SHOW MEM",
             Self::Help => "SHOW",
             Self::Databases => "SHOW DATABASES",
             Self::Users => "SHOW USERS",
@@ -362,8 +369,16 @@ impl Show {
                 clients: true,
                 ..nothing
             },
-            Self::Latencies(_) => Scope {
+            Self::Latencies(..) => Scope {
                 latencies: true,
+                ..nothing
+            },
+            Self::QueryCache(_) => Scope {
+                analyses: true,
+                ..nothing
+            },
+            Self::Transactions => Scope {
+                commits: true,
                 ..nothing
             },
             Self::Pools
@@ -375,11 +390,11 @@ impl Show {
             | Self::StatsTotals
             | Self::StatsAverages
             | Self::Totals
+            | Self::Mem
             | Self::State => nothing,
             Self::Config
             | Self::Version
             | Self::InstanceId
-            | Self::Transactions
             | Self::Tasks
             | Self::TableCopies
             | Self::ReplicationSlots
@@ -410,7 +425,9 @@ impl Show {
             Self::Pools => pools::COLUMNS,
             Self::Cores => cores::COLUMNS,
             Self::Pins => clients::PINS,
-            Self::Latencies(_) => latencies::COLUMNS,
+            Self::Latencies(..) => latencies::COLUMNS,
+            Self::QueryCache(_) => cores::QUERY_CACHE,
+            Self::Mem => cores::MEM,
             Self::Replication => balance::REPLICATION,
             Self::Bans => balance::BANS,
             Self::Prepared => cores::PREPARED,
@@ -500,7 +517,10 @@ impl Show {
                 .map(|row| wanted.of(servers::COLUMNS, row))
                 .collect(),
             Self::Pins => clients::pins(picture).collect(),
-            Self::Latencies(span) => latencies::rows(picture, *span),
+            Self::Latencies(span, of) => latencies::rows(picture, *span, of.as_deref()),
+            Self::QueryCache(part) => cores::query_cache(picture, part.as_deref()),
+            Self::Mem => cores::mem(picture),
+            Self::Transactions => cores::transactions(picture),
             Self::Pools => pools::rows(picture),
             Self::Replication => balance::replication(picture),
             Self::Bans => balance::bans(picture),
@@ -523,8 +543,7 @@ impl Show {
             Self::Version => vec![vec![text(format!("pgdog v{}", picture.version))]],
             Self::InstanceId => vec![vec![text(picture.instance_id.to_owned())]],
             // Nothing of the kind exists while the features behind them do not: that is the whole truth.
-            Self::Transactions
-            | Self::Tasks
+            Self::Tasks
             | Self::TableCopies
             | Self::ReplicationSlots
             | Self::SchemaSync
@@ -546,7 +565,8 @@ fn help() -> String {
     let shows: Vec<_> = [
         "CLIENTS [column, ...]",
         "SERVERS [column, ...]",
-        "LATENCIES [TOTAL]",
+        "LATENCIES [TOTAL] [database]",
+        "QUERY_CACHE [text]",
     ]
     .into_iter()
     .chain(PLAIN.iter().map(|(name, _)| *name))
@@ -554,7 +574,7 @@ fn help() -> String {
     format!(
         "commands:\n\tSHOW {}\n\tSET name TO value\n\tRELOAD\n\tRECONNECT [database]\n\
          \tPAUSE [[user] database] [WAIT]\n\tRESUME [[user] database]\n\tMAINTENANCE ON|OFF [database]\n\
-         \tBAN [pool_id]\n\tUNBAN [pool_id]\n\tHEALTHCHECK [pool_id]\n\tPROBE url\n\tRESET PREPARED\n\
+         \tBAN [pool_id]\n\tUNBAN [pool_id]\n\tHEALTHCHECK [pool_id]\n\tPROBE url\n\tRESET PREPARED|QUERY_CACHE\n\
          \tDISABLE database\n\tENABLE database\n\tKILL [database]\n\tKILL_CLIENT id\n\tWAIT_CLOSE [database]\n\
          \tSHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]",
         shows.join("\n\tSHOW ")
@@ -614,12 +634,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_says_so() {
-        for line in [
-            "SHOW CLIENT MEMORY",
-            "SHOW QUERY_CACHE abc",
-            "show query cache",
-            "SHOW FDS",
-        ] {
+        for line in ["SHOW CLIENT MEMORY", "SHOW FDS"] {
             assert!(matches!(show(line), Show::Missing(_)), "{line}");
         }
     }

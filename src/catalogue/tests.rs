@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::*;
 use crate::config::{resolve, Source, Sources};
 use crate::metrics::family::Sample;
-use crate::metrics::{Counters, Latencies, LoginResult, Tally};
+use crate::metrics::{Counters, Histogram, Latencies, LoginResult, Tally};
 use crate::pool::PoolStats;
 use crate::protocol::sqlstate::SqlState;
-use crate::snapshot::Known;
+use crate::snapshot::{Known, Names, OverShardsSnapshot};
 
 /// What a program with one busy core and one pool shows.
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -59,6 +59,23 @@ fn view() -> View {
     tally.login("shop", LoginResult::Ok, ("scram", true), took);
     tally.error("shop", SqlState::INVALID_PASSWORD);
     tally.cancels_unknown.add(1);
+    for what in [
+        Timed::Parse,
+        Timed::Healthcheck,
+        Timed::TwoPhase,
+        Timed::Hold,
+    ] {
+        let labels: &[&str] = match what {
+            Timed::Parse => &[],
+            Timed::Healthcheck => &["host", "port", "database"],
+            Timed::TwoPhase => &["database", "phase"],
+            Timed::Hold => &["database"],
+        };
+        let whose = labels.iter().map(|label| (*label, "x".to_owned()));
+        tally.timed(what, whose.collect(), took);
+    }
+    let two = Histogram::default();
+    two.record(2);
     let core = |number, pool: &PoolSnapshot| CoreSnapshot {
         core: number,
         cpu: number,
@@ -78,6 +95,23 @@ fn view() -> View {
         buffers: 64,
         buffers_lent: 2,
         tally: tally.totals(),
+        analysing: Analysing {
+            hits: 3,
+            misses: 2,
+            parsing: took,
+            ..Analysing::default()
+        },
+        analyses: Vec::new(),
+        commits: Vec::new(),
+        commits_recovered: 1,
+        over_shards: vec![OverShardsSnapshot {
+            names: Arc::new(Names {
+                user: "ann".to_owned(),
+                database: "shop".to_owned(),
+            }),
+            touched: two.read(),
+            merges: two.read(),
+        }],
         pools: vec![pool.clone()],
     };
     View {
@@ -138,7 +172,9 @@ fn cores_are_summed_and_times_are_milliseconds() {
     assert_eq!(times.count(), 2);
 }
 
-/// The names and types of the contract, of features that exist.
+const POOL: &str = "user database host port shard role";
+
+/// The names, types and labels of the contract.
 #[test]
 fn names_and_types_are_those_that_dashboards_know() {
     let families = by_name();
@@ -199,6 +235,101 @@ fn names_and_types_are_those_that_dashboards_know() {
         };
         assert_eq!(kind(&format!("avg_{name}")), Some(average), "{name}");
     }
+    for (name, of, labels) in [
+        ("query_cache_limit", Kind::Gauge, ""),
+        ("query_cache_size", Kind::Gauge, ""),
+        ("query_cache_hits", Kind::Counter, ""),
+        ("query_cache_misses", Kind::Counter, ""),
+        ("query_cache_direct", Kind::Counter, ""),
+        ("query_cache_cross", Kind::Counter, ""),
+        ("query_cache_parse_time", Kind::Counter, ""),
+        ("query_cache_fingerprints", Kind::Counter, ""),
+        ("two_pc_recovered_total", Kind::Counter, ""),
+        ("build_info", Kind::Gauge, "version commit"),
+        ("config_reloads", Kind::Counter, "result"),
+        ("config_last_reload_seconds", Kind::Gauge, ""),
+        ("client_logins", Kind::Counter, "database result"),
+        ("client_errors", Kind::Counter, "database sqlstate"),
+        ("cancels", Kind::Counter, "result"),
+        ("core_busy_ratio", Kind::Gauge, "core"),
+        ("core_clients", Kind::Gauge, "core"),
+        ("core_servers", Kind::Gauge, "core"),
+        ("core_handoffs", Kind::Counter, "from to"),
+        ("memory_bytes", Kind::Gauge, "kind"),
+        ("checkout_timeouts", Kind::Counter, POOL),
+        ("pool_healthy", Kind::Gauge, POOL),
+        ("pool_banned", Kind::Gauge, POOL),
+        ("pool_paused", Kind::Gauge, POOL),
+        ("replica_lag_seconds", Kind::Gauge, POOL),
+        ("replica_lag_bytes", Kind::Gauge, POOL),
+        (
+            "bans",
+            Kind::Counter,
+            "user database host port shard role reason",
+        ),
+        (
+            "query_duration_seconds",
+            Kind::Histogram,
+            "user database kind",
+        ),
+        (
+            "server_query_duration_seconds",
+            Kind::Histogram,
+            "user database shard role",
+        ),
+        (
+            "checkout_wait_seconds",
+            Kind::Histogram,
+            "user database shard role",
+        ),
+        (
+            "transaction_duration_seconds",
+            Kind::Histogram,
+            "user database",
+        ),
+        (
+            "idle_in_transaction_seconds",
+            Kind::Histogram,
+            "user database",
+        ),
+        (
+            "server_connect_duration_seconds",
+            Kind::Histogram,
+            "host port phase",
+        ),
+        (
+            "client_login_duration_seconds",
+            Kind::Histogram,
+            "method tls",
+        ),
+        ("query_parse_duration_seconds", Kind::Histogram, ""),
+        (
+            "healthcheck_duration_seconds",
+            Kind::Histogram,
+            "host port database",
+        ),
+        ("shards_per_query", Kind::Histogram, "user database"),
+        ("cross_shard_merge_seconds", Kind::Histogram, "database"),
+        (
+            "two_pc_phase_duration_seconds",
+            Kind::Histogram,
+            "database phase",
+        ),
+        ("pause_hold_seconds", Kind::Histogram, "database"),
+    ] {
+        assert_eq!(kind(name), Some(of), "{name}");
+        let found = families[name].samples[0].labels.iter();
+        let found: Vec<_> = found.map(|(label, _)| *label).collect();
+        assert_eq!(found.join(" "), labels, "{name}");
+    }
+    // Of features that are not there: known, without samples.
+    for name in [
+        "mirror_total_count",
+        "sharding_lookup_queries",
+        "pub_sub_listeners",
+    ] {
+        assert!(families[name].samples.is_empty(), "{name}");
+    }
     let units: BTreeSet<_> = families
         .values()
         .filter(|family| family.kind != Kind::Histogram)
@@ -241,8 +372,9 @@ fn document() -> String {
          |Name|Type|Labels|Meaning|\n|-|-|-|-|\n",
     );
     for family in families(&view()) {
-        let labels: Vec<_> = family.samples[0]
-            .labels
+        let sample = family.samples.first();
+        let labels = sample.map_or(&[][..], |sample| &sample.labels);
+        let labels: Vec<_> = labels
             .iter()
             .map(|(label, _)| format!("`{label}`"))
             .collect();

@@ -178,7 +178,7 @@ const URL_KEYS: [&str; 13] = [
 ];
 
 /// A database and its user. Bad values are errors, unknown keys warnings.
-fn entries(
+pub(super) fn entries(
     source: &str,
     url: DatabaseUrl,
     problems: &mut Problems,

@@ -43,8 +43,10 @@ use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PassthroughAuth,
     PoolerMode, PreparedStatements, QuerySizeAction, Role, ServerAuth, TlsVerify,
 };
+use database_url::DatabaseUrl;
 use document::Entry;
 use file::File;
+use problem::Problems;
 use section::{Effect, Section};
 use users::{UserEntry, UsersFile};
 
@@ -610,6 +612,22 @@ impl Config {
         all.extend(rows("tcp_", &self.file.tcp));
         all.extend(rows("memory_", &self.file.memory));
         all
+    }
+
+    /// How to connect to the server of a URL, for PROBE. Errors: what is wrong with it, without a part of it.
+    pub fn probe(&self, url: &str) -> Result<PoolConfig, String> {
+        let mut problems = Problems::default();
+        let url = DatabaseUrl::parse(url)?;
+        let (database, user) = environment::entries("url", url, &mut problems);
+        if let Some(problem) = problems.errors.first() {
+            return Err(problem.to_string());
+        }
+        Ok(resolve::pool(
+            &self.file.general.value,
+            &database,
+            &user,
+            &mut problems,
+        ))
     }
 
     /// Settings that someone changed from their defaults, but whose feature does not exist yet: `section.key`, each once.

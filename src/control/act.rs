@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::admin::command::{self, Missing};
+use crate::admin::command;
 use crate::admin::{Act, Answer};
 use crate::auth::login::wrong_password;
 use crate::config::guests::{Unwelcome, GUESTS_MAX};
@@ -85,8 +85,12 @@ impl Control {
             Act::Ban(pool) => self.on_pool(pool, proxy::Act::Ban),
             Act::Unban(pool) => self.on_pool(pool, proxy::Act::Unban),
             Act::Healthcheck(pool) => self.on_pool(pool, proxy::Act::Check),
-            Act::Probe { .. } => Err(missing("PROBE", "it is not available yet")),
-            Act::ResetPrepared => Err(missing("RESET PREPARED", "it is not available yet")),
+            Act::ResetPrepared => self.all_cores(&proxy::Act::ForgetPrepared).map(drop),
+            Act::ResetQueryCache => self.all_cores(&proxy::Act::ForgetAnalyses).map(drop),
+            Act::Probe { .. } => {
+                debug_assert!(false, "sessions do that themselves");
+                Ok(())
+            }
             Act::Missing(what) => Err(command::missing(what)),
         }
     }
@@ -223,10 +227,6 @@ impl Control {
             waits.borrow_mut().looked(&cores, &setup, now());
         });
     }
-}
-
-fn missing(command: &'static str, reason: &'static str) -> Error {
-    command::missing(Missing { command, reason })
 }
 
 fn no_client(id: i64) -> Error {

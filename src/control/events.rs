@@ -181,6 +181,7 @@ impl Control {
         let mut view = View {
             namespace: setup.observation.namespace.clone(),
             accepting: self.phase == Phase::Serving,
+            query_cache_limit: setup.routing.analyses_max as u64,
             prepared_statements_limit: setup.prepared.statements_max.unwrap_or(u64::MAX),
             reloads,
             configured,

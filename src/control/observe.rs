@@ -17,6 +17,8 @@ pub(super) const WHOLE: Scope = Scope {
     clients: false,
     servers: false,
     statements: false,
+    analyses: false,
+    commits: false,
     latencies: true,
 };
 

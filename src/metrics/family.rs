@@ -16,6 +16,8 @@ pub struct Family {
     pub unit: Option<&'static str>,
     /// What it means, one line.
     pub help: &'static str,
+    /// Of its buckets, if it is a histogram.
+    pub bounds: &'static [Duration],
     /// One for each set of labels.
     pub samples: Vec<Sample>,
 }
@@ -63,9 +65,11 @@ pub enum Value {
     Number(f64),
     /// How often something took how long.
     Times(Arc<Distribution>),
+    /// How often something was how many.
+    Sizes(Arc<Distribution>),
 }
 
-/// Upper bounds of histograms.
+/// Upper bounds of histograms, if nothing else is said.
 pub const BOUNDS: [Duration; 19] = [
     Duration::from_micros(50),
     Duration::from_micros(100),
@@ -88,6 +92,35 @@ pub const BOUNDS: [Duration; 19] = [
     Duration::from_secs(60),
 ];
 
+/// Those of what takes microseconds.
+pub const BOUNDS_SHORT: [Duration; 13] = [
+    Duration::from_micros(1),
+    Duration::from_nanos(2500),
+    Duration::from_micros(5),
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+];
+
+/// Those of numbers, where a nanosecond stands for one.
+pub const BOUNDS_NUMBERS: [Duration; 8] = [
+    Duration::from_nanos(1),
+    Duration::from_nanos(2),
+    Duration::from_nanos(4),
+    Duration::from_nanos(8),
+    Duration::from_nanos(16),
+    Duration::from_nanos(32),
+    Duration::from_nanos(64),
+    Duration::from_nanos(128),
+];
+
 impl Family {
     /// A metric without samples.
     pub fn new(name: impl Into<String>, kind: Kind, help: &'static str) -> Self {
@@ -96,8 +129,28 @@ impl Family {
             kind,
             unit: None,
             help,
+            bounds: &BOUNDS,
             samples: Vec::new(),
         }
+    }
+
+    /// A histogram of what takes microseconds.
+    #[must_use]
+    pub fn short(mut self) -> Self {
+        self.bounds = &BOUNDS_SHORT;
+        self
+    }
+
+    /// A histogram of small numbers, not of times.
+    #[must_use]
+    pub fn numbers(mut self) -> Self {
+        self.bounds = &BOUNDS_NUMBERS;
+        for sample in &mut self.samples {
+            if let Value::Times(sizes) = &sample.value {
+                sample.value = Value::Sizes(Arc::clone(sizes));
+            }
+        }
+        self
     }
 
     /// Its unit.

@@ -23,7 +23,7 @@ pub use client::{ClientMeter, ClientTotals};
 pub use histogram::{Distribution, Histogram};
 pub use latency::{Distributions, Latencies, Phase};
 pub use server::{Answered, ServerMeter};
-pub use tally::{LoginResult, Tally, TallyTotals};
+pub use tally::{LoginResult, Tally, TallyTotals, Timed};
 pub use window::{Averages, Period, Windows};
 
 /// The enumeration of what is counted per pool, with names.

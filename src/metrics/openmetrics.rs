@@ -4,9 +4,8 @@
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
 use std::fmt::{Arguments, Write};
-use std::time::Duration;
 
-use super::family::{Family, Kind, Value, BOUNDS};
+use super::family::{Family, Kind, Value};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +89,15 @@ fn write_family(
         match &sample.value {
             Value::Count(count) => line(suffix, None, format_args!("{count}"))?,
             Value::Number(number) => line(suffix, None, format_args!("{number:.3}"))?,
-            Value::Times(times) => {
-                for (bound, count) in BOUNDS.iter().zip(times.up_to(&BOUNDS)) {
-                    let bound = seconds(*bound, strict);
+            Value::Times(times) | Value::Sizes(times) => {
+                // Of numbers, a nanosecond stands for one.
+                let sizes = matches!(sample.value, Value::Sizes(_));
+                let scale = if sizes { 1e9 } else { 1.0 };
+                for (bound, count) in family.bounds.iter().zip(times.up_to(family.bounds)) {
+                    let bound = written(bound.as_secs_f64() * scale, strict);
                     line("_bucket", Some(bound), format_args!("{count}"))?;
                 }
-                let (count, sum) = (times.count(), times.sum().as_secs_f64());
+                let (count, sum) = (times.count(), times.sum().as_secs_f64() * scale);
                 line("_bucket", Some("+Inf".to_owned()), format_args!("{count}"))?;
                 line("_sum", None, format_args!("{sum:.6}"))?;
                 line("_count", None, format_args!("{count}"))?;
@@ -111,10 +113,10 @@ fn ends_in(name: &str, unit: &str) -> bool {
 }
 
 /// A bound. OpenMetrics wants whole ones as `1.0`.
-fn seconds(bound: Duration, strict: bool) -> String {
+fn written(bound: f64, strict: bool) -> String {
     match strict {
-        true => format!("{:?}", bound.as_secs_f64()),
-        false => bound.as_secs_f64().to_string(),
+        true => format!("{bound:?}"),
+        false => bound.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value as Json};
 
-use super::family::{Family, Kind, Labels, Value, BOUNDS};
+use super::family::{Family, Kind, Labels, Value};
 
 /// Metrics in one request.
 pub const METRICS_MAX: usize = 10;
@@ -80,16 +80,23 @@ impl Exporter {
             let value = match &sample.value {
                 Value::Count(count) => *count as f64,
                 Value::Number(number) => *number,
-                Value::Times(times) => {
-                    let up_to: Vec<u64> = times.up_to(&BOUNDS).collect();
+                Value::Times(times) | Value::Sizes(times) => {
+                    // Of numbers, a nanosecond stands for one.
+                    let sizes = matches!(sample.value, Value::Sizes(_));
+                    let scale = if sizes { 1e9 } else { 1.0 };
+                    let up_to: Vec<u64> = times.up_to(family.bounds).collect();
                     let below = [0].iter().chain(&up_to);
                     let all = times.count();
                     let counts = up_to.iter().chain([&all]).zip(below).map(|(a, b)| a - b);
                     point["startTimeUnixNano"] = unix_nanoseconds(self.started);
                     point["count"] = json!(all.to_string());
-                    point["sum"] = json!(times.sum().as_secs_f64());
+                    point["sum"] = json!(times.sum().as_secs_f64() * scale);
                     point["bucketCounts"] = counts.map(|count| count.to_string()).collect();
-                    point["explicitBounds"] = BOUNDS.iter().map(Duration::as_secs_f64).collect();
+                    point["explicitBounds"] = family
+                        .bounds
+                        .iter()
+                        .map(|bound| bound.as_secs_f64() * scale)
+                        .collect();
                     points.push(point);
                     continue;
                 }
@@ -152,6 +159,7 @@ fn attributes(common: &[(String, String)], labels: &[(&'static str, String)]) ->
 mod tests {
     use std::sync::Arc;
 
+    use super::super::family;
     use super::*;
     use crate::metrics::Histogram;
 
@@ -243,9 +251,9 @@ mod tests {
             .collect();
         assert_eq!(
             (counts.len(), counts.iter().sum::<u64>()),
-            (BOUNDS.len() + 1, 3)
+            (family::BOUNDS.len() + 1, 3)
         );
-        assert_eq!((counts[1], counts[BOUNDS.len()]), (1, 1));
+        assert_eq!((counts[1], counts[family::BOUNDS.len()]), (1, 1));
         assert_eq!(point["count"], "3");
     }
 }

@@ -71,12 +71,29 @@ impl LoginResult {
 /// How a client logs in: method, and whether it has encrypted.
 pub type LoginWay = (&'static str, bool);
 
+/// What is timed that happens too rarely to be kept per pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timed {
+    /// A text is parsed.
+    Parse,
+    /// A server is checked.
+    Healthcheck,
+    /// One phase of a two-phase commit.
+    TwoPhase,
+    /// A request is held by PAUSE or MAINTENANCE.
+    Hold,
+}
+
+/// Whose time: names and values of labels.
+pub type Whose = Vec<(&'static str, String)>;
+
 /// One core's own counters.
 #[derive(Debug, Default)]
 pub struct Tally {
     logins: RefCell<BTreeMap<(String, LoginResult), u64>>,
     errors: RefCell<BTreeMap<(String, SqlState), u64>>,
     login_times: RefCell<BTreeMap<LoginWay, Histogram>>,
+    times: RefCell<BTreeMap<(Timed, Whose), Histogram>>,
     /// Requests passed on to servers.
     pub cancels_sent: Counter,
     /// Requests with an unknown key, or for clients that hold no server.
@@ -96,8 +113,18 @@ impl Tally {
         add(&mut self.errors.borrow_mut(), database, code);
     }
 
+    /// Something took so long.
+    pub fn timed(&self, what: Timed, whose: Whose, took: Duration) {
+        let mut times = self.times.borrow_mut();
+        if times.len() < LABELS_MAX || times.contains_key(&(what, whose.clone())) {
+            let times = times.entry((what, whose)).or_default();
+            times.record(nanoseconds(took));
+        }
+    }
+
     /// What was counted so far.
     pub fn totals(&self) -> TallyTotals {
+        let rare = self.times.borrow();
         let times = self.login_times.borrow();
         TallyTotals {
             logins: self.logins.borrow().clone(),
@@ -105,6 +132,10 @@ impl Tally {
             login_times: times
                 .iter()
                 .map(|(way, times)| (*way, times.read()))
+                .collect(),
+            times: rare
+                .iter()
+                .map(|(what, times)| (what.clone(), times.read()))
                 .collect(),
             cancels: [self.cancels_sent.get(), self.cancels_unknown.get()],
         }
@@ -129,6 +160,8 @@ pub struct TallyTotals {
     pub errors: BTreeMap<(String, SqlState), u64>,
     /// How long logins took.
     pub login_times: BTreeMap<LoginWay, Distribution>,
+    /// How long what is rare took.
+    pub times: BTreeMap<(Timed, Whose), Distribution>,
     /// Cancel requests: sent on, unknown.
     pub cancels: [u64; 2],
 }
@@ -143,6 +176,9 @@ impl AddAssign<&TallyTotals> for TallyTotals {
         }
         for (way, times) in &other.login_times {
             *self.login_times.entry(*way).or_default() += times;
+        }
+        for (what, times) in &other.times {
+            *self.times.entry(what.clone()).or_default() += times;
         }
         for (mine, more) in self.cancels.iter_mut().zip(other.cancels) {
             *mine += more;

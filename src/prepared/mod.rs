@@ -225,6 +225,17 @@ impl Statements {
         self.bytes
     }
 
+    /// `RESET PREPARED`: statements that no client has go, for as long as there are more than `most`.
+    pub fn forget_unused(&mut self, most: usize) {
+        let mut excess = self.kept.len().saturating_sub(most);
+        self.kept.retain(|kept| {
+            let goes = excess > 0 && Rc::strong_count(&kept.0) == 1;
+            excess -= usize::from(goes);
+            !goes
+        });
+        self.bytes = self.kept.iter().map(|kept| kept.0.size()).sum();
+    }
+
     fn find_or_add(
         &mut self,
         bytes: &[u8],

@@ -10,6 +10,7 @@ use cores::Core;
 use crate::balance::{Balance, Epoch, Event, LagLimits, Member, Pick, Policy, Refusal, Writable};
 use crate::config::choice::Role;
 use crate::config::{Balancing, Config};
+use crate::metrics::Histogram;
 use crate::pool::PoolId;
 use crate::sharding::ShardingTables;
 use crate::snapshot::Names;
@@ -36,10 +37,21 @@ pub(crate) struct Cluster {
     pub(crate) sharding: ShardingTables,
     /// Texts of this database that were analysed lately.
     pub(crate) analyses: RefCell<Cache>,
+    /// How its statements fared over shards.
+    pub(crate) over_shards: Rc<OverShards>,
     /// Counts what may make a request that waits go elsewhere.
     news: Cell<u64>,
     /// What its catalogue says.
     pub(crate) facts: RefCell<Option<Learnt>>,
+}
+
+/// What is told of statements on a database of several shards.
+#[derive(Default)]
+pub(crate) struct OverShards {
+    /// How many each touched; a histogram of numbers.
+    pub(crate) touched: Histogram,
+    /// From the first row of any shard to the last one.
+    pub(crate) merges: Histogram,
 }
 
 /// One part of a database.
@@ -82,6 +94,14 @@ pub(crate) enum Choice {
     Refused(Refusal),
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "parsing is shorter than a turn of the ring, whose time is coarse"
+)]
+fn clock() -> Instant {
+    Instant::now()
+}
+
 impl Cluster {
     /// `pools`: of one user and database, in the order of shards. What `before` knows of their servers is kept.
     pub(super) fn new(
@@ -98,6 +118,12 @@ impl Cluster {
             Shard::new(number, servers, known(number), config, core)
         };
         let analyses_max = config.routing.analyses_max.div_ceil(core.count());
+        // Who still has the old cluster has an empty cache from now on.
+        let mut analyses = before.map_or_else(
+            || Cache::new(0, 0).with_clock(clock),
+            |before| before.analyses.replace(Cache::new(0, 0)),
+        );
+        analyses.resize(analyses_max, ANALYSES_BYTES_MAX);
         let sharding = config.cluster(&first.names.database);
         Self {
             names: Arc::clone(&first.names),
@@ -105,7 +131,10 @@ impl Cluster {
             sharding: sharding
                 .map(|cluster| cluster.sharding.clone())
                 .unwrap_or_default(),
-            analyses: RefCell::new(Cache::new(analyses_max, ANALYSES_BYTES_MAX)),
+            analyses: RefCell::new(analyses),
+            over_shards: before
+                .map(|before| Rc::clone(&before.over_shards))
+                .unwrap_or_default(),
             shards: shards.map(shard).collect(),
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
             facts: RefCell::default(),

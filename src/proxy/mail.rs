@@ -103,6 +103,10 @@ pub(crate) enum Act {
     Unban(Option<PoolId>),
     /// Check the server of this pool now, or all.
     Check(Option<PoolId>),
+    /// Forget prepared statements above the limit that nobody has.
+    ForgetPrepared,
+    /// Forget analysed texts.
+    ForgetAnalyses,
 }
 
 /// A core has done it.

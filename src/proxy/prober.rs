@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::balance::{BanReason, Event, Observation, Schedule, ROLE_QUESTION};
 use crate::config::choice::Role;
 use crate::config::Pace;
-use crate::metrics::Stat;
+use crate::metrics::{Stat, Timed};
 use crate::pool::{ConnectFailure, PoolId};
 
 use super::core_state::{CoreState, Phase};
@@ -292,6 +292,14 @@ async fn check(
     };
     *connection = kept;
     task.slot.registry.counters().count(Stat::Healthchecks);
+    let pool = task.slot.config();
+    let whose = vec![
+        ("host", pool.address.host.to_string()),
+        ("port", pool.address.port.to_string()),
+        ("database", pool.database.clone()),
+    ];
+    let took = state.core.now().saturating_duration_since(began);
+    state.tally.timed(Timed::Healthcheck, whose, took);
     outcome
 }
 

@@ -107,6 +107,11 @@ impl Pools {
         }
     }
 
+    /// Each user's database.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Rc<Cluster>> {
+        self.clusters.iter()
+    }
+
     /// The same clusters, with other pools on their way in or out.
     fn with(&self, all: Vec<Rc<PoolSlot>>) -> Self {
         Self::new(all, self.clusters.clone())
@@ -192,6 +197,15 @@ pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
         Act::Ban(pool) => count = news::set_ban(state, pool, true),
         Act::Unban(pool) => count = news::set_ban(state, pool, false),
         Act::Check(pool) => count = prober::check_now(state, pool),
+        Act::ForgetPrepared => {
+            let most = state.prepared_max().div_ceil(state.core.count());
+            state.statements.borrow_mut().forget_unused(most);
+        }
+        Act::ForgetAnalyses => {
+            let pools = state.pools();
+            let caches = pools.clusters().map(|cluster| &cluster.analyses);
+            caches.for_each(|cache| cache.borrow_mut().clear());
+        }
     }
     let core = state.core.index();
     // Otherwise the control thread has given up on this core.

@@ -9,8 +9,8 @@ use crate::balance::Part;
 use crate::config::choice::Role;
 use crate::prepared::Statement;
 use crate::snapshot::{
-    ClientSnapshot, CoreSnapshot, Holder, Holding, Known, PoolSnapshot, Scope, ServerSnapshot,
-    StatementSnapshot,
+    Analysing, AnalysisSnapshot, ClientSnapshot, CoreSnapshot, Holder, Holding, Known,
+    OverShardsSnapshot, PoolSnapshot, Scope, ServerSnapshot, StatementSnapshot,
 };
 
 use super::core_state::{Activity, CoreState, Face, Link};
@@ -45,6 +45,10 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
     };
     let statements = match scope.statements {
         true => statements(state).await,
+        false => Vec::new(),
+    };
+    let analyses = match scope.analyses {
+        true => analyses(state).await,
         false => Vec::new(),
     };
     let now = state.core.now();
@@ -82,6 +86,17 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         buffers: stats.buffers,
         buffers_lent: stats.buffers_lent,
         tally: state.tally.totals(),
+        analysing: analysing(state),
+        analyses,
+        commits: match scope.commits {
+            true => state.commits.list(),
+            false => Vec::new(),
+        },
+        commits_recovered: state.commits.recovered(),
+        over_shards: match scope.latencies {
+            true => over_shards(state),
+            false => Vec::new(),
+        },
         pools: pools
             .map(|slot| pool(state, slot, &holders, scope))
             .collect(),
@@ -203,6 +218,57 @@ fn one_client(link: &Link) -> Option<ClientSnapshot> {
         statements: link.statements.get(),
         server,
     })
+}
+
+fn analysing(state: &CoreState) -> Analysing {
+    let mut sum = Analysing::default();
+    for cluster in state.pools().clusters() {
+        let cache = cluster.analyses.borrow();
+        let ((hits, misses), routed) = (cache.counts(), cache.routed());
+        sum += Analysing {
+            hits,
+            misses,
+            direct: routed.direct,
+            cross: routed.cross,
+            entries: cache.len(),
+            bytes: cache.bytes(),
+            parsing: cache.parsing(),
+        };
+    }
+    sum
+}
+
+async fn analyses(state: &CoreState) -> Vec<AnalysisSnapshot> {
+    let mut all = Vec::new();
+    let pools = state.pools();
+    for cluster in pools.clusters() {
+        all.extend(
+            cluster
+                .analyses
+                .borrow()
+                .list()
+                .map(|listed| AnalysisSnapshot {
+                    query: listed.query,
+                    hits: listed.usage.hits.get(),
+                    direct: listed.usage.direct.get(),
+                    multi: listed.usage.multi.get(),
+                }),
+        );
+        state.core.yield_now().await;
+    }
+    all
+}
+
+fn over_shards(state: &CoreState) -> Vec<OverShardsSnapshot> {
+    let pools = state.pools();
+    let several = pools.clusters().filter(|cluster| cluster.shards() > 1);
+    several
+        .map(|cluster| OverShardsSnapshot {
+            names: Arc::clone(&cluster.names),
+            touched: cluster.over_shards.touched.read(),
+            merges: cluster.over_shards.merges.read(),
+        })
+        .collect()
 }
 
 async fn statements(state: &CoreState) -> Vec<StatementSnapshot> {

@@ -189,6 +189,16 @@ impl TwoPhase {
         self.legs.iter().map(|leg| leg.shard).collect()
     }
 
+    /// How far it is, in words for the operator.
+    pub fn stage(&self) -> &'static str {
+        match self.state {
+            State::Announcing | State::Preparing => "preparing",
+            State::Deciding | State::Committing => "committing",
+            State::RollingBack => "rolling back",
+            State::Done => "done",
+        }
+    }
+
     /// Is nothing left to be done?
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::hints::Hints;
 use super::lexer::Dialect;
@@ -32,6 +33,10 @@ pub struct Cache {
     bytes_max: usize,
     hits: u64,
     misses: u64,
+    routed: Routed,
+    /// Tells how long parsing takes.
+    clock: Option<fn() -> Instant>,
+    parsing: Duration,
     shape: Shape,
 }
 
@@ -44,6 +49,17 @@ pub struct Analysed<'c> {
     pub literals: &'c [Literal],
     /// Hints in its comments.
     pub hints: Hints,
+    /// How long it took to parse; `None` if it was known, or without a clock.
+    pub parsed_in: Option<Duration>,
+}
+
+/// Statements by where they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routed {
+    /// To one shard.
+    pub direct: u64,
+    /// To several.
+    pub cross: u64,
 }
 
 /// What is kept, for `SHOW QUERY_CACHE`.
@@ -103,22 +119,34 @@ impl Cache {
             bytes_max,
             hits: 0,
             misses: 0,
+            routed: Routed::default(),
+            clock: None,
+            parsing: Duration::ZERO,
             shape: Shape::default(),
+        }
+    }
+
+    /// The same, where times of parsing are of interest.
+    pub fn with_clock(self, clock: fn() -> Instant) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
         }
     }
 
     /// What a text says. `dialect` is the session's.
     pub fn analyse(&mut self, text: &[u8], dialect: Dialect) -> Analysed<'_> {
         self.shape.shrink(SCRATCH_BYTES_MAX);
-        let analysis = self.look_up(text, dialect);
+        let (analysis, parsed_in) = self.look_up(text, dialect);
         Analysed {
+            parsed_in,
             analysis,
             literals: &self.shape.literals,
             hints: self.shape.hints,
         }
     }
 
-    fn look_up(&mut self, text: &[u8], dialect: Dialect) -> Rc<Analysis> {
+    fn look_up(&mut self, text: &[u8], dialect: Dialect) -> (Rc<Analysis>, Option<Duration>) {
         let shaped = self.shape.read(text, dialect);
         if shaped {
             if let Some(Kept(entry)) = self.kept.get(self.shape.key.as_slice()) {
@@ -126,10 +154,11 @@ impl Cache {
                 let hits = &entry.analysis.usage.hits;
                 hits.set(hits.get() + 1);
                 self.hits += 1;
-                return Rc::clone(&entry.analysis);
+                return (Rc::clone(&entry.analysis), None);
             }
         }
         self.misses += 1;
+        let began = self.clock.map(|clock| clock());
         let statements = match text.len() {
             0..=TEXT_BYTES_MAX => {
                 // A text that was not read to its end may be of any depth.
@@ -145,10 +174,14 @@ impl Cache {
             statements,
             usage: Usage::default(),
         });
+        let now = self.clock.map(|clock| clock());
+        let took = began.zip(now);
+        let took = took.map(|(began, now)| now.saturating_duration_since(began));
+        self.parsing += took.unwrap_or_default();
         if shaped {
             self.keep(&analysis);
         }
-        analysis
+        (analysis, took)
     }
 
     fn keep(&mut self, analysis: &Rc<Analysis>) {
@@ -224,6 +257,26 @@ impl Cache {
     /// Bytes of what is kept, about.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A statement of this text goes to one shard, or to several.
+    pub fn route(&mut self, analysis: &Analysis, several: bool) {
+        let (usage, all) = match several {
+            true => (&analysis.usage.multi, &mut self.routed.cross),
+            false => (&analysis.usage.direct, &mut self.routed.direct),
+        };
+        usage.set(usage.get() + 1);
+        *all += 1;
+    }
+
+    /// Statements that were routed so far.
+    pub fn routed(&self) -> Routed {
+        self.routed
+    }
+
+    /// Time spent parsing, with a clock.
+    pub fn parsing(&self) -> Duration {
+        self.parsing
     }
 
     /// Texts found, and texts parsed, since the beginning.

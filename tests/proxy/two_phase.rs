@@ -60,7 +60,9 @@ impl Shards {
         }
         let table = "[[sharded_tables]]\nname = \"t\"\ncolumn = \"id\"\n";
         let config = config.more(&format!("{table}database = {name:?}\n"));
-        let config = config.user(ALICE, &name, &format!("password = {PASSWORD:?}"));
+        let config = config
+            .admin()
+            .user(ALICE, &name, &format!("password = {PASSWORD:?}"));
         Self {
             name,
             names,
@@ -298,6 +300,15 @@ fn pgdog_killed_while_preparing_leaves_nothing() {
     let holder = shards.hold(1);
     commit(&mut client);
     shards.wait_for_prepared(&[0, 2]);
+    let listed = pgdog.admin().rows("SHOW TRANSACTIONS");
+    let [database, user, name, state] = &*listed[0] else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(
+        (database, &**user, &**state),
+        (&shards.name, ALICE, "preparing")
+    );
+    assert!(name.starts_with("pgdog."), "{name}");
     pgdog.signal(Signal::KILL);
     pgdog.wait(PATIENCE);
     assert_eq!(shards.prepared(), [0, 2]);
@@ -350,6 +361,11 @@ fn pgdog_killed_while_committing_commits_the_rest() {
     // The next one draws another instance id, and goes by what was recorded.
     let pgdog = shards.start();
     pgdog.logged(LEFT);
+    let unfinished = pgdog.admin().rows("SHOW TRANSACTIONS");
+    assert!(
+        unfinished.iter().all(|row| row[3] == "committing"),
+        "{unfinished:?}"
+    );
     shards.wait_for_prepared(&[]);
     assert_eq!(shards.counts(), ["1", "1", "1"]);
     drop(stopped);

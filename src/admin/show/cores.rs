@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::snapshot::CoreSnapshot;
+use crate::snapshot::{CommitSnapshot, CoreSnapshot, BUFFER_BYTES};
 
 use super::{count, text, Columns, Picture, Type, Value};
 
@@ -27,6 +27,16 @@ pub(super) const COLUMNS: Columns = &[(
 pub(super) const PREPARED: Columns = &[
     (Type::Text, &["name", "statement", "rewrite"]),
     (Type::Numeric, &["used_by", "memory_used"]),
+];
+
+pub(super) const QUERY_CACHE: Columns = &[
+    (Type::Text, &["query"]),
+    (Type::Numeric, &["hits", "direct", "multi"]),
+];
+
+pub(super) const MEM: Columns = &[
+    (Type::Text, &["name"]),
+    (Type::Int4, &["size", "used", "free", "memtotal"]),
 ];
 
 /// How busy cores had been by the last two looks.
@@ -117,4 +127,74 @@ pub(super) fn prepared(picture: &Picture<'_>) -> Vec<Vec<Value>> {
         ]
     };
     statements.into_iter().map(row).collect()
+}
+
+/// Texts of all cores, equal ones as one, most hits first; those that contain `part` in any case.
+pub(super) fn query_cache(picture: &Picture<'_>, part: Option<&str>) -> Vec<Vec<Value>> {
+    let part = part.map(str::to_lowercase);
+    let mut texts: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    for text in picture.cores.iter().flat_map(|core| &core.analyses) {
+        let wanted = |part: &String| text.query.to_lowercase().contains(part);
+        if part.as_ref().is_none_or(wanted) {
+            let sums = texts.entry(&text.query).or_default();
+            let counted = [text.hits, text.direct, text.multi];
+            sums.iter_mut()
+                .zip(counted)
+                .for_each(|(sum, more)| *sum += more);
+        }
+    }
+    let mut texts: Vec<_> = texts.into_iter().collect();
+    texts.sort_by_key(|(_, [hits, ..])| std::cmp::Reverse(*hits));
+    let row = |(query, counted): (&str, [u64; 3])| {
+        let mut row = vec![text(query.to_owned())];
+        row.extend(counted.map(count));
+        row
+    };
+    texts.into_iter().map(row).collect()
+}
+
+/// Two-phase commits of all cores.
+pub(super) fn transactions(picture: &Picture<'_>) -> Vec<Vec<Value>> {
+    let commits = picture.cores.iter().flat_map(|core| &core.commits);
+    let row = |commit: &CommitSnapshot| {
+        vec![
+            text(commit.names.database.clone()),
+            text(commit.names.user.clone()),
+            text(commit.name.clone()),
+            text(commit.state),
+        ]
+    };
+    commits.map(row).collect()
+}
+
+/// What takes memory and is counted: bytes of each, how many are in use and free, bytes of all. Of what has no fixed
+/// size, that of the average.
+pub(super) fn mem(picture: &Picture<'_>) -> Vec<Vec<Value>> {
+    let sum = |number: fn(&CoreSnapshot) -> usize| picture.cores.iter().map(number).sum::<usize>();
+    let int = |number: usize| count(i32::try_from(number).unwrap_or(i32::MAX));
+    let row = |name: &'static str, used: usize, free: usize, bytes: usize| {
+        let size = bytes.checked_div(used + free).unwrap_or(0);
+        vec![text(name), int(size), int(used), int(free), int(bytes)]
+    };
+    let (buffers, lent) = (sum(|core| core.buffers), sum(|core| core.buffers_lent));
+    vec![
+        row(
+            "receive_buffers",
+            lent,
+            buffers - lent,
+            buffers * BUFFER_BYTES,
+        ),
+        row(
+            "prepared_statements",
+            sum(|core| core.statements_known),
+            0,
+            sum(|core| core.statement_bytes),
+        ),
+        row(
+            "query_cache",
+            sum(|core| core.analysing.entries),
+            0,
+            sum(|core| core.analysing.bytes),
+        ),
+    ]
 }

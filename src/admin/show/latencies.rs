@@ -1,63 +1,57 @@
 //! SHOW LATENCIES: how long things took, as percentiles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::metrics::{Distribution, Distributions, Phase};
 use crate::pool::PoolId;
 
-use super::pools::{place, pools};
+use super::pools::pools;
 use super::{count, text, Columns, Picture, Span, Type, Value};
 
 pub(super) const COLUMNS: Columns = &[
-    (Type::Text, &["database", "user", "addr"]),
-    (Type::Numeric, &["port", "shard"]),
-    (Type::Text, &["role", "phase"]),
-    (
-        Type::Numeric,
-        &["count", "mean", "p50", "p90", "p99", "p999", "max"],
-    ),
+    (Type::Text, &["database", "user", "metric"]),
+    (Type::Int8, &["count"]),
+    (Type::Numeric, &["p50", "p90", "p99", "p999", "max"]),
 ];
 
-/// One row for each pool and phase in which something happened; times in milliseconds.
-pub(super) fn rows(picture: &Picture<'_>, span: Span) -> Vec<Vec<Value>> {
-    let mut since_start: BTreeMap<PoolId, Distributions> = BTreeMap::new();
+/// One row for each database, user and phase in which something happened, over all their pools; times in milliseconds.
+pub(super) fn rows(picture: &Picture<'_>, span: Span, of: Option<&str>) -> Vec<Vec<Value>> {
+    let mut since_start: HashMap<PoolId, Distributions> = HashMap::new();
     for slice in picture.cores.iter().flat_map(|core| &core.pools) {
         if let Some(latencies) = &slice.latencies {
             *since_start.entry(slice.id).or_default() += latencies;
         }
     }
-    let mut rows = Vec::new();
+    let mut sums: BTreeMap<(&str, &str), Distributions> = BTreeMap::new();
     for (id, pool) in pools(picture.cores) {
         let distributions = match span {
             Span::Start => since_start.get(&id),
             Span::Period => picture.windows.last(id).map(|period| &period.latencies),
         };
+        let (database, user) = (&*pool.config.database, &*pool.config.user);
+        if let Some(more) = distributions.filter(|_| of.is_none_or(|of| of == database)) {
+            *sums.entry((database, user)).or_default() += more;
+        }
+    }
+    let mut rows = Vec::new();
+    for ((database, user), distributions) in &sums {
         for phase in Phase::ALL {
-            let Some(distribution) = distributions
-                .map(|all| &all[phase])
-                .filter(|one| !one.is_empty())
-            else {
-                continue;
-            };
-            let mut row = Vec::from(place(pool.config, pool.known.role));
-            row.push(text(name(phase)));
-            row.extend(numbers(distribution));
-            rows.push(row);
+            let distribution = &distributions[phase];
+            if !distribution.is_empty() {
+                let who = [*database, user, name(phase)];
+                let mut row = Vec::from(who.map(|word| text(word.to_owned())));
+                row.extend(numbers(distribution));
+                rows.push(row);
+            }
         }
     }
     rows
 }
 
-fn numbers(distribution: &Distribution) -> [Value; 7] {
-    let number = distribution.count();
+fn numbers(distribution: &Distribution) -> [Value; 6] {
     let quantile = |share| Value::millis(distribution.quantile(share));
-    let mean = Value::ratio(
-        distribution.sum().as_nanos(),
-        u128::from(number) * 1_000_000,
-    );
     [
-        count(number),
-        mean,
+        count(distribution.count()),
         quantile(0.5),
         quantile(0.9),
         quantile(0.99),

@@ -19,7 +19,7 @@ use crate::admin::command::{self, Missing};
 use crate::admin::driver::{Driver, Session};
 use crate::admin::extended::{Extended, Run};
 use crate::admin::rows::{put_description, Formats};
-use crate::admin::{Answer, Command};
+use crate::admin::{Act, Answer, Command};
 use crate::error::{Error, Fault, Survives};
 use crate::metrics::ClientMeter;
 use crate::protocol::backend::{
@@ -323,6 +323,10 @@ impl AdminSession {
         self.link.activity.set(Activity::Active);
         let outcome = match command {
             Command::Driver(driver) => Ok(self.run_here(&driver)),
+            Command::Act(Act::Probe { url }) => {
+                let probed = Box::pin(super::probe::probe(&self.state, &url)).await;
+                probed.map_err(End::from)
+            }
             command => self.ask(command).await,
         };
         self.link.activity.set(match self.session.in_transaction() {

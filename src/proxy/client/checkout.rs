@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use crate::balance::Epoch;
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::metrics::{nanoseconds, Phase, Stat};
+use crate::metrics::{nanoseconds, Phase, Stat, Timed};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::frontend::tag;
@@ -54,6 +55,7 @@ impl Session {
         loop {
             if self.slot.is_held() {
                 self.wait_for_release().await?;
+                self.held_since(since);
                 return Ok(Attempt::Again);
             }
             let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
@@ -62,7 +64,7 @@ impl Session {
             });
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
-                Checkout::Wait(ticket) => match self.wait(ticket, aim, &mut news).await? {
+                Checkout::Wait(ticket) => match self.wait_in_queue(ticket, aim, &mut news).await? {
                     Some(served) => served,
                     None => return Ok(Attempt::Again),
                 },
@@ -117,6 +119,26 @@ impl Session {
             self.link.enter(Activity::Active, now);
             return Ok(Attempt::Ready(held));
         }
+    }
+
+    /// A place in the queue; where that was for a PAUSE, the time counts as such.
+    async fn wait_in_queue(&mut self, ticket: Ticket, aim: Aim, news: &mut u64) -> Waited {
+        let names = &self.slot.names;
+        let paused = &self.state.config().orders.paused;
+        let paused = paused.is_on(&names.user, &names.database);
+        let since = self.state.core.now();
+        let outcome = self.wait(ticket, aim, news).await?;
+        if paused {
+            self.held_since(since);
+        }
+        Ok(outcome)
+    }
+
+    /// The operator has held a request up until now.
+    fn held_since(&self, since: Instant) {
+        let took = self.state.core.now().saturating_duration_since(since);
+        let whose = vec![("database", self.slot.names.database.clone())];
+        self.state.tally.timed(Timed::Hold, whose, took);
     }
 
     /// Sends the settings ahead of the request, if they may travel with it: they have been taken once, so that it hardly

@@ -11,6 +11,7 @@ mod lookup;
 mod obtain;
 mod passthrough;
 mod prepared;
+mod probe;
 mod relay;
 mod replies;
 mod request;

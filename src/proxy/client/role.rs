@@ -2,6 +2,7 @@
 
 use crate::config::choice::{ReadWriteSplit, ReadWriteStrategy};
 use crate::error::{Error, Fault};
+use crate::metrics::Timed;
 use crate::protocol::batch::{extent, messages, BatchEnd, Extent};
 use crate::protocol::frontend::{tag, Bind, Parse};
 use crate::protocol::sqlstate::SqlState;
@@ -103,11 +104,17 @@ impl Session {
             }
         }
         let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
-        Ok(match route {
+        if let Some(took) = analysed.parsed_in {
+            self.state.tally.timed(Timed::Parse, Vec::new(), took);
+        }
+        let wanted = match route {
             RoleRoute::Read(Readers::All, _) => Want::Read,
             RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Replica,
             RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
-        })
+        };
+        let analysis = analysed.analysis;
+        cache.route(&analysis, false);
+        Ok(wanted)
     }
 }
 

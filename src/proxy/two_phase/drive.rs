@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
+use crate::metrics::Timed;
 use crate::routing::two_phase::gid::TransactionId;
 use crate::routing::two_phase::log::{Pending, Record};
 use crate::routing::two_phase::{Action, Entry, Event, Outcome, Statement, TwoPhase};
@@ -70,11 +71,68 @@ struct Drive {
     parts: Vec<Part>,
 }
 
+/// How far it is, as the operator sees it, and how long the phases take. No longer listed when this is gone.
+struct Stage {
+    state: Rc<CoreState>,
+    id: TransactionId,
+    names: Arc<Names>,
+    now: &'static str,
+    since: Instant,
+}
+
+impl Stage {
+    fn begin(
+        state: &Rc<CoreState>,
+        id: TransactionId,
+        names: &Arc<Names>,
+        now: &'static str,
+    ) -> Self {
+        let entry = (Arc::clone(names), now);
+        state.commits.running.borrow_mut().insert(id, entry);
+        Self {
+            state: Rc::clone(state),
+            id,
+            names: Arc::clone(names),
+            now,
+            since: state.core.now(),
+        }
+    }
+
+    fn on(&mut self, now: &'static str) {
+        if now == self.now {
+            return;
+        }
+        let phase = match self.now {
+            "preparing" => "prepare",
+            _ => "commit",
+        };
+        let at = self.state.core.now();
+        let whose = vec![
+            ("database", self.names.database.clone()),
+            ("phase", phase.to_owned()),
+        ];
+        let took = at.saturating_duration_since(self.since);
+        self.state.tally.timed(Timed::TwoPhase, whose, took);
+        (self.now, self.since) = (now, at);
+        let mut running = self.state.commits.running.borrow_mut();
+        if let Some((_, stage)) = running.get_mut(&self.id) {
+            *stage = now;
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.state.commits.running.borrow_mut().remove(&self.id);
+    }
+}
+
 impl Drive {
     async fn run(mut self) {
         let participants: Shards = self.legs.iter().map(|(shard, _)| *shard).collect();
         let mut actions = Vec::new();
         let mut machine = TwoPhase::begin(self.id, participants, &mut actions);
+        let mut stage = Stage::begin(&self.state, self.id, &self.names, machine.stage());
         loop {
             for action in actions.drain(..) {
                 self.carry_out(action);
@@ -87,6 +145,7 @@ impl Drive {
                 break;
             };
             machine.on(event, &mut actions);
+            stage.on(machine.stage());
         }
         debug_assert!(machine.is_done() || !self.parts.is_empty());
         let commits = &self.state.commits;

@@ -10,7 +10,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::two_phase::gid::{Owner, TransactionId};
 use crate::routing::two_phase::log::Record;
 use crate::routing::two_phase::{Resolution, Statement};
-use crate::snapshot::Names;
+use crate::snapshot::{CommitSnapshot, Names};
 
 use super::super::cluster::{Choice, Want};
 use super::super::core_state::CoreState;
@@ -60,6 +60,19 @@ impl Part {
 }
 
 impl Unfinished {
+    /// What the operator may know of it.
+    pub(super) fn snapshot(&self) -> CommitSnapshot {
+        let back = |part: &Part| part.resolution == Resolution::Rollback;
+        CommitSnapshot {
+            names: Arc::clone(&self.names),
+            name: self.owner.name(self.id),
+            state: match self.parts.iter().any(back) {
+                true => "rolling back",
+                false => "committing",
+            },
+        }
+    }
+
     /// What is to be finished on servers, and how.
     pub(super) fn gids(&self) -> impl Iterator<Item = String> + '_ {
         let parts = self.parts.iter();

@@ -13,13 +13,14 @@ mod drive;
 mod finish;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::routing::two_phase::gid::{Owner, TransactionId};
 use crate::routing::two_phase::log::{Ledger, Record};
-use crate::snapshot::Names;
+use crate::snapshot::{CommitSnapshot, Names};
 
 use super::commit_log::CommitLog;
 use super::core_state::CoreState;
@@ -48,6 +49,10 @@ pub(crate) struct Commits {
     /// Of the next transaction.
     number: Cell<u64>,
     unfinished: RefCell<Vec<Unfinished>>,
+    /// Those under way with their sessions' servers, and how far they are.
+    running: RefCell<BTreeMap<TransactionId, (Arc<Names>, &'static str)>>,
+    /// Found in the log of an earlier process.
+    recovered: Cell<u64>,
     /// A task finishes what is unfinished.
     at_it: Cell<bool>,
 }
@@ -60,8 +65,29 @@ impl Commits {
             process: boot.process,
             number: Cell::new(0),
             unfinished: RefCell::default(),
+            running: RefCell::default(),
+            recovered: Cell::new(0),
             at_it: Cell::new(false),
         }
+    }
+
+    /// Found in the log of an earlier process so far.
+    pub(super) fn recovered(&self) -> u64 {
+        self.recovered.get()
+    }
+
+    /// Those that are under way or left over.
+    pub(super) fn list(&self) -> Vec<CommitSnapshot> {
+        let running = self.running.borrow();
+        let running = running.iter().map(|(id, (names, state))| CommitSnapshot {
+            names: Arc::clone(names),
+            name: self.owner.name(*id),
+            state,
+        });
+        let unfinished = self.unfinished.borrow();
+        running
+            .chain(unfinished.iter().map(Unfinished::snapshot))
+            .collect()
     }
 
     fn next_id(&self, core: usize) -> TransactionId {
@@ -109,6 +135,7 @@ pub(crate) fn recover(state: &Rc<CoreState>, left: &Ledger) {
         transactions = left.len(),
         "two-phase commits of an earlier process are to be finished"
     );
+    state.commits.recovered.set(left.len() as u64);
     for (id, pending) in left.iter() {
         let part = |shard| Part::new(shard, pending.resolution());
         let names = Names {

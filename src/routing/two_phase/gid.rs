@@ -52,14 +52,19 @@ impl Owner {
         &self.prefix
     }
 
-    /// The name of a transaction on one shard.
-    pub fn gid(&self, id: TransactionId, shard: u32) -> String {
+    /// The name of a transaction: what its GIDs begin with.
+    pub fn name(&self, id: TransactionId) -> String {
         let TransactionId {
             process,
             core,
             number,
         } = id;
-        format!("{}.{process:016x}.{core}.{number}.{shard}", self.prefix)
+        format!("{}.{process:016x}.{core}.{number}", self.prefix)
+    }
+
+    /// The name of a transaction on one shard.
+    pub fn gid(&self, id: TransactionId, shard: u32) -> String {
+        format!("{}.{shard}", self.name(id))
     }
 
     /// Which transaction of this owner a GID names, and its shard. `None`: it is somebody else's.

@@ -4,6 +4,7 @@
 use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
 use crate::merge::refused;
+use crate::metrics::Timed;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
@@ -15,7 +16,7 @@ use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
-use crate::sql::statement::{Kind, Unparsed};
+use crate::sql::statement::{Analysis, Kind, Unparsed};
 use crate::sql::statements::Statements;
 use crate::types::Format;
 
@@ -302,6 +303,9 @@ impl Session {
             if let Some(name) = hints.invalid {
                 return Err(invalid(name));
             }
+            if let Some(took) = analysed.parsed_in {
+                self.state.tally.timed(Timed::Parse, Vec::new(), took);
+            }
             (analysed.analysis, (analysed.literals.to_vec(), hints))
         };
         let statements = match &analysis.statements {
@@ -405,7 +409,28 @@ impl Session {
                 form: Form::Query,
             });
         }
+        self.count_routes(&analysis, &planned);
         Ok(planned)
+    }
+
+    /// How many shards these statements of one text go to.
+    fn count_routes(&self, analysis: &Analysis, planned: &[Planned<'_>]) {
+        let shards = self.cluster.shards();
+        let mut cache = self.cluster.analyses.borrow_mut();
+        for one in planned {
+            let Verdict::Run(run) = &one.verdict else {
+                continue;
+            };
+            let touched = match &run.place {
+                Place::Any | Place::Joined => 1,
+                Place::These(these) => these.len(),
+                Place::All => shards,
+            };
+            cache.route(analysis, touched > 1);
+            if shards > 1 {
+                self.cluster.over_shards.touched.record(touched as u64);
+            }
+        }
     }
 
     /// How this session's texts are read.

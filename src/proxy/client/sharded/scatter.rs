@@ -4,13 +4,14 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use cores::Buf;
 
 use crate::error::{Error, Fault, Survives};
 use crate::merge::plan::Slice;
 use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
-use crate::metrics::Answered;
+use crate::metrics::{nanoseconds, Answered};
 use crate::protocol::backend::{tag, CommandComplete, TransactionStatus};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::exchange::{Fate, Owed};
@@ -133,6 +134,8 @@ struct Scatter<'a> {
     timed_out: bool,
     /// The client has got something of the reply.
     begun: bool,
+    /// When the first row came.
+    first_row: Option<Instant>,
     notes: Vec<String>,
 }
 
@@ -190,6 +193,7 @@ pub(super) async fn run(
         failed: false,
         timed_out: false,
         begun: false,
+        first_row: None,
         notes: match &call.shown {
             Shown::Reply { notes, .. } => notes.clone(),
             Shown::Description | Shown::Errors => Vec::new(),
@@ -203,6 +207,11 @@ pub(super) async fn run(
         for leg in &*scatter.legs {
             leg.held.target.settled().await;
         }
+    }
+    if let Some(first) = scatter.first_row.filter(|_| scatter.legs.len() > 1) {
+        let now = scatter.session.state.core.clock();
+        let took = nanoseconds(now.saturating_duration_since(first));
+        scatter.session.cluster.over_shards.merges.record(took);
     }
     Ok(match scatter.failed {
         true => Outcome::Failed,
@@ -322,6 +331,9 @@ impl Scatter<'_> {
         while let Some(Ok(frame)) = frames.next() {
             let message = bytes.get(start..frames.at()).unwrap_or_default();
             start = frames.at();
+            if frame.tag == tag::DATA_ROW && self.first_row.is_none() {
+                self.first_row = Some(self.session.state.core.clock());
+            }
             if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
                 if let Ok(complete) = CommandComplete::parse(frame.body) {
                     self.tag = complete.tag.to_vec();
