@@ -99,3 +99,5 @@ mod two_phase;
 mod types;
 #[path = "proxy/writes.rs"]
 mod writes;
+#[path = "proxy/written.rs"]
+mod written;

@@ -12,6 +12,7 @@ mod question;
 mod reads;
 mod role;
 mod strategy;
+mod written;
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,15 @@ pub use self::lag::{Lag, LagLimits, Lsn, Replayed, Trail};
 pub use self::question::ROLE_QUESTION;
 pub use self::role::{Epoch, News, Observation, Part, Roles, Standing, Writable};
 pub use self::strategy::Turns;
+pub use self::written::{pause, Ledger, Mark, Written, MARK_QUESTION, REPLAYED_QUESTION};
 
-use self::reads::Reads;
+use self::reads::{Proof, Reads};
+
+/// A replica that a read has waited for in vain is no candidate for others that would have to wait for so many times as
+/// long, so that waiting takes a tenth of the time at most.
+const STALLED_TIMES: u32 = 10;
+/// And for this at least.
+const STALLED_MIN: Duration = Duration::from_secs(1);
 
 /// A server as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +81,24 @@ pub enum Pick {
         server: usize,
         /// Only over a connection opened under this epoch.
         epoch: Option<Epoch>,
+        /// What has to be asked of it, for a read that has to see something.
+        asks: Asks,
     },
     /// Nowhere yet: roles are not known, or changing. Ask again when there is news, or `checkout_timeout` is over.
     Wait,
     /// Nowhere.
     Refused(Refusal),
+}
+
+/// What has to be asked of a server that a read goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// Nothing.
+    Nothing,
+    /// Has it replayed up to here? Otherwise it does not serve this read.
+    Replayed(Lsn),
+    /// It is the primary: where is it? What the session knew of that is worth nothing.
+    Mark,
 }
 
 /// Why there is no server for a request.
@@ -162,6 +183,10 @@ struct Server {
     lag: Option<Lag>,
     /// More than the limits allow.
     lagging: bool,
+    /// It has said to a read when asked then that it has replayed up to here, which no check has told yet.
+    replayed: Option<(Instant, Lsn)>,
+    /// A read has waited for it in vain: reads that would have to wait do without it until then.
+    stalled: Option<Instant>,
 }
 
 impl Balance {
@@ -205,10 +230,12 @@ impl Balance {
 
     /// A server for a request that has `tried` others in vain.
     ///
-    /// `active` counts the connections of this core that are in use, by server; `random` is any number.
+    /// `written` is what a read has to see. `active` counts the connections of this core that are in use, by server;
+    /// `random` is any number.
     pub fn pick(
         &mut self,
         want: Want,
+        written: Written,
         tried: impl Fn(usize) -> bool,
         active: impl Fn(usize) -> usize,
         now: Instant,
@@ -218,17 +245,20 @@ impl Balance {
             return Pick::Refused(Refusal::NoServers);
         }
         if want == Want::Write {
-            return match self.roles.writable(now) {
-                Writable::Server(server, epoch) => Pick::Server { server, epoch },
-                Writable::Nobody => Pick::Wait,
-                Writable::Never => Pick::Refused(Refusal::NoPrimary),
-            };
+            return self.primary(Asks::Nothing, now);
         }
+        let mark = match written {
+            Written::Nothing => None,
+            // Of another reign: no position here compares to it.
+            Written::UpTo(mark) if self.roles.epoch() == Some(mark.epoch) => Some(mark),
+            Written::Somewhere | Written::UpTo(_) => return self.primary(Asks::Mark, now),
+        };
         let reads = Reads {
             servers: &self.servers,
             roles: &self.roles,
             split: self.policy.split,
             hinted: want == Want::Replica,
+            mark,
             now,
         };
         let rank = |server: usize| match tried(server) {
@@ -237,13 +267,53 @@ impl Balance {
         };
         let count = reads.servers.len();
         let Some(best) = (0..count).filter_map(rank).min() else {
-            return reads.nobody((0..count).any(tried));
+            return match mark {
+                Some(_) => self.primary(Asks::Nothing, now),
+                None => reads.nobody((0..count).any(tried)),
+            };
         };
         let candidate = |server| rank(server) == Some(best);
         let picked = self.turns.pick(candidate, active, random);
+        let server = picked.expect("the best rank is that of a server");
+        let proof = mark.map_or(Proof::None, |mark| reads.proof(server, mark));
         Pick::Server {
-            server: picked.expect("the best rank is that of a server"),
-            epoch: None,
+            server,
+            epoch: match proof {
+                Proof::Epoch(epoch) => Some(epoch),
+                Proof::None | Proof::Replayed(_) => None,
+            },
+            asks: match proof {
+                Proof::Replayed(lsn) => Asks::Replayed(lsn),
+                Proof::None | Proof::Epoch(_) => Asks::Nothing,
+            },
+        }
+    }
+
+    /// The server that is written to.
+    fn primary(&self, asks: Asks, now: Instant) -> Pick {
+        match self.roles.writable(now) {
+            Writable::Server(server, epoch) => Pick::Server {
+                server,
+                epoch,
+                asks,
+            },
+            Writable::Nobody => Pick::Wait,
+            Writable::Never => Pick::Refused(Refusal::NoPrimary),
+        }
+    }
+
+    /// A read has asked a replica at `at`, and it has replayed up to `lsn`.
+    pub fn replayed(&mut self, server: usize, at: Instant, lsn: Lsn) {
+        if let Some(server) = self.servers.get_mut(server) {
+            server.replayed = Some((at, lsn));
+        }
+    }
+
+    /// A read has waited for a replica for so long in vain.
+    pub fn stalled(&mut self, server: usize, now: Instant, waited: Duration) {
+        let pause = waited.saturating_mul(STALLED_TIMES).max(STALLED_MIN);
+        if let Some(server) = self.servers.get_mut(server) {
+            server.stalled = now.checked_add(pause);
         }
     }
 
@@ -283,6 +353,10 @@ impl Balance {
             return None;
         }
         let news = self.roles.observe(server, observation);
+        if let Some(server) = self.servers.get_mut(server) {
+            // What it says now is as good, or it is not what it was.
+            server.replayed = None;
+        }
         if let Some(News::Crowned { .. }) = news {
             self.trail.clear();
         }
@@ -368,6 +442,8 @@ impl Server {
             barred: false,
             lag: None,
             lagging: false,
+            replayed: None,
+            stalled: None,
         }
     }
 

@@ -58,6 +58,8 @@ pub enum Standing {
         system: u64,
         /// Replayed up to here.
         lsn: Lsn,
+        /// It follows this timeline, or a later one that has its beginning in common with it; 0 if it does not say.
+        timeline: u32,
         /// Age of the last transaction replayed.
         age: Option<Duration>,
     },
@@ -309,6 +311,24 @@ impl Roles {
     /// The newest observation of `server`.
     pub fn last(&self, server: usize) -> Option<Observation> {
         self.members.get(server)?.last
+    }
+
+    /// The same, if it is not older than evidence may be and the server was reached since.
+    pub fn current(&self, server: usize, now: Instant) -> Option<Observation> {
+        let member = self.members.get(server)?;
+        let last = member.last?;
+        (member.reached && self.is_current(last.at, now)).then_some(last)
+    }
+
+    /// Is what was said at `at` evidence at `now`?
+    pub fn is_current(&self, at: Instant, now: Instant) -> bool {
+        self.age_max
+            .is_some_and(|age_max| now.saturating_duration_since(at) <= age_max)
+    }
+
+    /// The reign of the primary that proved itself last.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.reign.map(|reign| reign.epoch)
     }
 
     /// The primary that proved itself last.

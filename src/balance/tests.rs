@@ -1,5 +1,7 @@
 //! Which server a request goes to, in one situation after the other.
 
+mod written;
+
 use super::*;
 use ReadWriteSplit::{
     ExcludePrimary, IncludePrimary, IncludePrimaryIfReplicaBanned, PreferPrimary,
@@ -88,6 +90,7 @@ impl Bench {
             let random = self.numbers.next();
             match self.balance.pick(
                 want,
+                Written::Nothing,
                 |server| tried.contains(&server),
                 |_| 0,
                 self.now,
@@ -133,6 +136,7 @@ impl Bench {
         let standing = Standing::Standby {
             system: 1,
             lsn: Lsn(lsn),
+            timeline: 1,
             age: Some(age),
         };
         self.balance.observe(

@@ -9,7 +9,7 @@ use super::value::{Flaw, Input};
 use super::{Config, Environment};
 
 /// Settings of `[general]` that may be set.
-const GENERAL: [&str; 26] = [
+const GENERAL: [&str; 27] = [
     "auth_type",
     "ban_timeout",
     "canonicalize_type_information",
@@ -32,6 +32,7 @@ const GENERAL: [&str; 26] = [
     "query_timeout",
     "read_write_split",
     "read_write_strategy",
+    "read_your_writes",
     "reload_schema_on_ddl",
     "tls_client_required",
     "two_phase_commit",

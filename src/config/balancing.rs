@@ -9,6 +9,9 @@ use super::value::{Millis, DISABLED};
 /// Checks more often than this are not worth it.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
+/// Longer than this no read waits for a replica.
+const WRITTEN_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// How servers are chosen, checked and banned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balancing {
@@ -34,6 +37,8 @@ pub struct Balancing {
     pub role_interval: Duration,
     /// Longest time for one check of role and LSN.
     pub role_timeout: Option<Duration>,
+    /// Longest wait for a replica to have replayed what a read has to see.
+    pub written_wait: Duration,
 }
 
 /// When checks begin, and how often they are repeated.
@@ -70,13 +75,16 @@ impl Balancing {
             }),
             role_interval,
             role_timeout: general.lsn_check_timeout.limit(),
+            written_wait: general
+                .read_your_writes_wait
+                .duration()
+                .min(WRITTEN_WAIT_MAX),
         }
     }
 
-    /// Checks of role and LSN for servers whose role is found out, or is configured.
-    pub fn roles(&self, found_out: bool) -> Option<Pace> {
-        // Without any nobody could ever be written to.
-        let needed = found_out.then_some(Pace {
+    /// Checks of role and LSN, which are `needed` where roles are found out and for `read_your_writes`.
+    pub fn roles(&self, needed: bool) -> Option<Pace> {
+        let needed = needed.then_some(Pace {
             delay: Duration::ZERO,
             interval: self.role_interval,
         });

@@ -239,6 +239,11 @@ impl Check<'_> {
                     format!("differs from other entries of \"{}\"", entry.value.name),
                 );
             }
+            let own = entry.value.read_your_writes;
+            if own.is_some() && own != first.value.read_your_writes {
+                let text = format!("differs from the first entry of \"{}\"", entry.value.name);
+                self.warn(entry, "read_your_writes", text);
+            }
         }
         for (expected, number) in (0..).zip(shards.keys()) {
             if expected != *number {

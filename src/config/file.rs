@@ -242,6 +242,8 @@ section! {
     port: u16 = default "5432", Live, Now;
     /// What the server does; auto asks it, which needs lsn_check_delay.
     role: Role = default "primary", Live, Now;
+    /// Overrides read_your_writes of [general], for the whole database.
+    read_your_writes: Option<bool> = unset "true", Live, Now;
     /// Number of the shard, from 0 without gaps.
     shard: u32 = default "0", Live, Now;
     /// Name of the database on the server; unset: name.

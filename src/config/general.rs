@@ -127,6 +127,11 @@ section! {
     read_write_strategy: ReadWriteStrategy = default "conservative", Live, Now;
     /// Does the primary serve reads too? prefer_primary uses replicas only on an explicit hint.
     read_write_split: ReadWriteSplit = default "include_primary", Live, Now;
+    /// Reads of a client see what it has committed: on a replica that has it, or on the primary. Turns checks of LSN
+    /// and role on.
+    read_your_writes: bool = default "false", Live, Now;
+    /// Longest wait of such a read for a replica, before the primary serves it; at most 60000.
+    read_your_writes_wait: Millis = default "50", Live, Now;
     /// Start checks of LSN and role after this; 9223372036854775807 turns them off.
     lsn_check_delay: Millis = default "9223372036854775807", Live, Now;
     /// Time between those checks.

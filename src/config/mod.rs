@@ -316,6 +316,8 @@ pub struct Cluster {
     pub shards: Vec<Shard>,
     /// How its tables are spread over them.
     pub sharding: ShardingTables,
+    /// Reads of a client see what it has committed.
+    pub read_your_writes: bool,
 }
 
 /// One part of a database.

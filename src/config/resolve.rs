@@ -295,12 +295,19 @@ fn clusters(file: &File, problems: &mut Problems) -> Vec<Cluster> {
         });
     }
     let shard = |(number, servers)| Shard { number, servers };
+    // That of the first entry which says anything.
+    let reads_own = |name: &str| {
+        let entries = file.databases.iter().map(|entry| &entry.value);
+        let mut named = entries.filter(|entry| entry.name == name);
+        named.find_map(|entry| entry.read_your_writes)
+    };
     let mut cluster = |(name, shards): (&str, BTreeMap<_, _>)| {
         let numbers = shards.keys().copied().collect();
         Cluster {
             name: name.to_owned(),
             sharding: sharding_tables(file, name, &numbers, problems),
             shards: shards.into_iter().map(shard).collect(),
+            read_your_writes: reads_own(name).unwrap_or(file.general.value.read_your_writes),
         }
     };
     clusters.into_iter().map(&mut cluster).collect()

@@ -3,11 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cores::Core;
 
-use crate::balance::{Balance, Epoch, Event, LagLimits, Member, Pick, Policy, Refusal, Writable};
+use crate::balance::{
+    Asks, Balance, Epoch, Event, LagLimits, Lsn, Member, Part, Pick, Policy, Refusal, Writable,
+    Written,
+};
 use crate::config::choice::Role;
 use crate::config::{Balancing, Config};
 use crate::metrics::Histogram;
@@ -41,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) over_shards: Rc<OverShards>,
     /// Counts what may make a request that waits go elsewhere.
     news: Cell<u64>,
+    /// `read_your_writes`, and there is a choice of servers.
+    reads_own_writes: bool,
     /// What its catalogue says.
     pub(crate) facts: RefCell<Option<Learnt>>,
 }
@@ -87,6 +92,8 @@ pub(crate) enum Choice {
         slot: Rc<PoolSlot>,
         /// Only over a connection that was opened under this epoch.
         epoch: Option<Epoch>,
+        /// What has to be asked of it.
+        asks: Asks,
     },
     /// Nowhere yet: ask again when there is news.
     Wait,
@@ -125,7 +132,9 @@ impl Cluster {
         );
         analyses.resize(analyses_max, ANALYSES_BYTES_MAX);
         let sharding = config.cluster(&first.names.database);
+        let own = sharding.is_some_and(|cluster| cluster.read_your_writes);
         Self {
+            reads_own_writes: own && pools.len() > 1,
             names: Arc::clone(&first.names),
             dialect: Cell::new(None),
             sharding: sharding
@@ -193,13 +202,13 @@ impl Cluster {
     pub(crate) fn pick(
         &self,
         shard: usize,
-        want: Want,
+        (want, written): (Want, Written),
         tried: &[PoolId],
         now: Instant,
         random: impl FnOnce() -> u64,
     ) -> Choice {
         match self.shards.get(shard) {
-            Some(shard) => shard.pick(want, tried, now, random),
+            Some(shard) => shard.pick(want, written, tried, now, random),
             None => Choice::Refused(Refusal::NoServers),
         }
     }
@@ -212,6 +221,43 @@ impl Cluster {
     /// Is it found out who is the primary of this shard?
     pub(crate) fn is_elected(&self, shard: usize) -> bool {
         self.shards.get(shard).is_some_and(Shard::is_elected)
+    }
+
+    /// Have reads to see what their own session has written?
+    pub(crate) fn reads_own_writes(&self) -> bool {
+        self.reads_own_writes
+    }
+
+    /// Is the server of this pool a replica, as far as is known?
+    pub(crate) fn is_replica(&self, shard: usize, pool: PoolId) -> bool {
+        let shard = self.shards.get(shard);
+        shard.is_some_and(|shard| {
+            let server = shard.place(pool);
+            server
+                .is_some_and(|server| shard.balance.borrow().roles().part(server) == Part::Replica)
+        })
+    }
+
+    /// A replica was asked at `at` how far it has come.
+    pub(crate) fn has_replayed(&self, shard: usize, pool: PoolId, at: Instant, lsn: Lsn) {
+        self.note(shard, pool, |balance, server| {
+            balance.replayed(server, at, lsn);
+        });
+    }
+
+    /// A read has waited for a replica for so long in vain.
+    pub(crate) fn stalled(&self, shard: usize, pool: PoolId, now: Instant, waited: Duration) {
+        self.note(shard, pool, |balance, server| {
+            balance.stalled(server, now, waited);
+        });
+    }
+
+    fn note(&self, shard: usize, pool: PoolId, note: impl FnOnce(&mut Balance, usize)) {
+        let shard = self.shards.get(shard);
+        let place = shard.and_then(|shard| Some((shard, shard.place(pool)?)));
+        if let Some((shard, server)) = place {
+            note(&mut shard.balance.borrow_mut(), server);
+        }
     }
 
     /// Is there a choice between servers that statements have to be looked at for?
@@ -241,7 +287,11 @@ impl Shard {
     ) -> Self {
         let members: Vec<Member> = servers.iter().map(|slot| member(slot, config)).collect();
         let found_out = members.iter().any(|member| member.role == Role::Auto);
-        let policy = policy(&config.balancing, found_out);
+        let name = servers.first().map_or("", |slot| &slot.names.database);
+        let own = config
+            .cluster(name)
+            .is_some_and(|cluster| cluster.read_your_writes);
+        let policy = policy(&config.balancing, found_out || own);
         let known = before.map(|shard| (shard, shard.balance.borrow()));
         let balance = match known {
             Some((shard, balance)) => {
@@ -272,6 +322,7 @@ impl Shard {
     fn pick(
         &self,
         want: Want,
+        written: Written,
         tried: &[PoolId],
         now: Instant,
         random: impl FnOnce() -> u64,
@@ -282,16 +333,22 @@ impl Shard {
                 return Choice::Pool {
                     slot: Rc::clone(only),
                     epoch: None,
+                    asks: Asks::Nothing,
                 };
             }
         }
         let is_tried = |server: usize| tried.contains(&self.servers[server].id);
         let active = |server: usize| self.servers[server].active();
         let mut balance = self.balance.borrow_mut();
-        match balance.pick(want, is_tried, active, now, random()) {
-            Pick::Server { server, epoch } => Choice::Pool {
+        match balance.pick(want, written, is_tried, active, now, random()) {
+            Pick::Server {
+                server,
+                epoch,
+                asks,
+            } => Choice::Pool {
                 slot: Rc::clone(&self.servers[server]),
                 epoch,
+                asks,
             },
             Pick::Wait => Choice::Wait,
             Pick::Refused(refusal) => Choice::Refused(refusal),
@@ -368,7 +425,7 @@ fn member(slot: &PoolSlot, config: &Config) -> Member {
     }
 }
 
-fn policy(balancing: &Balancing, found_out: bool) -> Policy {
+fn policy(balancing: &Balancing, checked: bool) -> Policy {
     Policy {
         split: balancing.split,
         strategy: balancing.strategy,
@@ -377,6 +434,6 @@ fn policy(balancing: &Balancing, found_out: bool) -> Policy {
             time: balancing.lag_max,
             bytes: balancing.lag_bytes_max,
         },
-        role_checks: balancing.roles(found_out).map(|pace| pace.interval),
+        role_checks: balancing.roles(checked).map(|pace| pace.interval),
     }
 }

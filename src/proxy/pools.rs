@@ -276,14 +276,22 @@ pub(crate) struct Held {
     lease: Option<Lease<Conn>>,
     state: Rc<CoreState>,
     slot: Rc<PoolSlot>,
+    /// The shard of which this is the primary, if it has to say where it is when it is given back.
+    pub(crate) asks_mark: Option<usize>,
 }
 
 impl Held {
+    /// The pool that it is of.
+    pub(crate) fn pool(&self) -> PoolId {
+        self.slot.id
+    }
+
     pub(crate) fn new(state: &Rc<CoreState>, slot: &Rc<PoolSlot>, lease: Lease<Conn>) -> Self {
         Self {
             lease: Some(lease),
             state: Rc::clone(state),
             slot: Rc::clone(slot),
+            asks_mark: None,
         }
     }
 

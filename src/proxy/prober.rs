@@ -23,7 +23,7 @@ use crate::pool::{ConnectFailure, PoolId};
 use super::core_state::{CoreState, Phase};
 use super::news::{self, Checked};
 use super::pools::PoolSlot;
-use super::reload::Instance;
+use super::reload::{Instance, Place};
 use super::server::connect::{self, Purpose};
 use super::server::{RunError, Server};
 
@@ -106,7 +106,8 @@ impl Task {
             .find(|slot| knows(slot))
             .or_else(|| slots().next())?;
         let found_out = slots().any(|slot| slot.config().role == Role::Auto);
-        let roles = balancing.roles(found_out);
+        let own = |place: &Place| place.cluster.reads_own_writes();
+        let roles = balancing.roles(found_out || pools.places(instance).any(own));
         let mut places = pools.places(instance);
         let election = found_out && places.any(|place| place.shard().lacks_primary(now));
         Some(Self {

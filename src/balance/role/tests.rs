@@ -29,6 +29,7 @@ fn standby(at: Instant, lsn: u64) -> Observation {
         standing: Standing::Standby {
             system: 77,
             lsn: Lsn(lsn),
+            timeline: 1,
             age: None,
         },
     }

@@ -81,6 +81,7 @@ impl Session {
         self.generation = self.state.generation();
         self.audit = Audit::of(&self.state);
         self.cluster = self.successor()?;
+        self.displace_written();
         let home = Rc::clone(self.cluster.home());
         self.turn_to(home);
         // Its prepared statements are on servers under the names that go with how it was.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use crate::balance::Epoch;
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, Stat, Timed};
@@ -22,7 +21,7 @@ use crate::sql::settings::Settings;
 use super::super::core_state::{Activity, Notice};
 use super::super::pools::{Conn, Held, Welcome};
 use super::super::server::{Lost, Reset, RunError, Targets};
-use super::obtain::{Aim, Attempt};
+use super::obtain::{Aim, Attempt, Terms};
 use super::request::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 
@@ -41,13 +40,13 @@ impl Session {
         }
     }
 
-    /// A server of the pool that the session has turned to, with this client's settings. `epoch`: only over a connection
-    /// of this one; `news`: how much was known when the pool was chosen.
+    /// A server of the pool that the session has turned to, with this client's settings. `news`: how much was known when
+    /// the pool was chosen.
     pub(super) async fn attempt(
         &mut self,
         aim: Aim,
         way: Way,
-        epoch: Option<Epoch>,
+        terms: &Terms,
         mut news: u64,
     ) -> Result<Attempt, End> {
         let since = self.state.core.now();
@@ -85,13 +84,17 @@ impl Session {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
                 continue;
             }
-            if !self.suits(&held, aim, epoch) {
+            if !self.suits(&held, aim, terms.epoch) {
                 // Closed. What it would have to be may have changed meanwhile.
                 drop(held);
                 return Ok(Attempt::Again);
             }
-            match self.check(&mut held, &mut tries).await {
-                Ok(()) => {}
+            match self.check(&mut held, aim, terms, &mut tries).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    held.check_in();
+                    return Ok(Attempt::Behind);
+                }
                 Err(None) => continue,
                 Err(Some(error)) => return Ok(Attempt::Failed(error)),
             }
@@ -284,13 +287,24 @@ impl Session {
     /// Returns a server that has the account of settings that this session keeps. `scrub`: or may have other things.
     pub(super) fn release(&self, mut held: Held, scrub: bool) {
         let scrub = scrub || !self.settings.is_exact();
+        let asking = self.asking(&held);
         if !scrub && held.is_fit() {
             if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
                 held.settings = Arc::clone(self.settings.on_server());
             }
-            // Arms the receive, so that a server that goes away is noticed.
-            held.stream.has_received();
-            return held.check_in();
+            let Some(asking) = asking else {
+                // Arms the receive, so that a server that goes away is noticed.
+                held.stream.has_received();
+                return held.check_in();
+            };
+            let state = Rc::clone(&self.state);
+            self.state.core.spawn(async move {
+                if asking.ask(&state, &mut held).await {
+                    held.stream.has_received();
+                    held.check_in();
+                }
+            });
+            return;
         }
         let reset = match scrub {
             true => Reset::Session,
@@ -306,7 +320,13 @@ impl Session {
                 if out_of_sync {
                     held.link.meter.counters().count(Stat::ReSynced);
                 }
-                held.check_in();
+                let asked = match asking {
+                    Some(asking) => asking.ask(&state, &mut held).await,
+                    None => true,
+                };
+                if asked {
+                    held.check_in();
+                }
             }
         });
     }

@@ -89,6 +89,7 @@ impl Session {
         let aim = Aim {
             shard: 0,
             want: Want::Read,
+            writes: false,
         };
         let mut at = self.state.core.now();
         let facts = match self.obtain(aim, Way::First).await? {

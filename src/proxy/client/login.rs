@@ -192,6 +192,7 @@ impl Admitted {
             timed_out: false,
             retry: None,
             audit: Audit::of(state),
+            written: None,
             sharded: None,
         }))
     }

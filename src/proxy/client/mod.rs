@@ -19,6 +19,7 @@ mod role;
 mod sharded;
 mod startup;
 mod visitor;
+mod written;
 
 pub(crate) use admin::AdminLink;
 pub(crate) use facts::Learnt;
@@ -58,6 +59,7 @@ use obtain::Aim;
 use relay::{Extent, Relay};
 use request::Unnamed;
 use sharded::Sharded;
+use written::Ledgers;
 
 /// An incomplete request up to this size waits for the rest before it takes a server.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -107,6 +109,8 @@ struct Session {
     retry: Option<Box<[u8]>>,
     /// What of it is watched, if anything is.
     audit: Option<Box<Audit>>,
+    /// What it has written and its reads have to see, if that is wanted.
+    written: Option<Rc<Ledgers>>,
     /// What it has on shards, if there are several.
     sharded: Option<Box<Sharded>>,
 }
@@ -259,11 +263,12 @@ impl Session {
             match self.settle(&mut held).await {
                 Ok(false) => break Ok(()),
                 Ok(true) if self.is_outdated() => {
+                    self.note_writes(&mut held, aim.shard, aim.want);
                     if let Err(end) = self.may_stay() {
                         break Err(end);
                     }
                 }
-                Ok(true) => {}
+                Ok(true) => self.note_writes(&mut held, aim.shard, aim.want),
                 Err(end) => break Err(end),
             }
             self.link.enter(Activity::Idle, self.state.core.now());

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::balance::{BanReason, Epoch, Event, Refusal};
+use crate::balance::{Asks, BanReason, Epoch, Event, Lsn, Refusal};
 use crate::config::choice::ReadWriteSplit;
 use crate::error::{Error, Fault};
 use crate::metrics::Stat;
@@ -29,6 +29,20 @@ pub(super) struct Aim {
     pub(super) shard: usize,
     /// To do what.
     pub(super) want: Want,
+    /// May it write there, whatever it was wanted for?
+    pub(super) writes: bool,
+}
+
+/// What a connection has to be, and by when.
+pub(super) struct Terms {
+    /// Opened under this epoch.
+    pub(super) epoch: Option<Epoch>,
+    /// To a server that has replayed up to here.
+    pub(super) replayed: Option<Lsn>,
+    /// Since when the request waits.
+    pub(super) since: Instant,
+    /// It waits for what it has to see until then.
+    pub(super) written_by: Instant,
 }
 
 /// What became of an attempt at one pool.
@@ -39,6 +53,8 @@ pub(super) enum Attempt {
     Refused(Error),
     /// This server has none that would do, for this reason: another server may.
     Failed(Error),
+    /// This server has not replayed what the request has to see.
+    Behind,
     /// Things have changed: whether this is the right server is to be asked again.
     Again,
 }
@@ -53,29 +69,48 @@ impl Session {
         let since = self.state.core.now();
         let mut tried: Vec<PoolId> = Vec::new();
         let mut failure: Option<Error> = None;
+        let wait = self.state.config().balancing.written_wait;
+        let written_by = since + wait;
         loop {
             if self.is_outdated() {
                 self.adopt()?;
             }
+            let written = self.has_written(aim, written_by).await?;
             let news = self.cluster.news();
             let (state, now) = (&self.state, self.state.core.now());
             match self
                 .cluster
-                .pick(aim.shard, aim.want, &tried, now, || state.chance())
-            {
-                Choice::Pool { slot, epoch } => {
+                .pick(aim.shard, (aim.want, written), &tried, now, || {
+                    state.chance()
+                }) {
+                Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
                         return self.recoverable(error).map(Err);
                     }
                     self.turn_to(slot);
-                    match self.attempt(aim, way, epoch, news).await? {
-                        Attempt::Ready(held) => {
+                    let terms = Terms {
+                        epoch,
+                        replayed: match asks {
+                            Asks::Replayed(lsn) => Some(lsn),
+                            Asks::Nothing | Asks::Mark => None,
+                        },
+                        since,
+                        written_by,
+                    };
+                    match self.attempt(aim, way, &terms, news).await? {
+                        Attempt::Ready(mut held) => {
                             self.count_aim(&held, aim);
+                            if aim.writes {
+                                self.note_writes(&mut held, aim.shard, aim.want);
+                            } else if asks == Asks::Mark {
+                                held.asks_mark = Some(aim.shard);
+                            }
                             return Ok(Ok(held));
                         }
                         Attempt::Refused(error) => return self.recoverable(error).map(Err),
                         Attempt::Again => {}
+                        Attempt::Behind => tried.push(self.slot.id),
                         Attempt::Failed(error) => {
                             tried.push(self.slot.id);
                             failure = Some(error);
@@ -165,7 +200,7 @@ impl Session {
 
     /// Is a connection that was lent one for this request?
     pub(super) fn suits(&self, held: &Held, aim: Aim, epoch: Option<Epoch>) -> bool {
-        if aim.want != Want::Write {
+        if aim.want != Want::Write && epoch.is_none() {
             return true;
         }
         // Opened when another was the primary, or nobody was known to be: its address may lead elsewhere now.
@@ -178,30 +213,39 @@ impl Session {
         current && !refuses
     }
 
-    /// Checks a connection, if that was not done for `healthcheck_interval`. Errors: it is of no use, and what to say if
-    /// no other is.
+    /// Checks a connection, if that was not done for `healthcheck_interval`, or has to be for what the request has to see.
+    /// False: the server has not replayed that. Errors: the connection is of no use, and what to say if no other is.
     pub(super) async fn check(
         &self,
         held: &mut Held,
+        aim: Aim,
+        terms: &Terms,
         tries: &mut usize,
-    ) -> Result<(), Option<Error>> {
+    ) -> Result<bool, Option<Error>> {
         let config = self.state.config();
         let balancing = &config.balancing;
         let now = self.state.core.now();
         let age = now.saturating_duration_since(held.checked);
-        if balancing.check_after.is_none_or(|after| age < after) {
-            return Ok(());
+        let recent = balancing.check_after.is_none_or(|after| age < after);
+        if recent && terms.replayed.is_none() {
+            return Ok(true);
         }
-        held.link.meter.counters().count(Stat::Healthchecks);
-        let until = balancing
-            .check_timeout
-            .and_then(|limit| now.checked_add(limit));
-        // A text without a statement: the server parses nothing, and answers.
-        let answer = self.state.core.timeout_at(until, held.run("")).await;
+        let core = &self.state.core;
+        let limit = balancing.check_timeout;
+        let answer = match terms.replayed {
+            Some(lsn) => Box::pin(self.has_replayed(held, aim, terms, lsn)).await,
+            None => {
+                held.link.meter.counters().count(Stat::Healthchecks);
+                let until = limit.and_then(|limit| now.checked_add(limit));
+                // A text without a statement: the server parses nothing, and answers.
+                let answer = core.timeout_at(until, held.run("")).await;
+                answer.map(|answer| answer.map(|_| true))
+            }
+        };
         let event = match answer {
-            Some(Ok(_)) => {
+            Some(Ok(has_it)) => {
                 held.checked = self.state.core.now();
-                return Ok(());
+                return Ok(has_it);
             }
             Some(Err(RunError::Lost(Lost::Closed(_)))) => Event::Lost,
             Some(Err(_)) => Event::Failed(BanReason::Check),
@@ -245,6 +289,7 @@ impl Default for Aim {
         Self {
             shard: 0,
             want: Want::Write,
+            writes: true,
         }
     }
 }

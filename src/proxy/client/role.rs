@@ -6,7 +6,7 @@ use crate::metrics::Timed;
 use crate::protocol::batch::{extent, messages, BatchEnd, Extent};
 use crate::protocol::frontend::{tag, Bind, Parse};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::role::{route_role, Context, Readers, RoleRoute, Transaction};
+use crate::routing::role::{readable, route_role, Context, Readers, RoleRoute, Transaction};
 use crate::sql::hints::Role;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
@@ -23,8 +23,8 @@ const ROLE: &[u8] = b"pgdog.role";
 impl Session {
     /// What the request in front needs. `None`: it was answered with an error.
     pub(super) fn route(&mut self) -> Result<Option<Aim>, End> {
-        match self.wanted() {
-            Ok(want) => Ok(Some(Aim { shard: 0, want })),
+        match self.aim_of_request() {
+            Ok(aim) => Ok(Some(aim)),
             Err(error) => self.answer(&error).map(|()| None),
         }
     }
@@ -32,55 +32,69 @@ impl Session {
     /// Which server the request in front needs. Whatever is not known to be a read of one request is a write.
     ///
     /// Errors: a hint that is none.
-    fn wanted(&self) -> Result<Want, Error> {
+    fn aim_of_request(&self) -> Result<Aim, Error> {
         let settings = self.settings.committed();
         let hint = asked_role(settings)?;
+        let aim = |want, writes| Aim {
+            shard: 0,
+            want,
+            writes,
+        };
         let bytes = self.inbound.bytes();
         let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
-            return Ok(by_hint(hint));
+            return Ok(aim(by_hint(hint), true));
         };
         if matches!(end, BatchEnd::Flush | BatchEnd::Cut) {
             // What follows is not known, and goes to the same server.
-            return Ok(by_hint(hint));
+            return Ok(aim(by_hint(hint), true));
         }
         let batch = bytes.get(..length).unwrap_or_default();
         let dialect = self.session_dialect();
         let mut wanted = None;
-        let mut texts = 0;
+        let mut writes = false;
         for (header, body) in messages(batch) {
-            let want = match header.tag {
+            let unknown = (Want::Write, true);
+            let (want, may_write) = match header.tag {
                 tag::QUERY => {
                     let text = body.strip_suffix(b"\0").unwrap_or(body);
                     self.wanted_by(text, dialect, hint)?
                 }
                 tag::PARSE => match Parse::parse(body) {
                     Ok(parse) => self.wanted_by(parse.query, dialect, hint)?,
-                    Err(_) => Want::Write,
+                    Err(_) => unknown,
                 },
                 tag::BIND => match Bind::parse(body) {
                     // One that was parsed in this batch is counted already.
                     Ok(bind) => match self.statement(bind.statement) {
                         Ok(statement) => self.wanted_by(statement.text(), dialect, hint)?,
-                        Err(_) if texts > 0 => continue,
-                        Err(_) => Want::Write,
+                        Err(_) if wanted.is_some() => continue,
+                        Err(_) => unknown,
                     },
-                    Err(_) => Want::Write,
+                    Err(_) => unknown,
                 },
-                tag::FUNCTION_CALL => Want::Write,
+                tag::FUNCTION_CALL => unknown,
                 _ => continue,
             };
-            texts += 1;
-            match (wanted, want) {
-                (_, Want::Write) => return Ok(Want::Write),
-                (None, want) => wanted = Some(want),
-                (Some(_), _) => {}
-            }
+            writes |= may_write;
+            wanted = match (wanted, want) {
+                (_, Want::Write) => Some(Want::Write),
+                (None, want) => Some(want),
+                (Some(earlier), _) => Some(earlier),
+            };
         }
-        Ok(wanted.unwrap_or_else(|| by_hint(hint)))
+        Ok(match wanted {
+            Some(want) => aim(want, writes),
+            None => aim(by_hint(hint), true),
+        })
     }
 
-    /// Which server a text needs that is a request of its own.
-    fn wanted_by(&self, text: &[u8], dialect: Dialect, hint: Option<Role>) -> Result<Want, Error> {
+    /// Which server a text needs that is a request of its own, and whether it may write there, or begin what may.
+    fn wanted_by(
+        &self,
+        text: &[u8],
+        dialect: Dialect,
+        hint: Option<Role>,
+    ) -> Result<(Want, bool), Error> {
         let mut cache = self.cluster.analyses.borrow_mut();
         let analysed = cache.analyse(text, dialect);
         if let Some(name) = analysed.hints.invalid {
@@ -107,14 +121,15 @@ impl Session {
         if let Some(took) = analysed.parsed_in {
             self.state.tally.timed(Timed::Parse, Vec::new(), took);
         }
-        let wanted = match route {
+        let want = match route {
             RoleRoute::Read(Readers::All, _) => Want::Read,
             RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Replica,
             RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
         };
         let analysis = analysed.analysis;
+        let reads = readable(&analysis, &facts.functions).is_ok();
         cache.route(&analysis, false);
-        Ok(wanted)
+        Ok((want, !reads))
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::Written;
 use crate::pool::ConnectFailure;
 use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
@@ -170,7 +171,9 @@ async fn visit(state: &Rc<CoreState>, names: &Names, shard: u32) -> Result<(), S
     let cluster = cluster.ok_or("user or database is not in the configuration")?;
     let at = usize::try_from(shard).unwrap_or(usize::MAX);
     let now = state.core.now();
-    let slot = match cluster.pick(at, Want::Write, &[], now, || state.chance()) {
+    let slot = match cluster.pick(at, (Want::Write, Written::Nothing), &[], now, || {
+        state.chance()
+    }) {
         Choice::Pool { slot, .. } => slot,
         Choice::Wait | Choice::Refused(_) => return Err("no server to write to".to_owned()),
     };

@@ -272,6 +272,9 @@ impl Session {
                 Err(error) => return Ok(Err(error)),
             },
         };
+        if want == Want::Write || self.sharded().transaction.is_open() {
+            self.note_writes(&mut leg.held, shard, want);
+        }
         match self.join(&mut leg).await {
             Ok(()) => Ok(Ok(leg)),
             Err(RunError::Server(body)) => {
@@ -288,7 +291,12 @@ impl Session {
     /// A server of this shard that the session has not had.
     async fn new_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
         let before = Rc::clone(&self.cluster);
-        let obtained = self.obtain(Aim { shard, want }, Way::First).await?;
+        let aim = Aim {
+            shard,
+            want,
+            writes: false, // noted by who has the leg
+        };
+        let obtained = self.obtain(aim, Way::First).await?;
         if !before.is_spread_as(&self.cluster) {
             // The shard was chosen by a configuration that is no longer in force.
             if let Ok(held) = obtained {
