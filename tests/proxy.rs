@@ -49,6 +49,8 @@ mod load;
 mod logs;
 #[path = "proxy/metrics.rs"]
 mod metrics;
+#[path = "proxy/moves.rs"]
+mod moves;
 #[path = "proxy/partition_hash.rs"]
 mod partition_hash;
 #[path = "proxy/passthrough.rs"]

@@ -150,12 +150,19 @@ impl Check<'_> {
             if rewrite.value.split_inserts == RewriteMode::Rewrite {
                 self.warn(rewrite, "split_inserts", reason);
             }
+            if rewrite.value.shard_key == RewriteMode::Rewrite {
+                self.warn(rewrite, "shard_key", reason);
+            }
             if matches!(
                 rewrite.value.primary_key,
                 PrimaryKeyRewrite::Rewrite | PrimaryKeyRewrite::RewriteOmni
             ) {
                 self.warn(rewrite, "primary_key", reason);
             }
+        }
+        if rewrite.value.shard_key == RewriteMode::Ignore {
+            let reason = "has the effect of \"rewrite\": each row moves to the shard of its key";
+            self.warn(rewrite, "shard_key", reason);
         }
         if rewrite.value.split_inserts == RewriteMode::Ignore {
             self.warn(
@@ -597,6 +604,8 @@ mod tests {
             ("", "role = \"auto\"", "", "p.toml:6: databases.role: auto needs checks: without lsn_check_delay they begin at once"),
             ("", "[[databases]]\nname = \"d\"\nhost = \"r\"\nrole = \"replica\"\npooler_mode = \"session\"", "", "p.toml:10: databases.pooler_mode: differs from other entries of \"d\""),
             ("", "[rewrite]\nsplit_inserts = \"rewrite\"", "", "p.toml:7: rewrite.split_inserts: has no effect while rewrite.enabled is false"),
+            ("", "[rewrite]\nshard_key = \"rewrite\"", "", "p.toml:7: rewrite.shard_key: has no effect while rewrite.enabled is false"),
+            ("", "[rewrite]\nshard_key = \"ignore\"", "", "p.toml:7: rewrite.shard_key: has the effect of \"rewrite\": each row moves to the shard of its key"),
             ("", "[rewrite]\nsplit_inserts = \"ignore\"", "", "p.toml:7: rewrite.split_inserts: has the effect of \"rewrite\": each row goes to its own shard"),
             ("", "[replica_lag]\nmax_age = 5", "", "p.toml:6: replica_lag: legacy, prefer ban_replica_lag in [general]"),
             ("", "[replication]\nother = 5", "", "p.toml:7: replication.other: unknown key"),

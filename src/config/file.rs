@@ -127,7 +127,7 @@ section! {
     /// Allow the mode "rewrite" below.
     enabled: bool = default "false", Live, Now;
     /// UPDATE that changes a sharding key; rewrite moves the row.
-    shard_key: RewriteMode = default "error", Live, Later;
+    shard_key: RewriteMode = default "error", Live, Now;
     /// INSERT of several rows; rewrite splits it.
     split_inserts: RewriteMode = default "error", Live, Now;
     /// INSERT without its BIGINT key; rewrite generates one, rewrite_omni on omnisharded tables only.

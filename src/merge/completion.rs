@@ -21,6 +21,12 @@ pub(super) fn tag<'a>(
         (Completion::Selected, Some(_)) if command == b"SELECT" => {
             Ok([b"SELECT ", rows.to_string().as_bytes()].concat())
         }
+        (Completion::Moved, Some(1)) if command == b"INSERT 0" => Ok(b"UPDATE 1".to_vec()),
+        (Completion::Moved, _) => Err(Error::error(
+            Fault::Server,
+            SqlState::INTERNAL_ERROR,
+            "the shard that a row moves to did not store it",
+        )),
         (Completion::Added, Some(count)) => {
             let mut total = count;
             for tag in tags {
@@ -98,6 +104,8 @@ mod tests {
             Ok("TRUNCATE TABLE"),
         );
         check(Completion::Added, &["UPDATE 1", "DELETE 1"], Err("XX000"));
+        check(Completion::Moved, &["INSERT 0 1"], Ok("UPDATE 1"));
+        check(Completion::Moved, &["INSERT 0 0"], Err("XX000"));
         check(Completion::Same, &["UPDATE 3", "UPDATE 3"], Ok("UPDATE 3"));
         check(Completion::Same, &["UPDATE 3", "UPDATE 2"], Err("XX001"));
         check(

@@ -61,6 +61,14 @@ impl MergePlan {
         }
     }
 
+    /// The INSERT of a row that an UPDATE has moved.
+    pub fn moved_row() -> Self {
+        Self {
+            completion: Completion::Moved,
+            ..Self::concatenate()
+        }
+    }
+
     /// A write of omnisharded tables, which does the same on every shard: the first leg's rows, and one tag, which must
     /// be the same everywhere.
     pub fn omnisharded_write() -> Self {
@@ -368,6 +376,8 @@ pub enum Completion {
     Added,
     /// What every leg says; it is an error when they do not say the same.
     Same,
+    /// `UPDATE 1`, if the one leg has inserted one row.
+    Moved,
 }
 
 #[cfg(test)]

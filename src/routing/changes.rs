@@ -47,7 +47,7 @@ impl<'s> Router<'_, 's> {
             (Some(Table::Sharded(column)), Change::Update { sets: assigned }) => {
                 let key = assigned.iter().find(|(name, _)| **name == *column.column);
                 match key {
-                    Some((_, value)) => self.update_key(column, value, target, &sets),
+                    Some((_, value)) => self.update_key(write, column, value, &sets),
                     None => self.changed(write, &sets),
                 }
             }
@@ -138,11 +138,12 @@ impl<'s> Router<'_, 's> {
     /// An UPDATE that sets the key.
     fn update_key(
         &self,
+        write: &Write,
         column: &'s ShardedColumn,
         value: &Operand,
-        target: usize,
         sets: &[Option<Shards>],
     ) -> Result<Route<'s>, Stop<'s>> {
+        let target = usize::from(write.target);
         if let Operand::Column(same) = value {
             // `SET id = id` of the table itself.
             let own = self.reach().keys_of(same, &(0..u16::MAX));
@@ -170,9 +171,15 @@ impl<'s> Router<'_, 's> {
         if self.only(sets) == Some(to) {
             return Ok(Route::One(to));
         }
+        let references = self.keys.references.iter();
+        let lone = references.filter(|reference| reference.level == write.level);
+        let lone = lone.count() == 1;
+        if !lone || !self.reach().all_follow(write.target) {
+            let what = "an UPDATE that moves rows by what other tables have";
+            return Err(refused(what).into());
+        }
         let from = sets.get(target).copied().flatten().unwrap_or_default();
-        let key = column.column.as_str();
-        Ok(Route::Move { from, to, key })
+        Ok(Route::Move { from, to, column })
     }
 
     fn insert(
@@ -391,7 +398,8 @@ impl<'s> Router<'_, 's> {
     }
 }
 
-fn key_changes(column: &ShardedColumn) -> Error {
+/// A change of a sharding key that is not done.
+pub fn key_changes(column: &ShardedColumn) -> Error {
     let text = format!(
         "updating sharding key \"{}\" is refused by rewrite.shard_key",
         column.column

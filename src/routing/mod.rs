@@ -1,12 +1,13 @@
 //! Where a statement goes: which servers may run it, and why.
 //!
 //! `role` says whether that may be a replica, `route` which shards have what it touches (`values` are the keys that it
-//! names, `reach` what its tables have to do with each other, `changes` are of rows, `split` divides those of an INSERT; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
+//! names, `reach` what its tables have to do with each other, `changes` are of rows, `split` divides those of an INSERT, `moves` takes one from shard to shard; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
 //! servers hear that join one, `two_phase` how several commit together,
 //! `copy` what the data of COPY look like.
 
 mod changes;
 pub mod copy;
+pub mod moves;
 mod reach;
 pub mod role;
 pub mod route;

@@ -16,6 +16,7 @@ use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, Tab
 use crate::sql::keys::{Keys, Member};
 use crate::sql::statement::{Function, Need, Statement};
 
+pub use super::changes::key_changes;
 use super::reach::{alike, Reach, Table};
 use super::role::Catalogue;
 use super::values::{NoKey, Values};
@@ -45,7 +46,7 @@ pub enum Route<'s> {
         /// Where they go.
         to: u32,
         /// The key's column.
-        key: &'s str,
+        column: &'s ShardedColumn,
     },
     /// This must be known first: run the lookup query of the column with this key, and route again with its answer.
     Lookup(&'s ShardedColumn, Key<'static>),

@@ -9,6 +9,7 @@ use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
+use super::moves::Moving;
 use super::values::Argument;
 
 /// What to do for a statement.
@@ -72,6 +73,8 @@ pub struct Run {
     pub copying: Option<Copying>,
     /// It is an EXECUTE.
     pub executed: Option<Box<Executed>>,
+    /// It gives a row a key of another shard.
+    pub moving: Option<Box<Moving>>,
 }
 
 /// A prepared statement, which servers get together with its EXECUTE, and forget with it.
@@ -174,6 +177,7 @@ impl Run {
             notes: Vec::new(),
             copying: None,
             executed: None,
+            moving: None,
         }
     }
 }

@@ -233,7 +233,7 @@ fn number(token: Token, text: &[u8]) -> Option<u16> {
 }
 
 /// Counts parameters anew, in the order of their numbers.
-fn renumber(text: &[u8], dialect: Dialect) -> InsertPart {
+pub fn renumber(text: &[u8], dialect: Dialect) -> InsertPart {
     let tokens = || Lexer::new(text, dialect).filter(|token| token.kind == Kind::Parameter);
     let mut parameters: Vec<u16> = tokens().filter_map(|token| number(token, text)).collect();
     parameters.sort_unstable();

@@ -173,13 +173,18 @@ pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
         if target.under_way.get() >= UNDER_WAY_MAX {
             continue;
         }
-        // Marked at once: from here on the server cannot be lent to another client before the request was answered.
-        let under_way = UnderWay::new(target);
         state.tally.cancels_sent.add(1);
-        let (context, target) = (Rc::clone(state), Rc::clone(target));
-        state.core.spawn(async move {
-            send(&context, &target).await;
-            drop(under_way);
-        });
+        begin(state, target);
     }
+}
+
+/// Sends a cancel request in a task of its own. It is under way at once: from here on the server cannot be lent to
+/// another client, and [`Target::settled`] waits.
+pub(crate) fn begin(state: &Rc<CoreState>, target: &Rc<Target>) {
+    let under_way = UnderWay::new(target);
+    let (context, target) = (Rc::clone(state), Rc::clone(target));
+    state.core.spawn(async move {
+        send(&context, &target).await;
+        drop(under_way);
+    });
 }

@@ -164,7 +164,7 @@ impl Server {
         replies: &mut impl Recipient,
     ) -> Result<(), RunError> {
         self.send_query(text);
-        self.drain(replies).await.map_err(RunError::Lost)
+        self.answer_into(replies).await
     }
 
     fn send_query(&mut self, text: &[u8]) {
@@ -215,6 +215,14 @@ impl Server {
             Some(body) => Err(RunError::Server(body)),
             None => Ok(replies),
         }
+    }
+
+    /// The same, for somebody who looks at the replies, errors among them.
+    pub(crate) async fn answer_into(
+        &mut self,
+        replies: &mut impl Recipient,
+    ) -> Result<(), RunError> {
+        self.drain(replies).await.map_err(RunError::Lost)
     }
 
     /// Reads until nothing is owed.

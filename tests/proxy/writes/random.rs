@@ -6,7 +6,8 @@ const IDS: usize = 60;
 const CODES: [&str; 5] = ["de", "fr", "it", "es", "x'y"];
 
 pub(super) fn random_statement(random: &mut Random, in_transaction: bool) -> Sql {
-    match random.below(22) {
+    match random.below(25) {
+        22..=24 => move_row(random),
         0..=4 => insert_users(random),
         5..=6 => insert_payments(random),
         7..=9 => update_users(random),
@@ -178,6 +179,38 @@ fn update_payments(random: &mut Random) -> Sql {
         condition(random, &mut sql, "user_id", "amount");
     }
     returning(random, &mut sql, &["payments.*", "amount"]);
+    sql.unordered()
+}
+
+/// Mostly of one row.
+fn move_row(random: &mut Random) -> Sql {
+    let (mut sql, key) = match random.below(3) {
+        0 => (Sql::of("UPDATE payments SET user_id = "), "user_id"),
+        _ => (Sql::of("UPDATE users SET id = "), "id"),
+    };
+    sql.value(id(random));
+    if key == "id" && random.one_in(2) {
+        sql.add(", age = age + 1, name = ");
+        sql.value(name(random));
+    }
+    match random.below(6) {
+        0 => sql.add(" WHERE age = 11"),
+        1 => {
+            sql.add(&format!(" WHERE {key} IN ("));
+            sql.value(id(random));
+            sql.add(", ");
+            sql.value(id(random));
+            sql.add(")");
+        }
+        _ => {
+            sql.add(&format!(" WHERE {key} = "));
+            sql.value(id(random));
+        }
+    }
+    if sql.literal().contains("payments SET") && sql.literal().contains("age =") {
+        return Sql::of("SELECT 1 AS one");
+    }
+    returning(random, &mut sql, &["*", "id + 1 AS more, *"]);
     sql.unordered()
 }
 

@@ -3,7 +3,6 @@
 //! It runs within a transaction, so what a client leaves unfinished, or one server refuses, no server keeps.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cores::Stream;
@@ -442,9 +441,7 @@ impl CopyIn<'_> {
             server.exchange.sent(Owed::CopyEnd, Fate::Forward);
         }
         // It may wait for a lock and not read.
-        let (state, target) = (Rc::clone(&self.session.state), Rc::clone(&server.target));
-        let core = self.session.state.core.clone();
-        core.spawn(async move { cancel::send(&state, &target).await });
+        cancel::begin(&self.session.state, &server.target);
     }
 
     /// The command tag, which the client gets.

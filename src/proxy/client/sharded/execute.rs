@@ -213,6 +213,9 @@ impl Session {
         if !run.parts.is_empty() {
             return Err(refused("a multi-row INSERT for several shards by EXECUTE"));
         }
+        if run.moving.is_some() {
+            return Err(refused("an UPDATE that moves rows by EXECUTE"));
+        }
         // Each server would have a value of its own.
         let shards = run.place.count(self.cluster.shards());
         if shards > 1 && operands.contains(&Operand::Other) {

@@ -101,55 +101,76 @@ impl Planned<'_> {
             };
             return (vec![messages], owed, described);
         }
-        let Form::Portal {
-            definition,
-            bind,
-            described,
-        } = &self.form
-        else {
-            let whole = run.text.as_deref().map_or(self.text, str::as_bytes);
-            let texts: Vec<&[u8]> = match &*run.parts {
-                [] => vec![whole],
-                parts => parts.iter().map(|part| &*part.text).collect(),
-            };
-            let queries = texts.into_iter().map(|text| {
-                let mut message = Vec::new();
-                Query { text }.encode(&mut message);
-                message
-            });
-            return (queries.collect(), RESULTS, true);
+        let messages = match &*run.parts {
+            [] => vec![self.whole(run)],
+            parts => parts.iter().map(|part| self.part(part, true)).collect(),
         };
-        let mut messages = match &*run.parts {
-            [] => {
-                let mut message = Vec::new();
-                match &run.text {
+        (messages, self.owed(), self.is_described())
+    }
+
+    /// The statement as it is, or what `run` has instead.
+    fn whole(&self, run: &Run) -> Vec<u8> {
+        let mut message = Vec::new();
+        let instead = run.text.as_deref().map(str::as_bytes);
+        match &self.form {
+            Form::Query => {
+                let text = instead.unwrap_or(self.text);
+                Query { text }.encode(&mut message);
+            }
+            Form::Portal {
+                definition, bind, ..
+            } => {
+                match instead {
                     None => Parse::encode_content(&mut message, b"", definition),
                     Some(text) => {
                         // The types of parameters follow the text.
                         let types = memchr::memchr(0, definition).unwrap_or(definition.len());
                         let types = definition.get(types..).unwrap_or_default();
-                        let content = [text.as_bytes(), types].concat();
+                        let content = [text, types].concat();
                         Parse::encode_content(&mut message, b"", &content);
                     }
                 }
                 put_bind(bind, run.merge.hidden, &mut message);
-                vec![message]
+                put_execute(&mut message);
             }
-            parts => {
-                let parts = parts.iter();
-                parts.map(|part| put_part(part, definition, bind)).collect()
-            }
-        };
-        for message in &mut messages {
-            Target::Portal(b"").encode_describe(message);
-            Execute {
-                portal: b"",
-                rows_max: 0,
-            }
-            .encode(message);
-            message.extend_from_slice(&SYNC);
         }
-        (messages, PORTAL, *described)
+        message
+    }
+
+    /// A part of the statement. `shown`: the client gets its rows, in the formats that it wants.
+    pub(super) fn part(&self, part: &InsertPart, shown: bool) -> Vec<u8> {
+        let mut message = Vec::new();
+        match &self.form {
+            Form::Query => Query { text: &part.text }.encode(&mut message),
+            Form::Portal {
+                definition, bind, ..
+            } => {
+                put_part(part, definition, bind, shown, &mut message);
+                put_execute(&mut message);
+            }
+        }
+        message
+    }
+
+    /// What a server owes for one of those.
+    pub(super) fn owed(&self) -> &'static Answers {
+        match &self.form {
+            Form::Query => RESULTS,
+            Form::Portal { .. } => PORTAL,
+        }
+    }
+
+    /// Did it come in a Query?
+    pub(super) fn is_query(&self) -> bool {
+        matches!(self.form, Form::Query)
+    }
+
+    /// Does the client get the description of rows?
+    pub(super) fn is_described(&self) -> bool {
+        match &self.form {
+            Form::Query => true,
+            Form::Portal { described, .. } => *described,
+        }
     }
 
     /// LIMIT and OFFSET of this execution. Errors: a parameter that is no number of rows.
@@ -512,8 +533,7 @@ fn put_bind(bind: &Bind<'_>, hidden: usize, out: &mut Vec<u8>) {
 }
 
 /// Parse and Bind of a part, with those parameters that it has.
-fn put_part(part: &InsertPart, definition: &[u8], bind: &Bind<'_>) -> Vec<u8> {
-    let mut message = Vec::new();
+fn put_part(part: &InsertPart, definition: &[u8], bind: &Bind<'_>, shown: bool, out: &mut Vec<u8>) {
     let declared: Vec<u32> = match Parse::of_content(definition) {
         Ok(parse) => parse.types.iter().collect(),
         Err(_) => Vec::new(),
@@ -523,17 +543,28 @@ fn put_part(part: &InsertPart, definition: &[u8], bind: &Bind<'_>) -> Vec<u8> {
         numbers.map(|number| usize::from(*number).saturating_sub(1))
     };
     let types = kept().map(|at| declared.get(at).copied().unwrap_or_default());
-    Parse::encode(&mut message, b"", &part.text, types);
+    Parse::encode(out, b"", &part.text, types);
     if let Ok(arguments) = bind.arguments() {
         let values: Vec<_> = arguments.values().collect();
+        let result_formats = arguments.result_formats.iter().filter(|_| shown);
         Bind::encode(
-            &mut message,
+            out,
             b"",
             b"",
             kept().map(|at| arguments.formats.of(at).unwrap_or_default()),
             kept().map(|at| values.get(at).copied().flatten()),
-            arguments.result_formats.iter(),
+            result_formats,
         );
     }
-    message
+}
+
+/// Describe and Execute of the unnamed portal, and Sync.
+fn put_execute(out: &mut Vec<u8>) {
+    Target::Portal(b"").encode_describe(out);
+    Execute {
+        portal: b"",
+        rows_max: 0,
+    }
+    .encode(out);
+    out.extend_from_slice(&SYNC);
 }

@@ -7,19 +7,20 @@ use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::moves::{Moving, Target};
 use crate::routing::role::statement_is_readable;
-use crate::routing::route::{route, route_key, Database, Route, Schema, TableColumn};
+use crate::routing::route::{key_changes, route, route_key, Database, Route, Schema, TableColumn};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
-use crate::sharding::{search_path, Shards};
+use crate::sharding::{search_path, ShardedColumn, Shards};
 use crate::sql::explain;
 use crate::sql::hints::{Hints, Role};
 use crate::sql::lexer::Dialect;
 use crate::sql::shape::Literal;
-use crate::sql::statement::{Kind, Statement};
+use crate::sql::statement::{Kind, Statement, TableUse};
 
 use super::super::facts::Facts;
 use super::super::role::{asked_role, invalid};
@@ -185,7 +186,9 @@ impl Session {
                 ..Run::at(these(shards))
             },
             Route::Rows(rows) => self.split_rows(&rows, source)?,
-            Route::Move { key, .. } => return Err(moves(key, config.routing.shard_key)),
+            Route::Move { from, to, column } => {
+                self.moving(statement, source, from, (to, column))?
+            }
             Route::Lookup(..) => return Err(refused("a sharding key with lookup_query")),
         })
     }
@@ -244,6 +247,38 @@ impl Session {
             together: true,
             parts: division.parts,
             ..Run::at(Place::These(division.shards))
+        })
+    }
+
+    /// An UPDATE that gives rows of these shards a key of another.
+    fn moving(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+        from: Shards,
+        (to, column): (u32, &ShardedColumn),
+    ) -> Result<Run, Error> {
+        if self.state.config().routing.shard_key == RewriteMode::Error {
+            return Err(key_changes(column));
+        }
+        let mut tables = statement.tables.iter();
+        let target = tables.find(|table| table.usage == TableUse::Update);
+        let target = target.ok_or_else(|| refused("this UPDATE"))?;
+        let moving = Moving::new(
+            source.part,
+            source.dialect,
+            Target {
+                schema: target.schema.as_deref(),
+                name: &target.name,
+                alias: target.alias.as_deref(),
+            },
+            source.types,
+            (to as usize, &column.column),
+        )?;
+        Ok(Run {
+            together: true,
+            moving: Some(Box::new(moving)),
+            ..Run::at(these(from.union(Shards::one(to))))
         })
     }
 
@@ -389,19 +424,6 @@ impl Schema for View<'_> {
 
 pub(super) fn these(shards: Shards) -> Place {
     Place::These(shards.iter().map(|shard| shard as usize).collect())
-}
-
-/// An UPDATE that moves rows to another shard.
-fn moves(key: &str, mode: RewriteMode) -> Error {
-    let text = match mode {
-        RewriteMode::Error | RewriteMode::Ignore => {
-            format!("updating sharding key \"{key}\" is refused by rewrite.shard_key")
-        }
-        RewriteMode::Rewrite => {
-            return refused("an UPDATE that moves rows (rewrite.shard_key = \"rewrite\")")
-        }
-    };
-    Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
 }
 
 /// What EXPLAIN says of a route.

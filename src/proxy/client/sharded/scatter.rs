@@ -1,7 +1,6 @@
 //! One statement on several servers at once: sent to all, their replies merged into one, streamed to the client.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -447,9 +446,7 @@ impl Scatter<'_> {
     fn stop(&self) {
         for leg in &*self.legs {
             if !leg.held.is_resting() {
-                let (state, target) = (Rc::clone(&self.session.state), Rc::clone(&leg.held.target));
-                let core = self.session.state.core.clone();
-                core.spawn(async move { cancel::send(&state, &target).await });
+                cancel::begin(&self.session.state, &leg.held.target);
             }
         }
     }

@@ -252,12 +252,16 @@ impl Session {
             let outcome = copy::run(self, &mut legs, &request).await;
             return self.end_call(legs, &step.effects, outcome);
         }
+        if let Some(moving) = &run.moving {
+            let outcome = self.run_move(step, moving, &mut legs).await;
+            return self.end_call(legs, &step.effects, outcome);
+        }
         let (messages, owed, described) = step.messages(run);
         let shown = Shown::Reply {
             plan: Arc::new(run.merge.clone()),
             slice,
             described,
-            plain: matches!(step.form, Form::Query),
+            plain: step.is_query(),
             notes: run.notes.clone(),
             names: matches!(run.copying, Some(Copying::Out { names: true })),
         };

@@ -1,0 +1,264 @@
+//! An UPDATE that moves a row from shard to shard, step by step, in the open transaction.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Fault};
+use crate::merge::plan::Slice;
+use crate::merge::{refused, MergePlan};
+use crate::protocol::backend::tag;
+use crate::protocol::sqlstate::SqlState;
+use crate::protocol::wire::put_message;
+use crate::routing::moves::{held, too_many, Moving, Place};
+use crate::routing::verdict::{Place as At, Run};
+
+use super::super::super::server::{Collector, RunError};
+use super::super::{End, Session};
+use super::plan::Planned;
+use super::scatter::{self, Answers, Call, Outcome, Shown};
+use super::Leg;
+
+/// Bytes of a row that moves.
+const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why the row does not move.
+enum Stop {
+    /// The client is to be told.
+    Error(Error),
+    /// The client is to be told what a server says: the body of its ErrorResponse.
+    Server(Vec<u8>),
+    End(End),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<End> for Stop {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+impl Session {
+    /// Runs the UPDATE on its servers, the one that rows move to among them, and moves the row that has another key now.
+    pub(super) async fn run_move(
+        &mut self,
+        step: &Planned<'_>,
+        moving: &Moving,
+        legs: &mut [Leg],
+    ) -> Result<Outcome, End> {
+        self.aim(legs);
+        let stop = match self.try_move(step, moving, legs).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(stop) => stop,
+        };
+        match stop {
+            Stop::Error(error) => self.tell(&error),
+            Stop::Server(body) => {
+                self.link.meter.error();
+                let mut message = Vec::new();
+                put_message(&mut message, tag::ERROR_RESPONSE, |out| {
+                    out.extend_from_slice(&body);
+                });
+                self.stream.send_vec(message);
+            }
+            Stop::End(end) => return Err(end),
+        }
+        Ok(Outcome::Failed)
+    }
+
+    async fn try_move(
+        &mut self,
+        step: &Planned<'_>,
+        moving: &Moving,
+        legs: &mut [Leg],
+    ) -> Result<Outcome, Stop> {
+        let to = legs.iter().position(|leg| leg.shard == moving.to);
+        let to = to.ok_or_else(|| refused("this UPDATE"))?;
+        let update = step.part(&moving.update, false);
+        let mut found = Vec::new();
+        for (at, leg) in legs.iter_mut().enumerate() {
+            if at != to {
+                begin(leg, &update, step.owed());
+            }
+        }
+        // All are heard, whatever one of them says.
+        let mut stop = None;
+        for (at, leg) in legs.iter_mut().enumerate() {
+            if at == to {
+                continue;
+            }
+            match answer(leg).await {
+                Ok(answer) => answer.each_row(|row| found.push((at, place(row)))),
+                Err(why) => {
+                    stop.get_or_insert(why);
+                }
+            }
+        }
+        if let Some(stop) = stop {
+            return Err(stop);
+        }
+        let (from, place) = match &mut *found {
+            // Rows that are there already have their key changed by their server.
+            [] => return Ok(self.run_here(step, legs, to).await?),
+            [(from, place)] => (*from, place.take().ok_or_else(|| refused("this UPDATE"))?),
+            rows => return Err(too_many(rows.len()).into()),
+        };
+        begin(&mut legs[to], &update, step.owed());
+        let mut here = 0;
+        answer(&mut legs[to]).await?.each_row(|_| here += 1);
+        if here > 0 {
+            return Err(too_many(here + 1).into());
+        }
+        let leg = &mut legs[from];
+        let foreign_keys = ask(leg, &Moving::references(&place)).await?;
+        for foreign_key in rows(&foreign_keys) {
+            let mut texts = foreign_key.iter().map(|value| {
+                let value = value.as_deref().unwrap_or_default();
+                String::from_utf8_lossy(value).into_owned()
+            });
+            let name = texts.next().unwrap_or_default();
+            let query = texts.next().unwrap_or_default();
+            if ask(leg, &query).await?.value() != Some(b"f") {
+                return Err(held(&name).into());
+            }
+        }
+        let mut columns: Vec<Box<str>> = Vec::new();
+        for row in rows(&ask(leg, &moving.columns(&place)).await?) {
+            let [name, varies, inherits] = &*row else {
+                return Err(refused("this table").into());
+            };
+            if [varies, inherits]
+                .iter()
+                .any(|flag| flag.as_deref() != Some(b"f"))
+            {
+                let what = "a row that moves, of an inheriting table or with money in it,";
+                return Err(refused(what).into());
+            }
+            let name = name.as_deref().unwrap_or_default();
+            let name = std::str::from_utf8(name).map_err(|_| refused("this table"))?;
+            columns.push(name.into());
+        }
+        let taken = ask(leg, &moving.take(&place, &columns)).await?;
+        let taken = rows(&taken);
+        let [_, values, _] = &*taken else {
+            return Err(vanished().into());
+        };
+        let insert = moving.put(&columns, values)?;
+        let messages = [step.part(&insert, true)];
+        let call = Call {
+            messages: &messages,
+            owed: step.owed(),
+            commits: false,
+            shown: Shown::Reply {
+                plan: Arc::new(MergePlan::moved_row()),
+                slice: Slice::default(),
+                described: step.is_described(),
+                plain: step.is_query(),
+                notes: Vec::new(),
+                names: false,
+            },
+        };
+        let to = legs.get_mut(to..=to).unwrap_or_default();
+        Ok(scatter::run(self, to, &call).await?)
+    }
+
+    /// Runs the UPDATE as it is on the server that rows would have moved to.
+    async fn run_here(
+        &mut self,
+        step: &Planned<'_>,
+        legs: &mut [Leg],
+        to: usize,
+    ) -> Result<Outcome, End> {
+        let run = Run::at(At::Joined);
+        let (messages, owed, described) = step.messages(&run);
+        let call = Call {
+            messages: &messages,
+            owed,
+            commits: false,
+            shown: Shown::Reply {
+                plan: Arc::new(run.merge),
+                slice: Slice::default(),
+                described,
+                plain: step.is_query(),
+                notes: Vec::new(),
+                names: false,
+            },
+        };
+        let to = legs.get_mut(to..=to).unwrap_or_default();
+        scatter::run(self, to, &call).await
+    }
+}
+
+fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
+    let call = Call {
+        messages: &[],
+        owed,
+        commits: false,
+        shown: Shown::Errors,
+    };
+    scatter::send(leg, &call, messages);
+}
+
+async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
+    let mut collector = Collector::up_to(ROW_BYTES_MAX);
+    let answered = leg.held.answer_into(&mut collector).await;
+    heard(leg, answered, collector)
+}
+
+/// Asks a server something of our own.
+async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
+    let mut collector = Collector::up_to(ROW_BYTES_MAX);
+    let answered = leg.held.run_into(text.as_bytes(), &mut collector).await;
+    heard(leg, answered, collector)
+}
+
+fn heard(
+    leg: &Leg,
+    answered: Result<(), RunError>,
+    collector: Collector,
+) -> Result<Collector, Stop> {
+    match answered {
+        Ok(()) => {}
+        Err(RunError::Server(body)) => return Err(Stop::Server(body)),
+        Err(RunError::Lost(lost)) => return Err(Stop::End(scatter::lost(leg, &lost, false))),
+    }
+    if let Some(body) = collector.error() {
+        return Err(Stop::Server(body));
+    }
+    if collector.is_cut() {
+        let text = format!("a row that moves has more than {ROW_BYTES_MAX} bytes");
+        let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
+        return Err(Error::error(Fault::Proxy, code, text).into());
+    }
+    Ok(collector)
+}
+
+type Row = Vec<Option<Vec<u8>>>;
+
+fn rows(answer: &Collector) -> Vec<Row> {
+    let mut rows = Vec::new();
+    answer.each_row(|row| {
+        let values = row.iter().map(|value| value.map(<[u8]>::to_vec));
+        rows.push(values.collect());
+    });
+    rows
+}
+
+fn place(row: &[Option<&[u8]>]) -> Option<Place> {
+    match row {
+        [Some(table), Some(row)] => Place::parse(table, row),
+        _ => None,
+    }
+}
+
+fn vanished() -> Error {
+    Error::error(
+        Fault::Server,
+        SqlState::INTERNAL_ERROR,
+        "a row that moves is not where its UPDATE has left it",
+    )
+    .hint("does a trigger change or keep it?")
+}
