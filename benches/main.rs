@@ -1,7 +1,7 @@
 //! How many instructions the pure code takes, by callgrind: the same on every run, so that 3% more is a finding.
 //!
-//! `make bench` compares with `instructions.toml`; `make bench BLESS=1` renews it. Merging gets its when
-//! it exists. Time between cores is in `cores/benches`, the whole proxy in `perf/`.
+//! `make bench` compares with `instructions.toml`; `make bench BLESS=1` renews it. Time between cores is in
+//! `cores/benches`, the whole proxy in `perf/`.
 #![allow(
     missing_docs,
     unused_qualifications,
@@ -12,6 +12,7 @@
 mod auth;
 mod exchange;
 mod frame;
+mod merge;
 mod metrics;
 mod pool;
 mod prepared;
@@ -21,6 +22,7 @@ mod session;
 use auth::logins;
 use exchange::exchanges;
 use frame::frames;
+use merge::merges;
 use metrics::meters_of;
 use pool::pools;
 use prepared::statements;
@@ -33,6 +35,7 @@ gungraun::main!(
     sessions,
     statements,
     routes,
+    merges,
     pools,
     logins,
     meters_of
