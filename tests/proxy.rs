@@ -51,6 +51,8 @@ mod logs;
 mod metrics;
 #[path = "proxy/moves.rs"]
 mod moves;
+#[path = "proxy/network.rs"]
+mod network;
 #[path = "proxy/partition_hash.rs"]
 mod partition_hash;
 #[path = "proxy/passthrough.rs"]

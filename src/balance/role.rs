@@ -276,6 +276,19 @@ impl Roles {
         all || now.saturating_duration_since(reign.since) >= HEARING
     }
 
+    /// Is it known that a connection to `server` opened under `epoch` does not lead to the primary any more? Not when
+    /// there is only no evidence.
+    pub fn is_superseded(&self, server: usize, epoch: Option<Epoch>, now: Instant) -> bool {
+        let last = self.members.get(server).and_then(|member| member.last);
+        if self.age_max.is_some() && last.is_some_and(|last| last.in_recovery()) {
+            return true;
+        }
+        match self.writable(now) {
+            Writable::Server(primary, of) => primary != server || of.is_some() && of != epoch,
+            Writable::Nobody | Writable::Never => false,
+        }
+    }
+
     /// The epoch that a connection to `server` is opened under at `now`.
     pub fn epoch_of(&self, server: usize, now: Instant) -> Option<Epoch> {
         let reign = self.reign.filter(|reign| reign.server == server)?;

@@ -197,9 +197,9 @@ section! {
     DatabaseQueryParser = "query_parsers";
 
     /// Name of the database.
-    database: String = required "pgdog", Live, Later;
+    database: String = required "pgdog", Live, Now;
     /// As query_parser in [general].
-    level: QueryParser = default "auto", Live, Later;
+    level: QueryParser = default "auto", Live, Now;
     /// As query_parser_engine in [general].
     engine: Option<QueryParserEngine> = unset "pg_query_raw", Live, Later;
 }

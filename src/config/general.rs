@@ -139,10 +139,11 @@ section! {
     /// Longest time for one of them.
     lsn_check_timeout: Millis = default "5000", Live, Now;
 
-    /// When statements are parsed. auto: when the configuration or the text needs it.
-    query_parser: QueryParser = default "auto", Live, Later;
+    /// When statements are parsed to tell reads from writes. auto: where there are replicas; on a database with shards
+    /// always. Where they are not, all go to the primary but for what a hint asks for.
+    query_parser: QueryParser = default "auto", Live, Now;
     /// Deprecated: true means query_parser = "on".
-    query_parser_enabled: bool = default "false", Live, Later;
+    query_parser_enabled: bool = default "false", Live, Now;
     /// Accepted, without effect.
     query_parser_engine: QueryParserEngine = default "pg_query_protobuf", Live, Later;
     /// Longest query tried by the cheap pre-parser.

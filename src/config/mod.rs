@@ -41,7 +41,7 @@ use std::time::Duration;
 use crate::sharding::ShardingTables;
 use choice::{
     AuthType, ClientRecovery, ConnectionRecovery, LogFormat, MirrorLevel, PassthroughAuth,
-    PoolerMode, PreparedStatements, QuerySizeAction, Role, ServerAuth, TlsVerify,
+    PoolerMode, PreparedStatements, QueryParser, QuerySizeAction, Role, ServerAuth, TlsVerify,
 };
 use database_url::DatabaseUrl;
 use document::Entry;
@@ -318,6 +318,8 @@ pub struct Cluster {
     pub sharding: ShardingTables,
     /// Reads of a client see what it has committed.
     pub read_your_writes: bool,
+    /// When its statements are parsed.
+    pub parser: QueryParser,
 }
 
 /// One part of a database.

@@ -301,12 +301,18 @@ fn clusters(file: &File, problems: &mut Problems) -> Vec<Cluster> {
         let mut named = entries.filter(|entry| entry.name == name);
         named.find_map(|entry| entry.read_your_writes)
     };
+    let parser = |name: &str| {
+        let entries = file.query_parsers.iter().map(|entry| &entry.value);
+        let mut named = entries.filter(|entry| entry.database == name);
+        named.next_back().map(|entry| entry.level)
+    };
     let mut cluster = |(name, shards): (&str, BTreeMap<_, _>)| {
         let numbers = shards.keys().copied().collect();
         Cluster {
             name: name.to_owned(),
             sharding: sharding_tables(file, name, &numbers, problems),
             shards: shards.into_iter().map(shard).collect(),
+            parser: parser(name).unwrap_or(file.general.value.query_parser),
             read_your_writes: reads_own(name).unwrap_or(file.general.value.read_your_writes),
         }
     };

@@ -11,10 +11,11 @@ use crate::balance::{
     Asks, Balance, Epoch, Event, LagLimits, Lsn, Member, Part, Pick, Policy, Refusal, Writable,
     Written,
 };
-use crate::config::choice::Role;
+use crate::config::choice::{QueryParser, Role};
 use crate::config::{Balancing, Config};
 use crate::metrics::Histogram;
 use crate::pool::PoolId;
+use crate::routing::role::{self, Needs};
 use crate::sharding::ShardingTables;
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
@@ -44,6 +45,8 @@ pub(crate) struct Cluster {
     pub(crate) over_shards: Rc<OverShards>,
     /// Counts what may make a request that waits go elsewhere.
     news: Cell<u64>,
+    /// Its statements are parsed.
+    parses: bool,
     /// `read_your_writes`, and there is a choice of servers.
     reads_own_writes: bool,
     /// What its catalogue says.
@@ -133,7 +136,16 @@ impl Cluster {
         analyses.resize(analyses_max, ANALYSES_BYTES_MAX);
         let sharding = config.cluster(&first.names.database);
         let own = sharding.is_some_and(|cluster| cluster.read_your_writes);
+        let sharded = shards.clone().nth(1).is_some();
+        let level = sharding.map_or(QueryParser::Auto, |cluster| cluster.parser);
+        let needs = Needs {
+            sharded,
+            balanced: pools.len() > 1,
+            ..Needs::default()
+        };
         Self {
+            // Without that nobody knows where anything is.
+            parses: sharded || role::analyses(level, needs),
             reads_own_writes: own && pools.len() > 1,
             names: Arc::clone(&first.names),
             dialect: Cell::new(None),
@@ -223,6 +235,11 @@ impl Cluster {
         self.shards.get(shard).is_some_and(Shard::is_elected)
     }
 
+    /// Are statements parsed to tell reads from writes?
+    pub(crate) fn parses(&self) -> bool {
+        self.parses
+    }
+
     /// Have reads to see what their own session has written?
     pub(crate) fn reads_own_writes(&self) -> bool {
         self.reads_own_writes
@@ -233,8 +250,7 @@ impl Cluster {
         let shard = self.shards.get(shard);
         shard.is_some_and(|shard| {
             let server = shard.place(pool);
-            server
-                .is_some_and(|server| shard.balance.borrow().roles().part(server) == Part::Replica)
+            server.is_some_and(|server| shard.is_replica(server))
         })
     }
 
@@ -392,6 +408,11 @@ impl Shard {
             Some(before) if before != server => Turn::Superseded(before),
             _ => Turn::News,
         }
+    }
+
+    /// Is this server a replica, as far as is known?
+    pub(super) fn is_replica(&self, server: usize) -> bool {
+        self.balance.borrow().roles().part(server) == Part::Replica
     }
 
     /// Is there nobody to write to at the moment?

@@ -396,6 +396,8 @@ pub(crate) enum Notice {
     Killed,
     /// Another server has become the primary: the one that it has is given up, whatever it would answer.
     Superseded,
+    /// The replica that it has does not answer any more: the same.
+    Hung,
     /// End now.
     ShutDown,
     IdleTimeout,

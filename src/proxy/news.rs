@@ -191,7 +191,11 @@ fn apply(
     }
     let turn = shard.turn(now);
     if let Turn::Superseded(server) = turn {
-        give_up(state, shard, server);
+        give_up(state, shard, server, Notice::Superseded);
+    }
+    let hangs = before != after && after == Some(BanReason::CheckTimeout);
+    if hangs && shard.is_replica(place.server) {
+        give_up(state, shard, place.server, Notice::Hung);
     }
     if turn != Turn::None || before != after {
         place.cluster.announce();
@@ -199,9 +203,9 @@ fn apply(
     }
 }
 
-/// Ends what is under way on a server that was the primary. What it would still commit may not be known to the next one,
-/// so nobody is told that it was.
-fn give_up(state: &CoreState, shard: &Shard, server: usize) {
+/// Ends what is under way on a server that was the primary, or on a replica that hangs. What the one would still commit may
+/// not be known to the next primary, so nobody is told that it was; what the other would answer another replica can.
+fn give_up(state: &CoreState, shard: &Shard, server: usize, notice: Notice) {
     let Some(slot) = shard.servers().get(server) else {
         return;
     };
@@ -212,7 +216,7 @@ fn give_up(state: &CoreState, shard: &Shard, server: usize) {
             Activity::Active | Activity::IdleInTransaction
         );
         if there && holds && link.notice().is_none() {
-            link.notify(Notice::Superseded);
+            link.notify(notice);
         }
     }
 }

@@ -146,6 +146,13 @@ impl Cache {
         }
     }
 
+    /// The hints in a text, which is not parsed.
+    pub fn hints(&mut self, text: &[u8], dialect: Dialect) -> Hints {
+        self.shape.shrink(SCRATCH_BYTES_MAX);
+        self.shape.read(text, dialect);
+        self.shape.hints
+    }
+
     fn look_up(&mut self, text: &[u8], dialect: Dialect) -> (Rc<Analysis>, Option<Duration>) {
         let shaped = self.shape.read(text, dialect);
         if shaped {

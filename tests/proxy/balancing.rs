@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::{free_port, poll, PATIENCE};
 use crate::support::scripted::{one_row, serve};
-use crate::support::wire::tagged;
+use crate::support::wire::{query, tagged};
 use crate::support::{Config, Pgdog, Wire};
 
 /// A server that answers every query with its name, and nothing at all while it hangs.
@@ -235,5 +235,49 @@ fn what_the_administrator_bans_is_not_read_and_hears_why() {
     assert_eq!(client.query(READ), "E:57P03 Z:I");
     assert_eq!(admin.query("UNBAN"), "C:UNBAN Z:I");
     assert_eq!(readers(&mut client, 5), shares(&[("a", 5)]));
+    pgdog.stop();
+}
+
+/// A server that answers what is asked of `t` when it has been asked three times.
+fn patient() -> u16 {
+    serve(|mut peer| {
+        if peer.log_in(true).is_none() {
+            return;
+        }
+        let mut asked = 0;
+        while let Some(message) = peer.read() {
+            let text = String::from_utf8_lossy(&message.body).into_owned();
+            match message.tag {
+                b'Q' if text == "\0" => {
+                    peer.send(&[tagged(b'I', b""), tagged(b'Z', b"I")].concat());
+                }
+                b'Q' if text.ends_with(" t\0") => {
+                    asked += 1;
+                    if asked % 3 == 0 {
+                        let answer = [tagged(b'C', b"DONE\0"), tagged(b'Z', b"I")].concat();
+                        peer.send(&answer.repeat(3));
+                    }
+                }
+                b'Q' => peer.send(&one_row("x")),
+                b'X' => return,
+                _ => {}
+            }
+        }
+    })
+}
+
+#[test]
+fn requests_of_a_pipeline_that_want_the_same_do_not_wait_for_each_other() {
+    let general = "read_write_split = \"exclude_primary\"";
+    let pgdog = start(general, patient(), &[(patient(), "")]);
+    let mut client = pgdog.client("d");
+    for sql in ["DELETE FROM t", "SELECT a FROM t", "DELETE FROM t"] {
+        client.send(&query(sql).repeat(3));
+        assert_eq!(
+            client.batches(3),
+            "C:DONE Z:I C:DONE Z:I C:DONE Z:I",
+            "{sql}"
+        );
+    }
     pgdog.stop();
 }

@@ -13,21 +13,30 @@ use crate::support::wire::{query, transcript};
 use crate::support::{Config, Pgdog, Trio, Wire};
 
 /// Time between two checks of a server.
-const CHECK_INTERVAL_MS: u64 = 1_000;
+pub(crate) const CHECK_INTERVAL_MS: u64 = 1_000;
 
 /// What a client is told of a server that went away while its statement was there: by the server, and by us.
 const OF_THE_DYING: [&str; 5] = ["57P01", "57P02", "08006", "08007", "lost"];
 
 /// pgdog in front of the three, whose roles it finds out.
 fn pgdog(trio: &Trio, general: &str) -> Pgdog {
+    pgdog_before(&ports(trio), general)
+}
+
+pub(crate) fn ports(trio: &Trio) -> Vec<u16> {
+    (0..SERVERS).map(|server| trio.port(server)).collect()
+}
+
+/// The same by other ports.
+pub(crate) fn pgdog_before(ports: &[u16], general: &str) -> Pgdog {
     let mut config = Config::empty().admin().general(&format!(
         "lsn_check_delay = 0\nlsn_check_interval = {CHECK_INTERVAL_MS}\nlsn_check_timeout = {CHECK_INTERVAL_MS}\n\
          idle_healthcheck_delay = 0\nidle_healthcheck_interval = {CHECK_INTERVAL_MS}\n\
          healthcheck_timeout = {CHECK_INTERVAL_MS}\nconnect_timeout = {CHECK_INTERVAL_MS}\n\
          checkout_timeout = 20000\nclient_connection_recovery = \"recover\"\n{general}"
     ));
-    for server in 0..SERVERS {
-        config = config.server("app", trio.port(server), "role = \"auto\"");
+    for port in ports {
+        config = config.server("app", *port, "role = \"auto\"");
     }
     config
         .user(ALICE, "app", &format!("password = {PASSWORD:?}"))
@@ -76,18 +85,22 @@ impl Client {
     /// Errors: the SQLSTATE, or `lost` if the connection ended without one.
     fn run(&mut self, sql: &str) -> Result<(), String> {
         if self.wire.is_none() {
-            let mut wire = Wire::login(self.port, ALICE, "app", PASSWORD).map_err(|refused| {
+            let wire = Wire::login(self.port, ALICE, "app", PASSWORD).map_err(|refused| {
                 refused
                     .0
                     .last()
                     .map_or_else(|| "lost".to_owned(), |last| last.field(b'C'))
             })?;
-            if !self.greeting.is_empty() {
-                wire.query(self.greeting);
-            }
             self.wire = Some(wire);
+            if !self.greeting.is_empty() {
+                self.ask(self.greeting)?;
+            }
         }
-        let wire = self.wire.as_mut().expect("made above");
+        self.ask(sql)
+    }
+
+    fn ask(&mut self, sql: &str) -> Result<(), String> {
+        let wire = self.wire.as_mut().expect("it is logged in");
         let mut error = None;
         if wire.try_send(&query(sql)).is_ok() {
             while let Ok(message) = wire.try_read() {
@@ -213,7 +226,7 @@ fn check_rows(trio: &Trio, primary: usize, acknowledged: &HashSet<(usize, usize)
     );
 }
 
-fn create_table(pgdog: &Pgdog) {
+pub(crate) fn create_table(pgdog: &Pgdog) {
     let created = pgdog
         .client("app")
         .query("CREATE TABLE t (client int, number int)");
@@ -286,15 +299,15 @@ fn switchovers_under_load_fail_nothing_but_what_was_on_the_dying_server() {
 }
 
 /// What is done to a server, and undone.
-struct Fault {
-    name: &'static str,
+pub(crate) struct Fault<'a> {
+    pub(crate) name: &'static str,
     /// To the primary, or to a replica?
-    primary: bool,
+    pub(crate) primary: bool,
     /// How long to wait before it is mended.
-    hold: Duration,
-    strike: fn(&mut Trio, usize),
+    pub(crate) hold: Duration,
+    pub(crate) strike: &'a dyn Fn(&mut Trio, usize),
     /// Returns the primary.
-    mend: fn(&mut Trio, usize) -> usize,
+    pub(crate) mend: &'a dyn Fn(&mut Trio, usize) -> usize,
 }
 
 /// Promotes the replica that has come furthest in place of `dead`, which is rebuilt.
@@ -313,8 +326,27 @@ fn replace(trio: &mut Trio, dead: usize) -> usize {
     next
 }
 
+/// The same for one that is not dead: `amid` is done to it while another is the primary, for two intervals.
+pub(crate) fn replace_amid(trio: &mut Trio, old: usize, amid: impl FnOnce(&mut Trio)) -> usize {
+    let others: Vec<_> = (0..SERVERS).filter(|other| *other != old).collect();
+    let next = trio.furthest([others[0], others[1]]);
+    let other = others
+        .into_iter()
+        .find(|other| *other != next)
+        .expect("two");
+    trio.follow(other, next);
+    trio.promote(next);
+    amid(trio);
+    std::thread::sleep(Duration::from_millis(2 * CHECK_INTERVAL_MS));
+    trio.kill(old);
+    trio.rebuild(old, next);
+    trio.streams(old);
+    trio.streams(other);
+    next
+}
+
 /// The server that says it is the primary.
-fn primary_of(trio: &Trio) -> usize {
+pub(crate) fn primary_of(trio: &Trio) -> usize {
     let writes = |server: &usize| {
         trio.admin(*server, "postgres")
             .value("SELECT pg_is_in_recovery()")
@@ -323,13 +355,13 @@ fn primary_of(trio: &Trio) -> usize {
     (0..SERVERS).find(writes).expect("a primary")
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault<'static>; 6] = [
     Fault {
         name: "replica, stopped in order",
         primary: false,
         hold: Duration::ZERO,
-        strike: Trio::stop,
-        mend: |trio, server| {
+        strike: &Trio::stop,
+        mend: &|trio, server| {
             trio.launch(server);
             primary_of(trio)
         },
@@ -338,8 +370,8 @@ const FAULTS: [Fault; 6] = [
         name: "replica, kill -9",
         primary: false,
         hold: Duration::ZERO,
-        strike: Trio::kill,
-        mend: |trio, server| {
+        strike: &Trio::kill,
+        mend: &|trio, server| {
             trio.launch(server);
             primary_of(trio)
         },
@@ -348,8 +380,8 @@ const FAULTS: [Fault; 6] = [
         name: "replica, SIGSTOP",
         primary: false,
         hold: Duration::from_millis(4 * CHECK_INTERVAL_MS),
-        strike: |trio, server| trio.freeze(server),
-        mend: |trio, server| {
+        strike: &|trio, server| trio.freeze(server),
+        mend: &|trio, server| {
             trio.thaw(server);
             primary_of(trio)
         },
@@ -358,8 +390,8 @@ const FAULTS: [Fault; 6] = [
         name: "primary, kill -9, restarted",
         primary: true,
         hold: Duration::ZERO,
-        strike: Trio::kill,
-        mend: |trio, server| {
+        strike: &Trio::kill,
+        mend: &|trio, server| {
             trio.launch(server);
             server
         },
@@ -368,41 +400,34 @@ const FAULTS: [Fault; 6] = [
         name: "primary, kill -9, a replica is promoted",
         primary: true,
         hold: Duration::ZERO,
-        strike: Trio::kill,
-        mend: replace,
+        strike: &Trio::kill,
+        mend: &replace,
     },
     Fault {
         name: "primary, SIGSTOP, a replica is promoted",
         primary: true,
         hold: Duration::ZERO,
-        strike: |trio, server| trio.freeze(server),
-        mend: |trio, server| {
-            let others: Vec<_> = (0..SERVERS).filter(|other| *other != server).collect();
-            let next = trio.furthest([others[0], others[1]]);
-            let other = others
-                .into_iter()
-                .find(|other| *other != next)
-                .expect("two");
-            trio.follow(other, next);
-            trio.promote(next);
-            // The old one wakes up, and takes itself for the primary still.
-            trio.thaw(server);
-            std::thread::sleep(Duration::from_millis(2 * CHECK_INTERVAL_MS));
-            trio.kill(server);
-            trio.rebuild(server, next);
-            trio.streams(server);
-            trio.streams(other);
-            next
-        },
+        strike: &|trio, server| trio.freeze(server),
+        // The old one wakes up, and takes itself for the primary still.
+        mend: &|trio, server| replace_amid(trio, server, |trio| trio.thaw(server)),
     },
 ];
 
-/// Strikes with each fault under load; prints what `docs/failover.md` has in its table.
 #[test]
 fn servers_that_die_or_hang_are_passed_over() {
     let mut trio = Trio::start();
-    let pgdog = pgdog(
-        &trio,
+    let ports = ports(&trio);
+    strike_under_load(&mut trio, &ports, FAULTS);
+}
+
+/// Strikes with each fault under load; prints what `docs/failover.md` has in its table.
+pub(crate) fn strike_under_load<'a>(
+    trio: &mut Trio,
+    ports: &[u16],
+    faults: impl IntoIterator<Item = Fault<'a>>,
+) {
+    let pgdog = pgdog_before(
+        ports,
         "read_write_split = \"exclude_primary\"\nquery_timeout = 3000",
     );
     create_table(&pgdog);
@@ -410,27 +435,27 @@ fn servers_that_die_or_hang_are_passed_over() {
     let mut admin = pgdog.admin();
     let traffic = Traffic::start(pgdog.port(), 4, 4);
     let mut primary = 0;
-    for fault in FAULTS {
+    for fault in faults {
         let server = match fault.primary {
             true => primary,
             false => (primary + 1) % SERVERS,
         };
         // What came before is over.
         poll(PATIENCE, "all to serve", || {
-            let roles = trio_roles(&mut admin, &trio);
+            let roles = trio_roles(&mut admin, ports);
             let whole = roles.iter().filter(|role| *role == "replica").count() == 2;
             (whole && admin.rows("SHOW BANS").is_empty()).then_some(())
         });
         traffic.go_on(100);
         traffic.take();
         let began = Instant::now();
-        (fault.strike)(&mut trio, server);
+        (fault.strike)(trio, server);
         if !fault.primary {
             // Whoever is left serves all.
             traffic.go_on(200);
         }
         std::thread::sleep(fault.hold);
-        primary = (fault.mend)(&mut trio, server);
+        primary = (fault.mend)(trio, server);
         traffic.go_on(200);
         let (reads, writes) = traffic.take();
         let of = |tally: &Tally| {
@@ -463,7 +488,7 @@ fn servers_that_die_or_hang_are_passed_over() {
         }
     }
     let acknowledged = traffic.stop();
-    check_rows(&trio, primary, &acknowledged);
+    check_rows(trio, primary, &acknowledged);
     pgdog.stop();
 }
 
@@ -483,9 +508,9 @@ fn role_of(admin: &mut Wire, port: u16) -> String {
     row[6].clone()
 }
 
-fn trio_roles(admin: &mut Wire, trio: &Trio) -> Vec<String> {
-    let ports = (0..SERVERS).map(|server| trio.port(server));
-    ports.map(|port| role_of(admin, port)).collect()
+fn trio_roles(admin: &mut Wire, ports: &[u16]) -> Vec<String> {
+    let ports = ports.iter();
+    ports.map(|port| role_of(admin, *port)).collect()
 }
 
 #[test]
@@ -493,9 +518,9 @@ fn roles_bans_and_lag_are_shown() {
     let mut trio = Trio::start();
     let pgdog = pgdog(&trio, "ban_replica_lag_bytes = 100000");
     let mut admin = pgdog.admin();
-    let ports: Vec<_> = (0..SERVERS).map(|server| trio.port(server)).collect();
+    let ports = ports(&trio);
     poll(PATIENCE, "roles to be found out", || {
-        let roles = trio_roles(&mut admin, &trio);
+        let roles = trio_roles(&mut admin, &ports);
         (roles == ["primary", "replica", "replica"]).then_some(())
     });
     create_table(&pgdog);

@@ -17,6 +17,11 @@ struct Pair {
 
 impl Pair {
     fn start(label: &str, general: &str) -> Self {
+        Self::split(label, "exclude_primary", general, "")
+    }
+
+    /// With `read_write_split`, more lines of `[general]`, and other sections.
+    fn split(label: &str, split: &str, general: &str, more: &str) -> Self {
         let postgres = Postgres::shared();
         let primary = postgres.database(label);
         let replica = postgres.database(&format!("{label}_r"));
@@ -24,10 +29,11 @@ impl Pair {
         let of =
             |database: &str, role: &str| format!("database_name = {database:?}\nrole = {role:?}");
         let pgdog = Config::empty()
-            .general("read_write_split = \"exclude_primary\"")
+            .general(&format!("read_write_split = {split:?}"))
             .general(general)
             .database(&name, &of(&primary, "primary"))
             .database(&name, &of(&replica, "replica"))
+            .more(&more.replace("NAME", &name))
             .user(ALICE, &name, &format!("password = {PASSWORD:?}"))
             .start();
         Self {
@@ -245,4 +251,151 @@ fn the_first_statement_of_a_transaction_may_decide_where_it_goes() {
     .concat();
     assert_eq!(client.ask(&[done]), "C:COPY_2 Z:I");
     pair.pgdog.stop();
+}
+
+/// Which of both answer a statement that is sent often.
+fn who(pair: &Pair, client: &mut Wire, sql: &str) -> String {
+    let answers = (0..40).map(|_| pair.role(&client.value(sql)));
+    let found: std::collections::BTreeSet<_> = answers.collect();
+    Vec::from_iter(found).join(",")
+}
+
+#[test]
+fn every_value_of_read_write_split_says_who_reads() {
+    for (split, plain, hinted) in [
+        ("include_primary", "primary,replica", "replica"),
+        ("exclude_primary", "replica", "replica"),
+        ("include_primary_if_replica_banned", "replica", "replica"),
+        ("prefer_primary", "primary", "replica"),
+    ] {
+        let lines = "load_balancing_strategy = \"round_robin\"";
+        let pair = Pair::split("roles_split", split, lines, "");
+        let mut client = pair.client();
+        assert_eq!(who(&pair, &mut client, WHERE), plain, "{split}");
+        let sql = "/* pgdog_role: replica */ SELECT current_database()";
+        assert_eq!(who(&pair, &mut client, sql), hinted, "{split}");
+        let sql = "SELECT current_database() FROM (SELECT 1) s FOR UPDATE";
+        assert_eq!(who(&pair, &mut client, sql), "primary", "{split}");
+        pair.pgdog.stop();
+    }
+}
+
+#[test]
+fn every_level_of_query_parser_says_whether_reads_are_told_from_writes() {
+    let one = |level: &str| format!("[[query_parsers]]\ndatabase = \"NAME\"\nlevel = {level:?}\n");
+    for (general, more, plain) in [
+        ("", String::new(), "replica"),
+        ("query_parser = \"on\"", String::new(), "replica"),
+        ("query_parser = \"auto\"", String::new(), "replica"),
+        ("query_parser = \"off\"", String::new(), "primary"),
+        (
+            "query_parser = \"session_control\"",
+            String::new(),
+            "primary",
+        ),
+        (
+            "query_parser = \"session_control_and_locks\"",
+            String::new(),
+            "primary",
+        ),
+        (
+            "query_parser = \"off\"\nquery_parser_enabled = true",
+            String::new(),
+            "replica",
+        ),
+        ("query_parser = \"off\"", one("on"), "replica"),
+        ("query_parser = \"on\"", one("off"), "primary"),
+        // There is no first statement that could decide.
+        (
+            "query_parser = \"off\"\nread_write_strategy = \"aggressive\"",
+            String::new(),
+            "primary",
+        ),
+    ] {
+        let pair = Pair::split("roles_level", "exclude_primary", general, &more);
+        let mut client = pair.client();
+        assert_eq!(pair.role(&client.value(WHERE)), plain, "{general} {more}");
+        client.query("BEGIN READ ONLY");
+        assert_eq!(pair.role(&client.value(WHERE)), plain, "{general} {more}");
+        client.query("COMMIT");
+        // Hints are no matter of parsing, nor is what a session has set.
+        let sql = "/* pgdog_role: replica */ SELECT current_database()";
+        assert_eq!(pair.role(&client.value(sql)), "replica", "{general}");
+        client.query("SET pgdog.role = 'replica'");
+        client.query("SET work_mem = '7MB'");
+        assert_eq!(pair.role(&client.value(WHERE)), "replica", "{general}");
+        client.query("SET pgdog.role = 'primary'");
+        assert_eq!(pair.role(&client.value(WHERE)), "primary", "{general}");
+        assert_eq!(client.value("SHOW work_mem"), "7MB", "{general}");
+        pair.pgdog.stop();
+    }
+}
+
+/// Edge case 63: the table of that name which the replica has is another one.
+#[test]
+fn a_temporary_table_that_hides_another_is_read_where_it_is() {
+    for strategy in ["conservative", "aggressive"] {
+        let lines = format!("read_write_strategy = {strategy:?}");
+        let pair = Pair::start("roles_temp", &lines);
+        let sql = "SELECT of, current_database() FROM hidden";
+        for (database, of) in [(&pair.primary, "primary"), (&pair.replica, "replica")] {
+            let mut direct = Wire::connect(Postgres::shared().port(), ALICE, database, PASSWORD);
+            direct.query(&format!("CREATE TABLE hidden AS SELECT '{of}' AS of"));
+        }
+        let mut client = pair.client();
+        assert_eq!(client.value(sql), "replica", "{strategy}");
+        client.query("CREATE TEMP TABLE hidden AS SELECT 'mine' AS of");
+        for _ in 0..3 {
+            let row = client.rows(sql).remove(0);
+            assert_eq!(
+                (&*row[0], pair.role(&row[1])),
+                ("mine", "primary"),
+                "{strategy}"
+            );
+        }
+        // Within one transaction, too, and no longer than it is there.
+        client.query("DROP TABLE hidden");
+        assert_eq!(client.value(sql), "replica", "{strategy}");
+        client.query("BEGIN");
+        client.query("CREATE TEMP TABLE hidden ON COMMIT DROP AS SELECT 'mine' AS of");
+        assert_eq!(client.value(sql), "mine", "{strategy}");
+        client.query("COMMIT");
+        assert_eq!(client.value(sql), "replica", "{strategy}");
+        pair.pgdog.stop();
+    }
+}
+
+/// Edge case 64.
+#[test]
+fn what_follows_a_write_or_a_definition_in_its_transaction_is_read_on_the_primary() {
+    for strategy in ["conservative", "aggressive"] {
+        let lines = format!("read_write_strategy = {strategy:?}");
+        let pair = Pair::start("roles_after", &lines);
+        let mut client = pair.client();
+        client.query("CREATE TABLE t (n int)");
+        for write in [
+            "INSERT INTO t VALUES (1)",
+            "CREATE TABLE u (n int)",
+            "SELECT n FROM t FOR UPDATE",
+            "SELECT setseed(0)",
+        ] {
+            client.query("BEGIN");
+            client.query(write);
+            assert_eq!(
+                pair.role(&client.value(WHERE)),
+                "primary",
+                "{strategy}, {write}"
+            );
+            // Over the extended protocol as well.
+            let answer = client.ask(&[run(WHERE, &[]), sync()]);
+            assert!(answer.contains(&format!("D:{}", pair.primary)), "{answer}");
+            client.query("ROLLBACK");
+            assert_eq!(
+                pair.role(&client.value(WHERE)),
+                "replica",
+                "{strategy}, {write}"
+            );
+        }
+        pair.pgdog.stop();
+    }
 }

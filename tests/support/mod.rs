@@ -1,6 +1,7 @@
 //! What the tests against real servers stand on: PostgreSQL, pgdog, a raw protocol client, programs.
 
 pub(crate) mod certificates;
+pub(crate) mod forwarder;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod pgdog;
@@ -14,6 +15,7 @@ pub(crate) mod sigv4;
 pub(crate) mod wire;
 
 pub(crate) use certificates::Certificates;
+pub(crate) use forwarder::Forwarder;
 pub(crate) use pgdog::{Config, Pgdog};
 pub(crate) use postgres::Postgres;
 pub(crate) use replicas::Trio;

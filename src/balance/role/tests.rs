@@ -39,6 +39,27 @@ fn elected(servers: usize) -> Roles {
     Roles::new(vec![Role::Auto; servers], Some(AGE))
 }
 
+#[test]
+fn a_connection_is_superseded_when_that_is_known_and_not_when_nothing_is() {
+    let now = start();
+    let mut roles = settled(now);
+    let of = |timeline| Some(epoch(timeline));
+    assert!(!roles.is_superseded(0, of(1), now));
+    assert!(
+        roles.is_superseded(0, of(0), now),
+        "opened in another reign"
+    );
+    assert!(roles.is_superseded(1, of(1), now), "a standby");
+    let late = now + AGE * 2;
+    assert_eq!(roles.writable(late), Writable::Nobody);
+    assert!(!roles.is_superseded(0, of(1), late), "no evidence");
+    roles.observe(1, primary(late, 2, 200));
+    assert!(roles.is_superseded(0, of(1), late), "promoted elsewhere");
+    assert!(!roles.is_superseded(1, of(2), late));
+    roles.observe(1, standby(late + AGE, 300));
+    assert!(roles.is_superseded(1, of(2), late + AGE), "stepped down");
+}
+
 /// Three servers, the first of which is the primary on timeline 1, as seen at `now`.
 fn settled(now: Instant) -> Roles {
     let mut roles = elected(3);

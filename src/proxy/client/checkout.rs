@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::balance::{BanReason, Event};
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, Stat, Timed};
@@ -19,9 +20,10 @@ use crate::sql::session::effects;
 use crate::sql::settings::Settings;
 
 use super::super::core_state::{Activity, Notice};
+use super::super::news;
 use super::super::pools::{Conn, Held, Welcome};
 use super::super::server::{Lost, Reset, RunError, Targets};
-use super::obtain::{Aim, Attempt, Terms};
+use super::obtain::{unanswered, Aim, Attempt, Terms};
 use super::request::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 
@@ -104,7 +106,17 @@ impl Session {
             } else if way == Way::Ahead && self.send_ahead(&mut held) {
                 self.settings.in_line();
             } else {
-                match Box::pin(self.apply_settings(held)).await {
+                let (core, began) = (self.state.core.clone(), self.state.core.now());
+                let limit = self.state.config().balancing.check_timeout;
+                let until = limit.and_then(|limit| began.checked_add(limit));
+                let applied = Box::pin(self.apply_settings(held));
+                let Some(applied) = core.timeout_at(until, applied).await else {
+                    // It hangs, as far as anybody can tell: settings take no time.
+                    let event = Event::Failed(BanReason::CheckTimeout);
+                    news::happened(&self.state, self.slot.id, event);
+                    return Ok(Attempt::Failed(unanswered()));
+                };
+                match applied {
                     Ok(ready) => held = ready,
                     Err(Unfit::Setting(error)) => return Ok(Attempt::Refused(error)),
                     // It was going away. Nothing of the client's was sent to it.
@@ -119,6 +131,9 @@ impl Session {
             held.link.meter.assigned(waited);
             self.link.meter.assigned(waited);
             held.link.latencies().record(Phase::CheckoutWait, waited);
+            // What was said of another server is not about this one.
+            self.link.dismiss(Notice::Superseded);
+            self.link.dismiss(Notice::Hung);
             self.link.enter(Activity::Active, now);
             return Ok(Attempt::Ready(held));
         }
@@ -214,7 +229,9 @@ impl Session {
 
     /// A client that waits for a server: why it has to stop.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.link.dismiss(Notice::Superseded); // it has no server
+        // It has no server.
+        self.link.dismiss(Notice::Superseded);
+        self.link.dismiss(Notice::Hung);
         if let Some(notice) = self.link.notice() {
             return Poll::Ready(End::Fatal(self.farewell(notice)));
         }

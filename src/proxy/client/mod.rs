@@ -257,7 +257,8 @@ impl Session {
             false => Extent::Transaction,
         };
         let outcome = loop {
-            if let Err(end) = Relay::new(self, &mut held, extent).run().await {
+            let relay = Relay::new(self, &mut held, extent).chosen_for(aim);
+            if let Err(end) = relay.run().await {
                 break Err(end);
             }
             match self.settle(&mut held).await {
@@ -376,14 +377,16 @@ impl Session {
                 self.link.listen(cx);
                 match self.link.notice() {
                     None => {}
-                    Some(Notice::Superseded) if in_transaction => {
+                    Some(Notice::Superseded | Notice::Hung) if in_transaction => {
                         let text = "server connection lost, transaction state unknown";
                         let code = SqlState::CONNECTION_FAILURE;
                         let error = Error::fatal(Fault::Server, code, text);
                         return Poll::Ready(Err(End::Fatal(error)));
                     }
                     // It has no server.
-                    Some(Notice::Superseded) => self.link.dismiss(Notice::Superseded),
+                    Some(notice @ (Notice::Superseded | Notice::Hung)) => {
+                        self.link.dismiss(notice);
+                    }
                     // The transaction comes to its end first.
                     Some(Notice::Drain | Notice::Removed) if in_transaction => {}
                     Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),
@@ -592,7 +595,8 @@ impl Session {
             ),
             Notice::Removed => adopt::removed(&self.slot.names.database),
             Notice::Killed => adopt::killed(),
-            Notice::Superseded => superseded(),
+            Notice::Superseded => given_up("another server has become the primary"),
+            Notice::Hung => given_up("the server does not answer"),
             Notice::IdleTimeout => {
                 let text = format!(
                     "idle for {} ms (client_idle_timeout)",
@@ -663,11 +667,11 @@ impl Session {
     }
 }
 
-/// The error for what was under way on a primary that is one no more.
-fn superseded() -> Error {
+/// The error for what was under way on a server that is no primary any more, or hangs.
+fn given_up(why: &str) -> Error {
     let text = "server connection lost, transaction state unknown";
     let error = Error::fatal(Fault::Server, SqlState::CONNECTION_FAILURE, text);
-    error.detail("another server has become the primary")
+    error.detail(why)
 }
 
 /// The error for a server that was lost before it answered anything.

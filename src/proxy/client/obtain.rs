@@ -254,10 +254,7 @@ impl Session {
         held.link.meter.lost();
         news::happened(&self.state, self.slot.id, event);
         let hopeless = event != Event::Lost || !self.may_try_again(tries);
-        Err(hopeless.then(|| {
-            let text = "server failed its health check";
-            Error::error(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
-        }))
+        Err(hopeless.then(unanswered))
     }
 
     /// A connection has turned out to be gone: is another one of this pool to be tried?
@@ -281,6 +278,12 @@ impl Session {
         self.cluster
             .is_right(aim.shard, aim.want, self.slot.id, now)
     }
+}
+
+/// The error for a server that does not answer what it is asked before the client's request.
+pub(super) fn unanswered() -> Error {
+    let text = "server failed its health check";
+    Error::error(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
 }
 
 /// A session whose requests go to the primary of the first shard, unless somebody decides otherwise.

@@ -8,11 +8,13 @@ use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::Fields;
+use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::{Activity, Notice};
 use super::super::server::{cancel, Lost, Server, Targets, NOTE_COMMIT};
 use super::checkout::refused_settings;
+use super::obtain::Aim;
 use super::{lost_error, End, Session};
 
 /// Buffers moved in one poll before others get their turn.
@@ -28,7 +30,29 @@ pub(super) struct Relay<'a> {
     moved: bool,
     /// Has the client's next message to wait for answers to those before it?
     pub(super) awaits: bool,
+    pub(super) admits: Admits,
     extent: Extent,
+}
+
+/// Which batches go to the server before those in front of them are answered, where a transaction's end may lead
+/// elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admits {
+    /// None.
+    Nothing,
+    /// Those that need what the server was chosen for.
+    Same(Aim),
+    /// The one in front does.
+    InFront(Aim),
+}
+
+impl Admits {
+    /// The batch in front has been passed on.
+    pub(super) fn batch_ended(&mut self) {
+        if let Self::InFront(aim) = *self {
+            *self = Self::Same(aim);
+        }
+    }
 }
 
 /// For how long the two are together.
@@ -51,7 +75,15 @@ impl<'a> Relay<'a> {
             answered: false,
             moved: false,
             awaits: false,
+            admits: Admits::Nothing,
         }
+    }
+
+    /// The server was chosen for this: requests for the same need not wait until it is known where those before them
+    /// have left it.
+    pub(super) fn chosen_for(mut self, aim: Aim) -> Self {
+        self.admits = Admits::Same(aim);
+        self
     }
 
     /// Until something has passed, the server is at rest again, and the client has nothing half sent.
@@ -66,9 +98,13 @@ impl<'a> Relay<'a> {
             // A client that keeps its server between transactions ends here, others when they have given it back.
             Some(Notice::Drain | Notice::Removed) if self.moved || !self.is_idle() => {}
             Some(Notice::QueryTimeout) if !self.session.timed_out => self.cancel_statement(),
-            Some(Notice::Superseded) => {
-                self.session.link.dismiss(Notice::Superseded);
-                return Poll::Ready(Err(self.lost(&Lost::Superseded)));
+            Some(notice @ (Notice::Superseded | Notice::Hung)) => {
+                self.session.link.dismiss(notice);
+                let lost = match notice {
+                    Notice::Hung => Lost::Hung,
+                    _ => Lost::Superseded,
+                };
+                return Poll::Ready(Err(self.lost(&lost)));
             }
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
@@ -109,7 +145,33 @@ impl<'a> Relay<'a> {
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         // Within a transaction, too: what is under way may end it.
-        self.extent != Extent::Transaction && self.server.exchange.batches_owed() > 0
+        !matches!(self.admits, Admits::InFront(_))
+            && self.extent != Extent::Transaction
+            && self.server.exchange.batches_owed() > 0
+    }
+
+    /// Looks at the batch in front, whose first message begins `bytes`, if others are under way: does it
+    /// need what this server was chosen for? Then it goes there whether or not they leave a transaction open. What they
+    /// may set could say otherwise.
+    #[inline]
+    pub(super) fn admit(&mut self, first: u8, bytes: &[u8]) {
+        let begins = matches!(first, tag::QUERY | tag::PARSE | tag::BIND | tag::DESCRIBE);
+        if begins && self.extent == Extent::OneTransaction && self.is_over() {
+            self.admit_same(bytes);
+        }
+    }
+
+    #[cold]
+    fn admit_same(&mut self, bytes: &[u8]) {
+        let session = &*self.session;
+        if session.tracker.is_some() || self.server.exchange.is_unsynced() {
+            return;
+        }
+        if let (Admits::Same(ours), Ok(Some(aim))) = (self.admits, session.aim_of(bytes)) {
+            if aim.want == ours.want && (ours.writes || !aim.writes) {
+                self.admits = Admits::InFront(ours);
+            }
+        }
     }
 
     /// Has the client to wait until the server has answered more?

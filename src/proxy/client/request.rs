@@ -70,6 +70,7 @@ impl Relay<'_> {
             let Some(header) = self.session.inbound.next()? else {
                 break;
             };
+            self.admit_next(header.tag);
             match self.classify(header, self.session.inbound.bytes())? {
                 Class::Alone => {
                     self.pass_alone(header)?;
@@ -131,6 +132,7 @@ impl Relay<'_> {
             else {
                 break;
             };
+            self.admit(header.tag, rest);
             let (owed, note) = match self.classify(header, rest)? {
                 Class::Pass(owed) => (owed, 0),
                 Class::Commit(owed) => (Some(owed), NOTE_COMMIT),
@@ -138,6 +140,9 @@ impl Relay<'_> {
             };
             if self.session.audit.is_some() {
                 self.audit(header, rest);
+            }
+            if ends_batch(header.tag) {
+                self.admits.batch_ended();
             }
             match header.tag {
                 _ if owed.is_none() => {}
@@ -183,6 +188,13 @@ impl Relay<'_> {
             self.session.unbound = self.intern(definition).ok();
             self.session.unbound_in = self.session.statements.syncs() + 1;
         }
+    }
+
+    /// Looks at the batch in front, as far as it is here.
+    fn admit_next(&mut self, first: u8) {
+        let inbound = std::mem::take(&mut self.session.inbound);
+        self.admit(first, inbound.bytes());
+        self.session.inbound = inbound;
     }
 
     fn end_batch(&mut self, tag: u8) {
@@ -392,6 +404,9 @@ impl Relay<'_> {
         if self.session.audit.is_some() {
             self.audit_next(header);
         }
+        if ends_batch(header.tag) {
+            self.admits.batch_ended();
+        }
         self.server.link.meter.sent(header.tag);
         if header.tag == tag::PARSE {
             self.server
@@ -587,6 +602,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Is the message the last one of its batch?
+fn ends_batch(first: u8) -> bool {
+    matches!(first, tag::QUERY | tag::SYNC | tag::FUNCTION_CALL)
 }
 
 /// Portal and statement at the front of a Bind's body, if both are there.

@@ -23,30 +23,33 @@ const ROLE: &[u8] = b"pgdog.role";
 impl Session {
     /// What the request in front needs. `None`: it was answered with an error.
     pub(super) fn route(&mut self) -> Result<Option<Aim>, End> {
-        match self.aim_of_request() {
-            Ok(aim) => Ok(Some(aim)),
+        match self.aim_of(self.inbound.bytes()) {
+            Ok(Some(aim)) => Ok(Some(aim)),
+            Ok(None) => {
+                let hint = asked_role(self.settings.committed()).unwrap_or_default();
+                Ok(Some(Aim {
+                    shard: 0,
+                    want: by_hint(hint),
+                    writes: true,
+                }))
+            }
             Err(error) => self.answer(&error).map(|()| None),
         }
     }
 
-    /// Which server the request in front needs. Whatever is not known to be a read of one request is a write.
+    /// Which server the request needs that these bytes begin with. Whatever is not known to be a read of one request is a
+    /// write. `None`: nothing in it says so, or not all of it is here.
     ///
     /// Errors: a hint that is none.
-    fn aim_of_request(&self) -> Result<Aim, Error> {
+    pub(super) fn aim_of(&self, bytes: &[u8]) -> Result<Option<Aim>, Error> {
         let settings = self.settings.committed();
         let hint = asked_role(settings)?;
-        let aim = |want, writes| Aim {
-            shard: 0,
-            want,
-            writes,
-        };
-        let bytes = self.inbound.bytes();
         let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
-            return Ok(aim(by_hint(hint), true));
+            return Ok(None);
         };
         if matches!(end, BatchEnd::Flush | BatchEnd::Cut) {
             // What follows is not known, and goes to the same server.
-            return Ok(aim(by_hint(hint), true));
+            return Ok(None);
         }
         let batch = bytes.get(..length).unwrap_or_default();
         let dialect = self.session_dialect();
@@ -82,10 +85,11 @@ impl Session {
                 (Some(earlier), _) => Some(earlier),
             };
         }
-        Ok(match wanted {
-            Some(want) => aim(want, writes),
-            None => aim(by_hint(hint), true),
-        })
+        Ok(wanted.map(|want| Aim {
+            shard: 0,
+            want,
+            writes,
+        }))
     }
 
     /// Which server a text needs that is a request of its own, and whether it may write there, or begin what may.
@@ -95,11 +99,6 @@ impl Session {
         dialect: Dialect,
         hint: Option<Role>,
     ) -> Result<(Want, bool), Error> {
-        let mut cache = self.cluster.analyses.borrow_mut();
-        let analysed = cache.analyse(text, dialect);
-        if let Some(name) = analysed.hints.invalid {
-            return Err(invalid(name));
-        }
         let settings = self.settings.committed();
         let facts = self.cluster.known();
         let context = Context {
@@ -111,6 +110,18 @@ impl Session {
             split: ReadWriteSplit::IncludePrimary,
             catalogue: &facts.functions,
         };
+        let mut cache = self.cluster.analyses.borrow_mut();
+        if !self.cluster.parses() {
+            let hints = cache.hints(text, dialect);
+            if let Some(name) = hints.invalid {
+                return Err(invalid(name));
+            }
+            return Ok((want(route_role(None, &hints, &context)), true));
+        }
+        let analysed = cache.analyse(text, dialect);
+        if let Some(name) = analysed.hints.invalid {
+            return Err(invalid(name));
+        }
         let heeds = self.state.config().routing.reload_schema_on_ddl;
         if let (Ok(statements), true) = (&analysed.analysis.statements, heeds) {
             if statements.iter().any(|statement| statement.kind.defines()) {
@@ -118,18 +129,22 @@ impl Session {
             }
         }
         let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
+        let want = want(route);
         if let Some(took) = analysed.parsed_in {
             self.state.tally.timed(Timed::Parse, Vec::new(), took);
         }
-        let want = match route {
-            RoleRoute::Read(Readers::All, _) => Want::Read,
-            RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Replica,
-            RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
-        };
         let analysis = analysed.analysis;
         let reads = readable(&analysis, &facts.functions).is_ok();
         cache.route(&analysis, false);
         Ok((want, !reads))
+    }
+}
+
+fn want(route: RoleRoute<'_>) -> Want {
+    match route {
+        RoleRoute::Read(Readers::All, _) => Want::Read,
+        RoleRoute::Read(Readers::ReplicasThenPrimary | Readers::Replicas, _) => Want::Replica,
+        RoleRoute::Primary(_) | RoleRoute::Defer(_) | RoleRoute::Stay => Want::Write,
     }
 }
 

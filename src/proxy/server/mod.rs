@@ -119,6 +119,8 @@ pub(crate) enum Lost {
     Malformed,
     /// It was the primary, and another server is now.
     Superseded,
+    /// It does not answer its checks.
+    Hung,
     /// It refused settings ahead of a request, which did not run: the body of its ErrorResponse.
     Unset(Vec<u8>),
 }
@@ -133,6 +135,7 @@ impl std::fmt::Display for Lost {
             }
             Lost::Malformed => f.write_str("malformed message"),
             Lost::Superseded => f.write_str("another server is the primary"),
+            Lost::Hung => f.write_str("it does not answer"),
             Lost::Unset(_) => f.write_str("settings were refused"),
         }
     }

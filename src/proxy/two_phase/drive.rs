@@ -224,7 +224,14 @@ impl Drive {
             Statement::Rollback => b"ROLLBACK",
         };
         let failure = match held.answer().await {
-            Ok(replies) if replies.tag() == Some(expected) => return Event::Succeeded(shard),
+            Ok(replies) if replies.tag() == Some(expected) => {
+                if statement == Statement::Prepare && self.is_superseded(shard) {
+                    // It is prepared where nobody would ever commit it.
+                    self.give_up(shard);
+                    return Event::Lost(shard);
+                }
+                return Event::Succeeded(shard);
+            }
             // A transaction that had failed on the server is rolled back by PREPARE TRANSACTION.
             Ok(_) => None,
             Err(RunError::Server(body)) => Some(body),
@@ -240,6 +247,20 @@ impl Drive {
             Statement::CommitPrepared | Statement::RollbackPrepared => {}
         }
         Event::Failed(shard)
+    }
+
+    /// Is the server of a shard known to be its primary no more?
+    fn is_superseded(&mut self, shard: u32) -> bool {
+        let Some((pool, epoch)) = self.leg(shard).map(|held| (held.pool(), held.epoch)) else {
+            return false;
+        };
+        let pools = self.state.pools();
+        let Some(place) = pools.place(pool) else {
+            return false;
+        };
+        let balance = place.shard().balance().borrow();
+        let now = self.state.core.now();
+        balance.roles().is_superseded(place.server, epoch, now)
     }
 
     fn conclude(&mut self, outcome: Outcome) {

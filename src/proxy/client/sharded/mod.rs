@@ -93,7 +93,8 @@ impl Session {
             config.routing.strategy == ReadWriteStrategy::Aggressive
                 && self.manner.mode != PoolerMode::Session
         };
-        self.cluster.shards() > 1 || self.cluster.is_split() && aggressive()
+        let split = self.cluster.is_split() && self.cluster.parses();
+        self.cluster.shards() > 1 || split && aggressive()
     }
 
     /// Serves the request in front, which is there as a whole.
