@@ -23,6 +23,8 @@ mod auth;
 mod auth_query;
 #[path = "proxy/balancing.rs"]
 mod balancing;
+#[path = "proxy/binding.rs"]
+mod binding;
 #[path = "proxy/cancel.rs"]
 mod cancel;
 #[path = "proxy/copy.rs"]

@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::mailbox::{Bell, ForeignWaker, Mailbox, PostOffice};
+use crate::places::Places;
 use crate::ring::Ring;
 use crate::timer::{Sleep, Timers};
 
@@ -26,6 +27,8 @@ use crate::timer::{Sleep, Timers};
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Rounds of runnable tasks before the ring gets a turn although some still are.
 const ROUNDS_MAX: usize = 16;
+/// Pieces of patient work in one turn of the ring.
+const PATIENT_MAX: usize = 2;
 /// Entries of each of glommio's own three rings per core, which carry no sockets here.
 pub const EXECUTOR_ENTRIES: u32 = 64;
 
@@ -49,6 +52,8 @@ struct Inner {
     foreign: (Sender<Waker>, Receiver<Waker>),
     inbox: RefCell<Option<Box<dyn Fn() -> bool>>>,
     mail_waker: RefCell<Option<Waker>>,
+    /// Of this turn, for what is patient.
+    patient: Places,
 }
 
 /// How a core is doing.
@@ -142,6 +147,12 @@ impl Core {
         yield_now().await;
     }
 
+    /// Lets others go first: of what calls this, only [`PATIENT_MAX`] go on in one turn of the ring, in order of arrival.
+    /// Whatever else is runnable runs in every turn.
+    pub async fn patiently(&self) {
+        self.0.patient.take().await.use_up();
+    }
+
     /// Polls a future that another thread completes (its waker rings this core's bell).
     pub async fn foreign<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
@@ -230,7 +241,7 @@ impl Core {
     async fn drive(&self, finished: &Cell<bool>) -> io::Result<()> {
         let mut woke = Instant::now();
         loop {
-            let idle = self.drain().await;
+            let idle = self.drain().await && !self.0.patient.are_wanted();
             if finished.get() {
                 return Ok(());
             }
@@ -257,6 +268,8 @@ impl Core {
             self.0.now.set(now);
             self.0.timers.fire(now);
             self.deliver();
+            // Behind those whom the ring has woken.
+            self.0.patient.refill(PATIENT_MAX);
         }
     }
 }
@@ -443,6 +456,7 @@ impl Core {
             foreign: crossbeam_channel::unbounded(),
             inbox: RefCell::new(None),
             mail_waker: RefCell::new(None),
+            patient: Places::new(PATIENT_MAX),
         })))
     }
 }

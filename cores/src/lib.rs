@@ -15,6 +15,7 @@ mod listener;
 pub mod log;
 mod mailbox;
 pub mod placement;
+pub mod places;
 pub mod preflight;
 mod quota;
 mod ring;

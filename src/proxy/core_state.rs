@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use cores::blocking::Blocking;
 use cores::gate::Gate;
 use cores::journal::Journal;
+use cores::places::Places;
 use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
@@ -45,6 +46,9 @@ const LOOKED_UP_MAX: usize = 4096;
 const STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How soon another order to end is heeded while one is carried out.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
+/// Logins of one core that ask a server about a password at a time; whoever comes on top waits. What is asked costs
+/// PostgreSQL a process, which no pool counts.
+const ASKING_MAX: usize = 32;
 /// KILLs that logins look back at.
 const KILLS_MAX: usize = 64;
 /// Random bytes fetched at a time.
@@ -74,7 +78,7 @@ pub(crate) struct CoreState {
     /// How many of those there may be.
     pub(crate) newcomers_max: usize,
     /// Logins that ask a server about a password.
-    pub(crate) asking: Gate,
+    pub(crate) asking: Places,
     /// Connections that are one too many, while they hear so.
     pub(crate) turned_away: Gate,
     /// Whom KILL was for lately: who was logging in then has to go, too. The last ones of `KILLS_MAX`.
@@ -172,7 +176,7 @@ impl CoreState {
             gate: Gate::new(),
             doorway: Gate::new(),
             newcomers_max: boot.newcomers_max,
-            asking: Gate::new(),
+            asking: Places::new(ASKING_MAX),
             turned_away: Gate::new(),
             kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),

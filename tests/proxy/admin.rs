@@ -730,7 +730,7 @@ fn psql_reads_it() {
 
 /// Runs a script of `tests/drivers` as the administrator.
 fn check_driver(run: impl Fn(u16, &str) -> Said) {
-    let (pgdog, _) = start("admin", "");
+    let (pgdog, _) = start("admin", "cross_shard_disabled = true");
     let out = run(pgdog.port(), ADMIN_PASSWORD).ok();
     assert!(out.ends_with("all well\n"), "{out}");
 }

@@ -1,18 +1,14 @@
 //! Logins to RDS with tokens of AWS IAM: what is signed, when it is made anew, and where it is not sent.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
 use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::process::{poll, PATIENCE};
 use crate::support::scripted::{one_row, serve};
+use crate::support::scripted_tls::{accept, message, untagged};
 use crate::support::sigv4::{parts, Claim};
 use crate::support::wire::tagged;
 use crate::support::{Certificates, Config, Pgdog, Wire};
@@ -74,27 +70,12 @@ fn rds(claim: Claim<'static>, refused: usize) -> (u16, Receiver<String>) {
 }
 
 fn session(
-    mut stream: TcpStream,
+    stream: TcpStream,
     claim: &Claim<'_>,
     tokens: &Sender<String>,
     welcome: bool,
 ) -> Option<()> {
-    assert_eq!(untagged(&mut stream)?, [4, 210, 22, 47], "an SSLRequest");
-    stream.write_all(b"S").ok()?;
-    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            CertificateDer::pem_file_iter(Certificates::shared().path("server.crt"))
-                .expect("a certificate")
-                .map(|certificate| certificate.expect("PEM"))
-                .collect(),
-            PrivateKeyDer::from_pem_file(Certificates::shared().path("server.key")).expect("a key"),
-        )
-        .expect("a pair");
-    let tls = ServerConnection::new(Arc::new(config)).expect("a configuration");
-    let mut stream = StreamOwned::new(tls, stream);
+    let mut stream = accept(stream)?;
     let startup = untagged(&mut stream)?;
     let named = [b"user\0", SERVER_USER.as_bytes(), b"\0"].concat();
     assert!(startup.windows(named.len()).any(|part| part == named));
@@ -130,21 +111,6 @@ fn session(
         stream.write_all(&answer).ok()?;
     }
     Some(())
-}
-
-/// The rest of a message without a tag.
-fn untagged(stream: &mut impl Read) -> Option<Vec<u8>> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).ok()?;
-    let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).ok()? - 4];
-    stream.read_exact(&mut body).ok()?;
-    Some(body)
-}
-
-fn message(stream: &mut impl Read) -> Option<(u8, Vec<u8>)> {
-    let mut tag = [0];
-    stream.read_exact(&mut tag).ok()?;
-    Some((tag[0], untagged(stream)?))
 }
 
 fn claim(session_token: Option<&'static str>) -> Claim<'static> {

@@ -11,6 +11,7 @@ pub(crate) mod programs;
 pub(crate) mod replicas;
 pub(crate) mod sampler;
 pub(crate) mod scripted;
+pub(crate) mod scripted_tls;
 pub(crate) mod sigv4;
 pub(crate) mod wire;
 

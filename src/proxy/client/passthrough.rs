@@ -19,10 +19,6 @@ use super::super::Event;
 use super::login::{Proof, Wish};
 use super::visitor::from_server;
 
-/// Logins of one core that ask a server at a time; whoever comes on top is refused. What is asked costs PostgreSQL a
-/// process, which no pool counts.
-const ASKING_MAX: usize = 32;
-
 /// Somebody whom a server has vouched for, or may vouch for, and whom the cores may not know yet.
 pub(super) struct Stranger {
     guest: Guest,
@@ -120,10 +116,7 @@ pub(super) async fn ask(
     let pool = setup
         .voucher(user, database, secret)
         .ok_or_else(|| wrong_password(user, database))?;
-    if state.asking.running() >= ASKING_MAX {
-        return Err(too_many());
-    }
-    let _asking = state.asking.enter();
+    let _asking = state.asking.take().await;
     // Of no pool: it is here only for its address and for what is counted.
     let slot = PoolSlot::new(PoolId(0), &pool, &setup, &state.core);
     let deadline = setup

@@ -111,6 +111,7 @@ impl Newcomer<'_> {
         else {
             return Err(End::Silent);
         };
+        self.state.core.patiently().await;
         let stream = self.stream.take().ok_or(End::Silent)?;
         let peer = stream.peer();
         let ahead = std::mem::take(&mut self.received);
@@ -137,6 +138,9 @@ impl Newcomer<'_> {
         match self.stream().recv().await? {
             Some(buf) => {
                 self.received.extend_from_slice(&buf);
+                drop(buf);
+                // Those who are in go first.
+                self.state.core.patiently().await;
                 Ok(())
             }
             None => Err(End::Left),
