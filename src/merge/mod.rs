@@ -17,6 +17,7 @@ mod aggregate;
 mod columns;
 mod completion;
 mod expression;
+pub mod gather;
 mod groups;
 mod leg;
 mod order_by;
@@ -34,9 +35,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::{tag, CommandComplete, COPY_DONE, EMPTY_QUERY_RESPONSE};
-use crate::protocol::error_fields::put_error;
+use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
-use crate::protocol::rows::RowDescription;
+use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::wire::put_message;
 use crate::types::Session;
@@ -108,6 +109,8 @@ pub struct Merge {
     places: Places,
     notices: HashSet<Box<[u8]>>,
     copy: Copy,
+    /// RowDescription of the client's own statement, where the legs' is of another.
+    promised: Option<Box<[u8]>>,
     stage: Stage,
 }
 
@@ -174,6 +177,7 @@ impl Merge {
             places: Places::default(),
             notices: HashSet::new(),
             copy: Copy::default(),
+            promised: None,
             stage: Stage::Open,
         }
     }
@@ -182,6 +186,15 @@ impl Merge {
     #[must_use]
     pub fn copy_names(mut self) -> Self {
         self.copy.names = true;
+        self
+    }
+
+    /// The same merge for legs that were asked something else than what the client has: the client gets this
+    /// RowDescription, a whole message, if the legs' rows are of its types, and no error that only makes sense for what
+    /// they were asked.
+    #[must_use]
+    pub fn promised(mut self, description: Box<[u8]>) -> Self {
+        self.promised = Some(description);
         self
     }
 
@@ -276,7 +289,12 @@ impl Merge {
             tag::ERROR_RESPONSE => {
                 leg.end = Some(End::Failed);
                 if self.stage == Stage::Open {
-                    out.extend_from_slice(message);
+                    match self.promised {
+                        Some(_) if is_of_statement(body) => {
+                            put_error(out, &refused("this query"));
+                        }
+                        _ => out.extend_from_slice(message),
+                    }
                     self.drop_rows();
                 }
             }
@@ -346,11 +364,13 @@ impl Merge {
                 let visible = visible.ok_or_else(|| broken("fewer columns than were added"))?;
                 self.sink.set_visible(visible);
                 self.columns = Some(columns);
+                let fields = description.fields().take(visible);
+                let mut fields = fields.collect::<Result<Vec<_>, _>>()?;
+                if let Some(promised) = &self.promised {
+                    let promised = promised.get(HEADER_BYTES..).unwrap_or_default();
+                    as_promised(&mut fields, RowDescription::parse(promised)?)?;
+                }
                 if self.description == Description::Forwarded {
-                    let fields = description
-                        .fields()
-                        .take(visible)
-                        .collect::<Result<Vec<_>, _>>()?;
                     RowDescription::encode(out, fields);
                 }
             }
@@ -663,6 +683,35 @@ fn unsupported_type(construct: &str, type_oid: u32) -> Error {
             "Type {other} cannot be compared or added by pgdog."
         )),
     }
+}
+
+/// Is this an error about the statement rather than about what it found?
+pub fn is_of_statement(body: &[u8]) -> bool {
+    let fields = Fields::parse(body);
+    fields.is_ok_and(|fields| {
+        fields
+            .code()
+            .is_some_and(|code| code.as_str().starts_with("42"))
+    })
+}
+
+/// Gives columns the names and types that were promised. Errors: they have other types.
+fn as_promised<'a>(fields: &mut [Field<'a>], promised: RowDescription<'a>) -> Result<(), Error> {
+    let differ = || refused("this query, whose result would have other types,");
+    if fields.len() != promised.len() {
+        return Err(differ());
+    }
+    for (field, promised) in fields.iter_mut().zip(promised.fields()) {
+        let promised = promised?;
+        if field.type_oid != promised.type_oid {
+            return Err(differ());
+        }
+        *field = Field {
+            format: field.format,
+            ..promised
+        };
+    }
+    Ok(())
 }
 
 /// A malformed message is the server's fault here, and the client can go on.

@@ -5,6 +5,7 @@
 use crate::error::Error;
 use crate::merge::plan::MergePlan;
 use crate::merge::refused;
+use crate::sql::across::{Across, Asked, Of};
 use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
@@ -58,7 +59,7 @@ pub struct Run {
     /// On which.
     pub place: Place,
     /// What they are told instead of the client's text.
-    pub text: Option<Box<str>>,
+    pub text: Option<Box<[u8]>>,
     /// What each is told, in the order of the place; empty: all the same.
     pub parts: Vec<InsertPart>,
     /// What becomes of their replies, where there are several.
@@ -75,6 +76,19 @@ pub struct Run {
     pub executed: Option<Box<Executed>>,
     /// It gives a row a key of another shard.
     pub moving: Option<Box<Moving>>,
+    /// Other statements are run before it, whose rows it needs. It is a SELECT then.
+    pub gathering: Option<Box<Across>>,
+    /// It is one of those.
+    pub part: Option<SelectPart>,
+}
+
+/// A part of a SELECT that is run in parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectPart {
+    /// Types of all parameters of the client's statement.
+    pub types: Vec<u32>,
+    /// Its rows are for another part, and so they are text.
+    pub gathered: bool,
 }
 
 /// A prepared statement, which servers get together with its EXECUTE, and forget with it.
@@ -178,6 +192,23 @@ impl Run {
             copying: None,
             executed: None,
             moving: None,
+            gathering: None,
+            part: None,
+        }
+    }
+
+    /// One of the statements that a SELECT consists of.
+    pub fn asked(asked: &Asked, part: SelectPart, reads: bool) -> Self {
+        let place = match asked.of {
+            Of::EveryShard => Place::All,
+            Of::AnyShard => Place::Any,
+        };
+        Self {
+            text: Some(asked.text.as_bytes().into()),
+            merge: asked.plan.clone(),
+            part: Some(part),
+            reads,
+            ..Self::at(place)
         }
     }
 }

@@ -95,7 +95,8 @@ pub struct Session {
 }
 
 /// Asks a server, connected to a database, for [`Session::text_ordered_by_bytes`] and
-/// [`Session::text_equal_by_bytes`]: two booleans. Both are `f` when a column or type has a collation that may differ.
+/// [`Session::text_equal_by_bytes`], both `f` when a column or type has a collation that may differ, and whether no table
+/// or type of users has another collation than the database's: three booleans.
 ///
 /// Source: <https://www.postgresql.org/docs/current/catalog-pg-collation.html>
 pub const COLLATIONS_QUERY: &str = "
@@ -111,7 +112,13 @@ WITH used AS (
     FROM used JOIN pg_collation c ON c.oid = used.id, pg_database d
     WHERE d.datname = current_database()
 )
-SELECT coalesce(bool_and(by_bytes), false), coalesce(bool_and(deterministic), false) FROM known";
+SELECT coalesce(bool_and(by_bytes), false), coalesce(bool_and(deterministic), false), NOT EXISTS (
+    SELECT FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
+    WHERE r.oid >= 16384 AND r.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+          AND a.attcollation NOT IN (0, 100) AND a.atttypid <> 'name'::regtype
+) AND NOT EXISTS (
+    SELECT FROM pg_type t WHERE t.oid >= 16384 AND t.typcollation NOT IN (0, 100) AND t.typbasetype <> 'name'::regtype
+) FROM known";
 
 impl Session {
     /// Nothing is known of the collations; everything else is PostgreSQL's default.

@@ -3,14 +3,18 @@
 //!
 //! `PGDOG_TEST_QUERIES` sets how many, `PGDOG_TEST_SEED` which. A failure prints its query.
 
+#[path = "across/parts.rs"]
+mod parts;
 #[path = "across/queries.rs"]
 mod queries;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pgdog::merge::gather::{with_rows, Gathered, Terms};
 use pgdog::merge::{Description, Limits, Merge, Progress};
-use pgdog::sql::across::{plan_text, Catalogue, Placed};
+use pgdog::protocol::rows::DataRow;
+use pgdog::sql::across::{gathered_name, plan_text, Across, Asked, Catalogue, Of, Placed};
 use pgdog::sql::lexer::Dialect;
 use pgdog::types::{Session, COLLATIONS_QUERY};
 
@@ -78,15 +82,123 @@ fn ask(server: &mut Wire, sql: &str, binary: bool) -> Vec<Message> {
     messages
 }
 
-fn merged(
-    text: &str,
-    plan: &pgdog::merge::MergePlan,
+/// Leaves 12 digits of float8: the last depend on the order of rows, which PostgreSQL leaves open, too.
+fn round_floats(messages: &mut [Message], binary: bool) {
+    let Some(types) = messages.iter().find(|message| message.tag == b'T') else {
+        return;
+    };
+    let floats: Vec<bool> = (types.columns().iter())
+        .map(|(_, oid)| *oid == 701)
+        .collect();
+    if !floats.contains(&true) {
+        return;
+    }
+    for message in messages.iter_mut().filter(|message| message.tag == b'D') {
+        let values = DataRow::parse(&message.body).unwrap();
+        let values = values.values().map(Result::unwrap).zip(&floats);
+        let rounded = values.map(|(value, float)| match value {
+            Some(value) if *float => {
+                let number: f64 = match binary {
+                    true => f64::from_be_bytes(value.try_into().unwrap()),
+                    false => String::from_utf8_lossy(value).parse().unwrap(),
+                };
+                Some(format!("{number:.11e}").into_bytes())
+            }
+            value => value.map(<[u8]>::to_vec),
+        });
+        let rounded: Vec<_> = rounded.collect();
+        let mut row = Vec::new();
+        DataRow::encode(&mut row, rounded.iter().map(Option::as_deref));
+        message.body = row.split_off(5);
+    }
+}
+
+/// Type modifiers of a RowDescription.
+fn modifiers(message: &Message) -> Vec<&[u8]> {
+    let mut rest = &message.body[2..];
+    let mut modifiers = Vec::new();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        let fixed = &rest[end + 1..];
+        modifiers.push(&fixed[12..16]);
+        rest = &fixed[18..];
+    }
+    modifiers
+}
+
+/// What the proxy does with a plan.
+fn answer(
+    sql: &str,
+    across: &Across,
     shards: &mut [Wire],
-    session: Session,
     binary: bool,
     turns: &mut Random,
 ) -> Vec<Message> {
-    let plan = Arc::new(plan.clone());
+    if across.gathered.is_empty() {
+        let asked = &across.asked;
+        return merged(asked, &asked.text, None, shards, binary, turns);
+    }
+    let statement = [parse("", sql), describe(b'S', ""), sync()].concat();
+    shards[0].send(&statement);
+    let mut told = shards[0].read_until(b'Z');
+    told.retain(|message| matches!(message.tag, b'E' | b'T'));
+    let promised = match told.pop() {
+        Some(error) if error.tag == b'E' => return vec![error],
+        rows => rows.expect("a description"),
+    };
+    let promised = tagged(b'T', &promised.body).into_boxed_slice();
+    let mut gathered = Vec::new();
+    let mut answered = Vec::new();
+    for asked in across.gathered.iter().chain([&across.asked]) {
+        let last = gathered.len() == across.gathered.len();
+        let text = with_rows(&asked.text, &gathered, gathered_name);
+        let text = String::from_utf8(text).unwrap();
+        let shards = match asked.of {
+            Of::EveryShard => &mut *shards,
+            Of::AnyShard => {
+                let shard = turns.below(shards.len());
+                &mut shards[shard..=shard]
+            }
+        };
+        let promised = last.then(|| promised.clone());
+        answered = merged(asked, &text, promised, shards, binary && last, turns);
+        if let Some(error) = answered.iter_mut().find(|message| message.tag == b'E') {
+            // As the proxy does: the server has taken the statement as the client has it.
+            if error.field(b'C').starts_with("42") {
+                error.body = b"C0A000\0Mparts depend on each other\0\0".to_vec();
+            }
+            break;
+        }
+        let mut rows = Gathered::new(Terms {
+            bytes_max: 1 << 20,
+            iso_dates: true,
+            floats_exact: true,
+            plain_collations: true,
+            overlapping: false,
+        });
+        for message in answered.iter().filter(|_| !last) {
+            if let Err(error) = rows.take(&tagged(message.tag, &message.body)) {
+                let body = format!("C{}\0M{}\0\0", error.code.as_str(), error.message);
+                return vec![Message {
+                    tag: b'E',
+                    body: body.into_bytes(),
+                }];
+            }
+        }
+        gathered.push(rows);
+    }
+    answered
+}
+
+/// Asks the shards, and merges what they say.
+fn merged(
+    asked: &Asked,
+    text: &str,
+    promised: Option<Box<[u8]>>,
+    shards: &mut [Wire],
+    binary: bool,
+    turns: &mut Random,
+) -> Vec<Message> {
+    let plan = Arc::new(asked.plan.clone());
     let slice = plan.limit.with_parameters(|_| None).unwrap();
     let limits = Limits {
         window_bytes: 1 << 20,
@@ -96,10 +208,13 @@ fn merged(
         plan,
         slice,
         shards.len(),
-        session,
+        SESSION,
         Description::Forwarded,
         limits,
     );
+    if let Some(promised) = promised {
+        merge = merge.promised(promised);
+    }
     let mut legs: Vec<_> = shards
         .iter_mut()
         .map(|shard| ask(shard, text, binary).into_iter())
@@ -131,7 +246,13 @@ fn merged(
 }
 
 /// Without the numbers of tables and their columns, which each server has for itself.
-fn comparable(mut messages: Vec<Message>, ordered: bool, limited: bool) -> Vec<String> {
+fn comparable(
+    mut messages: Vec<Message>,
+    binary: bool,
+    ordered: bool,
+    limited: bool,
+) -> Vec<String> {
+    round_floats(&mut messages, binary);
     if let Some(error) = messages.iter().find(|message| message.tag == b'E') {
         return vec![format!("error {}", error.field(b'C'))];
     }
@@ -142,11 +263,17 @@ fn comparable(mut messages: Vec<Message>, ordered: bool, limited: bool) -> Vec<S
         messages.sort_by(|a, b| (a.tag, &a.body).cmp(&(b.tag, &b.body)));
     }
     let show = |message: &Message| match message.tag {
-        b'T' => format!("T {:?}", message.columns()),
+        b'T' => format!("T {:?} {:?}", message.columns(), modifiers(message)),
         tag => format!("{} {}", char::from(tag), message.body.escape_ascii()),
     };
     messages.iter().map(show).collect()
 }
+
+const SESSION: Session = Session {
+    text_ordered_by_bytes: true,
+    text_equal_by_bytes: true,
+    floats_exact: true,
+};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
@@ -170,39 +297,31 @@ fn random_queries_over_shards_are_answered_as_by_one_server_or_refused() {
     let facts = one.rows(COLLATIONS_QUERY);
     assert_eq!(
         facts,
-        [["t", "t"]],
+        [["t", "t", "t"]],
         "the tests' cluster has the collation C.UTF-8"
     );
-    let session = Session {
-        text_ordered_by_bytes: true,
-        text_equal_by_bytes: true,
-        floats_exact: true,
-    };
-
     let seed = setting("PGDOG_TEST_SEED", 1);
     let mut random = Random(seed);
-    let mut refused = BTreeMap::<String, usize>::new();
-    let (mut answered, mut failed) = (0, 0);
+    let mut refused = BTreeMap::<String, (usize, String)>::new();
+    let mut refuse = |construct: String, sql: &str| {
+        let entry = refused.entry(construct);
+        entry.or_insert_with(|| (0, sql.to_owned())).0 += 1;
+    };
+    let (mut answered, mut failed, mut gathered) = (0, 0, 0);
     for number in 0..setting("PGDOG_TEST_QUERIES", 3_000) {
         let (sql, ordered) = random_query(&mut random);
         let binary = random.one_in(3);
         let limited = sql.contains(" LIMIT ") || sql.contains(" OFFSET ");
-        let expected = comparable(ask(&mut one, &sql, binary), ordered, limited);
+        let expected = comparable(ask(&mut one, &sql, binary), binary, ordered, limited);
         let planned = match plan_text(sql.as_bytes(), Dialect::default(), &Tables) {
             Ok(planned) => planned.expect("a SELECT"),
             Err(error) => {
-                *refused.entry(error.message.to_string()).or_default() += 1;
+                refuse(error.message.to_string(), &sql);
                 continue;
             }
         };
-        let messages = merged(
-            &planned.text,
-            &planned.plan,
-            &mut shards,
-            session,
-            binary,
-            &mut random,
-        );
+        let messages = answer(&sql, &planned, &mut shards, binary, &mut random);
+        gathered += usize::from(!planned.gathered.is_empty());
         if let Some(error) = messages
             .iter()
             .find(|message| message.tag == b'E' && message.field(b'C') == "0A000")
@@ -212,11 +331,11 @@ fn random_queries_over_shards_are_answered_as_by_one_server_or_refused() {
                 early,
                 "seed {seed}, query {number}: rows before a refusal: {sql}"
             );
-            *refused.entry(error.field(b'M')).or_default() += 1;
+            refuse(error.field(b'M'), &sql);
             continue;
         }
         let shown = transcript(&messages);
-        let found = comparable(messages, ordered, limited);
+        let found = comparable(messages, binary, ordered, limited);
         // Which groups PostgreSQL computes before it cuts them off is up to its plan.
         let fails = |words: &[String]| words[0].starts_with("error 22");
         if limited && fails(&found) != fails(&expected) {
@@ -225,16 +344,17 @@ fn random_queries_over_shards_are_answered_as_by_one_server_or_refused() {
         assert_eq!(
             found, expected,
             "seed {seed}, query {number}, binary {binary}:\n{sql}\n{}\n{:?}\n{shown}",
-            planned.text, planned.plan
+            planned.asked.text, planned.gathered
         );
         answered += 1;
         failed += usize::from(found[0].starts_with("error"));
     }
-    println!("{answered} answered, {failed} of them with the same error; refused:");
-    for (construct, count) in &refused {
-        println!("{count:6} {construct}");
+    println!("{answered} answered, {failed} of them with the same error, {gathered} were asked in parts; refused:");
+    for (construct, (count, example)) in &refused {
+        println!("{count:6} {construct}, as in {example}");
     }
-    assert!(answered > failed * 10 && answered > refused.values().sum::<usize>());
+    let refused: usize = refused.values().map(|(count, _)| count).sum();
+    assert!(answered > failed * 10 && answered > refused * 10 && gathered > answered / 10);
 }
 
 const CONFIGURED: &str = "
@@ -255,14 +375,13 @@ database = \"$DATABASE\"
 tables = [\"countries\"]
 ";
 
-/// The same queries, by clients of pgdog.
-#[test]
-fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
+/// One server with all rows, and a pgdog over three that share them.
+fn filled(name: &str) -> (Wire, Shards) {
     let postgres = Postgres::shared();
-    let mut one = postgres.admin(&postgres.database("across_alone"));
+    let mut one = postgres.admin(&postgres.database(&format!("{name}_alone")));
     one.query(TABLES);
     one.query(ROWS);
-    let shards = Shards::start("across", "", CONFIGURED);
+    let shards = Shards::start(name, "", CONFIGURED);
     let mut client = shards.client();
     for sql in TABLES
         .split_inclusive(';')
@@ -281,6 +400,14 @@ fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
              DROP TABLE keys"
         ));
     }
+    (one, shards)
+}
+
+/// The same queries, by clients of pgdog.
+#[test]
+fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
+    let (mut one, shards) = filled("across");
+    let mut client = shards.client();
     let seed = setting("PGDOG_TEST_SEED", 2);
     let mut random = Random(seed);
     let (mut answered, mut refused) = (0, 0);
@@ -296,8 +423,8 @@ fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
             refused += 1;
             continue;
         }
-        let found = comparable(messages, ordered, limited);
-        let expected = comparable(ask(&mut one, &sql, binary), ordered, limited);
+        let found = comparable(messages, binary, ordered, limited);
+        let expected = comparable(ask(&mut one, &sql, binary), binary, ordered, limited);
         let fails = |words: &[String]| words[0].starts_with("error 22");
         if limited && fails(&found) != fails(&expected) {
             continue;

@@ -41,6 +41,8 @@ pub(crate) struct TextFacts {
     pub(crate) ordered_by_bytes: bool,
     /// Only equal bytes are equal, whatever the column.
     pub(crate) equal_by_bytes: bool,
+    /// As the whole database does, whatever the column.
+    pub(crate) plain: bool,
     /// The encoding that it is stored in.
     pub(crate) encoding: Box<[u8]>,
 }
@@ -128,7 +130,8 @@ async fn learn(server: &mut Server) -> Result<Facts, RunError> {
     let mut facts = Facts::default();
     rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
     rows(server, COLLATIONS_QUERY, |row| {
-        if let [by_bytes, equal] = row {
+        if let [by_bytes, equal, plain] = row {
+            facts.text.plain = *plain == Some(b"t");
             facts.text.ordered_by_bytes = *by_bytes == Some(b"t");
             facts.text.equal_by_bytes = *equal == Some(b"t");
         }

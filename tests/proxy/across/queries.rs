@@ -159,11 +159,241 @@ pub(super) fn random_query(random: &mut Random) -> (String, bool) {
         );
     }
     let source = format!("FROM {}{filter}", from.text);
-    match random.below(10) {
+    match random.below(16) {
         0..=3 => rows(random, &from, &source),
         4..=5 => distinct(random, &from, &source),
         6 => united(random, &source, &from),
-        _ => groups(random, &from, &source),
+        7..=9 => groups(random, &from, &source),
+        10 => windows(random, &from, &source),
+        11 => sets(random),
+        12 => with(random, &from, &source),
+        13 => wholes(random, &from, &source),
+        _ => subqueries(random, &from, &source),
+    }
+}
+
+/// Window functions whose partitions span shards, and GROUPING SETS.
+fn windows(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let key = from.unique.join(", ");
+    let columns = random.some(&from.columns, 2);
+    let first = columns[0];
+    if random.one_in(3) {
+        let sets = random.pick(&["ROLLUP", "CUBE", "GROUPING SETS"]);
+        let list = columns.join(", ");
+        let grouping = random.pick(&["", ", grouping({})"]).replace("{}", first);
+        return (
+            format!("SELECT {list}, count(*){grouping} {source} GROUP BY {sets} ({list})"),
+            false,
+        );
+    }
+    let function = random
+        .pick(&[
+            "rank() OVER (ORDER BY {c})",
+            "row_number() OVER (ORDER BY {c}, {k})",
+            "count(*) OVER (PARTITION BY {c})",
+            "lag({c}) OVER (ORDER BY {k})",
+            "sum(1) OVER (PARTITION BY {c} ORDER BY {k} ROWS 2 PRECEDING)",
+            "first_value({c}) OVER w",
+            "max({c}) OVER ()",
+        ])
+        .replace("{c}", first)
+        .replace("{k}", &key);
+    let window = match function.contains("OVER w") {
+        true => format!(" WINDOW w AS (PARTITION BY {first} ORDER BY {key})"),
+        false => String::new(),
+    };
+    (
+        format!(
+            "SELECT {}, {function} AS f {source}{window} ORDER BY {key}{}",
+            columns.join(", "),
+            limit(random)
+        ),
+        true,
+    )
+}
+
+/// UNION, INTERSECT and EXCEPT of branches of all kinds.
+fn sets(random: &mut Random) -> (String, bool) {
+    const NUMBERS: &[&str] = &[
+        "SELECT id FROM users",
+        "SELECT user_id FROM orders WHERE quantity > 1",
+        "SELECT id FROM users WHERE active",
+        "SELECT user_id FROM orders GROUP BY user_id HAVING count(*) > 2",
+        "SELECT count(*) FROM orders GROUP BY quantity",
+        "SELECT max(user_id) FROM orders",
+        "SELECT length(title)::int8 FROM countries",
+        "SELECT id % 7 FROM users ORDER BY id LIMIT 9",
+        "VALUES (1::int8), (2), (95)",
+    ];
+    const TEXTS: &[&str] = &[
+        "SELECT name FROM users",
+        "SELECT country FROM users WHERE level > 2",
+        "SELECT code FROM countries",
+        "SELECT max(name) FROM users GROUP BY level",
+        "SELECT DISTINCT country FROM users",
+        "SELECT 'de'::text",
+    ];
+    let branches = match random.one_in(3) {
+        true => TEXTS,
+        false => NUMBERS,
+    };
+    let mut sql = format!("({})", random.pick(branches));
+    for _ in 0..1 + random.below(2) {
+        let operator = random.pick(&[
+            "UNION",
+            "UNION ALL",
+            "INTERSECT",
+            "INTERSECT ALL",
+            "EXCEPT",
+            "EXCEPT ALL",
+        ]);
+        sql += &format!(" {operator} ({})", random.pick(branches));
+    }
+    match random.one_in(2) {
+        true => (format!("{sql} ORDER BY 1{}", limit(random)), true),
+        false => (sql, false),
+    }
+}
+
+/// WITH, once or twice in FROM.
+fn with(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let column = random.pick(&from.columns);
+    let key = from.unique[0];
+    let materialized = random.pick(&["", "MATERIALIZED ", "NOT MATERIALIZED "]);
+    let (query, columns) = match random.below(4) {
+        0 => (format!("SELECT {key} AS k, {column} AS v {source}"), ""),
+        1 => (
+            format!("SELECT {column}, count(*) {source} GROUP BY {column}"),
+            "(v, k)",
+        ),
+        2 => (
+            format!(
+                "SELECT {key} AS k, {column} AS v {source} ORDER BY {} LIMIT 7",
+                from.unique.join(", ")
+            ),
+            "",
+        ),
+        _ => (
+            format!("SELECT max({key}) AS k, min({column}::text COLLATE \"C\") AS v {source}"),
+            "",
+        ),
+    };
+    let head = format!("WITH q{columns} AS {materialized}({query})");
+    let rest = random.pick(&[
+        "SELECT * FROM q",
+        "SELECT k, v FROM q WHERE k > 3",
+        "SELECT count(*), max(k) FROM q",
+        "SELECT a.k, b.v FROM q a JOIN q b ON a.k = b.k",
+        "SELECT u.id, q.v FROM users u JOIN q ON q.k = u.id",
+        "SELECT q.k, c.title FROM q LEFT JOIN countries c ON c.code = q.v::text",
+        "SELECT v FROM q UNION SELECT v FROM q",
+        "SELECT id FROM users WHERE id IN (SELECT k FROM q)",
+        "SELECT (SELECT max(k) FROM q) AS most, count(*) FROM users",
+        ", r AS (SELECT k FROM q WHERE k < 50) SELECT count(*) FROM r",
+    ]);
+    (format!("{head} {rest}").replace(" ,", ","), false)
+}
+
+/// Aggregates that need all values.
+fn wholes(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let users = from.text.contains("users");
+    let (number, float, word, key) = match users {
+        true => ("u.age", "u.score", "u.name", "u.id"),
+        false => ("o.quantity", "o.total::float8", "o.note", "o.id"),
+    };
+    let order = from.unique.join(", ");
+    let aggregate = random
+        .pick(&[
+            "string_agg({w}, ',' ORDER BY {k})",
+            "string_agg(DISTINCT {w}, '-' ORDER BY {w} DESC)",
+            "array_agg({n} ORDER BY {k} DESC)",
+            "array_agg({w} ORDER BY {w}, {k}) FILTER (WHERE {n} > 2)",
+            "json_agg({n} ORDER BY {k})",
+            "jsonb_agg({w} ORDER BY {k})",
+            "jsonb_object_agg({i}, {n})",
+            "percentile_cont(0.5) WITHIN GROUP (ORDER BY {n})",
+            "percentile_disc(0.25) WITHIN GROUP (ORDER BY {n} DESC)",
+            "percentile_cont(ARRAY[0.1, 0.9]) WITHIN GROUP (ORDER BY {n})",
+            "mode() WITHIN GROUP (ORDER BY {n})",
+            "rank(3) WITHIN GROUP (ORDER BY {n})",
+            "round(corr({n}, {f})::numeric, 6)",
+            "round(regr_slope({n}, {i})::numeric, 6)",
+            "round(regr_r2({i}, {n})::numeric, 6)",
+            "regr_count({n}, {i})",
+            "round(covar_pop({n}, {i})::numeric, 6)",
+            "round(stddev({n}::float8)::numeric, 6)",
+            "sum(DISTINCT {n})",
+            "avg(DISTINCT {n})",
+            "CASE WHEN count(*) > 5 THEN 'many' ELSE 'few' END",
+            "greatest(max({n}), count(*))",
+            "max({w}) || min({w})",
+            "count(DISTINCT ({n}, {w}))",
+        ])
+        .replace("{n}", number)
+        .replace("{f}", float)
+        .replace("{w}", word)
+        .replace("{i}", key)
+        .replace("{k}", &order);
+    if random.one_in(2) {
+        return (format!("SELECT {aggregate}, count(*) {source}"), true);
+    }
+    let by = random.pick(&from.columns);
+    let having = random.pick(&[
+        "",
+        "",
+        " HAVING count(*) > 1 OR max(1) = 2",
+        " HAVING NOT min(1) > 1",
+    ]);
+    (
+        format!(
+            "SELECT {by} AS g, {aggregate} {source} GROUP BY {by}{having} ORDER BY {by}{}",
+            limit(random)
+        ),
+        true,
+    )
+}
+
+/// Subqueries that need rows of several shards.
+fn subqueries(random: &mut Random, from: &From, source: &str) -> (String, bool) {
+    let key = from.unique.join(", ");
+    let own = from.unique[0];
+    let column = random.pick(&from.columns);
+    let filter = random
+        .pick(&[
+            "{k} > (SELECT avg(id) FROM users)",
+            "{k} IN (SELECT quantity FROM orders)",
+            "{k} NOT IN (SELECT quantity FROM orders WHERE quantity IS NOT NULL)",
+            "{k} NOT IN (SELECT age FROM users)",
+            "EXISTS (SELECT 1 FROM orders WHERE total > 120)",
+            "NOT EXISTS (SELECT FROM users WHERE age > 100)",
+            "{k} = ANY (SELECT max(user_id) FROM orders GROUP BY state)",
+            "{k} < ALL (SELECT 50 + count(*) FROM users GROUP BY level)",
+            "({k}, 1) IN (SELECT id, quantity FROM orders)",
+            "{k} IN (SELECT o2.id FROM orders o2 JOIN users u2 ON u2.age = o2.quantity)",
+            "{k} IN (SELECT id FROM users ORDER BY age, id LIMIT 20)",
+            "{k} > (SELECT count(*) FROM countries) * (SELECT min(level) FROM users WHERE level > 0)",
+        ])
+        .replace("{k}", own);
+    let both = match source.contains(" WHERE ") {
+        true => format!("{} AND {filter}", source.replace(" OR ", " AND ")),
+        false => format!("{source} WHERE {filter}"),
+    };
+    match random.below(6) {
+        0..=2 => (
+            format!("SELECT {key}, {column} {both} ORDER BY {key}{}", limit(random)),
+            true,
+        ),
+        3 => (format!("SELECT count(*), max({column}::text COLLATE \"C\") {both}"), true),
+        4 => (
+            format!(
+                "SELECT x.n, count(*) FROM (SELECT {column} AS v, count(*) AS n {source} GROUP BY {column}) x GROUP BY x.n ORDER BY 1"
+            ),
+            true,
+        ),
+        _ => (
+            format!("SELECT {own}, (SELECT max(total) FROM orders) AS most, ARRAY(SELECT DISTINCT level FROM users ORDER BY 1) {source} ORDER BY {key}"),
+            true,
+        ),
     }
 }
 

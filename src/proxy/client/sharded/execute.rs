@@ -216,6 +216,9 @@ impl Session {
         if run.moving.is_some() {
             return Err(refused("an UPDATE that moves rows by EXECUTE"));
         }
+        if run.gathering.is_some() {
+            return Err(refused("EXECUTE of a query that is run in parts"));
+        }
         // Each server would have a value of its own.
         let shards = run.place.count(self.cluster.shards());
         if shards > 1 && operands.contains(&Operand::Other) {
@@ -226,12 +229,12 @@ impl Session {
             (Some(instead), true) => {
                 let types = prepared.text().len() - body.len();
                 let types = prepared.text().get(..types).unwrap_or_default();
-                [types, instead.as_bytes()].concat()
+                [types, &instead].concat()
             }
             (None, false) => prepared.definition().to_vec(),
             (Some(instead), false) => {
                 let types = prepared.definition().get(text.len()..);
-                [instead.as_bytes(), types.unwrap_or_default()].concat()
+                [&instead, types.unwrap_or_default()].concat()
             }
         };
         run.executed = Some(Box::new(Executed {

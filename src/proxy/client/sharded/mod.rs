@@ -7,6 +7,7 @@
 mod batch;
 mod copy;
 mod execute;
+mod gather;
 mod moves;
 mod plan;
 mod route;

@@ -159,10 +159,11 @@ impl Session {
                 plain: step.is_query(),
                 notes: Vec::new(),
                 names: false,
+                promised: None,
             },
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
-        Ok(scatter::run(self, to, &call).await?)
+        Ok(scatter::run(self, to, &call, None).await?)
     }
 
     /// Runs the UPDATE as it is on the server that rows would have moved to.
@@ -185,10 +186,11 @@ impl Session {
                 plain: step.is_query(),
                 notes: Vec::new(),
                 names: false,
+                promised: None,
             },
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
-        scatter::run(self, to, &call).await
+        scatter::run(self, to, &call, None).await
     }
 }
 

@@ -111,7 +111,7 @@ impl Planned<'_> {
     /// The statement as it is, or what `run` has instead.
     fn whole(&self, run: &Run) -> Vec<u8> {
         let mut message = Vec::new();
-        let instead = run.text.as_deref().map(str::as_bytes);
+        let instead = run.text.as_deref();
         match &self.form {
             Form::Query => {
                 let text = instead.unwrap_or(self.text);
@@ -119,7 +119,7 @@ impl Planned<'_> {
             }
             Form::Portal {
                 definition, bind, ..
-            } => {
+            } if run.part.is_none() => {
                 match instead {
                     None => Parse::encode_content(&mut message, b"", definition),
                     Some(text) => {
@@ -131,6 +131,10 @@ impl Planned<'_> {
                     }
                 }
                 put_bind(bind, run.merge.hidden, &mut message);
+                put_execute(&mut message);
+            }
+            Form::Portal { bind, .. } => {
+                put_select(instead.unwrap_or(self.text), run, bind, &mut message);
                 put_execute(&mut message);
             }
         }
@@ -510,6 +514,19 @@ pub(super) fn not_analysed(why: &Unparsed) -> Error {
         ),
     };
     Error::error(Fault::Client, code, text)
+}
+
+/// Parse and Bind of a part of a SELECT.
+fn put_select(text: &[u8], run: &Run, bind: &Bind<'_>, out: &mut Vec<u8>) {
+    let types = run.part.iter().flat_map(|part| part.types.iter().copied());
+    Parse::encode(out, b"", text, types);
+    match (&run.part, bind.arguments()) {
+        (Some(part), Ok(arguments)) if part.gathered => {
+            let formats = arguments.formats.iter();
+            Bind::encode(out, b"", b"", formats, arguments.values(), []);
+        }
+        _ => put_bind(bind, run.merge.hidden, out),
+    }
 }
 
 /// Bind for the unnamed statement and portal. A format for each column is one for hidden columns, too: binary, which no

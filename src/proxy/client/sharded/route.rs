@@ -16,6 +16,7 @@ use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, ShardedColumn, Shards};
+use crate::sql::across::{gathered_name, Asked, Of};
 use crate::sql::explain;
 use crate::sql::hints::{Hints, Role};
 use crate::sql::lexer::Dialect;
@@ -174,10 +175,16 @@ impl Session {
             }
             Route::Several(shards) if statement.kind == Kind::Select => {
                 let across = several::plan(statement, source.part, source.dialect, &database)?;
-                Run {
-                    merge: across.plan,
-                    text: Some(across.text.into()),
-                    ..at(these(shards))
+                match across.gathered.is_empty() {
+                    true => Run {
+                        merge: across.asked.plan,
+                        text: Some(across.asked.text.into_bytes().into()),
+                        ..at(these(shards))
+                    },
+                    false => Run {
+                        gathering: Some(Box::new(across)),
+                        ..at(Place::All)
+                    },
                 }
             }
             Route::Several(shards) => Run {
@@ -339,15 +346,23 @@ impl Session {
         if shards > 1 && analyze && statement.kind != Kind::Select {
             return Err(refused("EXPLAIN ANALYZE of a change"));
         }
+        let run = match &run.gathering {
+            None => run,
+            // The plan of what is asked first; the others' depend on its rows.
+            Some(across) => {
+                let first = across.gathered.first().unwrap_or(&across.asked);
+                Run {
+                    text: Some(first.text.as_bytes().into()),
+                    ..run
+                }
+            }
+        };
         let told = explain.is_text && (shards > 1 || self.state.config().routing.expanded_explain);
         let notes = match told {
             true => describe(&run, self.cluster.shards()),
             false => Vec::new(),
         };
-        let text = run.text.map(|text| {
-            let head = String::from_utf8_lossy(explain.head);
-            format!("{head}{text}").into()
-        });
+        let text = run.text.map(|text| [explain.head, &text].concat().into());
         let place = match run.place {
             Place::These(shards) => Place::These(shards.into_iter().take(1).collect()),
             Place::All => Place::These(vec![0]),
@@ -428,6 +443,12 @@ pub(super) fn these(shards: Shards) -> Place {
 
 /// What EXPLAIN says of a route.
 fn describe(run: &Run, shards: usize) -> Vec<String> {
+    if let Some(across) = &run.gathering {
+        let asked = across.gathered.iter().enumerate();
+        let asked = asked.map(|(index, asked)| (Some(index), asked));
+        let told = asked.chain([(None, &across.asked)]);
+        return told.map(|(index, asked)| told_of(index, asked)).collect();
+    }
     let list = |shards: &[usize]| {
         let numbers: Vec<_> = shards.iter().map(ToString::to_string).collect();
         numbers.join(", ")
@@ -442,10 +463,28 @@ fn describe(run: &Run, shards: usize) -> Vec<String> {
     if run.place.count(shards) > 1 {
         notes.push(format!("pgdog: {}", merging(&run.merge)));
         if let Some(text) = &run.text {
+            let text = String::from_utf8_lossy(text);
             notes.push(format!("pgdog: each shard runs {text}"));
         }
     }
     notes
+}
+
+/// A part of a query that is asked in parts.
+fn told_of(index: Option<usize>, asked: &Asked) -> String {
+    let who = match asked.of {
+        Of::EveryShard => "each shard",
+        Of::AnyShard => "one shard",
+    };
+    let first = match index {
+        Some(index) => format!("{} is what", gathered_name(index)),
+        None => "then".to_owned(),
+    };
+    let merged = match asked.of {
+        Of::EveryShard => format!(" ({})", merging(&asked.plan)),
+        Of::AnyShard => String::new(),
+    };
+    format!("pgdog: {first} {who} runs: {}{merged}", asked.text)
 }
 
 /// What becomes of the shards' replies, in words.

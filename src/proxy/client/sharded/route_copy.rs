@@ -86,7 +86,11 @@ impl Session {
         let text = match &stored {
             Some(columns) if copy.columns.is_empty() => {
                 let text = with_columns(source.part, source.dialect, columns);
-                Some(text.ok_or_else(|| refused("this COPY"))?.into())
+                Some(
+                    text.ok_or_else(|| refused("this COPY"))?
+                        .into_bytes()
+                        .into(),
+                )
             }
             _ => None,
         };
@@ -105,7 +109,7 @@ impl Session {
         source: &Source<'_>,
     ) -> Result<Run, Error> {
         let run = self.route_query(query, source)?;
-        let whole = run.text.is_none() && run.parts.is_empty();
+        let whole = run.text.is_none() && run.parts.is_empty() && run.gathering.is_none();
         if run.place.count(self.cluster.shards()) != 1 || !whole {
             return Err(refused("COPY of a query"));
         }

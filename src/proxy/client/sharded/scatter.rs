@@ -8,6 +8,7 @@ use std::time::Instant;
 use cores::Buf;
 
 use crate::error::{Error, Fault, Survives};
+use crate::merge::gather::Gathered;
 use crate::merge::plan::Slice;
 use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
 use crate::metrics::{nanoseconds, Answered};
@@ -67,6 +68,8 @@ pub(super) enum Shown {
         notes: Vec<String>,
         /// Every server sends a line with the names of columns in front of a COPY.
         names: bool,
+        /// RowDescription of what the client has asked, where servers are asked something else.
+        promised: Option<Box<[u8]>>,
     },
     /// What describes a statement or portal. Of one server.
     Description,
@@ -81,6 +84,60 @@ pub(super) enum Outcome {
     Done(Vec<u8>),
     /// One of them, or we, said no; the client has been told. All are at rest.
     Failed,
+}
+
+/// What is kept of the answers to a call that are not for the client.
+pub(super) struct Kept {
+    /// Whole messages as they come, until `full`.
+    pub(super) messages: Messages,
+    /// ErrorResponse, if it failed.
+    pub(super) error: Option<Vec<u8>>,
+}
+
+/// How they are kept.
+pub(super) enum Messages {
+    /// As they are.
+    Whole(Vec<u8>),
+    /// Their rows.
+    Rows(Gathered),
+}
+
+impl Kept {
+    pub(super) fn whole() -> Self {
+        Self {
+            messages: Messages::Whole(Vec::new()),
+            error: None,
+        }
+    }
+
+    pub(super) fn rows(gathered: Gathered) -> Self {
+        Self {
+            messages: Messages::Rows(gathered),
+            error: None,
+        }
+    }
+
+    /// Takes whole messages. Errors: there are too many, or rows that cannot be kept.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let mut start = 0;
+        let mut frames = Frames::new(bytes, BODY_BYTES_MAX);
+        while let Some(Ok(frame)) = frames.next() {
+            let message = bytes.get(start..frames.at()).unwrap_or_default();
+            start = frames.at();
+            if frame.tag == tag::ERROR_RESPONSE {
+                self.error.get_or_insert_with(|| message.to_vec());
+                continue;
+            }
+            match &mut self.messages {
+                Messages::Whole(kept) if kept.len() + message.len() > MESSAGE_BYTES_MAX => {
+                    return Err(too_large());
+                }
+                Messages::Whole(kept) => kept.extend_from_slice(message),
+                Messages::Rows(gathered) => gathered.take(message)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Replies of one server that nobody has merged yet.
@@ -136,6 +193,8 @@ struct Scatter<'a> {
     /// When the first row came.
     first_row: Option<Instant>,
     notes: Vec<String>,
+    /// The client gets nothing.
+    kept: Option<&'a mut Kept>,
 }
 
 /// What becomes of the messages.
@@ -150,6 +209,7 @@ pub(super) async fn run(
     session: &mut Session,
     legs: &mut [Leg],
     call: &Call<'_>,
+    kept: Option<&mut Kept>,
 ) -> Result<Outcome, End> {
     for (at, leg) in legs.iter_mut().enumerate() {
         let messages = call.messages.get(at).or_else(|| call.messages.first());
@@ -164,6 +224,7 @@ pub(super) async fn run(
             described,
             plain,
             names,
+            promised,
             ..
         } => {
             let description = match described {
@@ -176,6 +237,10 @@ pub(super) async fn run(
             let merge = match names {
                 true => merge.copy_names(),
                 false => merge,
+            };
+            let merge = match promised {
+                Some(promised) => merge.promised(promised.clone()),
+                None => merge,
             };
             Output::Merged {
                 merge: Box::new(merge),
@@ -197,6 +262,7 @@ pub(super) async fn run(
             Shown::Reply { notes, .. } => notes.clone(),
             Shown::Description | Shown::Errors => Vec::new(),
         },
+        kept,
     };
     let now = scatter.session.state.core.now();
     scatter.session.link.since.set(now);
@@ -241,7 +307,7 @@ pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
 
 impl Session {
     /// What the shards' values look like under the settings of this session.
-    fn value_facts(&self) -> types::Session {
+    pub(super) fn value_facts(&self) -> types::Session {
         let facts = self.cluster.known();
         let encoding = self.reported("client_encoding");
         let same_encoding = !encoding.is_empty() && *encoding == *facts.text.encoding;
@@ -404,6 +470,19 @@ impl Scatter<'_> {
     }
 
     fn write(&mut self, out: Vec<u8>) {
+        if let Some(kept) = &mut self.kept {
+            let taken = kept.take(&out);
+            if let (Err(error), false) = (taken, self.failed) {
+                let mut message = Vec::new();
+                put_error(&mut message, &error);
+                kept.error.get_or_insert(message);
+                if let Output::Merged { merge, .. } = &mut self.output {
+                    merge.fail(&error, &mut Vec::new());
+                }
+                self.fail();
+            }
+            return;
+        }
         if !out.is_empty() {
             self.begun = true;
             self.session.stream.send_vec(out);
@@ -424,7 +503,9 @@ impl Scatter<'_> {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
-        self.session.link.meter.error();
+        if self.kept.is_none() {
+            self.session.link.meter.error();
+        }
         self.stop();
     }
 

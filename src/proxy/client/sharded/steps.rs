@@ -18,7 +18,7 @@ use crate::sql::session::{Effect, Effects};
 use super::super::{End, Session};
 use super::copy;
 use super::plan::{Form, Planned, RESULTS};
-use super::scatter::{self, Call, Outcome, Shown};
+use super::scatter::{self, Call, Kept, Outcome, Shown};
 use super::two_phase::Fared;
 use super::Leg;
 
@@ -204,6 +204,19 @@ impl Session {
 
     /// Runs a statement where `run` says.
     async fn run_at(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
+        if let Some(across) = &run.gathering {
+            return Box::pin(self.run_in_parts(step, run, across)).await;
+        }
+        self.run_as(step, run, None).await
+    }
+
+    /// The same. `promised`: RowDescription of what the client has asked, where `run` is something else.
+    pub(super) async fn run_as(
+        &mut self,
+        step: &Planned<'_>,
+        run: &Run,
+        promised: Option<Box<[u8]>>,
+    ) -> Result<Stepped, End> {
         let slice = match step.slice(run) {
             Ok(slice) => slice,
             Err(error) => return Ok(self.failed_with(&error)),
@@ -238,7 +251,7 @@ impl Session {
         }
         if let Some(Copying::In(rows)) = &run.copying {
             let request = copy::Request {
-                text: run.text.as_deref().map_or(step.text, str::as_bytes),
+                text: run.text.as_deref().unwrap_or(step.text),
                 rows,
                 described: matches!(
                     step.form,
@@ -264,6 +277,7 @@ impl Session {
             plain: step.is_query(),
             notes: run.notes.clone(),
             names: matches!(run.copying, Some(Copying::Out { names: true })),
+            promised,
         };
         let call = Call {
             messages: &messages,
@@ -278,7 +292,18 @@ impl Session {
     /// Runs a call on servers that the session has in its hands.
     pub(super) async fn call(&mut self, legs: &mut [Leg], call: &Call<'_>) -> Result<Outcome, End> {
         self.aim(legs);
-        scatter::run(self, legs, call).await
+        scatter::run(self, legs, call, None).await
+    }
+
+    /// The same, of which the client hears nothing.
+    pub(super) async fn call_for(
+        &mut self,
+        legs: &mut [Leg],
+        call: &Call<'_>,
+        kept: &mut Kept,
+    ) -> Result<Outcome, End> {
+        self.aim(legs);
+        scatter::run(self, legs, call, Some(kept)).await
     }
 
     /// After a call: its servers stay or go.
@@ -306,7 +331,7 @@ impl Session {
     }
 
     /// After a statement: what it did to the session is noted, its servers stay or go.
-    fn end_step(&mut self, legs: Vec<Leg>, effects: &Effects, tag: Option<&[u8]>) {
+    pub(super) fn end_step(&mut self, legs: Vec<Leg>, effects: &Effects, tag: Option<&[u8]>) {
         {
             let mut store = self.state.settings.borrow_mut();
             match tag {
@@ -424,7 +449,7 @@ impl Session {
         Ok(Stepped::Done)
     }
 
-    fn shards_at(&mut self, place: &Place) -> Vec<usize> {
+    pub(super) fn shards_at(&mut self, place: &Place) -> Vec<usize> {
         match place {
             Place::These(shards) => shards.clone(),
             Place::All => (0..self.cluster.shards()).collect(),

@@ -14,7 +14,7 @@ use super::nodes::{
 };
 use super::outputs::{order_key, Outputs, Place, Reference};
 use super::scope::{conjuncts, Scope};
-use super::{limit, Across};
+use super::{limit, Asked, Of};
 use crate::error::Error;
 use crate::merge::plan::{
     Aggregate, Column, Comparison, Computed, Condition, Distinct, Expression, Function, Grouping,
@@ -24,7 +24,7 @@ use crate::merge::refused;
 use crate::types::oid;
 
 /// Plans a query with groups that span shards.
-pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Result<Across, Error> {
+pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Result<Asked, Error> {
     if usage.volatile {
         return Err(refused("a volatile function beside aggregates"));
     }
@@ -90,7 +90,8 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
     if distinct == Distinct::Rows && hidden > 0 || super::distinct_on(select).is_some() {
         return Err(refused("DISTINCT of groups"));
     }
-    Ok(Across {
+    Ok(Asked {
+        of: Of::EveryShard,
         text: write(NodeEnum::SelectStmt(Box::new(shards)))?,
         plan: MergePlan {
             grouping: Some(Box::new(Grouping {
@@ -365,7 +366,7 @@ fn key(
 
 /// Can the name in GROUP BY only mean the output with this value? Were it a column, the output would have to be computed
 /// from what is grouped by; it uses a column that is not.
-fn cannot_be_a_column(name: &str, value: &Node, all: &[Node]) -> bool {
+pub(super) fn cannot_be_a_column(name: &str, value: &Node, all: &[Node]) -> bool {
     let grouped: Vec<&str> = all.iter().filter_map(last_name).collect();
     let mut uses_itself = false;
     let mut uses_other = false;

@@ -20,6 +20,8 @@ pub(super) struct Local {
     pub(super) spread: Spread,
     /// Names of columns that hold the key.
     pub(super) keys: Vec<String>,
+    /// Places of such columns, as far as they are known.
+    pub(super) places: Vec<usize>,
 }
 
 /// What the expressions of a query use.
@@ -72,12 +74,14 @@ pub(super) fn subquery<'a>(
         return Ok(Local {
             spread: Spread::Everywhere,
             keys: Vec::new(),
+            places: Vec::new(),
         });
     }
     if scope.is_bound(where_clause) {
         return Ok(Local {
             spread: scope.spread,
             keys: Vec::new(),
+            places: Vec::new(),
         });
     }
     if limited {
@@ -90,6 +94,7 @@ pub(super) fn subquery<'a>(
     Ok(Local {
         spread: scope.spread,
         keys,
+        places: key_columns(select, &scope),
     })
 }
 
@@ -148,6 +153,16 @@ fn outputs_with_key(select: &SelectStmt, scope: &Scope<'_>) -> Vec<String> {
         }
     }
     keys
+}
+
+/// Output columns that hold the key in every row, counted from 0, as far as it is known which they are.
+pub(super) fn key_columns(select: &SelectStmt, scope: &Scope<'_>) -> Vec<usize> {
+    let values = targets(select).filter_map(|target| target.val.as_deref());
+    let counted = values.take_while(|value| !is_star(value)).enumerate();
+    counted
+        .filter(|(_, value)| scope.is_key(value))
+        .map(|(index, _)| index)
+        .collect()
 }
 
 /// The expressions of DISTINCT ON.
@@ -375,7 +390,7 @@ impl Check<'_, '_> {
             return Ok(false);
         };
         let found = subquery(select, self.scope.catalogue, None);
-        let Ok(Local { spread, keys }) = found else {
+        let Ok(Local { spread, keys, .. }) = found else {
             return Ok(false);
         };
         let test = link
@@ -404,6 +419,31 @@ impl Check<'_, '_> {
         Err(refused(
             "a subquery over a sharded table that is not bound to the outer row's sharding key",
         ))
+    }
+}
+
+/// Can every shard compute this subquery of an expression by itself, for its own rows? `condition`: it stands alone among
+/// those of WHERE.
+pub(super) fn sublink_is_local(
+    node: &Node,
+    condition: bool,
+    select: &SelectStmt,
+    scope: &Scope<'_>,
+) -> bool {
+    let check = Check {
+        scope,
+        select,
+        usage: &mut Usage::default(),
+    };
+    if condition && check.is_in_by_key(node).unwrap_or(false) {
+        return true;
+    }
+    match inner(node) {
+        Some(NodeEnum::SubLink(link)) => match link.subselect.as_deref().and_then(inner) {
+            Some(NodeEnum::SelectStmt(select)) => check.sublink(select).is_ok(),
+            _ => false,
+        },
+        _ => false,
     }
 }
 

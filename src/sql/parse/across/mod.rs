@@ -4,13 +4,16 @@
 //! consist of is listed in `functions` and `nodes`; whether FROM distributes over shards is in `scope`, whether every
 //! shard can compute a query by itself in `local`, and what is left to be merged here and in `grouped`.
 
+mod edit;
 mod functions;
+mod gather;
 mod grouped;
 mod limit;
 mod local;
 mod nodes;
 mod outputs;
 mod scope;
+mod with;
 
 #[cfg(test)]
 mod tests;
@@ -34,11 +37,39 @@ use scope::{Scope, Spread};
 /// A SELECT over several shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Across {
-    /// What every shard is asked.
+    /// What is asked before, in this order: the rows of each stand for a table in the texts behind it.
+    pub gathered: Vec<Asked>,
+    /// What gives the result.
+    pub asked: Asked,
+}
+
+/// What servers are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which.
+    pub of: Of,
+    /// The statement.
     pub text: String,
     /// What becomes of their rows.
     pub plan: MergePlan,
 }
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Every shard: each has a part of the rows.
+    EveryShard,
+    /// Any one: it has all that is needed.
+    AnyShard,
+}
+
+/// How the table is named that stands for the rows of `gathered[index]`.
+pub fn gathered_name(index: usize) -> String {
+    format!("{GATHERED}{index}")
+}
+
+/// What names of such tables begin with.
+const GATHERED: &str = "__pgdog_gathered_";
 
 /// Where a table's rows are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +102,9 @@ pub fn plan_text(
     dialect: Dialect,
     catalogue: &dyn Catalogue,
 ) -> Result<Option<Across>, Error> {
+    if memchr::memmem::find(text, GATHERED.as_bytes()).is_some() {
+        return Err(refused("this name"));
+    }
     // The rewritten statement is somewhat deeper than the text; it is not told how deep that is.
     let planned = with_tree(text, dialect, usize::MAX, |tree| {
         let [statement] = tree.protobuf.stmts.as_slice() else {
@@ -101,6 +135,23 @@ pub fn plan_text(
 ///
 /// Errors: 0A000 with the name of what cannot be merged.
 pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error> {
+    let mut select = select.clone();
+    with::inline(&mut select)?;
+    match merged(&select, catalogue) {
+        Ok(asked) => Ok(Across {
+            gathered: Vec::new(),
+            asked,
+        }),
+        // What it is refused for is what the client is told, unless PostgreSQL itself can do it.
+        Err(refusal) if refusal.code == SqlState::FEATURE_NOT_SUPPORTED => {
+            gather::plan(&select, catalogue).map_err(|_| refusal)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A SELECT whose rows are merged as they come from the shards.
+fn merged(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Asked, Error> {
     if select.op() != SetOperation::SetopNone {
         return union(select, catalogue);
     }
@@ -149,7 +200,7 @@ pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Er
 }
 
 /// Rows as the shards have them, in the order of the query.
-fn rows(select: &SelectStmt, distinct: Distinct) -> Result<Across, Error> {
+fn rows(select: &SelectStmt, distinct: Distinct) -> Result<Asked, Error> {
     let mut outputs = Outputs::of(select);
     // The shards drop duplicates themselves: a hidden column would make them differ.
     outputs.fixed = !select.distinct_clause.is_empty() && distinct_on(select).is_none();
@@ -157,7 +208,7 @@ fn rows(select: &SelectStmt, distinct: Distinct) -> Result<Across, Error> {
 }
 
 /// DISTINCT across shards.
-fn distinct(select: &SelectStmt, usage: &Usage) -> Result<Across, Error> {
+fn distinct(select: &SelectStmt, usage: &Usage) -> Result<Asked, Error> {
     if usage.volatile {
         return Err(refused("DISTINCT with a volatile function"));
     }
@@ -178,13 +229,14 @@ fn finish(
     select: &SelectStmt,
     mut outputs: Outputs<'_>,
     distinct: Distinct,
-) -> Result<Across, Error> {
+) -> Result<Asked, Error> {
     let order = outputs.order(&select.sort_clause)?;
     let limit = limit::read(select)?;
     let mut shards = select.clone();
     let hidden = outputs.append_to(&mut shards);
     limit::push_down(&mut shards, limit)?;
-    Ok(Across {
+    Ok(Asked {
+        of: Of::EveryShard,
         text: write(NodeEnum::SelectStmt(Box::new(shards)))?,
         plan: MergePlan {
             order,
@@ -197,12 +249,16 @@ fn finish(
 }
 
 /// UNION, whose branches are all computed by the shards themselves.
-fn union(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error> {
+fn union(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Asked, Error> {
     if select.with_clause.is_some() {
         return Err(refused("WITH"));
     }
+    // Rows with the same key meet on one shard.
+    let by_key = branches_by_key(select, catalogue, true).is_some();
     let all = select.all;
-    branch(select, catalogue, all, true)?;
+    if !by_key {
+        branch(select, catalogue, all, true)?;
+    }
     let mut first = select;
     while let Some(left) = first.larg.as_deref() {
         first = left;
@@ -233,15 +289,49 @@ fn union(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error
     let limit = limit::read(select)?;
     let mut shards = select.clone();
     limit::push_down(&mut shards, limit)?;
-    Ok(Across {
+    Ok(Asked {
+        of: Of::EveryShard,
         text: write(NodeEnum::SelectStmt(Box::new(shards)))?,
         plan: MergePlan {
             order,
             limit,
-            distinct: if all { Distinct::No } else { Distinct::Rows },
+            distinct: if all || by_key {
+                Distinct::No
+            } else {
+                Distinct::Rows
+            },
             ..MergePlan::concatenate()
         },
     })
+}
+
+/// The columns in which all branches have a sharding key of one family, if every shard can compute each branch by itself.
+fn branches_by_key(
+    select: &SelectStmt,
+    catalogue: &dyn Catalogue,
+    outermost: bool,
+) -> Option<(Spread, Vec<usize>)> {
+    let limited = select.limit_count.is_some()
+        || select.limit_offset.is_some()
+        || !select.sort_clause.is_empty();
+    if limited && !outermost || !select.locking_clause.is_empty() {
+        return None;
+    }
+    if select.op() != SetOperation::SetopNone {
+        let (left, right) = (select.larg.as_deref()?, select.rarg.as_deref()?);
+        let (spread, mut columns) = branches_by_key(left, catalogue, false)?;
+        let (other, others) = branches_by_key(right, catalogue, false)?;
+        columns.retain(|column| others.contains(column));
+        return (spread == other && !columns.is_empty()).then_some((spread, columns));
+    }
+    plain(select).ok()?;
+    let condition = select.where_clause.as_deref();
+    let scope = Scope::read(catalogue, None, &select.from_clause, condition).ok()?;
+    let usage = usage(select, &scope).ok()?;
+    let columns = local::key_columns(select, &scope);
+    let known = !usage.clock && usage.collation.is_none() && is_local(select, &scope, &usage);
+    (scope.spread != Spread::Everywhere && known && !columns.is_empty())
+        .then_some((scope.spread, columns))
 }
 
 /// A branch of a UNION. `all`: its duplicates are kept, so that it must not have any of its own.

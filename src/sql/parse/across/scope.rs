@@ -9,7 +9,7 @@ use pg_query::{Node, NodeEnum};
 
 use super::local::{self, Local};
 use super::nodes::{inner, words};
-use super::{Catalogue, Placed};
+use super::{Catalogue, Placed, GATHERED};
 use crate::error::Error;
 use crate::merge::refused;
 
@@ -142,6 +142,10 @@ impl<'a> Scope<'a> {
             Some(alias) => (alias.aliasname.clone(), !alias.colnames.is_empty()),
             None => (table.relname.clone(), false),
         };
+        // What was gathered is the same for all.
+        if schema.is_none() && table.relname.starts_with(GATHERED) {
+            return Ok(self.add(name, Spread::Everywhere, Vec::new()));
+        }
         Ok(match self.catalogue.table(schema, &table.relname) {
             Placed::Everywhere => self.add(name, Spread::Everywhere, Vec::new()),
             Placed::Sharded { key, family } => {
@@ -162,12 +166,23 @@ impl<'a> Scope<'a> {
         if subquery.lateral {
             return Err(refused("LATERAL"));
         }
-        let Local { spread, keys, .. } = local::subquery(select, self.catalogue, None)?;
-        let (name, renamed) = match &subquery.alias {
-            Some(alias) => (alias.aliasname.clone(), !alias.colnames.is_empty()),
-            None => (String::new(), false),
+        let Local {
+            spread,
+            keys,
+            places,
+        } = local::subquery(select, self.catalogue, None)?;
+        let (name, columns) = match &subquery.alias {
+            Some(alias) => (alias.aliasname.clone(), words(&alias.colnames)),
+            None => (String::new(), Vec::new()),
         };
-        Ok(self.add(name, spread, if renamed { Vec::new() } else { keys }))
+        let keys = match columns.is_empty() {
+            true => keys,
+            false => {
+                let names = places.iter().filter_map(|place| columns.get(*place));
+                names.map(|name| (*name).to_owned()).collect()
+            }
+        };
+        Ok(self.add(name, spread, keys))
     }
 
     fn join(&mut self, join: &'a JoinExpr, filters: &[&'a Node]) -> Result<Part, Error> {

@@ -24,7 +24,15 @@ impl Catalogue for Tables {
     }
 }
 
-fn planned(sql: &str) -> Result<Across, Error> {
+fn planned(sql: &str) -> Result<Asked, Error> {
+    with_select(sql, |select| {
+        let mut select = select.clone();
+        with::inline(&mut select)?;
+        merged(&select, &Tables)
+    })
+}
+
+fn with_select<T>(sql: &str, plan: impl FnOnce(&SelectStmt) -> T) -> T {
     let tree = pg_query::parse(sql, pg_query::ParserOptions::default())
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
     match tree.protobuf.stmts[0]
@@ -35,7 +43,7 @@ fn planned(sql: &str) -> Result<Across, Error> {
         .as_ref()
         .unwrap()
     {
-        NodeEnum::SelectStmt(select) => plan(select, &Tables),
+        NodeEnum::SelectStmt(select) => plan(select),
         other => panic!("{other:?}"),
     }
 }
@@ -421,12 +429,12 @@ fn what_is_not_known_to_be_right_is_refused_by_name() {
         ("SELECT 1 FROM far.away", "a table of a schema that is on other shards"),
         ("SELECT rank() OVER (ORDER BY age) FROM users", "a window function that is not partitioned by the sharding key"),
         ("SELECT sum(age) OVER (PARTITION BY name) FROM users", "a window function that is not partitioned by the sharding key"),
-        ("SELECT id FROM users INTERSECT SELECT user_id FROM orders", "INTERSECT"),
-        ("SELECT id FROM users EXCEPT SELECT user_id FROM orders", "EXCEPT"),
+        ("SELECT age FROM users INTERSECT SELECT user_id FROM orders", "INTERSECT"),
+        ("SELECT id FROM users EXCEPT SELECT id FROM orders", "EXCEPT"),
         ("SELECT id FROM users UNION ALL SELECT code FROM countries", "UNION ALL with rows that are on every shard"),
         ("SELECT id FROM users UNION ALL (SELECT 1 FROM orders UNION SELECT 2 FROM orders)", "UNION within UNION ALL"),
         ("SELECT count(*) FROM users UNION ALL SELECT 1 FROM orders", "UNION of rows that are aggregated across shards"),
-        ("WITH x AS (SELECT 1) SELECT id FROM users", "WITH"),
+        ("WITH x AS (SELECT 1) SELECT id FROM users", "a query of WITH that is not used"),
         ("SELECT string_agg(name, ',') FROM users", "the aggregate string_agg"),
         ("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY age) FROM users", "the aggregate percentile_cont"),
         ("SELECT sum(DISTINCT age) FROM users", "sum(DISTINCT …)"),
@@ -502,4 +510,110 @@ fn a_key_that_may_be_missing_groups_across_shards() {
         "=",
     );
     assert!(plan.grouping.is_some());
+}
+
+/// What is asked in which order; the last gives the result. `@` in front of what one server is asked.
+fn parts(sql: &str) -> Vec<String> {
+    let found = with_select(sql, |select| plan(select, &Tables));
+    let across = found.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let all = across.gathered.into_iter().chain([across.asked]);
+    let show = |asked: Asked| match asked.of {
+        Of::EveryShard => asked.text,
+        Of::AnyShard => format!("@{}", asked.text),
+    };
+    all.map(show).collect()
+}
+
+#[test]
+fn what_cannot_be_merged_is_asked_in_parts() {
+    let check = |sql: &str, expected: &[&str]| assert_eq!(parts(sql), expected, "{sql}");
+    check(
+        "SELECT id FROM users WHERE age > (SELECT max(age) FROM users)",
+        &[
+            "SELECT max(age) FROM users",
+            "SELECT id FROM users WHERE age > (SELECT * FROM __pgdog_gathered_0 __pgdog_rows)",
+        ],
+    );
+    check(
+        "SELECT n, count(*) FROM (SELECT age, count(*) AS n FROM users GROUP BY age) x GROUP BY n",
+        &[
+            "SELECT age, count(*) AS n FROM users GROUP BY age",
+            "@SELECT n, count(*) FROM __pgdog_gathered_0 x GROUP BY n",
+        ],
+    );
+    check(
+        "SELECT name, rank() OVER (ORDER BY u.age) FROM users u WHERE active ORDER BY 2",
+        &[
+            "SELECT name AS __pgdog_1, u.age AS __pgdog_2 FROM users u WHERE active",
+            "@SELECT __pgdog_1 AS name, rank() OVER (ORDER BY __pgdog_2) AS rank FROM __pgdog_gathered_0 __pgdog_rows ORDER BY 2",
+        ],
+    );
+    check(
+        "SELECT u.id FROM users u JOIN orders o ON o.total = u.age WHERE o.paid",
+        &[
+            "SELECT * FROM orders o WHERE o.paid",
+            "SELECT u.id FROM users u JOIN __pgdog_gathered_0 o ON o.total = u.age WHERE o.paid",
+        ],
+    );
+    check(
+        "SELECT age FROM users EXCEPT SELECT code FROM countries ORDER BY 1 LIMIT 3",
+        &[
+            "SELECT age FROM users",
+            "@SELECT * FROM __pgdog_gathered_0 __pgdog_rows EXCEPT SELECT code FROM countries ORDER BY 1 LIMIT 3",
+        ],
+    );
+    check(
+        "WITH q AS (SELECT max(age) AS m FROM users) SELECT a.m, b.m FROM q a, q b",
+        &[
+            "SELECT max(age) AS m FROM users",
+            "@SELECT a.m, b.m FROM __pgdog_gathered_0 a, __pgdog_gathered_0 b",
+        ],
+    );
+    check(
+        "SELECT country, array_agg(name ORDER BY id) FROM users GROUP BY 1",
+        &[
+            "SELECT country AS __pgdog_1, name AS __pgdog_2, id AS __pgdog_3 FROM users",
+            "@SELECT __pgdog_1 AS country, array_agg(__pgdog_2 ORDER BY __pgdog_3) AS array_agg \
+             FROM __pgdog_gathered_0 __pgdog_rows GROUP BY 1",
+        ],
+    );
+}
+
+#[test]
+fn with_and_sets_by_key_stay_on_the_shards() {
+    let check = |sql: &str, expected: &str| assert_eq!(parts(sql), [expected], "{sql}");
+    check(
+        "WITH q(k) AS (SELECT user_id FROM orders WHERE paid) SELECT u.name FROM users u JOIN q ON q.k = u.id",
+        "SELECT u.name FROM users u JOIN (SELECT user_id FROM orders WHERE paid) q(k) ON q.k = u.id",
+    );
+    check(
+        "SELECT id FROM users EXCEPT SELECT user_id FROM orders",
+        "SELECT id FROM users EXCEPT SELECT user_id FROM orders",
+    );
+    check(
+        "SELECT name, id FROM users INTERSECT ALL SELECT note, user_id FROM orders",
+        "SELECT name, id FROM users INTERSECT ALL SELECT note, user_id FROM orders",
+    );
+}
+
+#[test]
+fn what_depends_on_other_queries_is_not_asked_apart() {
+    for sql in [
+        "SELECT id FROM users u WHERE age > (SELECT max(total) FROM orders o WHERE o.total < u.age)",
+        "WITH RECURSIVE q AS (SELECT id FROM users) SELECT * FROM q",
+        "WITH q AS (SELECT random() AS r FROM users) SELECT max(r) FROM q",
+        "WITH q AS (SELECT id FROM users FOR UPDATE) SELECT count(*) FROM q",
+        "WITH q AS (SELECT id FROM users), r AS (SELECT 1) SELECT * FROM q",
+        "SELECT x.n FROM users u, LATERAL (SELECT count(*) AS n FROM orders o WHERE o.total = u.age) x",
+        "SELECT count(*) FROM (SELECT name COLLATE \"C\" AS n, count(*) FROM users GROUP BY 1) x",
+        "SELECT rank() OVER (ORDER BY age), secret(age) FROM users",
+        "SELECT 1 AS age, rank() OVER (ORDER BY 1) FROM users GROUP BY age",
+        "SELECT array_agg(ctid) FROM users",
+    ] {
+        let found = with_select(sql, |select| plan(select, &Tables));
+        let error = found.map(|across| across.gathered).expect_err(sql);
+        assert_eq!(error.code.as_str(), "0A000", "{sql}");
+    }
+    let theirs = b"SELECT count(*) FROM users, __pgdog_gathered_0";
+    assert!(plan_text(theirs, Dialect::default(), &Tables).is_err());
 }

@@ -1,0 +1,227 @@
+//! A SELECT that is run in parts: what is asked first stands as rows in the text of what is asked then.
+//!
+//! A server looks at the client's own statement first: what is wrong with it is told in PostgreSQL's words, and the types
+//! of its parameters and columns are known.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::merge::gather::{with_rows, Gathered, Terms};
+use crate::merge::{is_of_statement, refused};
+use crate::protocol::backend::tag;
+use crate::protocol::error_fields::put_error;
+use crate::protocol::exchange::{Fate, Owed};
+use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::protocol::frontend::{Parse, Target, SYNC};
+use crate::protocol::rows::ParameterDescription;
+use crate::routing::verdict::{Place, Run, SelectPart};
+use crate::sql::across::{gathered_name, Across, Asked};
+use crate::sql::session::Effects;
+
+use super::super::{End, Session};
+use super::plan::{Form, Planned};
+use super::scatter::{Answers, Call, Kept, Messages, Shown};
+use super::steps::Stepped;
+use super::Leg;
+
+/// Bytes of the rows that stand in the text of another query, all parts together. The server has to read that text.
+const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What answers a statement that is only described.
+const DESCRIPTION: &Answers = &[
+    (Owed::ParseComplete, Fate::Forward),
+    (Owed::Description, Fate::Forward),
+    (Owed::Ready, Fate::Forward),
+];
+
+/// What a server says of the client's own statement.
+struct Promise {
+    /// Types of parameters, as in Parse.
+    types: Vec<u32>,
+    /// RowDescription, a whole message.
+    rows: Box<[u8]>,
+}
+
+impl Session {
+    /// Runs the parts of a SELECT one after the other. The client gets the last one's rows.
+    pub(super) async fn run_in_parts(
+        &mut self,
+        step: &Planned<'_>,
+        run: &Run,
+        across: &Across,
+    ) -> Result<Stepped, End> {
+        let Some(promise) = self.promise_of(step).await? else {
+            return Ok(Stepped::Failed);
+        };
+        let mut gathered: Vec<Gathered> = Vec::with_capacity(across.gathered.len());
+        let mut part = SelectPart {
+            types: promise.types,
+            gathered: true,
+        };
+        for asked in &across.gathered {
+            let held: usize = gathered.iter().map(Gathered::held_bytes).sum();
+            let rows = Gathered::new(self.terms(GATHERED_BYTES_MAX.saturating_sub(held)));
+            let part = with_part(asked, &part, run, &gathered);
+            match self.gather(step, &part, rows).await? {
+                Some(rows) => gathered.push(rows),
+                None => return Ok(Stepped::Failed),
+            }
+        }
+        part.gathered = false;
+        let last = with_part(&across.asked, &part, run, &gathered);
+        drop(gathered);
+        self.run_as(step, &last, Some(promise.rows)).await
+    }
+
+    /// Asks for rows that another part needs. `None`: it failed, and the client was told.
+    async fn gather(
+        &mut self,
+        step: &Planned<'_>,
+        run: &Run,
+        rows: Gathered,
+    ) -> Result<Option<Gathered>, End> {
+        let slice = match step.slice(run) {
+            Ok(slice) => slice,
+            Err(error) => {
+                self.tell(&error);
+                return Ok(None);
+            }
+        };
+        let (messages, owed, _) = step.messages(run);
+        let call = Call {
+            messages: &messages,
+            owed,
+            commits: false,
+            shown: Shown::Reply {
+                plan: Arc::new(run.merge.clone()),
+                slice,
+                described: true,
+                plain: matches!(step.form, Form::Query),
+                notes: Vec::new(),
+                names: false,
+                promised: None,
+            },
+        };
+        let mut kept = Kept::rows(rows);
+        let done = self.call_apart(step, &run.place, &call, &mut kept).await?;
+        Ok(match (done, kept.messages) {
+            (true, Messages::Rows(rows)) => Some(rows),
+            _ => None,
+        })
+    }
+
+    /// What a server says of the client's own statement. `None`: it does not take it, and the client was told.
+    async fn promise_of(&mut self, step: &Planned<'_>) -> Result<Option<Promise>, End> {
+        let mut messages = Vec::new();
+        match &step.form {
+            Form::Query => {
+                Parse::encode(&mut messages, b"", step.text, []);
+            }
+            Form::Portal { definition, .. } => {
+                Parse::encode_content(&mut messages, b"", definition);
+            }
+        }
+        Target::Statement(b"").encode_describe(&mut messages);
+        messages.extend_from_slice(&SYNC);
+        let call = Call {
+            messages: &[messages],
+            owed: DESCRIPTION,
+            commits: false,
+            shown: Shown::Description,
+        };
+        let mut kept = Kept::whole();
+        let told = self.call_apart(step, &Place::Any, &call, &mut kept).await?;
+        let (true, Messages::Whole(bytes)) = (told, kept.messages) else {
+            return Ok(None);
+        };
+        let mut promise = Promise {
+            types: Vec::new(),
+            rows: Box::default(),
+        };
+        let mut start = 0;
+        let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
+        while let Some(Ok(frame)) = frames.next() {
+            let message = bytes.get(start..frames.at()).unwrap_or_default();
+            start = frames.at();
+            match frame.tag {
+                tag::PARAMETER_DESCRIPTION => {
+                    let types = ParameterDescription::parse(frame.body);
+                    promise.types = types
+                        .map(|found| found.types.iter().collect())
+                        .unwrap_or_default();
+                }
+                tag::ROW_DESCRIPTION => promise.rows = message.into(),
+                _ => {}
+            }
+        }
+        if promise.rows.is_empty() {
+            self.tell(&refused("a query without columns"));
+            return Ok(None);
+        }
+        Ok(Some(promise))
+    }
+
+    /// Runs a call of which the client hears only if it fails. False: it did.
+    async fn call_apart(
+        &mut self,
+        step: &Planned<'_>,
+        place: &Place,
+        call: &Call<'_>,
+        kept: &mut Kept,
+    ) -> Result<bool, End> {
+        let want = step.want(self.is_decided());
+        let shards = self.shards_at(place);
+        let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
+        for shard in shards {
+            match self.take_leg(shard, want).await? {
+                Ok(leg) => legs.push(leg),
+                Err(error) => {
+                    self.tell(&error);
+                    self.end_step(legs, &Effects::default(), None);
+                    return Ok(false);
+                }
+            }
+        }
+        let outcome = self.call_for(&mut legs, call, kept).await;
+        let went = self.end_call(legs, &Effects::default(), outcome)?;
+        if went == Stepped::Done && kept.error.is_none() {
+            return Ok(true);
+        }
+        let mut error = kept.error.take().unwrap_or_default();
+        let is_rewritten = matches!(call.shown, Shown::Reply { .. });
+        if is_rewritten && is_of_statement(error.get(HEADER_BYTES..).unwrap_or_default()) {
+            // The server has taken the statement as the client has it.
+            error.clear();
+            put_error(&mut error, &of_parts());
+        }
+        self.sharded().transaction.fail();
+        self.link.meter.error();
+        self.stream.send_vec(error);
+        Ok(false)
+    }
+
+    /// How values may be gathered in this session.
+    fn terms(&self, bytes_max: usize) -> Terms {
+        let facts = self.cluster.known();
+        let values = self.value_facts();
+        Terms {
+            bytes_max,
+            iso_dates: self.reported("DateStyle").starts_with(b"ISO"),
+            floats_exact: values.floats_exact,
+            plain_collations: facts.text.plain || facts.text.ordered_by_bytes,
+            overlapping: self.session_dialect().overlapping,
+        }
+    }
+}
+
+/// A part with the rows that it needs.
+fn with_part(asked: &Asked, part: &SelectPart, run: &Run, gathered: &[Gathered]) -> Run {
+    Run {
+        text: Some(with_rows(&asked.text, gathered, gathered_name).into()),
+        ..Run::asked(asked, part.clone(), run.reads)
+    }
+}
+
+fn of_parts() -> Error {
+    refused("a query whose parts depend on each other")
+}

@@ -1,0 +1,134 @@
+//! WITH: its queries are put where they are named, as subqueries of FROM.
+//!
+//! A query of WITH that only reads gives the same rows wherever and however often it is computed for one statement.
+
+use pg_query::protobuf::{Alias, RangeSubselect, SelectStmt};
+use pg_query::{Node, NodeEnum, NodeRef};
+
+use super::edit::{from_mut, queries_mut};
+use super::functions::{known, Known};
+use super::nodes::{function_name, wrap};
+use crate::error::Error;
+use crate::merge::refused;
+use crate::sql::parse::walk::children;
+
+/// Places where a query of WITH may be put, in one statement: one that names another twice doubles it.
+const PLACES_MAX: usize = 32;
+
+struct Query {
+    name: String,
+    columns: Vec<Node>,
+    select: Box<SelectStmt>,
+    used: bool,
+}
+
+/// Leaves no WITH in this query.
+///
+/// Errors: 0A000 for what is not the same wherever it stands.
+pub(super) fn inline(select: &mut SelectStmt) -> Result<(), Error> {
+    if !has_with(NodeRef::SelectStmt(select)) {
+        return Ok(());
+    }
+    let mut places = 0;
+    inline_within(select, &mut Vec::new(), &mut places)
+}
+
+fn inline_within(
+    select: &mut SelectStmt,
+    visible: &mut Vec<Query>,
+    places: &mut usize,
+) -> Result<(), Error> {
+    let depth = visible.len();
+    if let Some(with) = select.with_clause.take() {
+        if with.recursive {
+            return Err(refused("WITH RECURSIVE"));
+        }
+        if !select.locking_clause.is_empty() {
+            return Err(refused("FOR UPDATE or FOR SHARE with WITH"));
+        }
+        for query in with.ctes {
+            let Some(NodeEnum::CommonTableExpr(query)) = query.node else {
+                return Err(refused("WITH"));
+            };
+            let found = query.ctequery.and_then(|node| node.node);
+            let Some(NodeEnum::SelectStmt(mut select)) = found else {
+                return Err(refused("WITH of a change"));
+            };
+            if is_done_once(&select) {
+                return Err(refused("WITH of a volatile function or of FOR UPDATE"));
+            }
+            inline_within(&mut select, visible, places)?;
+            visible.push(Query {
+                name: query.ctename,
+                columns: query.aliascolnames,
+                select,
+                used: false,
+            });
+        }
+    }
+    queries_mut(select, &mut |query| inline_within(query, visible, places))?;
+    // What is put here is complete already.
+    let mut put = |node: &mut Node| put(node, visible, places);
+    from_mut(&mut select.from_clause, &mut put, &mut |_| Ok(()))?;
+    if visible.drain(depth..).any(|query| !query.used) {
+        return Err(refused("a query of WITH that is not used"));
+    }
+    Ok(())
+}
+
+/// Puts a query of WITH where FROM names it.
+fn put(node: &mut Node, visible: &mut [Query], places: &mut usize) -> Result<(), Error> {
+    let Some(NodeEnum::RangeVar(table)) = &mut node.node else {
+        return Ok(());
+    };
+    let mut named = visible.iter_mut().rev();
+    let Some(query) = named.find(|query| query.name == table.relname) else {
+        return Ok(());
+    };
+    if !table.schemaname.is_empty() {
+        return Ok(());
+    }
+    *places += 1;
+    if *places > PLACES_MAX {
+        return Err(refused("WITH that is named so often"));
+    }
+    query.used = true;
+    let mut alias = table.alias.take().unwrap_or_else(|| Alias {
+        aliasname: query.name.clone(),
+        colnames: Vec::new(),
+    });
+    let given = alias.colnames.len();
+    let rest = query.columns.iter().skip(given).cloned();
+    alias.colnames.extend(rest);
+    let select = wrap(NodeEnum::SelectStmt(query.select.clone()));
+    node.node = Some(NodeEnum::RangeSubselect(Box::new(RangeSubselect {
+        lateral: false,
+        subquery: Some(Box::new(select)),
+        alias: Some(alias),
+    })));
+    Ok(())
+}
+
+fn has_with(node: NodeRef<'_>) -> bool {
+    let mut found = matches!(node, NodeRef::WithClause(_));
+    children(node, &mut |child| found = found || has_with(child));
+    found
+}
+
+/// Does it matter how often this query is computed?
+fn is_done_once(select: &SelectStmt) -> bool {
+    fn look(node: NodeRef<'_>, found: &mut bool) {
+        match node {
+            NodeRef::FuncCall(call) => {
+                *found |= function_name(call).and_then(known) == Some(Known::Volatile);
+            }
+            NodeRef::SelectStmt(select) => *found |= !select.locking_clause.is_empty(),
+            _ => {}
+        }
+        let known = children(node, &mut |child| look(child, found));
+        *found |= !known;
+    }
+    let mut found = false;
+    look(NodeRef::SelectStmt(select), &mut found);
+    found
+}

@@ -1,0 +1,110 @@
+//! Queries that are asked in parts: parameters, errors, limits, transactions.
+
+use super::super::support::wire::{bind, describe, execute, parse, sync};
+use super::filled;
+
+#[test]
+fn parts_of_a_query_take_their_parameters() {
+    let (mut one, shards) = filled("parts");
+    let mut client = shards.client();
+    for (sql, values) in [
+        (
+            "SELECT id, name FROM users WHERE age > (SELECT avg(age) FROM users WHERE id < $1) AND id < $2 ORDER BY id LIMIT $3",
+            [Some("60"), Some("70"), Some("7")],
+        ),
+        (
+            "SELECT x.n, count(*) FROM (SELECT age, count(*) AS n FROM users WHERE name = $1 OR id > $2 GROUP BY age) x WHERE n < $3 GROUP BY 1 ORDER BY 1",
+            [Some("a0"), Some("20"), Some("100")],
+        ),
+        (
+            "SELECT id, rank() OVER (ORDER BY age) + $1 AS r FROM users WHERE id < $2 AND name > $3 ORDER BY 2, 1",
+            [Some("5"), Some("50"), Some("a")],
+        ),
+        (
+            "SELECT id FROM users WHERE country IN (SELECT max(country) FROM users WHERE $1::text IS NULL GROUP BY level) AND id BETWEEN $2 AND $3 ORDER BY 1",
+            [None, Some("3"), Some("40")],
+        ),
+    ] {
+        let messages = [parse("", sql), bind("", "", &values), describe(b'P', ""), execute("", 0), sync()];
+        assert_eq!(client.ask(&messages), one.ask(&messages), "{sql}");
+        let named = [parse("s", sql), describe(b'S', "s"), sync()];
+        assert_eq!(client.ask(&named), one.ask(&named), "{sql}");
+        let executed = [bind("", "s", &values), execute("", 0), sync()];
+        for _ in 0..2 {
+            assert_eq!(client.ask(&executed), one.ask(&executed), "{sql}");
+        }
+        let closed = [super::super::support::wire::close(b'S', "s"), sync()];
+        assert_eq!(client.ask(&closed), one.ask(&closed));
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn what_is_wrong_with_a_query_of_parts_is_told_in_postgresqls_words() {
+    let (mut one, shards) = filled("parts_wrong");
+    let mut client = shards.client();
+    for sql in [
+        "SELECT count(*) FROM (SELECT nothing, count(*) FROM users GROUP BY 1) x",
+        "SELECT id FROM users WHERE age > (SELECT max(age), 1 FROM users)",
+        "SELECT id FROM users WHERE age = (SELECT age FROM users)",
+        "SELECT rank() OVER (ORDER BY age), id / 0 FROM users",
+        "SELECT note::json FROM orders UNION SELECT name::json FROM users",
+        "SELECT DISTINCT to_json(name) FROM users",
+        "SELECT array_agg(age ORDER BY id) / 2 FROM users",
+    ] {
+        // Rows are described before or after it turns out.
+        let told = |answer: String| answer.trim_start_matches("T ").to_owned();
+        assert_eq!(told(client.query(sql)), told(one.query(sql)), "{sql}");
+        assert_eq!(client.query("SELECT 1"), one.query("SELECT 1"));
+        client.query("BEGIN");
+        one.query("BEGIN");
+        assert_eq!(told(client.query(sql)), told(one.query(sql)), "{sql}");
+        assert_eq!(
+            client.query("SELECT count(*) FROM users"),
+            one.query("SELECT count(*) FROM users")
+        );
+        assert_eq!(client.query("ROLLBACK"), one.query("ROLLBACK"));
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn parts_see_what_their_transaction_did() {
+    let (mut one, shards) = filled("parts_inside");
+    let mut client = shards.client();
+    let sql = "SELECT id, age FROM users WHERE age = (SELECT max(age) FROM users) ORDER BY id";
+    for wire in [&mut client, &mut one] {
+        wire.query("BEGIN");
+        wire.query("UPDATE users SET age = age + id WHERE id < 50");
+    }
+    assert_eq!(client.query(sql), one.query(sql));
+    for wire in [&mut client, &mut one] {
+        wire.query("ROLLBACK");
+    }
+    assert_eq!(client.query(sql), one.query(sql));
+    let explained =
+        client.query("EXPLAIN SELECT id FROM users WHERE age = (SELECT max(age) FROM users)");
+    assert!(explained.contains("gathered_0"), "{explained}");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn parts_that_take_too_much_memory_are_an_error_and_harm_nobody() {
+    let (_, shards) = filled("parts_large");
+    let (mut client, mut other) = (shards.client(), shards.client());
+    let sql = "SELECT count(*) FROM (SELECT repeat(name, 200000) || id AS v, count(*) FROM users GROUP BY 1) x";
+    other.query("BEGIN");
+    for _ in 0..2 {
+        assert!(client.query(sql).starts_with("E:53200"), "of too many rows");
+        assert_eq!(
+            other.query("SELECT count(*) FROM users"),
+            "T D:90 C:SELECT_1 Z:T"
+        );
+        assert_eq!(
+            client.query("SELECT count(*) FROM users"),
+            "T D:90 C:SELECT_1 Z:I"
+        );
+    }
+    assert_eq!(other.query("COMMIT"), "C:COMMIT Z:I");
+    shards.pgdog.stop();
+}
