@@ -73,6 +73,8 @@ mod rds_iam;
 mod recovery;
 #[path = "proxy/reload.rs"]
 mod reload;
+#[path = "proxy/resets.rs"]
+mod resets;
 #[path = "proxy/roles.rs"]
 mod roles;
 #[path = "proxy/session.rs"]

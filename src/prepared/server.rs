@@ -141,6 +141,11 @@ impl ServerStatements {
         }
     }
 
+    /// Are there more than the limit?
+    pub fn is_beyond(&self) -> bool {
+        self.index.len() > self.limit
+    }
+
     /// Changes the limit; [`Self::trim`] says what to close.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.max(1);

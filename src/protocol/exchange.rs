@@ -92,6 +92,8 @@ pub struct Exchange {
     status: TransactionStatus,
     /// See [`Self::take_note`].
     note: Note,
+    /// See [`Self::take_skipped`].
+    skipped: Note,
     /// The server has said an unprompted error: it is about to close.
     farewell: bool,
     /// Syncs and Queries that were noted as owed a ReadyForQuery, and turned out to be ignored.
@@ -100,6 +102,8 @@ pub struct Exchange {
     copy: Copy,
     /// A Sync was sent amid COPY data: after an error nobody can tell whether the server ignored it.
     ambiguous: bool,
+    /// See [`Self::hide`].
+    hidden: bool,
 }
 
 impl Default for Exchange {
@@ -108,11 +112,13 @@ impl Default for Exchange {
             owed: VecDeque::new(),
             status: TransactionStatus::Idle,
             note: 0,
+            skipped: 0,
             farewell: false,
             ignored_syncs: 0,
             batch: Batch::Synced,
             copy: Copy::None,
             ambiguous: false,
+            hidden: false,
         }
     }
 }
@@ -183,10 +189,16 @@ impl Exchange {
         self.farewell
     }
 
-    /// The note of the message that the last ParseComplete, CloseComplete or CommandComplete answered; 0 when taken.
+    /// The note of the message that the last ParseComplete, CloseComplete, CommandComplete or PortalSuspended answered; 0 when taken.
     #[inline]
     pub fn take_note(&mut self) -> Note {
         std::mem::take(&mut self.note)
+    }
+
+    /// The notes of the messages that the last ErrorResponse has left undone, all together; 0 when taken.
+    #[inline]
+    pub fn take_skipped(&mut self) -> Note {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Is an answer owed to a message with this note?
@@ -205,6 +217,11 @@ impl Exchange {
         if let Some(entry) = self.owed.front_mut() {
             entry.fate = Fate::Drop;
         }
+    }
+
+    /// Within a Query: are the results of the next statement for nobody? So it is until the next call, or an error.
+    pub fn hide(&mut self, hidden: bool) {
+        self.hidden = hidden;
     }
 
     /// How many Syncs and Queries are owed a ReadyForQuery no more since the last call: Syncs amid COPY data, Queries
@@ -288,8 +305,14 @@ impl Exchange {
             return self.unprompted(tag);
         };
         match (tag, head) {
+            (b'C' | b'D' | b'I' | b'T', Owed::Results) if self.hidden => {
+                self.note = note;
+                Ok(Fate::Drop)
+            }
+            (b'N', Owed::Results) if self.hidden => Ok(Fate::Drop),
             (b'D' | b'd', Owed::Execution | Owed::Results) => Ok(fate),
             (b'Z', Owed::Ready | Owed::Results) => {
+                self.hidden = false;
                 self.status = first
                     .and_then(|byte| TransactionStatus::parse(&[byte]).ok())
                     .ok_or(OutOfStep { tag })?;
@@ -312,7 +335,12 @@ impl Exchange {
                 self.note = note;
                 Ok(fate)
             }
-            (b'I' | b's', Owed::Execution)
+            (b's', Owed::Execution) => {
+                self.pop();
+                self.note = note;
+                Ok(fate)
+            }
+            (b'I', Owed::Execution)
             | (b'2', Owed::BindComplete)
             | (b'T' | b'n', Owed::Description) => {
                 self.pop();
@@ -387,6 +415,7 @@ impl Exchange {
 
     /// An error ends the batch: the server skips to Sync. After a Query it says ReadyForQuery by itself.
     fn failed(&mut self, head: Owed, fate: Fate) -> Result<Fate, OutOfStep> {
+        self.hidden = false;
         match head {
             Owed::Results => {
                 self.copy = Copy::None;
@@ -405,6 +434,7 @@ impl Exchange {
                 return Ok(entry.fate);
             }
             self.ignored_syncs += u32::from(entry.owed == Owed::Results);
+            self.skipped |= entry.note;
             self.owed.pop_front();
         }
         self.batch = Batch::Skipping;

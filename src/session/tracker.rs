@@ -21,8 +21,14 @@ pub struct Tracker {
 
 #[derive(Debug)]
 enum Unanswered {
-    /// Query: its statements are answered one after the other, the next is this.
-    Query(Rc<Effects>, u32),
+    /// Query: its statements are answered one after the other.
+    Query {
+        effects: Rc<Effects>,
+        /// The next to be answered.
+        next: u32,
+        /// Those that are not the client's, in order.
+        ours: Box<[u32]>,
+    },
     /// Execute: its one statement.
     Execute(Rc<Effects>),
     /// Sync or the end of a Query: ReadyForQuery will come.
@@ -34,6 +40,8 @@ enum Unanswered {
 pub struct Done {
     effects: Rc<Effects>,
     statement: u32,
+    /// Are the results of the statement that comes next in the same Query for nobody?
+    pub hides_next: bool,
 }
 
 impl Done {
@@ -82,9 +90,15 @@ impl Tracker {
     }
 
     /// A Query with these effects was sent; [`Self::sync`] follows.
-    pub fn queried(&mut self, effects: Rc<Effects>) {
+    ///
+    /// `ours`: which of its statements are not the client's, in order; the first never is.
+    pub fn queried(&mut self, effects: Rc<Effects>, ours: Box<[u32]>) {
         self.unnamed = None; // PostgreSQL drops it
-        self.unanswered.push_back(Unanswered::Query(effects, 0));
+        self.unanswered.push_back(Unanswered::Query {
+            effects,
+            next: 0,
+            ours,
+        });
     }
 
     /// An Execute with these effects was sent.
@@ -97,15 +111,20 @@ impl Tracker {
         self.unanswered.push_back(Unanswered::Sync);
     }
 
-    /// CommandComplete for a Query or Execute with effects.
+    /// CommandComplete for a Query or Execute with effects, or PortalSuspended: what a call does is done with its row.
     pub fn succeeded(&mut self) -> Option<Done> {
         match self.unanswered.front_mut()? {
-            Unanswered::Query(effects, next) => {
+            Unanswered::Query {
+                effects,
+                next,
+                ours,
+            } => {
                 let statement = *next;
                 *next += 1;
                 Some(Done {
                     effects: Rc::clone(effects),
                     statement,
+                    hides_next: ours.binary_search(next).is_ok(),
                 })
             }
             Unanswered::Execute(effects) => {
@@ -114,6 +133,7 @@ impl Tracker {
                 Some(Done {
                     effects,
                     statement: 0,
+                    hides_next: false,
                 })
             }
             Unanswered::Sync => None,
@@ -155,7 +175,7 @@ mod tests {
     #[test]
     fn a_query_is_answered_statement_by_statement() {
         let mut tracker = Tracker::new(1);
-        tracker.queried(of("SELECT 1; SET a = 1; SET b = 2"));
+        tracker.queried(of("SELECT 1; SET a = 1; SET b = 2"), Box::default());
         tracker.sync();
         assert!(tracker.is_pending());
         assert_eq!(steps(&mut tracker), usize::MAX, "of what was sent before");
@@ -163,6 +183,16 @@ mod tests {
         assert_eq!([(); 3].map(|()| steps(&mut tracker)), [0, 1, 1]);
         tracker.ready();
         assert!(!tracker.is_pending());
+    }
+
+    #[test]
+    fn statements_of_ours_are_pointed_out() {
+        let mut tracker = Tracker::new(0);
+        let text = of("RESET a; SET a = 1; SELECT 1; RESET b; SET b = 2");
+        tracker.queried(text, [1, 4].into());
+        tracker.sync();
+        let hides = [(); 5].map(|()| tracker.succeeded().unwrap().hides_next);
+        assert_eq!(hides, [true, false, false, true, false]);
     }
 
     #[test]

@@ -127,13 +127,14 @@ impl Effect {
         )
     }
 
-    /// A setting that ends with the transaction, and that no prepared statement's meaning depends on.
+    /// A setting that ends with the transaction, and that no prepared statement's meaning depends on. One that goes
+    /// back to where the session began is followed: that is not where its server began.
     fn is_local(&self) -> bool {
         match self {
             Effect::Setting(Change::Set {
                 scope: set::Scope::Local,
                 name,
-                ..
+                value: Some(_),
             }) => !Settings::is_read_by_parser(name),
             _ => false,
         }
@@ -242,14 +243,28 @@ impl Effects {
         resolved
     }
 
-    /// The same, and one of its statements (from 0) does to the session what nobody can tell.
-    pub fn with_unknown(&self, statement: u32) -> Self {
-        let mut unknown = self.clone();
-        unknown.push_step(Step {
-            statement,
-            effect: Effect::SettingsUnknown,
-        });
-        unknown
+    /// The same, and one of its statements (from 0) executes another, which does this: what that is to settings, nobody
+    /// tells; statements that it deallocates are gone.
+    pub fn with_executed(&self, statement: u32, executed: &Self) -> Self {
+        let forgets = executed.steps().iter().map(|step| &step.effect);
+        let forgets = forgets.filter(|effect| effect.forgets_statements());
+        let mut all = self.clone();
+        for effect in forgets.chain([&Effect::SettingsUnknown]) {
+            all.push_step(Step {
+                statement,
+                effect: effect.clone(),
+            });
+        }
+        if let Steps::Many(steps) = &mut all.steps {
+            steps.sort_by_key(|step| step.statement);
+        }
+        all
+    }
+
+    /// Do its statements name prepared statements that were there before?
+    pub fn names_statements(&self) -> bool {
+        let mut steps = self.steps().iter();
+        steps.any(|step| matches!(step.effect, Effect::Execute(_) | Effect::Deallocate(_)))
     }
 
     /// Is there a call of `set_config()` whose arguments come with Bind?

@@ -63,6 +63,8 @@ enum Block {
     Failed,
     /// With COMMIT or ROLLBACK.
     Explicit,
+    /// As the server's reports say: nobody follows its statements.
+    Unfollowed,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +96,11 @@ impl SessionSettings {
             open: None,
             exact: true,
         }
+    }
+
+    /// What the session began with.
+    pub fn baseline(&self) -> &Arc<Settings> {
+        &self.baseline
     }
 
     /// What a server must have when this client comes to it. Once it has, say so with [`Self::in_line`].
@@ -183,12 +190,26 @@ impl SessionSettings {
         }
     }
 
+    /// Is a transaction open whose statements nobody follows? Its end is to be told all the same.
+    pub fn is_unfollowed(&self) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| open.block == Block::Unfollowed)
+    }
+
+    /// The same as [`Self::ready`] for a session whose statements nobody follows: what the server has reported in a
+    /// transaction is so until it reports something else, at the latest before the ReadyForQuery that ends it.
+    pub fn ready_unfollowed(&mut self, status: u8, store: &mut SettingsStore) {
+        if status == b'I' && self.is_unfollowed() {
+            self.finish(true, false, store);
+        }
+    }
+
     /// ReadyForQuery: `I`, `T` or `E`.
     pub fn ready(&mut self, status: u8, store: &mut SettingsStore) {
         let block = self.open.as_ref().map(|open| open.block);
         match (status, block) {
             (b'I', None) => {}
-            (b'I', Some(Block::Implicit)) => self.finish(true, false, store),
+            (b'I', Some(Block::Implicit | Block::Unfollowed)) => self.finish(true, false, store),
             (b'I', Some(Block::Failed)) => self.finish(false, false, store),
             (b'I', Some(Block::Explicit)) => {
                 // It ended out of our sight, in a procedure for instance. If it changed nothing, no harm is done.
@@ -207,35 +228,35 @@ impl SessionSettings {
     /// The server reports the value of a setting (ParameterStatus). That is how it really is, whoever changed it: a
     /// statement that we know, a function, or the end of a transaction. `own` is what it reports when nothing is
     /// set: what RESET restores there, while the client has again what it began with.
-    pub fn reported(
-        &mut self,
-        name: &[u8],
-        value: &[u8],
-        own: Option<&[u8]>,
-        store: &mut SettingsStore,
-    ) {
+    pub fn reported(&mut self, name: &[u8], value: &[u8], own: Option<&[u8]>) {
         let name = name.to_ascii_lowercase();
         let is = Some(Value::from_text(&name, value));
         let was_reset = |server: &Settings| server.get(&name).is_none() && own == Some(value);
-        let Some(open) = &mut self.open else {
-            if !was_reset(&self.on_server) {
-                for settings in [&mut self.committed, &mut self.on_server] {
-                    if settings.get(&name) != is.as_ref() {
-                        Arc::make_mut(settings).set(&name, is.clone());
-                        *settings = store.intern(Arc::unwrap_or_clone(std::mem::take(settings)));
-                    }
-                }
+        if self.open.is_none() {
+            let known = self.on_server.get(&name) == is.as_ref()
+                && self.committed.get(&name) == is.as_ref();
+            if known || was_reset(&self.on_server) {
+                return;
             }
-            return;
-        };
+            self.open().block = Block::Unfollowed;
+        }
+        let base = self.base();
+        let Some(open) = &mut self.open else { return };
         let now = &mut open.now;
         if was_reset(&now.server) {
             return;
         }
         let local = now.current.get(&name) != now.session.get(&name);
-        let levels = [&mut now.current, &mut now.session, &mut now.server];
-        for settings in levels.into_iter().take(if local { 1 } else { 3 }) {
-            if settings.get(&name) != is.as_ref() {
+        let back = open.block == Block::Unfollowed && was_reset(&base.server);
+        let levels = [
+            (&mut now.current, &base.current),
+            (&mut now.session, &base.session),
+            (&mut now.server, &base.server),
+        ];
+        for (settings, base) in levels.into_iter().take(if local { 1 } else { 3 }) {
+            if back {
+                Arc::make_mut(settings).reset(&name, base);
+            } else if settings.get(&name) != is.as_ref() {
                 Arc::make_mut(settings).set(&name, is.clone());
             }
         }
@@ -246,9 +267,12 @@ impl SessionSettings {
         let now = &mut self.open().now;
         let (name, value, local) = match change {
             Change::ResetAll => {
-                Arc::make_mut(&mut now.session).reset_all(&baseline);
-                Arc::make_mut(&mut now.current).reset_all(&baseline);
-                Arc::make_mut(&mut now.server).reset_all(&Settings::default());
+                // PostgreSQL passes over what SET LOCAL has put to its default for this transaction.
+                let mut kept = now.session.without(&now.current);
+                kept.retain(|entry| baseline.get(&entry.name).is_none());
+                Arc::make_mut(&mut now.session).reset_all(&baseline, &kept);
+                Arc::make_mut(&mut now.current).reset_all(&baseline, &[]);
+                Arc::make_mut(&mut now.server).reset_all(&Settings::default(), &kept);
                 return;
             }
             Change::Set { scope, name, value } => (name, value, *scope == Scope::Local),

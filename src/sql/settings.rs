@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::cursor::Name;
 use super::lexer::{Dialect, Kind, Lexer};
-use super::set::Value;
+use super::set::{Scope, Value};
 
 /// What a session has set, by startup parameters or statements. Immutable and shared.
 ///
@@ -113,8 +113,15 @@ impl Settings {
         self.copy(name, baseline);
     }
 
-    /// `RESET ALL`: all but role and session authorization.
-    pub(super) fn reset_all(&mut self, baseline: &Self) {
+    /// The settings that are not among others.
+    pub(super) fn without(&self, others: &Self) -> Vec<Arc<Setting>> {
+        let entries = self.entries.iter();
+        let missing = entries.filter(|entry| others.entry(&entry.name).is_none());
+        missing.cloned().collect()
+    }
+
+    /// `RESET ALL`: all but role and session authorization, and what is kept.
+    pub(super) fn reset_all(&mut self, baseline: &Self, kept: &[Arc<Setting>]) {
         let (role, authorization) = (
             self.entry(ROLE).cloned(),
             self.entry(AUTHORIZATION).cloned(),
@@ -123,6 +130,39 @@ impl Settings {
         for (name, entry) in [(ROLE, role), (AUTHORIZATION, authorization)] {
             self.replace(name, entry);
         }
+        for entry in kept {
+            self.replace(&entry.name, Some(Arc::clone(entry)));
+        }
+    }
+
+    /// Role and session authorization, which RESET ALL leaves alone.
+    pub(super) fn is_role(name: &[u8]) -> bool {
+        is_role(name)
+    }
+
+    /// Is this setting changed by a RESET of that name?
+    pub(super) fn goes_with(name: &[u8], entry: &[u8]) -> bool {
+        entry == name || name == AUTHORIZATION && entry == ROLE
+    }
+
+    /// A statement for each of these settings that is asked for, in the order of [`Transition::between`].
+    pub(super) fn statements_for(
+        &self,
+        scope: Scope,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Vec<Vec<u8>> {
+        let (roles, others): (Vec<_>, Vec<_>) = self.iter().partition(|entry| is_role(&entry.name));
+        // "role" comes before "session_authorization", and ends with it.
+        let entries = others.into_iter().chain(roles.into_iter().rev());
+        entries
+            .filter(|entry| wanted(&entry.name) && entry.value.sql().is_ascii())
+            .map(|entry| {
+                let mut text = Vec::new();
+                set(&mut text, entry, scope);
+                text.pop(); // the semicolon
+                text
+            })
+            .collect()
     }
 
     fn put(&mut self, name: &[u8], value: Option<Value>) {
@@ -242,18 +282,18 @@ impl Transition {
             reset(&mut text, ROLE);
         }
         surplus(false).for_each(|entry| reset(&mut text, &entry.name));
-        missing(false).for_each(|entry| set(&mut text, entry));
+        missing(false).for_each(|entry| set(&mut text, entry, Scope::Session));
         for (changes, name) in [(authorization, AUTHORIZATION), (role, ROLE)] {
             if let Some(entry) = to.entry(name).filter(|_| changes) {
-                set(&mut text, entry);
+                set(&mut text, entry, Scope::Session);
             }
         }
-        missing(true).for_each(|entry| set(&mut text, entry));
+        missing(true).for_each(|entry| set(&mut text, entry, Scope::Session));
 
         let mut encoding = Vec::new();
         if differs(ENCODING) && !text.is_ascii() {
             match to.entry(ENCODING) {
-                Some(entry) => set(&mut encoding, entry),
+                Some(entry) => set(&mut encoding, entry, Scope::Session),
                 None => reset(&mut encoding, ENCODING),
             }
         }
@@ -302,23 +342,30 @@ fn reset(text: &mut Vec<u8>, name: &[u8]) {
     text.push(b';');
 }
 
-fn set(text: &mut Vec<u8>, entry: &Setting) {
+fn set(text: &mut Vec<u8>, entry: &Setting, scope: Scope) {
     let time_zone = *entry.name == *b"timezone";
+    let (local, word) = match scope {
+        Scope::Session => (&b"false"[..], &b"SET "[..]),
+        Scope::Local => (&b"true"[..], &b"SET LOCAL "[..]),
+    };
     match &entry.value {
         Value::List(literal) => {
             text.extend(b"SELECT pg_catalog.set_config('");
             text.extend(&entry.name[..]);
             text.extend(b"',");
             text.extend(&literal[..]);
-            text.extend(b",false)");
+            text.push(b',');
+            text.extend(local);
+            text.push(b')');
         }
         // Of all values, only an interval needs this form, and only for the time zone.
         Value::Words(words) if time_zone && words.starts_with(b"interval") => {
-            text.extend(b"SET TIME ZONE ");
+            text.extend(word);
+            text.extend(b"TIME ZONE ");
             text.extend(&words[..]);
         }
         Value::Words(words) => {
-            text.extend(b"SET ");
+            text.extend(word);
             push_name(text, &entry.name);
             text.extend(b" TO ");
             text.extend(&words[..]);

@@ -63,6 +63,126 @@ fn deallocate_by_a_simple_query_names_the_clients_statement() {
     pgdog.stop();
 }
 
+/// Executes a statement that was prepared by that name.
+fn again(name: &str) -> [Vec<u8>; 3] {
+    [bind("", name, &[]), execute("", 0), sync()]
+}
+
+#[test]
+fn deallocate_within_a_named_statement_names_the_clients_statement() {
+    let (pgdog, mut client, mut other) = two_clients("");
+    for client in [&mut client, &mut other] {
+        assert_eq!(client.ask(&[parse("s", "SELECT 1"), sync()]), "1 Z:I");
+        assert_eq!(
+            client.ask(&[parse("drop", "DEALLOCATE s"), sync()]),
+            "1 Z:I"
+        );
+        assert_eq!(client.ask(&[describe(b'S', "drop"), sync()]), "t n Z:I");
+    }
+    assert_eq!(client.ask(&again("drop")), "2 C:DEALLOCATE Z:I");
+    assert_eq!(
+        other.ask(&again("s")),
+        "2 D:1 C:SELECT_1 Z:I",
+        "another's, too"
+    );
+    assert_eq!(client.ask(&again("s")), "E:26000 Z:I");
+    assert_eq!(client.ask(&again("drop")), "2 E:26000 Z:I");
+    // What the name means when it is executed, not when that was prepared.
+    assert_eq!(client.ask(&[parse("s", "SELECT 2"), sync()]), "1 Z:I");
+    let behind = [&again("s")[..2], &again("drop")].concat();
+    assert_eq!(client.ask(&behind), "2 D:2 C:SELECT_1 2 C:DEALLOCATE Z:I");
+    assert_eq!(client.ask(&again("s")), "E:26000 Z:I");
+    assert_eq!(other.ask(&again("drop")), "2 C:DEALLOCATE Z:I");
+    pgdog.stop();
+}
+
+#[test]
+fn execute_within_a_named_statement_names_the_clients_statement() {
+    let (pgdog, mut client, mut other) = two_clients("prepared_statements = \"full\"");
+    assert_eq!(client.query("PREPARE p AS SELECT 1"), "C:PREPARE Z:I");
+    assert_eq!(other.query("PREPARE p AS SELECT 2"), "C:PREPARE Z:I");
+    for (client, value) in [(&mut client, "1"), (&mut other, "2")] {
+        assert_eq!(client.ask(&[parse("run", "EXECUTE p"), sync()]), "1 Z:I");
+        let described = client.ask(&[describe(b'S', "run"), sync()]);
+        assert_eq!(described, "t T Z:I");
+        assert_eq!(
+            client.ask(&again("run")),
+            format!("2 D:{value} C:SELECT_1 Z:I")
+        );
+    }
+    pgdog.stop();
+}
+
+#[test]
+fn the_unnamed_statement_is_bound_again_in_a_later_batch() {
+    let (pgdog, mut client, mut other) = two_clients("");
+    let long = format!("SELECT length('{}')", "x".repeat(20_000));
+    for (text, value) in [("SELECT 1", "1"), (&*long, "20000")] {
+        let first = [&[parse("", text)][..], &again("")].concat();
+        assert_eq!(client.ask(&first), format!("1 2 D:{value} C:SELECT_1 Z:I"));
+        for _ in 0..3 {
+            let others = [&[parse("", "SELECT 2")][..], &again("")].concat();
+            assert_eq!(other.ask(&others), "1 2 D:2 C:SELECT_1 Z:I");
+            assert_eq!(
+                client.ask(&again("")),
+                format!("2 D:{value} C:SELECT_1 Z:I")
+            );
+        }
+        // An execution that fails leaves it, a Parse that is skipped takes nothing away, a Query does.
+        let fails = [
+            parse("", "SELECT 1/$1::int"),
+            bind("", "", &[Some("0")]),
+            execute("", 0),
+            sync(),
+        ];
+        assert_eq!(client.ask(&fails), "1 E:22012 Z:I");
+        assert_eq!(other.query("SELECT 2"), "T D:2 C:SELECT_1 Z:I");
+        let one = [bind("", "", &[Some("1")]), execute("", 0), sync()];
+        assert_eq!(client.ask(&one), "2 D:1 C:SELECT_1 Z:I");
+        client.query("SELECT 3");
+        assert_eq!(client.ask(&again("")), "E:26000 Z:I");
+    }
+    // In one write, where the second batch waits for the first.
+    let both = [&[parse("", "SELECT 5")][..], &again(""), &again("")].concat();
+    client.send(&both.concat());
+    assert_eq!(
+        client.batches(2),
+        "1 2 D:5 C:SELECT_1 Z:I 2 D:5 C:SELECT_1 Z:I"
+    );
+    pgdog.stop();
+}
+
+#[test]
+fn a_lower_limit_closes_what_open_servers_have_prepared() {
+    let database = Postgres::shared().database("prepared");
+    let with = |limit| {
+        let general = format!("default_pool_size = 1\nprepared_statements_limit = {limit}");
+        Config::of(&database).general(&general)
+    };
+    let pgdog = with(100).start();
+    let mut client = pgdog.client(&database);
+    for n in 0..20 {
+        let name = format!("s{n}");
+        let prepare = [parse(&name, &format!("SELECT {n}")), sync()];
+        assert_eq!(client.ask(&prepare), "1 Z:I");
+    }
+    let kept = "SELECT pg_backend_pid() || ' ' || count(*) FROM pg_prepared_statements \
+        WHERE name LIKE '\\_\\_pgdog%'";
+    let before = client.value(kept);
+    let process = before.strip_suffix(" 20").expect("twenty statements");
+    pgdog.reload(&with(3));
+    assert_eq!(client.value(kept), format!("{process} 3"));
+    assert_eq!(client.ask(&again("s0")), "2 D:0 C:SELECT_1 Z:I");
+    assert_eq!(client.value(kept), format!("{process} 3"));
+    pgdog.reload(&with(100));
+    for n in 0..20 {
+        let reply = format!("2 D:{n} C:SELECT_1 Z:I");
+        assert_eq!(client.ask(&again(&format!("s{n}"))), reply);
+    }
+    assert_eq!(client.value(kept), format!("{process} 20"));
+    pgdog.stop();
+}
+
 #[test]
 fn eviction_closes_on_the_server_within_the_pipeline() {
     let (pgdog, mut client, _other) = two_clients("prepared_statements_limit = 2");

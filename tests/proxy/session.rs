@@ -387,6 +387,7 @@ fn reset_tells_the_client_what_it_has_again() {
     ];
     client.send(&startup(VERSION_3_0, &parameters));
     client.authenticate(ALICE, PASSWORD).unwrap();
+    client.query("SET TimeZone = 'UTC'");
     client.send(&[query("RESET ALL"), query("SELECT 1")].concat());
     let mut told = Vec::new();
     for _ in 0..2 {

@@ -247,6 +247,17 @@ fn settings_in_the_extended_protocol() {
         (other.value(look), client.value(look)),
         ("0".into(), "9s".into())
     );
+    // A driver that wants one row asks for one: the portal is suspended, and the call has been made.
+    let reply = client.ask(&[
+        bind("", "config", &[Some("statement_timeout"), Some("10s")]),
+        execute("", 1),
+        sync(),
+    ]);
+    assert_eq!(reply, "2 D:10s s Z:I");
+    assert_eq!(
+        (other.value(look), client.value(look)),
+        ("0".into(), "10s".into())
+    );
     pgdog.stop();
 }
 

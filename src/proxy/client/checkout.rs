@@ -126,6 +126,9 @@ impl Session {
                     },
                 }
             }
+            if !held.has_ahead() {
+                held.trim(self.state.prepared_max());
+            }
             let now = self.state.core.now();
             let waited = nanoseconds(now.saturating_duration_since(since));
             held.link.meter.assigned(waited);

@@ -187,6 +187,7 @@ impl Admitted {
             ties: Ties::default(),
             unnamed: Unnamed::None,
             unbound: None,
+            bound: Vec::new(),
             unbound_in: 0,
             skipping: false,
             timed_out: false,

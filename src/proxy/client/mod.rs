@@ -15,6 +15,7 @@ mod probe;
 mod relay;
 mod replies;
 mod request;
+mod restore;
 mod role;
 mod sharded;
 mod startup;
@@ -99,6 +100,8 @@ struct Session {
     unnamed: Unnamed,
     /// The unnamed statement, if it was not bound in the batch that parsed it.
     unbound: Option<Rc<Statement>>,
+    /// The same, as it came, if it was: it may be bound again in a later batch. Empty if there is none.
+    bound: Vec<u8>,
     /// How many ReadyForQuery it takes until that was parsed for certain.
     unbound_in: u32,
     /// After an error of ours in a batch: everything up to Sync is ignored.
@@ -562,6 +565,9 @@ impl Session {
             });
         }
         self.count_error(&error);
+        if self.unbound_in > 0 {
+            self.forget_unnamed(); // who knows if it was parsed
+        }
         let mut message = Vec::new();
         put_error(&mut message, &error);
         if ended {

@@ -213,33 +213,49 @@ impl Relay<'_> {
     }
 
     /// `EXECUTE` and `DEALLOCATE` of statements that the client has by names that servers do not know: the text with
-    /// the servers' names, if it names any, and what it does. `ensure` sees to it that the server has a statement.
+    /// the servers' names, if it names any, and what it does.
     pub(super) fn rename(
         &mut self,
         text: &[u8],
         effects: Rc<Effects>,
-        ensure: impl Fn(&mut Self, &Rc<Statement>),
+        amid: Amid,
+    ) -> (Option<Vec<u8>>, Rc<Effects>) {
+        self.rename_within(text, effects, amid, NESTED_MAX)
+    }
+
+    fn rename_within(
+        &mut self,
+        text: &[u8],
+        effects: Rc<Effects>,
+        amid: Amid,
+        nested: usize,
     ) -> (Option<Vec<u8>>, Rc<Effects>) {
         if self.session.statements.is_empty() {
             return (None, effects);
         }
         let mut renamed = Vec::with_capacity(text.len() + 32);
         let mut done = 0;
-        let (mut executed, mut opaque) = (None, None);
+        let (mut executed, mut among) = (None, Rc::clone(&effects));
         for step in effects.steps() {
             let (Effect::Execute(at) | Effect::Deallocate(at)) = &step.effect else {
                 continue;
             };
-            let Ok(statement) = self.session.statements.get(&at.name).cloned() else {
+            let Ok(mut statement) = self.session.statements.get(&at.name).cloned() else {
                 continue;
             };
             if matches!(step.effect, Effect::Execute(_)) {
-                ensure(self, &statement);
-                let does = statement.effects(self.dialect());
-                opaque = opaque.or_else(|| does.as_ref().map(|_| step.statement));
+                let does;
+                (statement, does) = self.translated(statement, amid, nested);
+                match amid {
+                    Amid::Batch => self.ensure(&statement),
+                    Amid::Query => self.ensure_apart(&statement),
+                }
+                if let Some(does) = &does {
+                    among = Rc::new(among.with_executed(step.statement, does));
+                }
                 executed = Some(does.unwrap_or_default());
             } else {
-                self.ensure_name(&statement);
+                self.ensure_name(&statement, amid);
             }
             let NameAt { start, end, .. } = *at;
             renamed.extend_from_slice(text.get(done..start).unwrap_or_default());
@@ -252,20 +268,47 @@ impl Relay<'_> {
         renamed.extend_from_slice(text.get(done..).unwrap_or_default());
         // A plain EXECUTE does what its statement does.
         let plain = effects.verb == Keyword::Execute && effects.statements == 1;
-        let effects = match (executed, opaque) {
-            (Some(executed), _) if plain => executed,
+        let effects = match executed {
+            Some(executed) if plain => executed,
             // Among others, or within EXPLAIN: the server is the client's until that is undone, and is cleaned then.
-            (_, Some(statement)) => {
+            _ if !Rc::ptr_eq(&among, &effects) => {
                 self.session.ties.note_unread();
-                Rc::new(effects.with_unknown(statement))
+                among
             }
             _ => effects,
         };
         (Some(renamed), effects)
     }
 
+    /// A statement that is `EXECUTE` or `DEALLOCATE` of others, as the server has to read it at this moment; all others as
+    /// they are. And what it does to the client's session.
+    fn translated(
+        &mut self,
+        statement: Rc<Statement>,
+        amid: Amid,
+        nested: usize,
+    ) -> (Rc<Statement>, Option<Rc<Effects>>) {
+        let does = statement.effects(self.dialect());
+        let named = does.as_ref().filter(|does| does.names_statements());
+        let Some(named) = named.filter(|_| !statement.is_sql() && nested > 0) else {
+            return (statement, does);
+        };
+        let text = statement.text();
+        let named = Rc::clone(named);
+        let (Some(renamed), effects) = self.rename_within(text, named, amid, nested - 1) else {
+            return (statement, does);
+        };
+        let types = statement.definition().get(text.len()..);
+        let content = [&renamed[..], types.unwrap_or_default()].concat();
+        match self.intern(&content) {
+            Ok(translated) => (translated, Some(effects)),
+            Err(_) => (statement, does), // out of memory for statements: the server does not know the name
+        }
+    }
+
     /// Sees to it that the server has something of the statement's name, so that it can be deallocated.
-    fn ensure_name(&mut self, statement: &Rc<Statement>) {
+    fn ensure_name(&mut self, statement: &Rc<Statement>, amid: Amid) {
+        let unsynced = self.server.exchange.is_unsynced();
         if let Some(evict) = self.missing(statement) {
             close(self.server, evict);
             let mut message = Vec::new();
@@ -274,6 +317,10 @@ impl Relay<'_> {
             self.server
                 .exchange
                 .sent_with(Owed::ParseComplete, Fate::Drop, NOTE_SERVER);
+            if amid == Amid::Query && !unsynced {
+                self.server.stream.write(&SYNC);
+                self.server.sent_to_ready(Owed::Ready, Fate::Drop, 0);
+            }
             self.server.prepared.failed(statement.id());
         }
     }
@@ -293,7 +340,7 @@ impl Relay<'_> {
             let bound = if self.has_unnamed() {
                 let tracker = self.session.tracker.as_ref();
                 tracker.and_then(|tracker| tracker.unnamed())
-            } else if let Some(statement) = self.session.unbound.clone() {
+            } else if let Some(statement) = self.remembered() {
                 // It was parsed in an earlier batch, perhaps on another server.
                 self.session.unnamed = Unnamed::ParsedNow;
                 parse_as(self.server, b"", &statement);
@@ -313,9 +360,9 @@ impl Relay<'_> {
         let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
         let lone = first && self.session.tracker.is_none();
         self.session.retry = lone.then(|| self.lone_batch()).flatten();
+        let (statement, effects) = self.translated(statement, Amid::Batch, NESTED_MAX);
         self.ensure(&statement);
         let mut note = 0;
-        let effects = statement.effects(self.dialect());
         if let Some(effects) = &effects {
             note = commit_note(effects);
         }
@@ -416,7 +463,7 @@ impl Relay<'_> {
         let renamed = self.session.renames(name.is_empty());
         if tag == tag::CLOSE {
             if !renamed {
-                self.session.unbound = None;
+                self.session.forget_unnamed();
                 return self.send(frame, owed, 0);
             }
             // Other clients may use it: the server keeps it until its own limit is met.
@@ -431,12 +478,13 @@ impl Relay<'_> {
             let Some(statement) = self.session.statements.get(name).ok().cloned() else {
                 return self.send(frame, owed, 0);
             };
+            let (statement, _) = self.translated(statement, Amid::Batch, NESTED_MAX);
             self.ensure(&statement);
             Target::Statement(&statement.server_name()).encode_describe(&mut message);
             return self.send(&message, owed, 0);
         }
         if !self.has_unnamed() {
-            let Some(statement) = self.session.unbound.clone() else {
+            let Some(statement) = self.remembered() else {
                 Target::Statement(NO_STATEMENT).encode_describe(&mut message);
                 return self.send(&message, owed, 0);
             };
@@ -487,8 +535,20 @@ pub(super) fn commit_note(effects: &Effects) -> Note {
     }
 }
 
+/// In front of what a statement is to be prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amid {
+    /// Messages of the extended protocol: in the same batch.
+    Batch,
+    /// A Query: in a batch apart.
+    Query,
+}
+
 /// A batch up to this size is kept until it is answered, to be sent again if its plan is stale.
 const RETRY_BYTES_MAX: usize = 8 * 1024;
+
+/// A prepared EXECUTE of a prepared EXECUTE is followed so far. One of itself has no end: the server says so.
+const NESTED_MAX: usize = 8;
 
 /// No client has a statement of this name, and no server.
 const NO_STATEMENT: &[u8] = b"__pgdog_unnamed";
@@ -536,4 +596,4 @@ fn prepare_text(statement: &Statement) -> Vec<u8> {
 }
 
 /// A name of ours for what is gone at once.
-const OWN: &[u8] = b"__pgdog_prepare";
+pub(super) const OWN: &[u8] = b"__pgdog_prepare";

@@ -38,20 +38,19 @@ impl Recipient for Session {
         }
         let own = self.slot.welcome(&Settings::default());
         let own = own.as_ref().and_then(|own| own.reported.get(name));
-        let mut store = self.state.settings.borrow_mut();
-        self.settings.reported(name, value, own, &mut store);
+        self.settings.reported(name, value, own);
     }
 
     fn statement_answered(&mut self) {
         self.statements.succeeded();
     }
 
-    fn statement_done(&mut self, tag: &[u8]) {
+    fn statement_done(&mut self, tag: &[u8]) -> bool {
         let done = self
             .tracker
             .as_mut()
             .and_then(|tracker| tracker.succeeded());
-        let Some(done) = done else { return };
+        let Some(done) = done else { return false };
         let mut store = self.state.settings.borrow_mut();
         for step in done.steps() {
             if done.is_one_of_several() && step.effect.forgets_statements() {
@@ -59,6 +58,7 @@ impl Recipient for Session {
             }
             self.settings.succeeded(&step.effect, tag, &mut store);
         }
+        done.hides_next
     }
 
     fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
@@ -78,9 +78,6 @@ impl Recipient for Session {
         if of_this_batch || self.unnamed != Unnamed::ParsedNow {
             self.unnamed = Unnamed::None;
         }
-        if self.unbound_in == 1 {
-            self.unbound = None;
-        }
         if self.timed_out && code == Some(SqlState::QUERY_CANCELED) {
             let mut message = Vec::new();
             let database = &self.slot.names.database;
@@ -89,6 +86,12 @@ impl Recipient for Session {
             return OnError::Replace(message);
         }
         OnError::Forward
+    }
+
+    fn unnamed_skipped(&mut self) {
+        if self.unbound_in == 1 {
+            self.forget_unnamed();
+        }
     }
 
     fn transaction_prepared(&mut self) {
@@ -116,6 +119,11 @@ impl Recipient for Session {
             if let Some(Answered { status, .. }) = answered {
                 let mut store = self.state.settings.borrow_mut();
                 self.settings.ready(status.as_byte(), &mut store);
+            }
+        } else if self.settings.is_unfollowed() {
+            if let Some(Answered { status, .. }) = answered {
+                let mut store = self.state.settings.borrow_mut();
+                self.settings.ready_unfollowed(status.as_byte(), &mut store);
             }
         }
     }

@@ -4,23 +4,26 @@
 //! Most messages pass as they are, many in one piece. Those that name a prepared statement are rewritten (`prepared`),
 //! and statements that touch the session are followed until they are answered (`session`).
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
 use crate::metrics::{Phase, Stat};
+use crate::prepared::Statement;
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Query};
 use crate::protocol::sqlstate::SqlState;
 use crate::session::Tracker;
 use crate::sql::lexer::Dialect;
+use crate::sql::restore::restoring;
 use crate::sql::session::{effects, Effect, Effects};
 
 use super::super::core_state::Activity;
-use super::super::server::{NOTE_COMMIT, NOTE_EFFECTS};
+use super::super::server::{NOTE_COMMIT, NOTE_EFFECTS, NOTE_UNNAMED};
 use super::inbound::CLIENT_BODY_BYTES_MAX;
-use super::prepared::commit_note;
+use super::prepared::{commit_note, Amid};
 use super::{End, Relay, Session};
 
 /// A statement is read whole, to see what it does to the session, up to this size. A larger one passes unread, and
@@ -28,6 +31,9 @@ use super::{End, Relay, Session};
 pub(super) const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Describe, Close and the names in Bind: PostgreSQL's names have 63 bytes.
 pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
+
+/// An unnamed statement up to this size is remembered for each client, a larger one with the statements of its core.
+const BOUND_BYTES_MAX: usize = 8 * 1024;
 
 /// What to do with a message.
 enum Class {
@@ -133,7 +139,7 @@ impl Relay<'_> {
                 break;
             };
             self.admit(header.tag, rest);
-            let (owed, note) = match self.classify(header, rest)? {
+            let (owed, mut note) = match self.classify(header, rest)? {
                 Class::Pass(owed) => (owed, 0),
                 Class::Commit(owed) => (Some(owed), NOTE_COMMIT),
                 _ => break,
@@ -152,13 +158,13 @@ impl Relay<'_> {
                         .meter
                         .counters()
                         .count(Stat::ClientParseCount);
-                    self.session.unnamed = Unnamed::ParsedNow;
-                    unbound = rest.get(HEADER_BYTES + 1..header.frame_bytes());
+                    if rest.get(HEADER_BYTES) == Some(&0) {
+                        self.session.unnamed = Unnamed::ParsedNow;
+                        unbound = rest.get(HEADER_BYTES + 1..header.frame_bytes());
+                        note |= NOTE_UNNAMED;
+                    }
                 }
-                tag::BIND if unbound.is_some() => {
-                    unbound = None;
-                    self.session.unbound = None;
-                }
+                tag::BIND => self.remember_bound(unbound.take()),
                 tag::SYNC | tag::QUERY => {
                     self.remember_unbound(unbound.take());
                     self.end_batch(header.tag);
@@ -183,9 +189,10 @@ impl Relay<'_> {
 
     /// Remembers an unnamed statement that may be bound in a later batch, when the client may have another server.
     fn remember_unbound(&mut self, definition: Option<&[u8]>) {
-        if let Some(definition) = definition.filter(|_| self.session.pools()) {
+        if let Some(definition) = definition.filter(|_| self.session.translates()) {
             // One that is malformed is none: the server says so.
             self.session.unbound = self.intern(definition).ok();
+            self.session.bound.clear();
             self.session.unbound_in = self.session.statements.syncs() + 1;
         }
     }
@@ -197,12 +204,39 @@ impl Relay<'_> {
         self.session.inbound = inbound;
     }
 
-    fn end_batch(&mut self, tag: u8) {
-        self.session.unnamed = match (tag, self.session.unnamed) {
-            (tag::SYNC, Unnamed::ParsedNow) => Unnamed::Parsed,
-            (tag::SYNC, unnamed) => unnamed,
-            _ => Unnamed::None, // a Query drops it
+    /// Remembers an unnamed statement that is bound where it was parsed, and may be again in a later batch.
+    fn remember_bound(&mut self, definition: Option<&[u8]>) {
+        let Some(definition) = definition.filter(|_| self.session.translates()) else {
+            return;
         };
+        if definition.len() > BOUND_BYTES_MAX {
+            return self.remember_unbound(Some(definition));
+        }
+        let session = &mut *self.session;
+        session.unbound = None;
+        session.bound.clear();
+        session.bound.extend_from_slice(definition);
+        session.unbound_in = session.statements.syncs() + 1;
+    }
+
+    /// The unnamed statement that the client has parsed, wherever that was.
+    pub(super) fn remembered(&mut self) -> Option<Rc<Statement>> {
+        if !self.session.bound.is_empty() {
+            let definition = std::mem::take(&mut self.session.bound);
+            self.session.unbound = self.intern(&definition).ok();
+        }
+        self.session.unbound.clone()
+    }
+
+    fn end_batch(&mut self, tag: u8) {
+        if tag == tag::SYNC {
+            if self.session.unnamed == Unnamed::ParsedNow {
+                self.session.unnamed = Unnamed::Parsed;
+            }
+            return;
+        }
+        self.session.unnamed = Unnamed::None; // a Query drops it
+        self.session.forget_unnamed();
     }
 
     pub(super) fn note(&mut self, owed: Owed, fate: Fate, note: Note) {
@@ -218,8 +252,8 @@ impl Relay<'_> {
         effects: Option<Rc<Effects>>,
     ) {
         let note = note | effects.as_ref().map_or(0, |_| NOTE_EFFECTS);
-        let session = &mut *self.session;
         if !matches!(owed, Owed::Ready | Owed::Results) {
+            let session = &mut *self.session;
             let answered = self.server.exchange.sent_with(owed, fate, note);
             if let (true, Some(effects), Some(tracker)) = (answered, effects, &mut session.tracker)
             {
@@ -227,13 +261,27 @@ impl Relay<'_> {
             }
             return;
         }
+        self.note_to_ready(owed, fate, note, effects, Box::default());
+    }
+
+    /// The same for a Sync or Query, among whose statements these are ours.
+    fn note_to_ready(
+        &mut self,
+        owed: Owed,
+        fate: Fate,
+        note: Note,
+        effects: Option<Rc<Effects>>,
+        ours: Box<[u32]>,
+    ) {
+        let note = note | effects.as_ref().map_or(0, |_| NOTE_EFFECTS);
         if !self.server.sent_to_ready(owed, fate, note) {
             return;
         }
+        let session = &mut *self.session;
         session.statements.sync();
         if let Some(tracker) = &mut session.tracker {
             if let Some(effects) = effects {
-                tracker.queried(effects);
+                tracker.queried(effects, ours);
             }
             tracker.sync();
         }
@@ -311,7 +359,7 @@ impl Relay<'_> {
                 Some(_) if tracks && !whole && header.frame_bytes() <= READ_BYTES_MAX => {
                     Class::More
                 }
-                Some((_, name)) if self.session.statements.awaits(Some(name)) => Class::Await,
+                Some((_, name)) if self.awaits_statement(name) => Class::Await,
                 Some(_) => Class::Alone,
                 None if whole || body.len() > NAMES_BYTES_MAX => {
                     Class::Pass(Some(Owed::BindComplete))
@@ -327,7 +375,7 @@ impl Relay<'_> {
                 match body {
                     _ if !whole && header.frame_bytes() <= NAMES_BYTES_MAX => Class::More,
                     [b'S', 0, ..] if self.waits_for_unnamed() => Class::Await,
-                    [b'S', name @ ..] if whole && self.session.awaits_name(name) => Class::Await,
+                    [b'S', name @ .., 0] if whole && self.awaits_statement(name) => Class::Await,
                     [b'S', first, ..] if whole && (*first != 0 || !self.has_unnamed()) => {
                         Class::Alone
                     }
@@ -359,6 +407,17 @@ impl Relay<'_> {
                 return Err(End::Fatal(Error::protocol_violation(what)));
             }
         })
+    }
+
+    /// Is it open what the client's statement of this name means, or one that it names itself?
+    fn awaits_statement(&self, name: &[u8]) -> bool {
+        let statements = &self.session.statements;
+        if !statements.awaits(None) {
+            return false;
+        }
+        let effects = || statements.get(name).ok()?.effects(self.dialect());
+        statements.awaits(Some(name))
+            || effects().is_some_and(|effects| self.session.awaits_names_of(&effects))
     }
 
     fn check_size(&self, header: Header, whole: bool) -> Result<(), End> {
@@ -477,12 +536,26 @@ impl Relay<'_> {
                 return prepared;
             }
         }
-        let (renamed, effects) = self.rename(text, effects, Self::ensure_apart);
+        if self.pass_alone_and_restore(text, &effects) {
+            return;
+        }
+        let baseline = self.session.settings.baseline();
+        let restoring = restoring(text, &effects, self.dialect(), baseline);
+        let (text, effects, ours) = match restoring {
+            None => (Cow::Borrowed(text), effects, Box::default()),
+            Some(with) => (Cow::Owned(with.text), Rc::new(with.effects), with.ours),
+        };
+        let (renamed, effects) = self.rename(&text, effects, Amid::Query);
         self.session.ties.note(&effects);
         let note = self.deallocate(&effects) | commit_note(&effects);
         let tracked = self.track(Some(effects));
-        self.note_with(Owed::Results, Fate::Forward, note, tracked);
-        match renamed {
+        self.note_to_ready(Owed::Results, Fate::Forward, note, tracked, ours);
+        let replaced = match text {
+            _ if renamed.is_some() => renamed,
+            Cow::Owned(text) => Some(text),
+            Cow::Borrowed(_) => None,
+        };
+        match replaced {
             Some(text) => {
                 let mut message = Vec::with_capacity(text.len() + HEADER_BYTES + 1);
                 Query { text: &text }.encode(&mut message);
@@ -502,7 +575,7 @@ impl Relay<'_> {
             return self.parse_renamed(&parse);
         }
         let effects = Rc::new(self.effects(tag::PARSE, body));
-        let (renamed, effects) = self.rename(parse.query, effects, Self::ensure);
+        let (renamed, effects) = self.rename(parse.query, effects, Amid::Batch);
         self.session.ties.note(&effects);
         if parse.statement.is_empty() {
             self.session.unnamed = Unnamed::ParsedNow;
@@ -514,15 +587,19 @@ impl Relay<'_> {
         } else if effects.sets() {
             self.session.ties.note_unread(); // nobody will tell when it is executed
         }
+        let note = match parse.statement.is_empty() {
+            true => NOTE_UNNAMED,
+            false => 0,
+        };
         let Some(renamed) = renamed else {
-            self.send(frame, Owed::ParseComplete, 0);
+            self.send(frame, Owed::ParseComplete, note);
             return Ok(());
         };
         let types = parse.content().get(parse.query.len() + 1..);
         let content = [&renamed, &b"\0"[..], types.unwrap_or_default()].concat();
         let mut message = Vec::new();
         Parse::encode_content(&mut message, parse.statement, &content);
-        self.send(&message, Owed::ParseComplete, 0);
+        self.send(&message, Owed::ParseComplete, note);
         Ok(())
     }
 
@@ -542,12 +619,21 @@ impl Relay<'_> {
         let note = effects
             .as_ref()
             .map_or(0, |effects| self.deallocate(effects));
+        let restoring = effects.as_ref().map(|effects| self.restoring(effects));
         self.note_with(Owed::Execution, Fate::Forward, note, effects);
         self.server.stream.write(frame);
+        self.restore(&restoring.unwrap_or_default());
     }
 }
 
 impl Session {
+    /// It has no unnamed statement any more.
+    pub(super) fn forget_unnamed(&mut self) {
+        self.unbound = None;
+        self.bound.clear();
+        self.unbound_in = 0;
+    }
+
     /// Does it share servers with other clients?
     pub(super) fn pools(&self) -> bool {
         self.manner.mode != PoolerMode::Session

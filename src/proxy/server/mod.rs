@@ -7,6 +7,7 @@ pub(crate) mod connect;
 mod encrypt;
 mod link;
 mod reset;
+mod statements;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,8 +18,7 @@ use cores::{Buf, Core, Detached, Stream};
 
 use crate::balance::Epoch;
 use crate::metrics::{Answered, Phase, ServerMeter, Stat};
-use crate::prepared::server::{Ensure, ServerStatements};
-use crate::prepared::Id;
+use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
@@ -76,6 +76,8 @@ pub(crate) const NOTE_CLIENT: Note = 2;
 pub(crate) const NOTE_EFFECTS: Note = 4;
 /// The message may commit a transaction.
 pub(crate) const NOTE_COMMIT: Note = 8;
+/// The message parses the unnamed statement for the client.
+pub(crate) const NOTE_UNNAMED: Note = 32;
 /// The message is the last of those that change settings ahead of a request.
 const NOTE_AHEAD: Note = 16;
 
@@ -159,13 +161,18 @@ pub(crate) trait Recipient {
     fn parameter(&mut self, name: &[u8], value: &[u8]);
     /// The oldest change to the recipient's prepared statements has been answered.
     fn statement_answered(&mut self) {}
-    /// A statement of the recipient with effects on its session has succeeded; `tag` is its command tag.
-    fn statement_done(&mut self, _tag: &[u8]) {}
+    /// A statement of the recipient with effects on its session has succeeded; `tag` is its command tag. Says whether
+    /// the results of the next statement of the same Query are for nobody.
+    fn statement_done(&mut self, _tag: &[u8]) -> bool {
+        false
+    }
     /// A message of the recipient has failed, and with it its batch. Says what becomes of the ErrorResponse; its
     /// fields are not there if it is too large to be read.
     fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
         OnError::Forward
     }
+    /// A Parse of the unnamed statement has failed, or was skipped after an error.
+    fn unnamed_skipped(&mut self) {}
     /// A statement of the recipient has prepared a transaction.
     fn transaction_prepared(&mut self) {}
     /// A Sync or Query of the recipient is answered; `None`: it was ignored.
@@ -216,15 +223,6 @@ impl Server {
         }
     }
 
-    /// A statement is about to be bound or described: what to send before.
-    pub(crate) fn ensure(&mut self, id: Id) -> Ensure {
-        let ensure = self.prepared.ensure(id);
-        if matches!(ensure, Ensure::Prepare { evict: Some(_) }) {
-            self.link.meter.counters().count(Stat::CloseCount);
-        }
-        ensure
-    }
-
     /// Notes a Sync or Query. False: the server ignores it, no ReadyForQuery will come.
     #[inline]
     pub(crate) fn sent_to_ready(&mut self, owed: Owed, fate: Fate, note: Note) -> bool {
@@ -258,6 +256,9 @@ impl Server {
         }
         if self.has_ahead() {
             self.refused_ahead(body);
+        }
+        if self.exchange.take_skipped() & NOTE_UNNAMED != 0 {
+            to.unnamed_skipped();
         }
         if fate != Fate::Forward {
             return fate;
@@ -298,8 +299,12 @@ impl Server {
                     to.transaction_prepared();
                 }
                 if note & NOTE_EFFECTS != 0 {
-                    to.statement_done(command);
+                    let hides_next = to.statement_done(command);
+                    self.exchange.hide(hides_next);
                 }
+            }
+            tag::PORTAL_SUSPENDED if self.exchange.take_note() & NOTE_EFFECTS != 0 => {
+                to.statement_done(b"");
             }
             tag::BIND_COMPLETE => meter.counters().count(Stat::BindCount),
             tag::PARSE_COMPLETE | tag::CLOSE_COMPLETE => {

@@ -340,8 +340,11 @@ impl Reference {
                 }
             }
             Op::ResetAll => {
-                self.session.clear();
-                self.local.clear();
+                // What is at its default for this transaction is passed over.
+                self.local.retain(|_, value| value.is_none());
+                let passed_over = &self.local;
+                self.session
+                    .retain(|name, _| passed_over.contains_key(name));
                 "RESET ALL".into()
             }
             _ => return None,
@@ -426,4 +429,43 @@ proptest! {
         }
         prop_assert_eq!(Client::show(server.settings.committed()), expected);
     }
+}
+
+/// What is told by reports alone, of a session whose statements nobody follows.
+fn report(client: &mut Client, name: &str, value: &str, status: u8) -> String {
+    let own = Some(&b"own"[..]);
+    let settings = &mut client.settings;
+    settings.reported(name.as_bytes(), value.as_bytes(), own);
+    settings.ready_unfollowed(status, &mut client.store);
+    Client::show(settings.committed())
+}
+
+#[test]
+fn reports_of_a_transaction_that_nobody_follows_count_when_it_ends() {
+    let mut client = Client::new(&[("a", "start")]);
+    assert_eq!(report(&mut client, "a", "local", b'T'), "a='start'");
+    assert_eq!(report(&mut client, "b", "local", b'T'), "a='start'");
+    // Both were local: they are reported as they were.
+    client.settings.reported(b"a", b"start", Some(b"own"));
+    assert_eq!(report(&mut client, "b", "own", b'I'), "a='start'");
+    // One is not.
+    assert_eq!(report(&mut client, "a", "kept", b'T'), "a='start'");
+    client.settings.ready_unfollowed(b'I', &mut client.store);
+    assert_eq!(Client::show(client.settings.committed()), "a='kept'");
+    // A statement that is followed comes in the middle, and the transaction is rolled back.
+    assert_eq!(report(&mut client, "a", "local", b'T'), "a='kept'");
+    client.block = true;
+    client.run("SET c TO 1; error");
+    client.settings.reported(b"a", b"kept", Some(b"own"));
+    client.run("ROLLBACK");
+    assert_eq!(Client::show(client.settings.committed()), "a='kept'");
+}
+
+#[test]
+fn reset_all_passes_over_what_is_at_its_default_for_this_transaction() {
+    let mut client = Client::new(&[]);
+    client.run("SET a TO 1; SET b TO 2");
+    client.run("BEGIN; SET LOCAL a TO DEFAULT; RESET ALL; COMMIT");
+    assert_eq!(Client::show(client.settings.committed()), "a=1");
+    assert_eq!(Client::show(client.settings.on_server()), "a=1");
 }
