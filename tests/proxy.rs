@@ -77,6 +77,8 @@ mod reload;
 mod resets;
 #[path = "proxy/roles.rs"]
 mod roles;
+#[path = "proxy/routes_told.rs"]
+mod routes_told;
 #[path = "proxy/session.rs"]
 mod session;
 #[path = "proxy/sharding.rs"]

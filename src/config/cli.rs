@@ -56,8 +56,10 @@ pub enum Command {
         #[arg(short, long)]
         database: String,
         /// File of queries
-        #[arg(short, long)]
-        file: PathBuf,
+        #[arg(short, long, required_unless_present = "queries")]
+        file: Option<PathBuf>,
+        /// Queries
+        queries: Vec<String>,
     },
     /// Copy the schema to another database
     SchemaSync {
@@ -202,8 +204,9 @@ impl Command {
     /// The answer to a command that is not built yet; it ends the program with status 1.
     pub fn unavailable(&self) -> Option<String> {
         let name = match self {
-            Self::Run(_) | Self::Configcheck(_) | Self::Hash { .. } => return None,
-            Self::Route { .. } => "route",
+            Self::Run(_) | Self::Configcheck(_) | Self::Hash { .. } | Self::Route { .. } => {
+                return None
+            }
             Self::SchemaSync { .. } => "schema-sync",
             Self::DataSync { .. } => "data-sync",
             Self::ReplicateAndCutover { .. } => "replicate-and-cutover",

@@ -163,7 +163,7 @@ section! {
     mirror_exposure: Fraction = default "1.0", Live, Later;
 
     /// Parse unsharded traffic and record where it would go.
-    dry_run: bool = default "false", Live, Later;
+    dry_run: bool = default "false", Live, Now;
     /// Refuse statements that need several shards.
     cross_shard_disabled: bool = default "false", Live, Now;
     /// Add routing notes to the output of EXPLAIN.
@@ -171,7 +171,7 @@ section! {
     /// Where system catalogs are read on a sharded database.
     system_catalogs: SystemCatalogs = default "omnisharded_sticky", Live, Now;
     /// Pin unlisted omnisharded tables to one shard per client.
-    omnisharded_sticky: bool = default "false", Live, Later;
+    omnisharded_sticky: bool = default "false", Live, Now;
     /// Load the schema; auto: with several shards, or multi-tenant.
     load_schema: LoadSchema = default "auto", Live, Later;
     /// Load it again after DDL seen here.

@@ -16,6 +16,8 @@ pub struct Routing {
     pub strategy: ReadWriteStrategy,
     /// EXPLAIN tells of the routing, too.
     pub expanded_explain: bool,
+    /// Statements of databases that are not sharded are routed as if they were, for SHOW QUERY_CACHE alone.
+    pub dry_run: bool,
     /// Statements that need several shards are refused.
     pub cross_shard_disabled: bool,
     /// The schema is read again after definitions that pass here.
@@ -42,6 +44,7 @@ impl Routing {
             analyses_max: general.query_cache_limit,
             strategy: general.read_write_strategy,
             expanded_explain: general.expanded_explain,
+            dry_run: general.dry_run,
             cross_shard_disabled: general.cross_shard_disabled,
             reload_schema_on_ddl: general.reload_schema_on_ddl,
             split_inserts: allowed(rewrite.split_inserts),

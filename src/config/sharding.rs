@@ -105,7 +105,7 @@ section! {
     /// The tables.
     tables: Vec<Identifier> = required "[\"countries\", \"currencies\"]", Live, Now;
     /// Read them from one shard per client.
-    sticky: bool = default "false", Live, Later;
+    sticky: bool = default "false", Live, Now;
 }
 
 /// A key of a rule: an integer, a UUID or a text.

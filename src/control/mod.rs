@@ -10,6 +10,7 @@ mod push;
 mod query_log;
 mod recent;
 mod reload;
+mod route;
 mod systemd;
 mod tls;
 mod waits;
@@ -57,6 +58,12 @@ pub fn run() -> ExitCode {
     }
     match &cli.command {
         Some(Command::Hash { password }) => hash(password.expose()),
+        Some(Command::Route {
+            user,
+            database,
+            file,
+            queries,
+        }) => route::run(&cli, (user, database), file.as_deref(), queries),
         Some(Command::Configcheck(_)) => match load(&cli) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {

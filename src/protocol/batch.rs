@@ -18,6 +18,8 @@ pub enum Extent {
     },
     /// Only its beginning.
     Partial {
+        /// Where to go on: all messages before it are there.
+        at: usize,
         /// Bytes that have to be there before it is worth looking again.
         bytes_wanted: usize,
     },
@@ -40,12 +42,22 @@ pub enum BatchEnd {
 ///
 /// Errors: a length that cannot be, or a body above `body_bytes_max`.
 pub fn extent(buffer: &[u8], body_bytes_max: usize) -> Result<Extent, FrameError> {
-    let mut at = 0;
+    extent_from(0, buffer, body_bytes_max)
+}
+
+/// The same, where an earlier look has come as far as `at`.
+///
+/// Errors: as of [`extent`].
+pub fn extent_from(
+    mut at: usize,
+    buffer: &[u8],
+    body_bytes_max: usize,
+) -> Result<Extent, FrameError> {
     loop {
         let rest = buffer.get(at..).unwrap_or_default();
         let Some(header) = peek(rest, body_bytes_max)? else {
             let bytes_wanted = at + HEADER_BYTES;
-            return Ok(Extent::Partial { bytes_wanted });
+            return Ok(Extent::Partial { at, bytes_wanted });
         };
         let end = match header.tag {
             // Behind extended messages that nobody has synchronised a Query is still a request of its own.
@@ -53,10 +65,11 @@ pub fn extent(buffer: &[u8], body_bytes_max: usize) -> Result<Extent, FrameError
             tag::SYNC => BatchEnd::Sync,
             tag::FLUSH => BatchEnd::Flush,
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {
-                at += header.frame_bytes();
-                if buffer.len() < at {
-                    return Ok(Extent::Partial { bytes_wanted: at });
+                let bytes_wanted = at + header.frame_bytes();
+                if buffer.len() < bytes_wanted {
+                    return Ok(Extent::Partial { at, bytes_wanted });
                 }
+                at = bytes_wanted;
                 continue;
             }
             _ => {
@@ -69,6 +82,7 @@ pub fn extent(buffer: &[u8], body_bytes_max: usize) -> Result<Extent, FrameError
         let bytes = at + header.frame_bytes();
         return Ok(match buffer.len() < bytes {
             true => Extent::Partial {
+                at,
                 bytes_wanted: bytes,
             },
             false => Extent::Whole { bytes, end },
@@ -135,9 +149,19 @@ mod tests {
         for batch in [query(b"SELECT 1"), extended(&SYNC), extended(&FLUSH)] {
             let mut at = 0;
             while at < batch.len() {
-                let Extent::Partial { bytes_wanted } = extent(&batch[..at], 1000).unwrap() else {
+                let found = extent(&batch[..at], 1000).unwrap();
+                let Extent::Partial {
+                    at: seen,
+                    bytes_wanted,
+                } = found
+                else {
                     panic!("{at} of {} bytes", batch.len());
                 };
+                // Who goes on from there finds the same.
+                for more in at..=batch.len() {
+                    let more = &batch[..more];
+                    assert_eq!(extent_from(seen, more, 1000), extent(more, 1000));
+                }
                 assert!(bytes_wanted > at && bytes_wanted <= batch.len());
                 at = bytes_wanted;
             }

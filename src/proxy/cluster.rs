@@ -16,12 +16,12 @@ use crate::config::{Balancing, Config};
 use crate::metrics::Histogram;
 use crate::pool::PoolId;
 use crate::routing::role::{self, Needs};
-use crate::sharding::ShardingTables;
+use crate::sharding::{ShardingTables, SHARDS_MAX};
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
 
-use super::client::Learnt;
+use super::client::{Learning, Learnt};
 use super::pools::PoolSlot;
 
 pub(crate) use crate::balance::Want;
@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     pub(crate) dialect: Cell<Option<Dialect>>,
     /// Which rows are where.
     pub(crate) sharding: ShardingTables,
+    /// Which rows would be where, if it is to be found out what statements would do.
+    pub(crate) rehearsal: Option<ShardingTables>,
     /// Texts of this database that were analysed lately.
     pub(crate) analyses: RefCell<Cache>,
     /// How its statements fared over shards.
@@ -51,6 +53,8 @@ pub(crate) struct Cluster {
     reads_own_writes: bool,
     /// What its catalogue says.
     pub(crate) facts: RefCell<Option<Learnt>>,
+    /// Who asks it.
+    pub(crate) learning: Learning,
 }
 
 /// What is told of statements on a database of several shards.
@@ -143,10 +147,14 @@ impl Cluster {
             balanced: pools.len() > 1,
             ..Needs::default()
         };
+        let shards: Vec<_> = shards.map(shard).collect();
+        let rehearses = config.routing.dry_run && shards.len() == 1;
+        let rehearsal = sharding.filter(|_| rehearses);
         Self {
             // Without that nobody knows where anything is.
             parses: sharded || role::analyses(level, needs),
             reads_own_writes: own && pools.len() > 1,
+            rehearsal: rehearsal.map(|cluster| cluster.sharding.over(SHARDS_MAX)),
             names: Arc::clone(&first.names),
             dialect: Cell::new(None),
             sharding: sharding
@@ -156,9 +164,10 @@ impl Cluster {
             over_shards: before
                 .map(|before| Rc::clone(&before.over_shards))
                 .unwrap_or_default(),
-            shards: shards.map(shard).collect(),
+            shards,
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
             facts: RefCell::default(),
+            learning: Learning::default(),
         }
     }
 

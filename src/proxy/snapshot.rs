@@ -13,6 +13,9 @@ use crate::snapshot::{
     OverShardsSnapshot, PoolSnapshot, Scope, ServerSnapshot, StatementSnapshot,
 };
 
+use crate::sql::lexer::Dialect;
+use crate::sql::sample;
+
 use super::core_state::{Activity, CoreState, Face, Link};
 use super::mail::{Event, GatherId};
 use super::pools::PoolSlot;
@@ -20,6 +23,9 @@ use super::server::{ServerLink, Target};
 
 /// Clients or statements looked at before others get a turn.
 const RUN: usize = 256;
+
+/// Characters of an analysed text that are shown.
+const QUERY_CHARS_MAX: usize = 1000;
 
 const _: () = assert!(crate::snapshot::BUFFER_BYTES == cores::BUFFER_BYTES);
 
@@ -248,7 +254,8 @@ async fn analyses(state: &CoreState) -> Vec<AnalysisSnapshot> {
                 .borrow()
                 .list()
                 .map(|listed| AnalysisSnapshot {
-                    query: listed.query,
+                    // Passwords in it are hidden.
+                    query: sample(listed.query.as_bytes(), Dialect::default(), QUERY_CHARS_MAX),
                     hits: listed.usage.hits.get(),
                     direct: listed.usage.direct.get(),
                     multi: listed.usage.multi.get(),

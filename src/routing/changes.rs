@@ -7,7 +7,7 @@ use crate::sharding::{ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
-use super::reach::{alike, Table};
+use super::reach::{alike, Table, EVERYTHING};
 use super::route::{Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
@@ -146,10 +146,9 @@ impl<'s> Router<'_, 's> {
         let target = usize::from(write.target);
         if let Operand::Column(same) = value {
             // `SET id = id` of the table itself.
-            let own = self.reach().keys_of(same, &(0..u16::MAX));
-            let own = own
-                .into_iter()
-                .any(|(index, _)| usize::from(index) == target);
+            let reach = self.reach();
+            let mut own = reach.keys_of(same, &EVERYTHING);
+            let own = own.any(|(index, _)| usize::from(index) == target);
             if own {
                 return match self.only(sets) {
                     Some(shard) => Ok(Route::One(shard)),
@@ -304,8 +303,8 @@ impl<'s> Router<'_, 's> {
             }
         };
         let reach = self.reach();
-        let sources = reach.keys_of(source, &(0..u16::MAX));
-        let Some(&(root, _)) = sources.iter().find(|(_, other)| alike(column, other)) else {
+        let mut sources = reach.keys_of(source, &EVERYTHING);
+        let Some((root, _)) = sources.find(|(_, other)| alike(column, other)) else {
             return Err(refusal().into());
         };
         let from = sets.get(usize::from(root)).copied().flatten();
@@ -339,10 +338,8 @@ impl<'s> Router<'_, 's> {
             Some(Operand::Column(source)) => {
                 // The key of a table all of whose rows that count are on this shard.
                 let reach = self.reach();
-                let sources = reach.keys_of(source, &(0..u16::MAX));
-                Ok(sources
-                    .iter()
-                    .any(|(index, other)| *index != write.target && alike(column, other)))
+                let mut sources = reach.keys_of(source, &EVERYTHING);
+                Ok(sources.any(|(index, other)| index != write.target && alike(column, other)))
             }
             Some(Operand::Other | Operand::Default) => Ok(false),
             Some(value) => Ok(self.stored(column, value)? == shard),

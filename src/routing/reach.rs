@@ -21,6 +21,9 @@ pub(super) enum Table<'s> {
     },
 }
 
+/// All tables of a statement.
+pub(super) const EVERYTHING: Range<u16> = 0..u16::MAX;
+
 /// Are equal keys of both on the same shard?
 pub(super) fn alike(one: &ShardedColumn, other: &ShardedColumn) -> bool {
     one.key_type == other.key_type
@@ -35,15 +38,14 @@ pub(super) struct Reach<'k, 's> {
     pub(super) tables: &'k [Table<'s>],
 }
 
-impl<'s> Reach<'_, 's> {
+impl<'k, 's> Reach<'k, 's> {
     /// The tables whose key this column is.
-    pub(super) fn keys_of(
-        &self,
-        column: &Column,
-        within: &Range<u16>,
-    ) -> Vec<(u16, &'s ShardedColumn)> {
-        let indexes = column.of.clone();
-        let found = indexes.filter_map(|index| {
+    pub(super) fn keys_of<'a>(
+        &'a self,
+        column: &'a Column,
+        within: &'a Range<u16>,
+    ) -> impl Iterator<Item = (u16, &'s ShardedColumn)> + use<'a, 'k, 's> {
+        column.of.clone().filter_map(move |index| {
             let reference = self.keys.references.get(usize::from(index))?;
             let Table::Sharded(key) = self.tables.get(usize::from(index))? else {
                 return None;
@@ -52,16 +54,14 @@ impl<'s> Reach<'_, 's> {
                 && within.contains(&index)
                 && *key.column == *column.name;
             fits.then_some((index, *key))
-        });
-        found.collect()
+        })
     }
 
     /// Pairs of tables, the second of which follows the first: its rows that count have the keys of the first's.
     pub(super) fn edges(&self) -> Vec<(u16, u16)> {
         let mut edges = Vec::new();
         for equality in &self.keys.equalities {
-            let everything = 0..u16::MAX;
-            for (from, one) in self.keys_of(&equality.from, &everything) {
+            for (from, one) in self.keys_of(&equality.from, &EVERYTHING) {
                 for (to, other) in self.keys_of(&equality.to, &equality.within) {
                     if from != to && alike(one, other) {
                         edges.push((from, to));
@@ -149,11 +149,11 @@ impl<'s> Reach<'_, 's> {
 
     /// Does a table of these follow one of an outer level?
     fn is_correlated(&self, references: &Range<u16>) -> bool {
-        let everything = 0..u16::MAX;
         self.keys.equalities.iter().any(|equality| {
-            let inner = self.keys_of(&equality.to, &equality.within);
-            let inner = inner.iter().any(|(index, _)| references.contains(index));
-            equality.correlated && inner && !self.keys_of(&equality.from, &everything).is_empty()
+            let mut inner = self.keys_of(&equality.to, &equality.within);
+            equality.correlated
+                && inner.any(|(index, _)| references.contains(&index))
+                && self.keys_of(&equality.from, &EVERYTHING).next().is_some()
         })
     }
 }

@@ -390,7 +390,8 @@ impl<'s> Router<'_, 's> {
                 return Ok(Route::Several(self.database.tables.all()));
             }
             let sticky = |table: &Table<'_>| matches!(table, Table::Everywhere { sticky: true });
-            let sticky = self.tables.iter().any(sticky);
+            // Without a table nothing is gained by going elsewhere.
+            let sticky = self.tables.is_empty() || self.tables.iter().any(sticky);
             return Ok(Route::Any { sticky });
         }
         let needed = sets.iter().flatten();

@@ -109,8 +109,10 @@ pub struct Executed {
 /// Which shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Any one: each would answer the same.
+    /// Any one: each would answer the same. It is the same one for a client.
     Any,
+    /// The same, and each time another, so that all have their share.
+    Balanced,
     /// Those that the transaction has, or any.
     Joined,
     /// These, in order, at least one.
@@ -134,7 +136,7 @@ impl Place {
     /// How many of so many shards.
     pub fn count(&self, shards: usize) -> usize {
         match self {
-            Self::Any | Self::Joined => 1,
+            Self::Any | Self::Balanced | Self::Joined => 1,
             Self::These(these) => these.len(),
             Self::All => shards,
         }
@@ -278,7 +280,7 @@ const NAME_A_SHARD: &str =
 
 fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
     match &run.place {
-        Place::Any | Place::Joined => {}
+        Place::Any | Place::Balanced | Place::Joined => {}
         place if place.single().is_some() => {}
         Place::These(_) | Place::All => return Err(refused(what)),
     }

@@ -103,6 +103,19 @@ pub enum TableKind<'a> {
 }
 
 impl ShardingTables {
+    /// The same, over so many shards: with most of them two keys are hardly ever on one by chance.
+    #[must_use]
+    pub fn over(&self, shards: u32) -> Self {
+        let mut over = Self {
+            shards,
+            ..self.clone()
+        };
+        for column in &mut over.columns {
+            column.shards = shards;
+        }
+        over
+    }
+
     /// All shards.
     pub fn all(&self) -> Shards {
         Shards::all(self.shards)

@@ -42,6 +42,25 @@ pub(super) struct Shape {
     pub(super) depth: Depth,
     /// States of the open parentheses, without the innermost.
     outer: Vec<State>,
+    /// What of the text is to be copied next: tokens that follow each other as they are, with single spaces between.
+    run: Run,
+}
+
+/// Bytes of the text from `start` to `end`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    start: usize,
+    end: usize,
+}
+
+/// What stands between two tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gap {
+    None,
+    /// One space.
+    Space,
+    /// Anything else that becomes one space.
+    Wide,
 }
 
 /// What happens to literals at this place, and what to those in parentheses that open here.
@@ -90,6 +109,7 @@ impl Shape {
         self.key.clear();
         self.literals.clear();
         self.outer.clear();
+        self.run = Run::default();
         self.hints = Hints::default();
         self.depth.clear();
         if memchr::memchr(0, text).is_some() {
@@ -101,7 +121,7 @@ impl Shape {
 
         let mut state = State::Start;
         let mut begun = false;
-        let mut gap = false;
+        let mut gap = Gap::None;
         let mut previous = Word::Other;
         let mut previous_kind = Kind::Semicolon;
         // States of open parentheses take a byte each, and there are no more of them than bytes.
@@ -109,21 +129,21 @@ impl Shape {
             let mut word = Word::Other;
             match token.kind {
                 Kind::Space => {
-                    gap = true;
+                    gap = match gap {
+                        Gap::None if token.of(text) == b" " => Gap::Space,
+                        _ => Gap::Wide,
+                    };
                     continue;
                 }
                 Kind::Comment => {
                     self.hints.read(text, token.start, token.end);
-                    gap = true;
+                    gap = Gap::Wide;
                     continue;
                 }
                 _ => {}
             }
             self.depth.take(token, text);
-            if gap && self.key.len() > 1 {
-                self.key.push(b' ');
-            }
-            gap = false;
+            self.approach(token, std::mem::replace(&mut gap, Gap::None), text);
             match token.kind {
                 Kind::Word => {
                     word = classify(token.of(text));
@@ -133,7 +153,7 @@ impl Shape {
                         begun = true;
                         state = first(word);
                     }
-                    self.copy(token, text);
+                    self.copy(token);
                 }
                 Kind::Number | Kind::String | Kind::EscapeString | Kind::DollarString => {
                     let value = previous == Word::Operator
@@ -146,11 +166,11 @@ impl Shape {
                     if state == State::Lift && value && plain {
                         self.lift(token, text);
                     } else {
-                        self.copy(token, text);
+                        self.copy(token);
                     }
                 }
                 Kind::Open => {
-                    self.copy(token, text);
+                    self.copy(token);
                     self.outer.push(state);
                     state = match state {
                         State::Start | State::From => State::Start,
@@ -159,22 +179,23 @@ impl Shape {
                     };
                 }
                 Kind::Close => {
-                    self.copy(token, text);
+                    self.copy(token);
                     state = self.outer.pop().unwrap_or(state);
                 }
                 Kind::Semicolon => {
-                    self.copy(token, text);
+                    self.copy(token);
                     if self.outer.is_empty() {
                         state = State::Start;
                         begun = false;
                     }
                 }
                 Kind::Unterminated => return false,
-                _ => self.copy(token, text),
+                _ => self.copy(token),
             }
             previous = word;
             previous_kind = token.kind;
         }
+        self.flush(text);
         true
     }
 
@@ -185,8 +206,40 @@ impl Shape {
         }
     }
 
-    fn copy(&mut self, token: Token, text: &[u8]) {
-        self.key.extend_from_slice(token.of(text));
+    /// A token follows behind this gap.
+    #[inline]
+    fn approach(&mut self, token: Token, gap: Gap, text: &[u8]) {
+        let first = self.key.len() <= 1 && self.run.start == self.run.end;
+        match gap {
+            Gap::None if self.run.end == token.start => {}
+            Gap::Space if !first => self.run.end = token.start,
+            Gap::Wide if !first => {
+                self.flush(text);
+                self.key.push(b' ');
+                self.begin_run(token.start);
+            }
+            _ => {
+                self.flush(text);
+                self.begin_run(token.start);
+            }
+        }
+    }
+
+    fn begin_run(&mut self, at: usize) {
+        self.run = Run { start: at, end: at };
+    }
+
+    /// Copies what is to be copied so far.
+    fn flush(&mut self, text: &[u8]) {
+        let Run { start, end } = self.run;
+        self.key
+            .extend_from_slice(text.get(start..end).unwrap_or_default());
+        self.begin_run(end);
+    }
+
+    #[inline]
+    fn copy(&mut self, token: Token) {
+        self.run.end = token.end;
     }
 
     fn lift(&mut self, token: Token, text: &[u8]) {
@@ -197,7 +250,9 @@ impl Shape {
             _ if token.of(text).iter().all(u8::is_ascii_digit) => b'i',
             _ => b'n',
         };
+        self.flush(text);
         self.key.extend_from_slice(&[0, kind]);
+        self.begin_run(token.end);
         self.literals.push(Literal {
             start: token.start,
             end: token.end,

@@ -32,7 +32,8 @@ impl Shards {
         }
         let more = more.replace("$DATABASE", &name);
         let password = format!("password = {PASSWORD:?}");
-        let pgdog = config.more(&more).user(ALICE, &name, &password).start();
+        let config = config.more(&more).user(ALICE, &name, &password);
+        let pgdog = config.admin().start();
         Self { pgdog, name, names }
     }
 

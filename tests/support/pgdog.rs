@@ -169,6 +169,19 @@ impl Pgdog {
         }
     }
 
+    /// Runs a subcommand with the same files: what it prints.
+    pub(crate) fn call(&self, arguments: &[&str]) -> String {
+        let output = Command::new(program())
+            .args(["--config", "pgdog.toml", "--users", "users.toml"])
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("run pgdog");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn await_port(&mut self) {
         if let Some(process) = &mut self.process {
             wait_for_port(self.port, || process.is_running());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::protocol::frame::{Header, HEADER_BYTES};
-use crate::protocol::frontend::{tag, Parse};
+use crate::protocol::frontend::{tag, Bind, Parse};
 use crate::sql::lexer::Dialect;
 use crate::sql::sample;
 
@@ -23,6 +23,10 @@ pub(super) struct Audit {
     slow_query: Option<Duration>,
     slow_analysis: Option<Duration>,
     chars_max: usize,
+    /// What statements would do if the database were sharded is found out.
+    rehearses: bool,
+    /// The last unnamed statement, for that.
+    unnamed: Option<Box<[u8]>>,
     /// Answers (ReadyForQuery) so far.
     answers: u64,
     /// What was sent, and with which answer it will be done.
@@ -35,13 +39,16 @@ impl Audit {
         let log = &state.config().log;
         let journal = log.queries_file.is_some() || log.queries_to_stdout;
         let (slow_query, slow_analysis) = (log.min_duration_query, log.min_duration_parse);
-        let watches = journal || slow_query.is_some() || slow_analysis.is_some();
+        let rehearses = state.config().routing.dry_run;
+        let watches = journal || rehearses || slow_query.is_some() || slow_analysis.is_some();
         watches.then(|| {
             Box::new(Self {
                 journal,
                 slow_query,
                 slow_analysis,
                 chars_max: log.query_sample_chars,
+                rehearses,
+                unnamed: None,
                 answers: 0,
                 texts: VecDeque::new(),
             })
@@ -83,6 +90,14 @@ impl Relay<'_> {
         let end = header.frame_bytes().min(bytes.len());
         let body = bytes.get(HEADER_BYTES..end).unwrap_or_default();
         let dialect = self.dialect();
+        let rehearses = self
+            .session
+            .audit
+            .as_ref()
+            .is_some_and(|audit| audit.rehearses);
+        if rehearses {
+            self.session.rehearse_message(header.tag, body);
+        }
         match header.tag {
             tag::QUERY => {
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
@@ -137,6 +152,37 @@ impl Relay<'_> {
 }
 
 impl Session {
+    /// `dry_run`: a Query, or a Bind with its values.
+    fn rehearse_message(&mut self, tag: u8, body: &[u8]) {
+        match tag {
+            tag::QUERY => self.rehearse(body.strip_suffix(b"\0").unwrap_or(body), None),
+            tag::PARSE => {
+                let parse = Parse::parse(body).ok();
+                let parse = parse.filter(|parse| parse.statement.is_empty());
+                if let (Some(parse), Some(audit)) = (parse, &mut self.audit) {
+                    audit.unnamed = Some(parse.content().into());
+                }
+            }
+            tag::BIND => {
+                let Ok(bind) = Bind::parse(body) else { return };
+                let named = self.statements.get(bind.statement).ok().cloned();
+                let content = match &named {
+                    Some(statement) => Some(statement.definition()),
+                    None => self
+                        .audit
+                        .as_ref()
+                        .and_then(|audit| audit.unnamed.as_deref()),
+                };
+                let Some(Ok(parse)) = content.map(Parse::of_content) else {
+                    return;
+                };
+                let types: Vec<u32> = parse.types.iter().collect();
+                self.rehearse(parse.query, Some((&bind, &types)));
+            }
+            _ => {}
+        }
+    }
+
     fn audit_text(&mut self, text: &[u8], dialect: Dialect) {
         let unanswered = self.statements.syncs();
         let Some(audit) = &mut self.audit else {

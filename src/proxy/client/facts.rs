@@ -1,8 +1,11 @@
 //! What a database's own catalogue says: which functions only read, which tables have which columns. Asked when a request
 //! needs it, and again when a definition has changed or it has become old.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::routing::role::Catalogue;
@@ -80,6 +83,8 @@ impl Cluster {
 
     /// A definition has changed.
     pub(crate) fn forget_facts(&self) {
+        let forgotten = &self.learning.forgotten;
+        forgotten.set(forgotten.get() + 1);
         self.facts.replace(None);
     }
 }
@@ -87,7 +92,32 @@ impl Cluster {
 impl Session {
     /// Asks a server what the database's catalogue says, unless that is known. Where it cannot be had nothing is known:
     /// what needs to be is refused, or goes to the primary.
+    ///
+    /// One session asks for all of its core. What was known goes on to count meanwhile; where nothing was, others wait.
     pub(super) async fn learn_facts(&mut self) -> Result<(), End> {
+        loop {
+            let cluster = Rc::clone(&self.cluster);
+            if cluster.is_fresh(self.state.core.now()) {
+                return Ok(());
+            }
+            let Some(turn) = Turn::begin(&cluster) else {
+                if cluster.facts.borrow().is_some() {
+                    return Ok(());
+                }
+                cluster.learning.ended().await;
+                continue;
+            };
+            let forgotten = cluster.learning.forgotten.get();
+            let learnt = self.ask_catalogue().await?;
+            // A definition that has changed since may not be in it.
+            if cluster.learning.forgotten.get() == forgotten {
+                cluster.facts.replace(Some(learnt));
+            }
+            drop(turn);
+        }
+    }
+
+    async fn ask_catalogue(&mut self) -> Result<Learnt, End> {
         let aim = Aim {
             shard: 0,
             want: Want::Read,
@@ -118,11 +148,52 @@ impl Session {
                 Facts::default()
             }
         };
-        self.cluster.facts.replace(Some(Learnt {
+        Ok(Learnt {
             facts: Rc::new(facts),
             at,
-        }));
-        Ok(())
+        })
+    }
+}
+
+/// Who asks the catalogue for a core.
+#[derive(Default)]
+pub(crate) struct Learning {
+    busy: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
+    /// How often what was known was given up.
+    forgotten: Cell<u64>,
+}
+
+impl Learning {
+    /// Until whoever asks has its answer, or has given up.
+    async fn ended(&self) {
+        poll_fn(|cx| {
+            if !self.busy.get() {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A session that asks.
+struct Turn(Rc<Cluster>);
+
+impl Turn {
+    /// `None`: another one is at it.
+    fn begin(cluster: &Rc<Cluster>) -> Option<Self> {
+        let busy = cluster.learning.busy.replace(true);
+        (!busy).then(|| Self(Rc::clone(cluster)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let learning = &self.0.learning;
+        learning.busy.set(false);
+        learning.waiting.take().into_iter().for_each(Waker::wake);
     }
 }
 

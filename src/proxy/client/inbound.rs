@@ -13,6 +13,8 @@ pub(super) const CLIENT_BODY_BYTES_MAX: usize = 0x3fff_fffe - 4;
 #[derive(Default)]
 pub(super) struct Inbound {
     pending: Pending,
+    /// Bytes at the front that are whole messages of an unfinished request.
+    scanned: usize,
     /// Bytes still to come of a message whose beginning was passed on or skipped.
     amid: Option<Amid>,
 }
@@ -45,6 +47,7 @@ impl Inbound {
         };
         Self {
             pending,
+            scanned: 0,
             amid: None,
         }
     }
@@ -78,6 +81,16 @@ impl Inbound {
         matches!(self.amid, Some(Amid::Passed { .. }))
     }
 
+    /// How far the request at the front was looked at, as [`Self::note_scanned`] has said since anything was taken out.
+    pub(super) fn scanned(&self) -> usize {
+        self.scanned
+    }
+
+    /// So many bytes at the front are whole messages of the request.
+    pub(super) fn note_scanned(&mut self, bytes: usize) {
+        self.scanned = bytes;
+    }
+
     /// Adds what has come.
     pub(super) fn push(&mut self, buf: Buf) {
         match &mut self.pending {
@@ -95,6 +108,7 @@ impl Inbound {
 
     /// Puts bytes that were taken in front again. Not in the middle of a message.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        self.scanned = 0;
         let bytes = [bytes, self.bytes()].concat();
         self.pending = Pending::Kept { bytes, done: 0 };
     }
@@ -171,6 +185,7 @@ impl Inbound {
     }
 
     fn pass(&mut self, count: usize, to: &Stream) {
+        self.scanned = 0;
         match &mut self.pending {
             Pending::Nothing => {}
             Pending::Lent(buf) => to.send(buf.split_to(count)),
@@ -185,6 +200,7 @@ impl Inbound {
     }
 
     fn consume(&mut self, count: usize) {
+        self.scanned = 0;
         match &mut self.pending {
             Pending::Nothing => {}
             Pending::Lent(buf) => buf.advance(count),

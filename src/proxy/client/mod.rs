@@ -23,7 +23,7 @@ mod visitor;
 mod written;
 
 pub(crate) use admin::AdminLink;
-pub(crate) use facts::Learnt;
+pub(crate) use facts::{Learning, Learnt};
 
 use std::future::{poll_fn, Future};
 use std::os::fd::OwnedFd;
@@ -239,7 +239,8 @@ impl Session {
             self.leave_shards();
             return Err(end);
         }
-        if self.cluster.is_split() && !self.cluster.is_fresh(self.state.core.now()) {
+        let asks = self.cluster.is_split() || self.cluster.rehearsal.is_some();
+        if asks && !self.cluster.is_fresh(self.state.core.now()) {
             Box::pin(self.learn_facts()).await?;
         }
         if self.defers_transactions() {

@@ -10,6 +10,7 @@ mod execute;
 mod gather;
 mod moves;
 mod plan;
+mod rehearse;
 mod route;
 mod route_copy;
 mod scatter;
@@ -22,7 +23,7 @@ use std::task::{Context, Poll};
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::TransactionStatus;
-use crate::protocol::batch::{extent, messages, BatchEnd, Extent as BatchExtent};
+use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
@@ -52,6 +53,8 @@ pub(super) struct Sharded {
     ours: bool,
     /// What the batch under way has bound.
     portals: Vec<batch::Portal>,
+    /// Definitions of the request, or transaction, under way change what is known of the catalogue.
+    defines: bool,
     /// What follows of the batch under way was put back: it is read amid the data of a COPY.
     put_back: bool,
 }
@@ -102,6 +105,12 @@ impl Session {
     pub(super) async fn serve_sharded(&mut self) -> Result<(), End> {
         self.link.enter(Activity::Active, self.state.core.now());
         let outcome = self.serve_on_shards().await;
+        let ended = self.status() == TransactionStatus::Idle;
+        if let Some(sharded) = self.sharded.as_mut().filter(|sharded| sharded.defines) {
+            // What was learnt meanwhile is of the time before.
+            sharded.defines = !ended;
+            self.cluster.forget_facts();
+        }
         if outcome.is_err() {
             self.leave_shards();
         }
@@ -376,10 +385,12 @@ impl Session {
     }
 
     /// Is the request in front there as a whole, or as much of it as is waited for?
-    pub(super) fn is_batch_whole(&self) -> Result<bool, End> {
-        match extent(self.inbound.bytes(), CLIENT_BODY_BYTES_MAX) {
+    pub(super) fn is_batch_whole(&mut self) -> Result<bool, End> {
+        let seen = self.inbound.scanned();
+        match extent_from(seen, self.inbound.bytes(), CLIENT_BODY_BYTES_MAX) {
             Ok(BatchExtent::Whole { .. }) => Ok(true),
-            Ok(BatchExtent::Partial { .. }) => {
+            Ok(BatchExtent::Partial { at, .. }) => {
+                self.inbound.note_scanned(at);
                 let bytes_max = if self.defers_transactions() {
                     CLIENT_BODY_BYTES_MAX + HEADER_BYTES
                 } else {

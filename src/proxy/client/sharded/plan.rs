@@ -261,6 +261,7 @@ impl Session {
             return None;
         }
         let (mut shard, mut reads, mut count, mut ends) = (None, !self.is_decided(), 0, false);
+        let mut balanced = false;
         for (verdict, sets) in verdicts {
             count += 1;
             match verdict {
@@ -274,6 +275,10 @@ impl Session {
                     reads &= run.reads;
                     let here = match &run.place {
                         Place::Any | Place::Joined => continue,
+                        Place::Balanced => {
+                            balanced = true;
+                            continue;
+                        }
                         place => place.single()?,
                     };
                     if *shard.get_or_insert(here) != here {
@@ -294,7 +299,9 @@ impl Session {
         let shard = match (shard, joined) {
             (Some(shard), Some(joined)) if shard != joined => return None,
             (Some(shard), _) => shard,
-            (None, _) => self.any_shard(),
+            (None, Some(joined)) => joined,
+            (None, None) if balanced => self.one_of(self.cluster.shards()),
+            (None, None) => self.any_shard(),
         };
         let want = match reads && count > 0 {
             true => Want::Read,
@@ -358,6 +365,7 @@ impl Session {
         for (part, statement) in parts.into_iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
                 self.cluster.forget_facts();
+                self.sharded().defines = true;
             }
             let source = Source {
                 text,
@@ -446,11 +454,7 @@ impl Session {
             let Verdict::Run(run) = &one.verdict else {
                 continue;
             };
-            let touched = match &run.place {
-                Place::Any | Place::Joined => 1,
-                Place::These(these) => these.len(),
-                Place::All => shards,
-            };
+            let touched = run.place.count(shards);
             cache.route(analysis, touched > 1);
             if shards > 1 {
                 self.cluster.over_shards.touched.record(touched as u64);

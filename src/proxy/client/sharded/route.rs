@@ -95,11 +95,7 @@ impl Session {
         let config = self.state.config();
         let cluster = std::rc::Rc::clone(&self.cluster);
         let tables = &cluster.sharding;
-        let view = View {
-            facts: &facts,
-            session: self,
-            path: OnceCell::new(),
-        };
+        let view = View::new(self, &facts);
         if let Some(foreign) = view.foreign(statement) {
             return Err(refused(&format!("foreign table \"{foreign}\"")));
         }
@@ -160,7 +156,8 @@ impl Session {
         }
         Ok(match route(statement, &values, &database)? {
             Route::One(shard) => at(Place::These(vec![shard as usize])),
-            Route::Any { .. } => at(Place::Any),
+            Route::Any { sticky: true } => at(Place::Any),
+            Route::Any { sticky: false } => at(Place::Balanced),
             Route::Same(shards) => Run {
                 merge: MergePlan::omnisharded_write(),
                 together: true,
@@ -168,8 +165,7 @@ impl Session {
             },
             Route::New(shards) => {
                 let all: Vec<_> = shards.iter().collect();
-                let turn = u64::from_ne_bytes(self.state.random());
-                let at = usize::try_from(turn % all.len().max(1) as u64).unwrap_or_default();
+                let at = self.one_of(all.len());
                 let shard = all.get(at).copied().unwrap_or_default();
                 Run::at(Place::These(vec![shard as usize]))
             }
@@ -404,7 +400,15 @@ pub(super) struct View<'a> {
     path: OnceCell<Vec<String>>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    pub(super) fn new(session: &'a Session, facts: &'a Facts) -> Self {
+        Self {
+            facts,
+            session,
+            path: OnceCell::new(),
+        }
+    }
+
     pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
         self.facts
             .schema
@@ -454,7 +458,7 @@ fn describe(run: &Run, shards: usize) -> Vec<String> {
         numbers.join(", ")
     };
     let place = match &run.place {
-        Place::Any | Place::Joined => "pgdog: any shard".to_owned(),
+        Place::Any | Place::Balanced | Place::Joined => "pgdog: any shard".to_owned(),
         Place::These(shards) if shards.len() == 1 => format!("pgdog: shard {}", list(shards)),
         Place::These(some) => format!("pgdog: shards {}", list(some)),
         Place::All => format!("pgdog: all {shards} shards"),

@@ -456,7 +456,10 @@ impl Session {
             Place::Joined if !self.sharded().legs.is_empty() => {
                 self.sharded().legs.iter().map(|leg| leg.shard).collect()
             }
-            Place::Any | Place::Joined => vec![self.any_shard()],
+            Place::Balanced if self.sharded().legs.is_empty() => {
+                vec![self.one_of(self.cluster.shards())]
+            }
+            Place::Any | Place::Balanced | Place::Joined => vec![self.any_shard()],
         }
     }
 
@@ -468,6 +471,12 @@ impl Session {
         }
         let id = self.link.key.process_id().unsigned_abs() as usize;
         id % self.cluster.shards()
+    }
+
+    /// One of so many, at random.
+    pub(super) fn one_of(&self, count: usize) -> usize {
+        let turn = u64::from_ne_bytes(self.state.random());
+        usize::try_from(turn % count.max(1) as u64).unwrap_or_default()
     }
 
     pub(super) fn complete(&self, tag: &str) {
