@@ -90,7 +90,6 @@ fn view() -> View {
         admins: 0,
         sessions: Vec::new(),
         statements: Vec::new(),
-        analyses: Vec::new(),
         statements_known: 1,
         statement_bytes: 100,
         buffers: 64,

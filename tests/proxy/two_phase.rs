@@ -196,6 +196,69 @@ fn a_transaction_of_one_shard_is_not_prepared() {
     pgdog.stop();
 }
 
+/// Servers that have only read commit at once; if one of them is lost, nothing is stored on the others.
+#[test]
+fn what_has_only_read_is_not_prepared() {
+    let shards = Shards::new("two_phase_read", "", true);
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    let on = |shard: usize, sql: &str| format!("/* pgdog_shard: {shard} */ {sql}");
+    let write = |client: &mut Wire, shard: usize| {
+        let sql = on(shard, "INSERT INTO t VALUES (1)");
+        assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:T");
+    };
+    // Two write, one reads.
+    client.query("BEGIN");
+    write(&mut client, 0);
+    assert_eq!(client.value(&on(2, "SELECT count(*) FROM t")), "0");
+    write(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0]);
+    drop(holder);
+    assert_eq!(client.batches(1), "C:COMMIT Z:I");
+    assert_eq!(shards.counts(), ["1", "1", "0"]);
+    // One writes, two read: nothing is prepared at all.
+    client.query("BEGIN");
+    assert_eq!(client.value("SELECT count(*) FROM t"), "2");
+    write(&mut client, 2);
+    let holder = shards.hold(2);
+    commit(&mut client);
+    poll(PATIENCE, "COMMIT to wait", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND wait_event_type = 'Lock'";
+        (shards.shard(2).value(sql) == "1").then_some(())
+    });
+    drop(holder);
+    assert_eq!(client.batches(1), "C:COMMIT Z:I");
+    // What locks rows, or calls what may do anything, is more than a read.
+    client.query("BEGIN");
+    client.query(&on(0, "SELECT * FROM t FOR UPDATE"));
+    client.query(&on(1, "SELECT pg_advisory_xact_lock(1)"));
+    write(&mut client, 2);
+    let holder = shards.hold(2);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 1]);
+    drop(holder);
+    assert_eq!(client.batches(1), "C:COMMIT Z:I");
+    // A reader that is gone cannot vote.
+    client.query("BEGIN");
+    write(&mut client, 0);
+    write(&mut client, 1);
+    assert_eq!(client.value(&on(2, "SELECT count(*) FROM t")), "2");
+    let reader = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                  WHERE datname = current_database() AND state = 'idle in transaction'";
+    assert_eq!(shards.shard(2).value(reader), "t");
+    let answer = client
+        .try_send(&query("COMMIT"))
+        .is_ok()
+        .then(|| client.rest());
+    assert!(!answer.unwrap_or_default().contains("C:COMMIT"));
+    poll(PATIENCE, "the others to be rolled back", || {
+        (shards.counts() == ["1", "1", "2"] && shards.prepared().is_empty()).then_some(())
+    });
+    pgdog.stop();
+}
+
 #[test]
 fn a_constraint_that_fails_at_prepare_undoes_all() {
     for mode in ["transaction", "session"] {

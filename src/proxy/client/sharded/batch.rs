@@ -41,12 +41,12 @@ pub(super) struct Portal {
 }
 
 impl Session {
-    /// The one server that can do all of a batch. `None`: it is run here.
+    /// The one server that can do all of a batch, and whether that may do more than read. `None`: it is run here.
     pub(super) fn one_server_for_batch(
         &mut self,
         batch: &[u8],
         end: BatchEnd,
-    ) -> Result<Option<(usize, Want)>, Error> {
+    ) -> Result<Option<(usize, Want, bool)>, Error> {
         let sharded = self.sharded();
         if end != BatchEnd::Sync || sharded.ours || !sharded.portals.is_empty() {
             return Ok(None);
@@ -57,7 +57,7 @@ impl Session {
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
         let mut verdicts = Vec::new();
-        let mut prepares = false;
+        let (mut prepares, mut changes) = (false, false);
         for (header, body) in messages(batch) {
             match header.tag {
                 tag::PARSE => {
@@ -82,6 +82,7 @@ impl Session {
                         Err(error) => return Err(error),
                     };
                     if let Some(planned) = planned {
+                        changes |= planned.changes;
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
                         verdicts.push((planned.verdict, planned.effects.sets()));
                     }
@@ -90,7 +91,8 @@ impl Session {
             }
         }
         let verdicts = verdicts.iter().map(|(verdict, sets)| (verdict, *sets));
-        Ok(self.one_server_for(verdicts))
+        let found = self.one_server_for(verdicts);
+        Ok(found.map(|(shard, want)| (shard, want, changes)))
     }
 
     /// The shared statement of a Parse's content.

@@ -63,6 +63,8 @@ pub(super) struct Sharded {
 struct Leg {
     shard: usize,
     held: Held,
+    /// It may have done more than read in the open transaction.
+    changed: bool,
     /// It has something of the client that only a server can keep: it stays between transactions.
     kept: bool,
     /// What was run on it may have left something behind.
@@ -74,6 +76,7 @@ impl Leg {
         Self {
             shard,
             held,
+            changed: false,
             kept: false,
             scrub: false,
         }
@@ -143,8 +146,9 @@ impl Session {
                 let verdicts = verdicts.map(|step| (&step.verdict, step.effects.sets()));
                 match self.one_server_for(verdicts) {
                     Some((shard, want)) => {
+                        let changes = steps.iter().any(|step| step.changes);
                         drop(steps);
-                        self.relay_to(shard, want).await
+                        self.relay_to(shard, want, changes).await
                     }
                     None => {
                         self.check_queries(&batch)?;
@@ -159,7 +163,7 @@ impl Session {
                 self.answer(&Error::error(Fault::Client, code, text))
             }
             (end, _) => match self.one_server_for_batch(&batch, end) {
-                Ok(Some((shard, want))) => self.relay_to(shard, want).await,
+                Ok(Some((shard, want, changes))) => self.relay_to(shard, want, changes).await,
                 Ok(None) => {
                     self.check_queries(&batch)?;
                     self.inbound.skip_bytes(length);
@@ -217,11 +221,12 @@ impl Session {
     }
 
     /// Passes the request on to one shard, and its answer back.
-    async fn relay_to(&mut self, shard: usize, want: Want) -> Result<(), End> {
+    async fn relay_to(&mut self, shard: usize, want: Want, changes: bool) -> Result<(), End> {
         let mut leg = match self.take_leg(shard, want).await? {
             Ok(leg) => leg,
             Err(error) => return self.answer(&error),
         };
+        leg.changed |= changes;
         self.aim(std::slice::from_ref(&leg));
         let relayed = Relay::new(self, &mut leg.held, Extent::Request).run().await;
         if let Err(end) = relayed {
@@ -278,7 +283,10 @@ impl Session {
                 return Ok(Ok(leg));
             }
             // Kept since an earlier transaction: it joins like any other.
-            Some(leg) => leg,
+            Some(leg) => Leg {
+                changed: false,
+                ..leg
+            },
             None => match self.new_leg(shard, want).await? {
                 Ok(leg) => leg,
                 Err(error) => return Ok(Err(error)),

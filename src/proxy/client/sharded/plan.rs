@@ -8,6 +8,7 @@ use crate::metrics::Timed;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::role::statement_is_readable;
 use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sharding::hash::Hasher;
@@ -34,6 +35,8 @@ pub(super) struct Planned<'a> {
     pub(super) text: &'a [u8],
     pub(super) verdict: Verdict,
     pub(super) effects: Effects,
+    /// It may do more than read.
+    pub(super) changes: bool,
     pub(super) form: Form<'a>,
 }
 
@@ -435,9 +438,17 @@ impl Session {
                     verdict(statement, joined, &mut query)?
                 }
             };
+            let changes = match &verdict {
+                Verdict::Run(_) => {
+                    let facts = self.cluster.known();
+                    statement_is_readable(statement, &facts.functions).is_err()
+                }
+                _ => false,
+            };
             planned.push(Planned {
                 text: part,
                 verdict,
+                changes,
                 effects: does.unwrap_or_else(|| effects(part, dialect)),
                 form: Form::Query,
             });

@@ -240,6 +240,7 @@ impl Session {
             match self.take_leg(shard, want).await? {
                 Ok(mut leg) => {
                     leg.scrub |= ties.scrub();
+                    leg.changed |= step.changes;
                     legs.push(leg);
                 }
                 Err(error) => {
@@ -387,7 +388,14 @@ impl Session {
         self.sharded().legs = idle;
         let mut legs: Vec<Leg> = open;
         let mut fared = Fared::Committed;
+        let mut readers = Vec::new();
         if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
+            (legs, readers) = legs.into_iter().partition(|leg| leg.changed);
+            fared = self.end_readers(&mut readers, &mut legs).await?;
+        }
+        if fared == Fared::RolledBack {
+            // All of it is over.
+        } else if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
             fared = self.commit_in_two_phases(&mut legs).await?;
         } else if !legs.is_empty() {
             let messages = [scatter::query(text)];
@@ -407,6 +415,7 @@ impl Session {
                 }
             };
         }
+        legs.append(&mut readers);
         legs.append(&mut self.sharded().legs);
         let failed = fared == Fared::RolledBack;
         let chain = chain && fared == Fared::Committed;
@@ -447,6 +456,29 @@ impl Session {
             self.complete(tag);
         }
         Ok(Stepped::Done)
+    }
+
+    /// In front of a commit in two phases: servers that have only read have nothing to prepare, and their COMMIT is their
+    /// vote. If one of them refuses, the others are rolled back.
+    async fn end_readers(&mut self, readers: &mut [Leg], others: &mut [Leg]) -> Result<Fared, End> {
+        let ending = |messages| Call {
+            messages,
+            owed: RESULTS,
+            commits: false,
+            shown: Shown::Errors,
+        };
+        if readers.is_empty() {
+            return Ok(Fared::Committed);
+        }
+        let messages = [scatter::query(b"COMMIT")];
+        if self.call(readers, &ending(&messages)).await? != Outcome::Failed {
+            return Ok(Fared::Committed);
+        }
+        if !others.is_empty() {
+            let messages = [scatter::query(b"ROLLBACK")];
+            self.call(others, &ending(&messages)).await?;
+        }
+        Ok(Fared::RolledBack)
     }
 
     pub(super) fn shards_at(&mut self, place: &Place) -> Vec<usize> {

@@ -79,6 +79,7 @@ impl Session {
                 legs.push(Leg {
                     shard,
                     held,
+                    changed: false,
                     kept: *kept,
                     scrub: *scrub,
                 });
