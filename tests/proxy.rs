@@ -107,6 +107,8 @@ mod twins;
 mod two_phase;
 #[path = "proxy/types.rs"]
 mod types;
+#[path = "proxy/unique_ids.rs"]
+mod unique_ids;
 #[path = "proxy/writes.rs"]
 mod writes;
 #[path = "proxy/written.rs"]

@@ -183,9 +183,9 @@ section! {
     /// Longest time for one lookup.
     sharding_lookup_timeout: Millis = default "5000", Live, Later;
     /// Generated IDs: 64 bits, or 53 bits.
-    unique_id_function: UniqueIdFunction = default "standard", Restart, Later;
+    unique_id_function: UniqueIdFunction = default "standard", Restart, Now;
     /// Lowest generated ID.
-    unique_id_min: u64 = default "0", Restart, Later;
+    unique_id_min: u64 = default "0", Restart, Now;
     /// Two-phase commit for writes to several shards.
     two_phase_commit: bool = default "false", Live, Now;
     /// For single statements too; needs the former.

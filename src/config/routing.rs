@@ -1,7 +1,8 @@
 //! How statements are read and routed.
 
-use super::choice::{ReadWriteStrategy, RewriteMode, SystemCatalogs};
+use super::choice::{ReadWriteStrategy, RewriteMode, SystemCatalogs, UniqueIdFunction};
 use super::file::File;
+use crate::sharding::unique_id::IdFunction;
 
 /// How statements are read and routed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub struct Routing {
     pub system_catalogs: SystemCatalogs,
     /// Omnisharded tables that are listed nowhere are read from one shard per client.
     pub omnisharded_sticky: bool,
+    /// What `pgdog.unique_id()` gives.
+    pub unique_ids: IdFunction,
+    /// What is added to each of these.
+    pub unique_id_min: u64,
 }
 
 impl Routing {
@@ -51,6 +56,11 @@ impl Routing {
             shard_key: allowed(rewrite.shard_key),
             system_catalogs: general.system_catalogs,
             omnisharded_sticky: general.omnisharded_sticky,
+            unique_ids: match general.unique_id_function {
+                UniqueIdFunction::Standard => IdFunction::Standard,
+                UniqueIdFunction::Compact => IdFunction::Compact,
+            },
+            unique_id_min: general.unique_id_min,
         }
     }
 }

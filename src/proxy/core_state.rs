@@ -17,12 +17,14 @@ use cores::places::Places;
 use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
+use crate::error::Error;
 use crate::metrics::{ClientMeter, Tally};
 use crate::orders::Of;
 use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
+use crate::sharding::unique_id::{UniqueIdGenerator, UniqueIds};
 pub(crate) use crate::snapshot::Activity;
 use crate::snapshot::Names;
 use crate::sql::settings::SettingsStore;
@@ -111,6 +113,8 @@ pub(crate) struct CoreState {
     /// What servers have said of users.
     pub(super) looked_up: RefCell<LookedUp>,
     random: RefCell<Vec<u8>>,
+    /// Once one was asked for.
+    unique_ids: RefCell<Option<UniqueIdGenerator>>,
     /// State of [`CoreState::chance`].
     chance: Cell<u64>,
 }
@@ -158,6 +162,23 @@ impl Listen {
 }
 
 impl CoreState {
+    /// A value for `pgdog.unique_id()`.
+    ///
+    /// Errors: F0000 without a `NODE_ID` that fits, 54000 if they are asked for too fast.
+    pub(crate) fn unique_id(&self) -> Result<i64, Error> {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let now_ms = u64::try_from(now_ms).unwrap_or_default();
+        let mut generator = self.unique_ids.borrow_mut();
+        if let Some(generator) = &mut *generator {
+            return generator.next(now_ms);
+        }
+        let config = self.config();
+        let (routing, node_id) = (&config.routing, config.instance.node_id.as_deref());
+        let ids = UniqueIds::new(routing.unique_ids, node_id, routing.unique_id_min, now_ms)?;
+        let made = ids.generator(self.core.index(), self.core.count());
+        generator.insert(made).next(now_ms)
+    }
+
     pub(crate) fn new(core: Core, office: PostOffice<Mail>, boot: Boot) -> Rc<Self> {
         let (index, count) = (core.index(), core.count());
         let pools = Pools::first(&boot.setup, &core);
@@ -181,6 +202,7 @@ impl CoreState {
             kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
+            unique_ids: RefCell::default(),
             postbag: Postbag::default(),
             commits: Commits::new(&boot.commits),
             loads: (0..count).map(|_| Cell::new(0)).collect(),

@@ -123,6 +123,23 @@ impl<'s> Router<'_, 's> {
         Ok(Route::Same(self.database.tables.all()))
     }
 
+    /// Changes within a query, of omnisharded tables alone: each shard does them, and the rows of one are the client's.
+    pub(super) fn changes_everywhere(
+        &self,
+        sets: &[Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        // What a limit chooses may be read by what stands before it, too.
+        let mut within = self.keys.levels.iter().skip(1);
+        if self.keys.incomplete || within.any(|level| level.reduces) {
+            return Err(refused("a change of rows within a query").into());
+        }
+        let mut route = Route::Same(self.database.tables.all());
+        for write in &self.keys.writes {
+            route = self.change_everywhere(write, &write.change, sets)?;
+        }
+        Ok(route)
+    }
+
     /// UPDATE and DELETE: each shard changes its rows, if it can tell by itself which.
     fn changed(&self, write: &Write, sets: &[Option<Shards>]) -> Result<Route<'s>, Stop<'s>> {
         if let Some(shard) = self.only(sets) {

@@ -241,6 +241,7 @@ impl<'s> Router<'_, 's> {
         match written {
             [] => self.read(&sets),
             [write] if write.level == 0 => self.write(write, sets),
+            _ if sets.iter().all(Option::is_none) => self.changes_everywhere(&sets),
             // Changes within a query: only where all of it is on one shard.
             _ => {
                 let stays = self.writes_stay(&mut sets)?;

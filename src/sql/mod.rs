@@ -2,7 +2,7 @@
 //!
 //! `plain` lets pass what is plainly a query; `lexer` cuts a text into tokens, `statements` into statements, `session` says what each does to its session;
 //! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
-//! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE;
+//! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `unique_ids` finds calls of a function that is ours;
 //! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with.
 
 pub mod cache;
@@ -27,6 +27,7 @@ pub mod settings;
 pub mod shape;
 pub mod statement;
 pub mod statements;
+pub mod unique_ids;
 pub mod update_parts;
 
 pub use cursor::Name;

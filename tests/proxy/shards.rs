@@ -20,6 +20,11 @@ pub(crate) struct Shards {
 impl Shards {
     /// Starts pgdog in front of three empty shards. `more`: more lines of pgdog.toml.
     pub(crate) fn start(label: &str, general: &str, more: &str) -> Self {
+        Self::start_through(&[], label, general, more)
+    }
+
+    /// The same with another program in front of pgdog.
+    pub(crate) fn start_through(wrapper: &[&str], label: &str, general: &str, more: &str) -> Self {
         let postgres = Postgres::shared();
         let names: Vec<_> = (0..3)
             .map(|n| postgres.database(&format!("{label}{n}")))
@@ -32,7 +37,10 @@ impl Shards {
         }
         let more = more.replace("$DATABASE", &name);
         let password = format!("password = {PASSWORD:?}");
-        let config = config.more(&more).user(ALICE, &name, &password);
+        let config = config
+            .more(&more)
+            .through(wrapper)
+            .user(ALICE, &name, &password);
         let pgdog = config.admin().start();
         Self { pgdog, name, names }
     }

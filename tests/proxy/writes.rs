@@ -353,6 +353,48 @@ fn a_divided_insert_is_prepared_once_and_run_with_many_values() {
     pair.shards.pgdog.stop();
 }
 
+#[test]
+fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
+    let mut pair = Pair::start("writes_everywhere", "", REWRITE);
+    for sql in [
+        "INSERT INTO countries SELECT 'c' || n, 'name' FROM generate_series(1, 9) n",
+        "WITH a AS (UPDATE countries SET name = 'x' WHERE code < 'c4' RETURNING code) SELECT count(*), min(code) FROM a",
+        "WITH a AS (DELETE FROM countries WHERE code = 'c5' RETURNING *) SELECT * FROM a",
+        "WITH a AS (DELETE FROM countries WHERE code = 'c6' RETURNING *) INSERT INTO countries SELECT code || 'x', name FROM a RETURNING *",
+        "DELETE FROM countries WHERE code IN (SELECT code FROM countries WHERE name = 'x' AND code > 'c2') RETURNING code",
+        "BEGIN",
+        "WITH a AS (INSERT INTO countries VALUES ('in', 'transaction') RETURNING code) SELECT * FROM a",
+        "ROLLBACK",
+        "SELECT * FROM countries ORDER BY code",
+    ] {
+        pair.same(sql);
+    }
+    pair.tables_are_alike("changed");
+    pair.same("CREATE VIEW some AS SELECT * FROM countries WHERE code < 'd'");
+    for sql in [
+        "MERGE INTO countries USING (VALUES ('c1', 'merged'), ('new', 'new')) s (c, n) ON code = c \
+         WHEN MATCHED THEN UPDATE SET name = n WHEN NOT MATCHED THEN INSERT VALUES (c, n)",
+        "DELETE FROM countries WHERE code IN (SELECT code FROM countries LIMIT 1)",
+        "WITH a AS (DELETE FROM countries WHERE code = (SELECT code FROM countries LIMIT 1) RETURNING *) SELECT * FROM a",
+        "INSERT INTO countries SELECT code || 'y', name FROM countries ORDER BY random() LIMIT 1",
+        "INSERT INTO countries VALUES (gen_random_uuid()::text, 'x')",
+        "UPDATE countries SET name = (SELECT max(name) FROM users)",
+        "DELETE FROM some",
+        "INSERT INTO users (id) SELECT n FROM generate_series(1, 5) n",
+        "WITH a AS (DELETE FROM countries RETURNING *) SELECT * FROM a, users",
+        "/* pgdog_shard: 1 */ DELETE FROM countries",
+    ] {
+        pair.refused(sql);
+    }
+    // In a transaction that is kept to one shard.
+    pair.many.query("BEGIN");
+    pair.many.query("SET LOCAL pgdog.shard = 1");
+    assert_eq!(pair.many.query("DELETE FROM countries"), "E:0A000 Z:E");
+    pair.many.query("ROLLBACK");
+    pair.tables_are_alike("refused");
+    pair.shards.pgdog.stop();
+}
+
 fn setting(name: &str, default: u64) -> u64 {
     let set = std::env::var(name).ok();
     set.map_or(default, |value| value.parse().expect("a number"))

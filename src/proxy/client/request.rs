@@ -33,7 +33,7 @@ pub(super) const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// An unnamed statement up to this size is remembered for each client, a larger one with the statements of its core.
-const BOUND_BYTES_MAX: usize = 8 * 1024;
+const BOUND_BYTES_MAX: usize = 1024;
 
 /// What to do with a message.
 enum Class {

@@ -62,8 +62,21 @@ impl Session {
             match header.tag {
                 tag::PARSE => {
                     let parse = Parse::parse(body).map_err(malformed)?;
+                    if self.may_call_ids(parse.query) {
+                        return Ok(None);
+                    }
                     let statement = self.intern(parse.content())?;
                     parsed.push((parse.statement, statement));
+                }
+                tag::DESCRIBE => {
+                    let target = Target::parse(body).map_err(malformed)?;
+                    let named = match target {
+                        Target::Statement(name) => self.statement(name).ok(),
+                        Target::Portal(_) => None,
+                    };
+                    if named.is_some_and(|statement| self.may_call_ids(statement.text())) {
+                        return Ok(None);
+                    }
                 }
                 tag::BIND => {
                     let bind = Bind::parse(body).map_err(malformed)?;
@@ -75,6 +88,9 @@ impl Session {
                             Err(_) => return Ok(None),
                         },
                     };
+                    if self.may_call_ids(statement.text()) {
+                        return Ok(None);
+                    }
                     let planned = match self.planned(&statement, &bind, false) {
                         Ok(planned) => planned,
                         // It may be what an earlier message of this batch prepares.
@@ -96,7 +112,7 @@ impl Session {
     }
 
     /// The shared statement of a Parse's content.
-    fn intern(&mut self, content: &[u8]) -> Result<Rc<Statement>, Error> {
+    pub(super) fn intern(&mut self, content: &[u8]) -> Result<Rc<Statement>, Error> {
         let mut context = Vec::new();
         self.settings.current().parse_context(&mut context);
         self.state.statements.borrow_mut().intern(content, &context)
@@ -189,7 +205,10 @@ impl Session {
             tag::PARSE => self.parse(body),
             tag::BIND => self.bind(body),
             tag::DESCRIBE => match Target::parse(body).map_err(malformed) {
-                Ok(Target::Statement(name)) => match self.statement(name) {
+                Ok(Target::Statement(name)) => match self
+                    .statement(name)
+                    .and_then(|statement| self.with_fresh_ids(statement))
+                {
                     Ok(statement) => return self.describe(&statement, None).await,
                     Err(error) => Err(error),
                 },
@@ -233,6 +252,7 @@ impl Session {
     fn bind(&mut self, body: &[u8]) -> Result<(), Error> {
         let bind = Bind::parse(body).map_err(malformed)?;
         let statement = self.statement(bind.statement)?;
+        let statement = self.with_fresh_ids(statement)?;
         self.check_not_failed(statement.text())?;
         let portals = &mut self.sharded().portals;
         portals.retain(|portal| *portal.name != *bind.portal);

@@ -16,6 +16,7 @@ mod route_copy;
 mod scatter;
 mod steps;
 mod two_phase;
+mod unique_ids;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -137,14 +138,23 @@ impl Session {
         let batch = bytes.get(..length).unwrap_or_default().to_vec();
         match (end, batch.first()) {
             (BatchEnd::Simple, Some(&tag::QUERY)) => {
-                let text = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
+                let written = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
+                let replaced = match self.with_ids(written) {
+                    Ok(replaced) => replaced,
+                    Err(error) => return self.answer(&error),
+                };
+                let text = replaced.as_deref().unwrap_or(written);
                 let steps = match self.statements_of(text, None, &[]) {
                     Ok(steps) => steps,
                     Err(error) => return self.answer(&error),
                 };
                 let verdicts = steps.iter();
                 let verdicts = verdicts.map(|step| (&step.verdict, step.effects.sets()));
-                match self.one_server_for(verdicts) {
+                let alone = match replaced {
+                    None => self.one_server_for(verdicts),
+                    Some(_) => None,
+                };
+                match alone {
                     Some((shard, want)) => {
                         let changes = steps.iter().any(|step| step.changes);
                         drop(steps);
