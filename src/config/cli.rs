@@ -281,7 +281,7 @@ mod tests {
             ("pgdog run", None),
             ("pgdog configcheck", None),
             ("pgdog hash secret", None),
-            ("pgdog route -u u -d d -f f", Some("route is not available yet")),
+            ("pgdog route -u u -d d -f f", None),
             ("pgdog schema-sync --from-database a --to-database b --publication p --dry-run --ignore-errors --cutover", Some("schema-sync is not available yet")),
             ("pgdog data-sync --from-database a --to-database b --publication p --replication-slot s --sync-only --skip-schema-sync", Some("data-sync is not available yet")),
             ("pgdog replicate-and-cutover --from-database a --to-database b --publication p", Some("replicate-and-cutover is not available yet")),

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::sharding::TableKind;
+use crate::sql::across::{Asked, Of};
 use crate::sql::explain;
 use crate::sql::hints::Hints;
 use crate::sql::lexer::Dialect;
@@ -131,7 +132,12 @@ fn query_preview(
     let mut place = route.to_string();
     if matches!(route, Route::Several(_)) && statement.kind == Kind::Select {
         let across = several::plan(statement, part, dialect, database)?;
-        place = format!("{place}, each of which runs {}", across.text);
+        let asked = across.gathered.iter().chain([&across.asked]);
+        let asked = asked.map(|Asked { of, text, .. }| match of {
+            Of::EveryShard => format!("each of which runs {text}"),
+            Of::AnyShard => format!("one of which runs {text}"),
+        });
+        place = format!("{place}, {}", asked.collect::<Vec<_>>().join(", then "));
     }
     Ok(Preview { place, reach })
 }
@@ -222,7 +228,7 @@ mod tests {
                 Reach::Multi,
             ),
             (
-                "SELECT * FROM users EXCEPT SELECT * FROM users",
+                "SELECT * FROM users u, LATERAL (SELECT count(*) FROM users v WHERE v.id < u.id) c",
                 "any: reads only",
                 "refused: ",
                 Reach::Refused,
