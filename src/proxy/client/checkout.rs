@@ -24,7 +24,7 @@ use super::super::news;
 use super::super::pools::{Conn, Held, Welcome};
 use super::super::server::{Lost, Reset, RunError, Targets};
 use super::obtain::{unanswered, Aim, Attempt, Terms};
-use super::request::Unnamed;
+use super::unnamed::Unnamed;
 use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 
 impl Session {

@@ -38,8 +38,8 @@ use super::adopt::{admit, killed, unknown_database, Manner};
 use super::audit::Audit;
 use super::lookup;
 use super::passthrough::{self, Stranger};
-use super::request::Unnamed;
 use super::startup::Encrypted;
+use super::unnamed::Unnamed;
 use super::visitor::Visitor;
 use super::{End, Inbound, LoggedIn, Session};
 

@@ -19,6 +19,7 @@ mod restore;
 mod role;
 mod sharded;
 mod startup;
+mod unnamed;
 mod visitor;
 mod written;
 
@@ -58,8 +59,8 @@ use audit::Audit;
 use inbound::Inbound;
 use obtain::Aim;
 use relay::{Extent, Relay};
-use request::Unnamed;
 use sharded::Sharded;
+use unnamed::Unnamed;
 use written::Ledgers;
 
 /// An incomplete request up to this size waits for the rest before it takes a server.

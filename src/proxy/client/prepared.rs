@@ -18,7 +18,8 @@ use crate::sql::lexer::Dialect;
 use crate::sql::session::{Effect, Effects, NameAt};
 
 use super::super::server::{Server, NOTE_CLIENT, NOTE_COMMIT, NOTE_SERVER};
-use super::request::{statement_of_bind, Unnamed};
+use super::request::statement_of_bind;
+use super::unnamed::Unnamed;
 use super::{End, Relay};
 
 impl Relay<'_> {

@@ -9,7 +9,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::sql::settings::Settings;
 
 use super::super::server::{OnError, Recipient};
-use super::request::Unnamed;
+use super::unnamed::Unnamed;
 use super::Session;
 
 /// The function of PostgreSQL that says "cached plan must not change result type": the message may be translated.

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
 use crate::metrics::{Phase, Stat};
-use crate::prepared::Statement;
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Query};
@@ -24,6 +23,7 @@ use super::super::core_state::Activity;
 use super::super::server::{NOTE_COMMIT, NOTE_EFFECTS, NOTE_UNNAMED};
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::prepared::{commit_note, Amid};
+use super::unnamed::Unnamed;
 use super::{End, Relay, Session};
 
 /// A statement is read whole, to see what it does to the session, up to this size. A larger one passes unread, and
@@ -31,9 +31,6 @@ use super::{End, Relay, Session};
 pub(super) const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Describe, Close and the names in Bind: PostgreSQL's names have 63 bytes.
 pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
-
-/// An unnamed statement up to this size is remembered for each client, a larger one with the statements of its core.
-const BOUND_BYTES_MAX: usize = 1024;
 
 /// What to do with a message.
 enum Class {
@@ -49,19 +46,6 @@ enum Class {
     Await,
     /// The client says goodbye.
     Terminate,
-}
-
-/// What is known of the unnamed prepared statement on the server that a client has. It is not the client's own by
-/// nature: the server may have another client's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Unnamed {
-    /// Nothing.
-    #[default]
-    None,
-    /// The client has parsed one since it has this server.
-    Parsed,
-    /// And in this batch.
-    ParsedNow,
 }
 
 impl Relay<'_> {
@@ -187,45 +171,11 @@ impl Relay<'_> {
         Ok(at)
     }
 
-    /// Remembers an unnamed statement that may be bound in a later batch, when the client may have another server.
-    fn remember_unbound(&mut self, definition: Option<&[u8]>) {
-        if let Some(definition) = definition.filter(|_| self.session.translates()) {
-            // One that is malformed is none: the server says so.
-            self.session.unbound = self.intern(definition).ok();
-            self.session.bound.clear();
-            self.session.unbound_in = self.session.statements.syncs() + 1;
-        }
-    }
-
     /// Looks at the batch in front, as far as it is here.
     fn admit_next(&mut self, first: u8) {
         let inbound = std::mem::take(&mut self.session.inbound);
         self.admit(first, inbound.bytes());
         self.session.inbound = inbound;
-    }
-
-    /// Remembers an unnamed statement that is bound where it was parsed, and may be again in a later batch.
-    fn remember_bound(&mut self, definition: Option<&[u8]>) {
-        let Some(definition) = definition.filter(|_| self.session.translates()) else {
-            return;
-        };
-        if definition.len() > BOUND_BYTES_MAX {
-            return self.remember_unbound(Some(definition));
-        }
-        let session = &mut *self.session;
-        session.unbound = None;
-        session.bound.clear();
-        session.bound.extend_from_slice(definition);
-        session.unbound_in = session.statements.syncs() + 1;
-    }
-
-    /// The unnamed statement that the client has parsed, wherever that was.
-    pub(super) fn remembered(&mut self) -> Option<Rc<Statement>> {
-        if !self.session.bound.is_empty() {
-            let definition = std::mem::take(&mut self.session.bound);
-            self.session.unbound = self.intern(&definition).ok();
-        }
-        self.session.unbound.clone()
     }
 
     fn end_batch(&mut self, tag: u8) {
@@ -442,22 +392,6 @@ impl Relay<'_> {
         effects
     }
 
-    /// Does the server have this client's unnamed statement for certain?
-    pub(super) fn has_unnamed(&self) -> bool {
-        match self.session.unnamed {
-            _ if !self.session.pools() => true,
-            Unnamed::ParsedNow => !self.session.renames(true),
-            Unnamed::Parsed => self.server.exchange.nothing_owed(),
-            Unnamed::None => false,
-        }
-    }
-
-    /// Was the unnamed statement parsed in an earlier batch of which nobody knows yet whether it failed?
-    fn waits_for_unnamed(&self) -> bool {
-        let session = &*self.session;
-        session.unnamed != Unnamed::ParsedNow && session.unbound_in > 0 && !session.renames(true)
-    }
-
     /// Passes the next message on with what it needs.
     fn pass_alone(&mut self, header: Header) -> Result<(), End> {
         if self.session.audit.is_some() {
@@ -627,13 +561,6 @@ impl Relay<'_> {
 }
 
 impl Session {
-    /// It has no unnamed statement any more.
-    pub(super) fn forget_unnamed(&mut self) {
-        self.unbound = None;
-        self.bound.clear();
-        self.unbound_in = 0;
-    }
-
     /// Does it share servers with other clients?
     pub(super) fn pools(&self) -> bool {
         self.manner.mode != PoolerMode::Session

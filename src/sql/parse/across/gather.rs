@@ -33,6 +33,11 @@ const ROWS: &str = "__pgdog_rows";
 ///
 /// Errors: 0A000; what for is of no use to the client.
 pub(super) fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error> {
+    // Rows are put where such a name stands, and one may be written in escapes.
+    let whole = write(NodeEnum::SelectStmt(Box::new(select.clone())))?;
+    if whole.contains(GATHERED) {
+        return Err(refused("this name"));
+    }
     let mut gather = Gather {
         catalogue,
         gathered: Vec::new(),

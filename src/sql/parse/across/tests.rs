@@ -609,6 +609,8 @@ fn what_depends_on_other_queries_is_not_asked_apart() {
         "SELECT rank() OVER (ORDER BY age), secret(age) FROM users",
         "SELECT 1 AS age, rank() OVER (ORDER BY 1) FROM users GROUP BY age",
         "SELECT array_agg(ctid) FROM users",
+        r"SELECT string_agg(name, E'\x5f_pgdog_gathered_0') FROM users",
+        r#"SELECT array_agg(age) AS U&"\005f_pgdog_gathered_0" FROM users"#,
     ] {
         let found = with_select(sql, |select| plan(select, &Tables));
         let error = found.map(|across| across.gathered).expect_err(sql);
