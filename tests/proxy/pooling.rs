@@ -204,7 +204,7 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
         clients
             .iter_mut()
             .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
-        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
+        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'pgdog check'");
         assert_eq!(postgres.value("postgres", &ended), "4");
         poll(PATIENCE, "the backends to end", || {
             (postgres.connections(&database) == 0).then_some(())
