@@ -544,6 +544,12 @@ impl Link {
         }
     }
 
+    /// The session has another server, or none: what was said of the one that it had is not about it.
+    pub(crate) fn forget_server(&self) {
+        self.dismiss(Notice::Superseded);
+        self.dismiss(Notice::Hung);
+    }
+
     /// Remembers whom to wake.
     #[inline]
     pub(crate) fn listen(&self, cx: &Context<'_>) {

@@ -12,11 +12,13 @@
 
 use std::fmt::Write as _;
 
+use super::values::is_open;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::insert_rows::{renumber, InsertPart};
 use crate::sql::lexer::{Dialect, Kind, Lexer};
+use crate::sql::quote;
 use crate::sql::update_parts::{assigned, UpdateParts};
 
 /// What it takes to move a row.
@@ -67,7 +69,7 @@ impl Moving {
         let value = change.get(key.clone()).unwrap_or_default();
         let update = [
             change.get(..key.start).unwrap_or_default(),
-            name(column).as_bytes(),
+            quote::name(column).as_bytes(),
             change.get(key.end..).unwrap_or_default(),
             b"\nRETURNING tableoid, ctid",
         ]
@@ -75,9 +77,8 @@ impl Moving {
         // What PostgreSQL makes of an open type depends on where it stands first.
         for parameter in parameters(value, dialect).chain(parameters(returning, dialect)) {
             let digits = std::str::from_utf8(parameter.get(1..).unwrap_or_default());
-            let at = digits.ok().and_then(|digits| digits.parse::<usize>().ok());
-            let declared = at.and_then(|at| types.get(at.checked_sub(1)?));
-            let open = declared.is_none_or(|oid| *oid == 0);
+            let number = digits.ok().and_then(|digits| digits.parse().ok());
+            let open = number.is_none_or(|number| is_open(types, number));
             if open && parameters(&update, dialect).any(|other| other == parameter) {
                 let what =
                     "a parameter of no declared type at several places of an UPDATE that moves rows";
@@ -85,8 +86,8 @@ impl Moving {
             }
         }
         let table = match target.schema {
-            Some(schema) => format!("{}.{}", name(schema), name(target.name)),
-            None => name(target.name),
+            Some(schema) => format!("{}.{}", quote::name(schema), quote::name(target.name)),
+            None => quote::name(target.name),
         };
         Ok(Self {
             to,
@@ -94,7 +95,7 @@ impl Moving {
             value: value.to_vec(),
             update: renumber(&update, dialect),
             table,
-            alias: target.alias.map(name),
+            alias: target.alias.map(quote::name),
             returning: returning.to_vec(),
             dialect,
         })
@@ -103,7 +104,8 @@ impl Moving {
     /// Asks the old shard for the columns of the table, in order: their names, whether their texts may mean something
     /// else elsewhere, and whether the row's table is one that inherits from the table, which is no partition.
     pub fn columns(&self, place: &Place) -> String {
-        let table = literal(self.table.as_bytes());
+        let table = quote::literal(self.table.as_bytes());
+        let table = String::from_utf8_lossy(&table);
         format!(
             "SELECT a.attname, a.atttypid IN (790, 791), c.oid <> a.attrelid AND NOT c.relispartition \
              FROM pg_catalog.pg_attribute a, pg_catalog.pg_class c WHERE a.attrelid = {table}::pg_catalog.regclass \
@@ -141,7 +143,7 @@ impl Moving {
                  pg_catalog.set_config('{setting}', '{value}', true)"
             );
         }
-        let names: Vec<_> = columns.iter().map(|column| name(column)).collect();
+        let names: Vec<_> = columns.iter().map(|column| quote::name(column)).collect();
         let _ = write!(
             text,
             "; DELETE FROM {} WHERE tableoid = {} AND ctid = '{}' RETURNING {}; SELECT ",
@@ -168,7 +170,7 @@ impl Moving {
         columns: &[Box<str>],
         values: &[Option<Vec<u8>>],
     ) -> Result<InsertPart, Error> {
-        let names: Vec<_> = columns.iter().map(|column| name(column)).collect();
+        let names: Vec<_> = columns.iter().map(|column| quote::name(column)).collect();
         let alias = self.alias.as_ref();
         let alias = alias.map_or_else(String::new, |alias| format!(" AS {alias}"));
         let mut text = format!(
@@ -187,7 +189,7 @@ impl Moving {
                 Some(value) if self.dialect.overlapping && !value.is_ascii() => {
                     return Err(refused("a row that moves, in this client_encoding,"));
                 }
-                Some(value) => put_literal(value, &mut text),
+                Some(value) => text.extend_from_slice(&quote::literal(value)),
             }
         }
         text.extend_from_slice(b") ");
@@ -239,31 +241,6 @@ fn parameters(text: &[u8], dialect: Dialect) -> impl Iterator<Item = &[u8]> {
     tokens
         .filter(|token| token.kind == Kind::Parameter)
         .map(move |token| token.of(text))
-}
-
-fn name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn literal(value: &[u8]) -> String {
-    let mut quoted = Vec::with_capacity(value.len() + 3);
-    put_literal(value, &mut quoted);
-    String::from_utf8_lossy(&quoted).into_owned()
-}
-
-/// A string that means the same whatever `standard_conforming_strings` is.
-fn put_literal(value: &[u8], out: &mut Vec<u8>) {
-    if value.contains(&b'\\') {
-        out.push(b'E');
-    }
-    out.push(b'\'');
-    for &byte in value {
-        if matches!(byte, b'\'' | b'\\') {
-            out.push(byte);
-        }
-        out.push(byte);
-    }
-    out.push(b'\'');
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::values::is_open;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
@@ -58,11 +59,7 @@ pub fn divide(
             ));
         }
         // What PostgreSQL makes of an open type depends on where it stands first, which parts may not have.
-        let open = |number: &&u16| {
-            let at = usize::from(**number).checked_sub(1);
-            let declared = at.and_then(|at| parameters.types.get(at).copied());
-            matches!(declared, None | Some(0 | UNKNOWN_OID))
-        };
+        let open = |number: &&u16| is_open(parameters.types, usize::from(**number));
         if let Some(number) = usage.ambiguous.iter().find(open) {
             let what =
                 format!("parameter ${number} of no declared type at several places of an INSERT");
@@ -87,9 +84,6 @@ pub fn divide(
         turns,
     })
 }
-
-/// `unknown`
-const UNKNOWN_OID: u32 = 705;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use crate::sharding::{BadKey, Key, KeyType, Usage};
 use crate::sql::keys::{Member, Operand};
 use crate::sql::lexer::Kind;
 use crate::sql::shape::Literal;
+use crate::types::oid;
 
 /// What a statement is run with.
 #[derive(Clone, Copy, Debug)]
@@ -81,15 +82,22 @@ impl Argument {
 /// Source: `pg_type.dat` of PostgreSQL.
 pub fn type_oid(name: &str) -> u32 {
     match name {
-        "int8" => 20,
-        "int2" => 21,
-        "int4" => 23,
-        "text" => 25,
-        "varchar" => 1043,
-        "numeric" => 1700,
-        "uuid" => 2950,
+        "int8" => oid::INT8,
+        "int2" => oid::INT2,
+        "int4" => oid::INT4,
+        "text" => oid::TEXT,
+        "varchar" => oid::VARCHAR,
+        "numeric" => oid::NUMERIC,
+        "uuid" => oid::UUID,
         _ => 0,
     }
+}
+
+/// Does PostgreSQL find out the type of this parameter, which counts from 1, by where it stands? `types`: those that Parse
+/// declared, in order; there may be fewer.
+pub fn is_open(types: &[u32], number: usize) -> bool {
+    let declared = number.checked_sub(1).and_then(|at| types.get(at));
+    matches!(declared, None | Some(0 | &oid::UNKNOWN))
 }
 
 impl<'a> Parameter<'a> {

@@ -2,6 +2,7 @@
 
 use super::keyword::Keyword as K;
 use super::lexer::{continuation, Dialect, Kind, Lexer, Token};
+use super::quote;
 
 /// A name as PostgreSQL stores it: unquoted ones in lower case. Bytes in the client's encoding.
 pub type Name = Box<[u8]>;
@@ -141,7 +142,7 @@ impl<'a> Cursor<'a> {
             Kind::EscapeString => plain_literal(bytes.get(1..)?, true)?,
             Kind::DollarString => {
                 let tag = bytes.iter().skip(1).position(|&b| b == b'$')? + 2;
-                quote(bytes.get(tag..bytes.len().checked_sub(tag)?)?)
+                quote::literal(bytes.get(tag..bytes.len().checked_sub(tag)?)?)
             }
             _ => return None,
         };
@@ -151,23 +152,6 @@ impl<'a> Cursor<'a> {
         self.advance();
         Some(literal)
     }
-}
-
-/// A text as a string literal that means the same whatever `standard_conforming_strings` is.
-pub(super) fn quote(text: &[u8]) -> Vec<u8> {
-    let mut literal = Vec::with_capacity(text.len() + 3);
-    if text.contains(&b'\\') {
-        literal.push(b'E');
-    }
-    literal.push(b'\'');
-    for &byte in text {
-        if matches!(byte, b'\'' | b'\\') {
-            literal.push(byte);
-        }
-        literal.push(byte);
-    }
-    literal.push(b'\'');
-    literal
 }
 
 /// From a literal that begins with its quote; `escapes` says what a backslash in it means.
@@ -271,7 +255,5 @@ mod tests {
             let literal = Cursor::new(text.as_bytes(), dialect).literal();
             assert_eq!(literal.as_deref(), expected.map(str::as_bytes), "{text}");
         }
-        assert_eq!(quote(b"it's"), b"'it''s'");
-        assert_eq!(quote(br"a\b"), br"E'a\\b'");
     }
 }

@@ -3,7 +3,8 @@
 //! `plain` lets pass what is plainly a query; `lexer` cuts a text into tokens, `statements` into statements, `session` says what each does to its session;
 //! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
 //! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `unique_ids` finds calls of a function that is ours;
-//! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with.
+//! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with;
+//! `quote` writes names and texts into statements.
 
 pub mod cache;
 mod cursor;
@@ -18,6 +19,7 @@ pub mod keyword;
 pub mod lexer;
 mod parse;
 mod plain;
+pub mod quote;
 pub mod restore;
 mod sample;
 pub mod session;

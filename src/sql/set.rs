@@ -5,9 +5,10 @@
 
 use std::borrow::Cow;
 
-use super::cursor::{quote, Cursor, Name};
+use super::cursor::{Cursor, Name};
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
+use super::quote;
 
 /// What a statement does to settings, once it has succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +56,7 @@ const LISTS: [&[u8]; 4] = [
 impl Value {
     /// The value of a startup parameter, or of a parameter of `set_config()`: any text, as it came.
     pub fn from_text(name: &[u8], text: &[u8]) -> Self {
-        Self::from_literal(name, quote(text))
+        Self::from_literal(name, quote::literal(text))
     }
 
     fn from_literal(name: &[u8], literal: Vec<u8>) -> Self {
@@ -140,7 +141,7 @@ impl SetConfig {
             match argument {
                 Argument::Literal(literal) => Some(Some(literal.clone())),
                 Argument::Null => Some(None),
-                Argument::Parameter(n) => Some(parameter(*n)?.map(quote)),
+                Argument::Parameter(n) => Some(parameter(*n)?.map(quote::literal)),
                 Argument::Boolean(_) | Argument::Unknown => None,
             }
         };

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::lexer::{Dialect, Kind, Lexer};
+use super::quote;
 
 const RETURNING: &[u8] = b"returning";
 
@@ -98,9 +99,7 @@ pub fn assigned(text: &[u8], dialect: Dialect, column: &str) -> Option<Range<usi
         let written = name.of(text);
         let same = match name.kind {
             Kind::Word => written.eq_ignore_ascii_case(column.as_bytes()) && column.is_ascii(),
-            Kind::QuotedName => {
-                written == format!("\"{}\"", column.replace('"', "\"\"")).as_bytes()
-            }
+            Kind::QuotedName => written == quote::name(column).as_bytes(),
             _ => false,
         };
         if same {

@@ -19,7 +19,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::session::effects;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::{Activity, Notice};
+use super::super::core_state::Activity;
 use super::super::news;
 use super::super::pools::{Conn, Held, Welcome};
 use super::super::server::{Lost, Reset, RunError, Targets};
@@ -134,9 +134,7 @@ impl Session {
             held.link.meter.assigned(waited);
             self.link.meter.assigned(waited);
             held.link.latencies().record(Phase::CheckoutWait, waited);
-            // What was said of another server is not about this one.
-            self.link.dismiss(Notice::Superseded);
-            self.link.dismiss(Notice::Hung);
+            self.link.forget_server();
             self.link.enter(Activity::Active, now);
             return Ok(Attempt::Ready(held));
         }
@@ -232,9 +230,7 @@ impl Session {
 
     /// A client that waits for a server: why it has to stop.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        // It has no server.
-        self.link.dismiss(Notice::Superseded);
-        self.link.dismiss(Notice::Hung);
+        self.link.forget_server();
         if let Some(notice) = self.link.notice() {
             return Poll::Ready(End::Fatal(self.farewell(notice)));
         }

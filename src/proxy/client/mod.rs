@@ -388,10 +388,7 @@ impl Session {
                         let error = Error::fatal(Fault::Server, code, text);
                         return Poll::Ready(Err(End::Fatal(error)));
                     }
-                    // It has no server.
-                    Some(notice @ (Notice::Superseded | Notice::Hung)) => {
-                        self.link.dismiss(notice);
-                    }
+                    Some(Notice::Superseded | Notice::Hung) => self.link.forget_server(),
                     // The transaction comes to its end first.
                     Some(Notice::Drain | Notice::Removed) if in_transaction => {}
                     Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),

@@ -115,10 +115,13 @@ impl Relay<'_> {
         if !statement.is_sql() {
             return parse(self.server, statement, Fate::Drop, 0);
         }
-        // PREPARE by the extended protocol, under names that are in nobody's way.
+        self.execute_own(&prepare_text(statement), NOTE_SERVER, None);
+    }
+
+    /// Executes a statement of ours amid a batch, under a name that is in nobody's way.
+    pub(super) fn execute_own(&mut self, text: &[u8], note: Note, effects: Option<Rc<Effects>>) {
         let mut messages = Vec::new();
-        let text = [&prepare_text(statement), &b"\0\0\0"[..]].concat();
-        Parse::encode_content(&mut messages, OWN, &text);
+        Parse::encode(&mut messages, OWN, text, []);
         Bind::encode(&mut messages, OWN, OWN, [], [], []);
         Execute {
             portal: OWN,
@@ -128,12 +131,11 @@ impl Relay<'_> {
         Target::Portal(OWN).encode_close(&mut messages);
         Target::Statement(OWN).encode_close(&mut messages);
         self.server.stream.write(&messages);
-        let exchange = &mut self.server.exchange;
-        exchange.sent(Owed::ParseComplete, Fate::Drop);
-        exchange.sent(Owed::BindComplete, Fate::Drop);
-        exchange.sent_with(Owed::Execution, Fate::Drop, NOTE_SERVER);
-        exchange.sent(Owed::CloseComplete, Fate::Drop);
-        exchange.sent(Owed::CloseComplete, Fate::Drop);
+        self.note(Owed::ParseComplete, Fate::Drop, 0);
+        self.note(Owed::BindComplete, Fate::Drop, 0);
+        self.note_with(Owed::Execution, Fate::Drop, note, effects);
+        self.note(Owed::CloseComplete, Fate::Drop, 0);
+        self.note(Owed::CloseComplete, Fate::Drop, 0);
     }
 
     /// The same in front of a Query: an error is nobody's, and leaves the Query to fail by itself.
@@ -597,4 +599,4 @@ fn prepare_text(statement: &Statement) -> Vec<u8> {
 }
 
 /// A name of ours for what is gone at once.
-pub(super) const OWN: &[u8] = b"__pgdog_prepare";
+const OWN: &[u8] = b"__pgdog_prepare";

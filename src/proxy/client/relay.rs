@@ -155,10 +155,16 @@ impl<'a> Relay<'a> {
     /// may set could say otherwise.
     #[inline]
     pub(super) fn admit(&mut self, first: u8, bytes: &[u8]) {
-        let begins = matches!(first, tag::QUERY | tag::PARSE | tag::BIND | tag::DESCRIBE);
-        if begins && self.extent == Extent::OneTransaction && self.is_over() {
+        if self.may_admit(first) {
             self.admit_same(bytes);
         }
+    }
+
+    /// Is the batch that begins with this message to be looked at?
+    #[inline]
+    pub(super) fn may_admit(&self, first: u8) -> bool {
+        let begins = matches!(first, tag::QUERY | tag::PARSE | tag::BIND | tag::DESCRIBE);
+        begins && self.extent == Extent::OneTransaction && self.is_over()
     }
 
     #[cold]

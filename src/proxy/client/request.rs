@@ -173,6 +173,9 @@ impl Relay<'_> {
 
     /// Looks at the batch in front, as far as it is here.
     fn admit_next(&mut self, first: u8) {
+        if !self.may_admit(first) {
+            return;
+        }
         let inbound = std::mem::take(&mut self.session.inbound);
         self.admit(first, inbound.bytes());
         self.session.inbound = inbound;

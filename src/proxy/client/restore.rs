@@ -3,11 +3,10 @@
 use std::rc::Rc;
 
 use crate::protocol::exchange::{Fate, Owed};
-use crate::protocol::frontend::{Bind, Execute, Parse, Target, SYNC};
+use crate::protocol::frontend::{Bind, Execute, Parse, SYNC};
 use crate::sql::keyword::Keyword;
 use crate::sql::session::{effects, Effects};
 
-use super::prepared::OWN;
 use super::Relay;
 
 impl Relay<'_> {
@@ -20,26 +19,11 @@ impl Relay<'_> {
             .collect()
     }
 
-    /// Executes statements of ours amid a batch, under a name that is in nobody's way: their errors are its own.
+    /// Executes statements of ours amid a batch: their errors are its own.
     pub(super) fn restore(&mut self, statements: &[Vec<u8>]) {
         for text in statements {
             let effects = Rc::new(effects(text, self.dialect()));
-            let mut messages = Vec::new();
-            Parse::encode(&mut messages, OWN, text, []);
-            Bind::encode(&mut messages, OWN, OWN, [], [], []);
-            Execute {
-                portal: OWN,
-                rows_max: 0,
-            }
-            .encode(&mut messages);
-            Target::Portal(OWN).encode_close(&mut messages);
-            Target::Statement(OWN).encode_close(&mut messages);
-            self.server.stream.write(&messages);
-            self.note(Owed::ParseComplete, Fate::Drop, 0);
-            self.note(Owed::BindComplete, Fate::Drop, 0);
-            self.note_with(Owed::Execution, Fate::Drop, 0, Some(effects));
-            self.note(Owed::CloseComplete, Fate::Drop, 0);
-            self.note(Owed::CloseComplete, Fate::Drop, 0);
+            self.execute_own(text, 0, Some(effects));
         }
     }
 

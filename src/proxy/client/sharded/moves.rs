@@ -1,9 +1,6 @@
 //! An UPDATE that moves a row from shard to shard, step by step, in the open transaction.
 
-use std::sync::Arc;
-
 use crate::error::{Error, Fault};
-use crate::merge::plan::Slice;
 use crate::merge::{refused, MergePlan};
 use crate::protocol::backend::tag;
 use crate::protocol::sqlstate::SqlState;
@@ -152,15 +149,7 @@ impl Session {
             messages: &messages,
             owed: step.owed(),
             commits: false,
-            shown: Shown::Reply {
-                plan: Arc::new(MergePlan::moved_row()),
-                slice: Slice::default(),
-                described: step.is_described(),
-                plain: step.is_query(),
-                notes: Vec::new(),
-                names: false,
-                promised: None,
-            },
+            shown: Shown::reply(MergePlan::moved_row(), step.is_described(), step.is_query()),
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
         Ok(scatter::run(self, to, &call, None).await?)
@@ -179,15 +168,7 @@ impl Session {
             messages: &messages,
             owed,
             commits: false,
-            shown: Shown::Reply {
-                plan: Arc::new(run.merge),
-                slice: Slice::default(),
-                described,
-                plain: step.is_query(),
-                notes: Vec::new(),
-                names: false,
-                promised: None,
-            },
+            shown: Shown::reply(run.merge, described, step.is_query()),
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
         scatter::run(self, to, &call, None).await

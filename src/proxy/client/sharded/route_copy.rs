@@ -8,6 +8,7 @@ use crate::sharding::schema::TableKind;
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;
 use crate::sql::lexer::{self, Dialect, Lexer};
+use crate::sql::quote;
 use crate::sql::statement::{Copy, Kind, Statement};
 
 use super::super::Session;
@@ -140,8 +141,7 @@ fn with_columns(part: &[u8], dialect: Dialect, columns: &[Box<str>]) -> Option<S
         token.kind == lexer::Kind::Word && token.of(part.as_bytes()).eq_ignore_ascii_case(b"from")
     })?;
     let (head, tail) = part.split_at_checked(from.start)?;
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let names: Vec<_> = columns.iter().map(|name| quoted(name)).collect();
+    let names: Vec<_> = columns.iter().map(|name| quote::name(name)).collect();
     Some(format!("{head}({}) {tail}", names.join(", ")))
 }
 

@@ -77,6 +77,21 @@ pub(super) enum Shown {
     Errors,
 }
 
+impl Shown {
+    /// The merged reply, all of it, and nothing else.
+    pub(super) fn reply(plan: MergePlan, described: bool, plain: bool) -> Self {
+        Self::Reply {
+            plan: Arc::new(plan),
+            slice: Slice::default(),
+            described,
+            plain,
+            notes: Vec::new(),
+            names: false,
+            promised: None,
+        }
+    }
+}
+
 /// How a statement on several servers went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {

@@ -1,6 +1,6 @@
 //! The parser's trees, changed in place: expressions, what FROM names, the queries within a query.
 
-use pg_query::protobuf::{Alias, RangeVar, SelectStmt};
+use pg_query::protobuf::{Alias, RangeVar, SelectStmt, WindowDef};
 use pg_query::{Node, NodeEnum};
 
 use super::nodes::wrap;
@@ -56,26 +56,23 @@ pub(super) fn parts_mut(node: &mut NodeEnum) -> Result<Vec<&mut Node>, Error> {
         NodeEnum::SubLink(link) => parts.extend(link.testexpr.as_deref_mut()),
         NodeEnum::GroupingSet(set) => parts.extend(&mut set.content),
         NodeEnum::GroupingFunc(call) => parts.extend(&mut call.args),
-        NodeEnum::WindowDef(window) => {
-            parts.extend(&mut window.partition_clause);
-            parts.extend(&mut window.order_clause);
-            parts.extend(window.start_offset.as_deref_mut());
-            parts.extend(window.end_offset.as_deref_mut());
-        }
+        NodeEnum::WindowDef(window) => parts.extend(window_mut(window)),
         NodeEnum::FuncCall(call) => {
             parts.extend(&mut call.args);
             parts.extend(&mut call.agg_order);
             parts.extend(call.agg_filter.as_deref_mut());
-            if let Some(window) = call.over.as_deref_mut() {
-                parts.extend(&mut window.partition_clause);
-                parts.extend(&mut window.order_clause);
-                parts.extend(window.start_offset.as_deref_mut());
-                parts.extend(window.end_offset.as_deref_mut());
-            }
+            parts.extend(call.over.as_deref_mut().into_iter().flat_map(window_mut));
         }
         _ => return Err(refused("this kind of expression")),
     }
     Ok(parts)
+}
+
+fn window_mut(window: &mut WindowDef) -> impl Iterator<Item = &mut Node> {
+    (window.partition_clause.iter_mut())
+        .chain(&mut window.order_clause)
+        .chain(window.start_offset.as_deref_mut())
+        .chain(window.end_offset.as_deref_mut())
 }
 
 /// What is computed of the rows that FROM and WHERE give.
@@ -188,6 +185,14 @@ fn sublinks_mut(
         sublinks_mut(part, each)?;
     }
     Ok(())
+}
+
+/// A name of a table in FROM, its columns keeping theirs.
+pub(super) fn alias(name: &str) -> Alias {
+    Alias {
+        aliasname: name.to_owned(),
+        colnames: Vec::new(),
+    }
 }
 
 /// A table in FROM under another name.

@@ -220,30 +220,24 @@ impl Gather<'_> {
         let mut seen = 0;
         let mut from = std::mem::take(&mut select.from_clause);
         let mut leaf = |node: &mut Node| {
-            let (name, alias) = match &node.node {
-                Some(NodeEnum::RangeVar(table)) if !table.relname.starts_with(GATHERED) => {
-                    let schema = (!table.schemaname.is_empty()).then_some(&*table.schemaname);
-                    if self.catalogue.table(schema, &table.relname) == Placed::Everywhere {
-                        return Ok(());
-                    }
-                    let plain = Alias {
-                        aliasname: table.relname.clone(),
-                        colnames: Vec::new(),
-                    };
-                    let alias = table.alias.clone().unwrap_or(plain);
-                    (alias.aliasname.clone(), alias)
+            if let Some(NodeEnum::RangeVar(table)) = &node.node {
+                let schema = (!table.schemaname.is_empty()).then_some(&*table.schemaname);
+                if table.relname.starts_with(GATHERED)
+                    || self.catalogue.table(schema, &table.relname) == Placed::Everywhere
+                {
+                    return Ok(());
                 }
-                Some(NodeEnum::RangeSubselect(subquery)) => match &subquery.alias {
-                    Some(alias) => (alias.aliasname.clone(), alias.clone()),
-                    None => return Ok(()),
-                },
-                _ => return Ok(()),
+            }
+            let Some(alias) = name_of(node) else {
+                return Ok(());
             };
             seen += 1;
             if seen <= kept {
                 return Ok(());
             }
-            let own = conditions.iter().filter(|node| is_only_of(node, &name));
+            let own = conditions
+                .iter()
+                .filter(|node| is_only_of(node, &alias.aliasname));
             let own: Vec<Node> = own.cloned().collect();
             let rows = SelectStmt {
                 target_list: vec![star()],
@@ -252,11 +246,7 @@ impl Gather<'_> {
                 ..edit::select()
             };
             let gathered = self.gather(rows)?;
-            let plain = Alias {
-                colnames: Vec::new(),
-                ..alias
-            };
-            *node = edit::table(&gathered, plain);
+            *node = edit::table(&gathered, alias);
             Ok(())
         };
         from_mut(&mut from, &mut leaf, &mut |_| Ok(()))?;
@@ -340,11 +330,7 @@ impl Gather<'_> {
             (true, _) => return Err(refused("a star")),
             (false, from) => {
                 let lone = from.len() == 1 && from.iter().all(|node| name_of(node).is_some());
-                let alias = Alias {
-                    aliasname: ROWS.to_owned(),
-                    colnames: Vec::new(),
-                };
-                (needed(select, lone)?, alias)
+                (needed(select, lone)?, edit::alias(ROWS))
             }
         };
         let rows = SelectStmt {
@@ -520,13 +506,9 @@ fn star() -> Node {
 
 /// `SELECT * FROM` what was gathered.
 fn all_of(name: &str) -> SelectStmt {
-    let alias = Alias {
-        aliasname: ROWS.to_owned(),
-        colnames: Vec::new(),
-    };
     SelectStmt {
         target_list: vec![star()],
-        from_clause: vec![edit::table(name, alias)],
+        from_clause: vec![edit::table(name, edit::alias(ROWS))],
         ..edit::select()
     }
 }
@@ -557,23 +539,15 @@ fn all_hold(mut conditions: Vec<Node>) -> Option<Node> {
 
 /// By what a lone relation's columns are qualified.
 fn name_of(node: &Node) -> Option<Alias> {
-    match inner(node)? {
-        NodeEnum::RangeVar(table) => Some(match &table.alias {
-            Some(alias) => Alias {
-                aliasname: alias.aliasname.clone(),
-                colnames: Vec::new(),
-            },
-            None => Alias {
-                aliasname: table.relname.clone(),
-                colnames: Vec::new(),
-            },
-        }),
-        NodeEnum::RangeSubselect(subquery) => Some(Alias {
-            aliasname: subquery.alias.as_ref()?.aliasname.clone(),
-            colnames: Vec::new(),
-        }),
-        _ => None,
-    }
+    let name = match inner(node)? {
+        NodeEnum::RangeVar(table) => match &table.alias {
+            Some(alias) => &alias.aliasname,
+            None => &table.relname,
+        },
+        NodeEnum::RangeSubselect(subquery) => &subquery.alias.as_ref()?.aliasname,
+        _ => return None,
+    };
+    Some(edit::alias(name))
 }
 
 /// Are there inner joins only?

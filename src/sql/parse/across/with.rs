@@ -2,10 +2,10 @@
 //!
 //! A query of WITH that only reads gives the same rows wherever and however often it is computed for one statement.
 
-use pg_query::protobuf::{Alias, RangeSubselect, SelectStmt};
+use pg_query::protobuf::{RangeSubselect, SelectStmt};
 use pg_query::{Node, NodeEnum, NodeRef};
 
-use super::edit::{from_mut, queries_mut};
+use super::edit::{alias, from_mut, queries_mut};
 use super::functions::{known, Known};
 use super::nodes::{function_name, wrap};
 use crate::error::Error;
@@ -93,10 +93,7 @@ fn put(node: &mut Node, visible: &mut [Query], places: &mut usize) -> Result<(),
         return Err(refused("WITH that is named so often"));
     }
     query.used = true;
-    let mut alias = table.alias.take().unwrap_or_else(|| Alias {
-        aliasname: query.name.clone(),
-        colnames: Vec::new(),
-    });
+    let mut alias = table.alias.take().unwrap_or_else(|| alias(&query.name));
     let given = alias.colnames.len();
     let rest = query.columns.iter().skip(given).cloned();
     alias.colnames.extend(rest);
