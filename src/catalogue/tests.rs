@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::*;
+use crate::balance::Lag;
 use crate::config::{resolve, Source, Sources};
 use crate::metrics::family::Sample;
-use crate::metrics::{Counters, Histogram, Latencies, LoginResult, Tally};
+use crate::metrics::{Counters, Histogram, Latencies, LoginResult, Stat, Tally};
 use crate::pool::PoolStats;
 use crate::protocol::sqlstate::SqlState;
 use crate::snapshot::{Known, Names, OverShardsSnapshot};

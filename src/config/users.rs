@@ -55,7 +55,7 @@ section! {
     server_user: Option<String> = unset "app", Live, Now;
     /// Password on the servers; unset: the passwords above, in turn.
     server_password: Option<Secret> = unset "secret", Live, Now;
-    /// Where the password for servers comes from.
+    /// Where the password for servers comes from. Azure and Vault are not there yet: no password then.
     server_auth: ServerAuth = default "password", Live, Now;
     /// RDS region; unset: taken from the host.
     server_iam_region: Option<String> = unset "eu-west-1", Live, Now;

@@ -191,6 +191,9 @@ fn a_token_is_signed_for_host_port_user_and_region_and_used_again() {
         assert_eq!(client.value("SELECT 1"), "1");
         drop(client);
         let first = tokens.recv_timeout(PATIENCE).expect("a token");
+        drop(clients(&pgdog, 2));
+        let second = tokens.recv_timeout(PATIENCE).expect("another login");
+        assert_eq!(first, second);
         let (_, pairs) = parts(&first);
         let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", &pairs["X-Amz-Date"])
             .expect("a date")
