@@ -72,7 +72,7 @@ fn protocol_3_2_has_longer_keys() {
             wire.peek()
         },
     );
-    assert_eq!(transcript(&wire.read_until(b'Z')), "T E:57014 Z:I");
+    wire.expect_cancelled('I');
     pgdog.stop();
 }
 

@@ -239,6 +239,14 @@ impl Wire {
         transcript(&messages)
     }
 
+    /// Reads the reply to a statement that was cancelled and the transaction's state after it. Its row may have been
+    /// described before: that depends on how far the server had come.
+    #[track_caller]
+    pub(crate) fn expect_cancelled(&mut self, state: char) {
+        let reply = self.batches(1);
+        assert!(is_cancelled(&reply, state), "{reply}");
+    }
+
     /// Messages up to the end of the stream as text.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> String {
@@ -427,6 +435,11 @@ pub(crate) fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
 
 pub(crate) fn query(sql: &str) -> Vec<u8> {
     tagged(b'Q', &cstr(sql))
+}
+
+/// Whether this is the reply to a cancelled statement, see [`Wire::expect_cancelled`].
+pub(crate) fn is_cancelled(reply: &str, state: char) -> bool {
+    reply.strip_prefix("T ").unwrap_or(reply) == format!("E:57014 Z:{state}")
 }
 
 /// Parse, with the types of its parameters left to the server.
