@@ -291,7 +291,7 @@ fn extended_error_without_sync_or_flush_is_sent_at_once() {
 fn checkout_failing_mid_batch_waits_for_the_clients_sync() {
     let database = Postgres::shared().database("extended");
     let pgdog = Config::of(&database)
-        .general("default_pool_size = 1\ncheckout_timeout = 300\nclient_connection_recovery = \"recover\"")
+        .general("default_pool_size = 1\ncheckout_timeout = 2000\nclient_connection_recovery = \"recover\"")
         .start();
     let mut holder = pgdog.client(&database);
     let mut client = pgdog.client(&database);
@@ -314,7 +314,7 @@ fn checkout_failing_mid_batch_waits_for_the_clients_sync() {
 fn checkout_failing_ends_the_client_by_default() {
     let database = Postgres::shared().database("extended");
     let pgdog = Config::of(&database)
-        .general("default_pool_size = 1\ncheckout_timeout = 300")
+        .general("default_pool_size = 1\ncheckout_timeout = 2000")
         .start();
     let mut holder = pgdog.client(&database);
     let mut client = pgdog.client(&database);

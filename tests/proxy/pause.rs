@@ -38,7 +38,7 @@ fn waiting(admin: &mut Wire, clients: &str) {
 
 #[test]
 fn pause_lets_transactions_finish_and_others_wait() {
-    let (pgdog, database, mut admin) = start("checkout_timeout = 100");
+    let (pgdog, database, mut admin) = start("checkout_timeout = 2000");
     let mut busy = pgdog.client(&database);
     let mut other = pgdog.client(&database);
     assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
@@ -47,7 +47,7 @@ fn pause_lets_transactions_finish_and_others_wait() {
     other.send(&query("SELECT 1"));
     // What has begun goes on, for as long as it likes.
     assert_eq!(busy.query("SELECT 1"), "T D:1 C:SELECT_1 Z:T");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(busy.query("COMMIT"), "C:COMMIT Z:I");
     assert_eq!(transcript(&admin.read_until(b'Z')), "C:PAUSE Z:I");
     assert!(
@@ -57,7 +57,7 @@ fn pause_lets_transactions_finish_and_others_wait() {
     // Nothing opens a connection, and checkout_timeout stands still.
     busy.send(&query("SELECT 1"));
     waiting(&mut admin, "2");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(2500));
     assert!(is_empty(&database));
     assert_eq!(admin.query("RESUME"), "C:RESUME Z:I");
     for client in [&mut busy, &mut other] {
@@ -209,7 +209,7 @@ fn a_restart_of_postgresql_in_a_pause_loses_nothing() {
 
 #[test]
 fn maintenance_holds_what_has_not_begun_and_keeps_connections() {
-    let (pgdog, database, mut admin) = start("checkout_timeout = 100");
+    let (pgdog, database, mut admin) = start("checkout_timeout = 2000");
     let mut busy = pgdog.client(&database);
     let mut other = pgdog.client(&database);
     assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
@@ -222,7 +222,7 @@ fn maintenance_holds_what_has_not_begun_and_keeps_connections() {
     assert_eq!(admin.query("RELOAD"), "C:RELOAD Z:I");
     // RESUME is about something else.
     assert_eq!(admin.query("RESUME"), "C:RESUME Z:I");
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(Postgres::shared().connections(&database), 1);
     for client in [&mut busy, &mut other] {
         assert!(client.is_silent(), "held");

@@ -293,7 +293,7 @@ fn a_syntax_error_fails_the_transaction_on_every_shard() {
 fn query_timeout_cancels_the_statement_on_every_shard() {
     let shards = Shards::start(
         "sql_timeout",
-        "query_timeout = 500\ndefault_pool_size = 1",
+        "query_timeout = 2000\ndefault_pool_size = 1",
         "",
     );
     let mut client = shards.client();
@@ -308,7 +308,7 @@ fn query_timeout_cancels_the_statement_on_every_shard() {
             .expect("an error");
         [b'S', b'C', b'M'].map(|name| error.field(name)).join(" ")
     };
-    let text = "ERROR 57014 statement cancelled by query_timeout (500 ms)";
+    let text = "ERROR 57014 statement cancelled by query_timeout (2000 ms)";
     client.send(&query("INSERT INTO o VALUES (1)"));
     assert_eq!(told(&mut client), text);
     assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");

@@ -31,13 +31,13 @@ fn end(client: &mut Wire) -> String {
 
 #[test]
 fn client_idle_timeout_ends_idle_clients_only() {
-    let (pgdog, database) = start("client_idle_timeout = 300");
+    let (pgdog, database) = start("client_idle_timeout = 2000");
     let mut idle = pgdog.client(&database);
     let mut busy = pgdog.client(&database);
-    assert_eq!(busy.query("SELECT 1 FROM pg_sleep(0.6)"), ONE);
+    assert_eq!(busy.query("SELECT 1 FROM pg_sleep(3)"), ONE);
     assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
     let said = end(&mut idle);
-    assert_eq!(said, "FATAL 57P05 idle for 300 ms (client_idle_timeout)");
+    assert_eq!(said, "FATAL 57P05 idle for 2000 ms (client_idle_timeout)");
     assert_eq!(busy.query("COMMIT"), "C:COMMIT Z:I");
     pgdog.stop();
 }
@@ -45,11 +45,11 @@ fn client_idle_timeout_ends_idle_clients_only() {
 #[test]
 fn client_idle_in_transaction_timeout_rolls_back() {
     let (pgdog, database) =
-        start("client_idle_in_transaction_timeout = 300\ndefault_pool_size = 1");
+        start("client_idle_in_transaction_timeout = 2000\ndefault_pool_size = 1");
     let (mut client, mut other) = (pgdog.client(&database), pgdog.client(&database));
     client.query("CREATE TABLE t (a int)");
     client.query("BEGIN; INSERT INTO t VALUES (1)");
-    let text = "FATAL 25P03 idle in transaction for 300 ms (client_idle_in_transaction_timeout)";
+    let text = "FATAL 25P03 idle in transaction for 2000 ms (client_idle_in_transaction_timeout)";
     assert_eq!(end(&mut client), text);
     assert_eq!(other.value("SELECT count(*) FROM t"), "0");
     pgdog.stop();
@@ -57,9 +57,9 @@ fn client_idle_in_transaction_timeout_rolls_back() {
 
 #[test]
 fn query_timeout_cancels_the_statement_and_the_session_goes_on() {
-    let (pgdog, database) = start("query_timeout = 300\ndefault_pool_size = 1");
+    let (pgdog, database) = start("query_timeout = 2000\ndefault_pool_size = 1");
     let (mut client, mut other) = (pgdog.client(&database), pgdog.client(&database));
-    let text = "ERROR 57014 statement cancelled by query_timeout (300 ms)";
+    let text = "ERROR 57014 statement cancelled by query_timeout (2000 ms)";
     client.send(&query("SELECT pg_sleep(60)"));
     let told = client.read_until(b'Z');
     assert_eq!(error(&told), text);
@@ -85,7 +85,7 @@ fn query_timeout_cancels_the_statement_and_the_session_goes_on() {
     assert_eq!(client.batches(1), ONE);
     // Many short ones are not one long one.
     for _ in 0..8 {
-        client.send(&query("SELECT 1 FROM pg_sleep(0.05)"));
+        client.send(&query("SELECT 1 FROM pg_sleep(0.3)"));
     }
     assert_eq!(client.batches(8), [ONE; 8].join(" "));
     pgdog.stop();
@@ -135,12 +135,12 @@ fn odd_server(general: &str) -> Pgdog {
 
 #[test]
 fn a_server_that_does_not_even_stop_ends_the_client() {
-    let pgdog = odd_server("query_timeout = 300");
+    let pgdog = odd_server("query_timeout = 2000");
     let mut client = pgdog.client("odd");
     client.send(&query("HANG"));
     assert_eq!(
         end(&mut client),
-        "FATAL 57014 statement cancelled by query_timeout (300 ms)"
+        "FATAL 57014 statement cancelled by query_timeout (2000 ms)"
     );
 }
 
