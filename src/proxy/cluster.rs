@@ -375,7 +375,11 @@ impl Shard {
                 epoch,
                 asks,
             },
-            Pick::Wait => Choice::Wait,
+            Pick::Wait => {
+                // Old evidence ends without anybody noticing: whoever waits has to hear when there is new one of the same.
+                self.writable.set(Some(balance.roles().writable(now)));
+                Choice::Wait
+            }
             Pick::Refused(refusal) => Choice::Refused(refusal),
         }
     }

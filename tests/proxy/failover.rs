@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::support::postgres::{ALICE, PASSWORD};
-use crate::support::process::{poll, PATIENCE};
+use crate::support::process::{poll, Stopped, PATIENCE};
 use crate::support::replicas::SERVERS;
 use crate::support::wire::{query, transcript};
-use crate::support::{Config, Pgdog, Trio, Wire};
+use crate::support::{Config, Pgdog, Postgres, Trio, Wire};
 
 /// Time between two checks of a server.
 pub(crate) const CHECK_INTERVAL_MS: u64 = 1_000;
@@ -590,6 +590,52 @@ fn roles_bans_and_lag_are_shown() {
         (ports_read(20).len() == 2).then_some(())
     });
     assert_eq!(trio.alice(0).value("SELECT count(*) FROM t"), "20000");
+    pgdog.stop();
+}
+
+/// What the server says is nothing new then, but writes have waited for it.
+#[test]
+fn writes_go_on_when_a_proof_comes_that_is_late() {
+    let database = Postgres::shared().database("late");
+    let pgdog = Config::empty()
+        .admin()
+        .general(
+            "lsn_check_delay = 0\nlsn_check_interval = 1000\nlsn_check_timeout = 60000\n\
+             idle_healthcheck_interval = 0\ncheckout_timeout = 60000",
+        )
+        .database(&database, "role = \"auto\"")
+        .user(ALICE, &database, &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut client = pgdog.client(&database);
+    assert_eq!(client.query("CREATE TABLE t (a int)"), "C:CREATE_TABLE Z:I");
+    // The one that proves the server's role, right after it has done so: amid its work it may hold a lock.
+    let mut direct = Postgres::shared().admin(&database);
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+               AND application_name = 'pgdog check' AND state = 'idle' AND clock_timestamp() - state_change < '300 ms'";
+    let pid = poll(PATIENCE, "a check", || {
+        direct.rows(sql).first().map(|row| row[0].parse().unwrap())
+    });
+    let stopped = Stopped::new(pid);
+    let mut admin = pgdog.admin();
+    let waits = |admin: &mut Wire| {
+        let rows = admin.rows("SHOW CLIENTS state");
+        rows.iter()
+            .any(|row| row.iter().any(|value| value == "waiting"))
+    };
+    // The proof is good for a while.
+    poll(PATIENCE, "a write that has to wait", || {
+        client.send(&query("INSERT INTO t VALUES (1)"));
+        let answered = poll(PATIENCE, "an answer, or a wait", || {
+            let answered = !client.is_silent();
+            (answered || waits(&mut admin)).then_some(answered)
+        });
+        if answered {
+            assert_eq!(client.batches(1), "C:INSERT_0_1 Z:I");
+        }
+        (!answered).then_some(())
+    });
+    drop(stopped);
+    assert_eq!(client.batches(1), "C:INSERT_0_1 Z:I");
     pgdog.stop();
 }
 

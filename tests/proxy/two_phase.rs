@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::process::{poll, signal_process, Folder, PATIENCE};
+use super::support::process::{poll, Folder, Stopped, PATIENCE};
 use super::support::wire::{execute, parse, query, run, sync, transcript, Message, Wire};
 
 /// Three shards with a table `t`, whose deferred trigger waits for `gate` and refuses negative numbers, and one like it
@@ -503,22 +503,6 @@ fn commit_on_and_on(mut client: Wire, first: i32, told: &Mutex<Vec<i32>>) {
             );
         }
         told.lock().unwrap().push(id);
-    }
-}
-
-/// A backend that the scheduler has forgotten, until this is dropped.
-struct Stopped(u32);
-
-impl Stopped {
-    fn new(pid: u32) -> Self {
-        signal_process(pid, Signal::STOP);
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        signal_process(self.0, Signal::CONT);
     }
 }
 

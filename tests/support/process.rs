@@ -109,6 +109,22 @@ pub(crate) fn signal_process(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap_or_else(|error| panic!("signal {signal:?}: {error}"));
 }
 
+/// A backend that the scheduler has forgotten, until this is dropped.
+pub(crate) struct Stopped(u32);
+
+impl Stopped {
+    pub(crate) fn new(pid: u32) -> Self {
+        signal_process(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal_process(self.0, Signal::CONT);
+    }
+}
+
 /// An empty folder that is removed when it is dropped or this process goes away.
 pub(crate) struct Folder(PathBuf);
 

@@ -274,6 +274,11 @@ impl Session {
             return true;
         }
         *known = news;
+        self.is_right(aim)
+    }
+
+    /// Is the pool that the session has turned to one that may serve this, as far as is known now?
+    pub(super) fn is_right(&self, aim: Aim) -> bool {
         let now = self.state.core.now();
         self.cluster
             .is_right(aim.shard, aim.want, self.slot.id, now)
