@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gungraun::{library_benchmark, library_benchmark_group};
-use pgdog::metrics::{ClientMeter, Latencies, Phase, ServerMeter};
+use pgdog::metrics::{ClientMeter, Latencies, Phase, RequestKind, ServerMeter};
 use pgdog::protocol::backend::TransactionStatus;
 
 /// The meters of a client and a server that have been in use, and the time.
@@ -35,7 +35,7 @@ fn play(meters: &mut Meters) {
         latencies,
         now,
     } = meters;
-    server.assigned(0);
+    server.assigned(0, RequestKind::Other);
     client.assigned(0);
     latencies.record(Phase::CheckoutWait, 0);
     server.begin(*now, TransactionStatus::Idle);
@@ -53,7 +53,7 @@ fn play(meters: &mut Meters) {
         Phase::Transaction,
         answered.transaction_time.unwrap_or_default(),
     );
-    latencies.record(Phase::Query, client.answered(answered));
+    latencies.record(Phase::QueryOther, client.answered(answered));
     client.passed(30, 60);
 }
 

@@ -202,8 +202,18 @@ fn cores(view: &View) -> Vec<Family> {
         Kind::Gauge,
         "Server connections of the core.",
     );
+    let mut turns = Family::new(
+        "executor_poll_seconds",
+        Kind::Histogram,
+        "Turns of the core: what runs between two looks at its sockets, while all others wait.",
+    )
+    .unit("seconds")
+    .short();
     for (at, core) in view.cores.iter().enumerate() {
         let labels = labels([("core", core.core.to_string())]);
+        if let Some(took) = &core.turns {
+            turns.push(&labels, Value::Times(Arc::new(took.clone())));
+        }
         busy.push(
             &labels,
             Value::Number(view.busy.get(at).copied().unwrap_or(0.0)),
@@ -212,7 +222,7 @@ fn cores(view: &View) -> Vec<Family> {
         let open = |pool: &PoolSnapshot| pool.stats.idle + pool.stats.active;
         servers.push(&labels, count(core.pools.iter().map(open).sum()));
     }
-    vec![busy, clients, servers]
+    vec![busy, clients, servers, turns]
 }
 
 /// What belongs to no pool.

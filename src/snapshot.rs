@@ -69,6 +69,8 @@ pub struct CoreSnapshot {
     pub buffers: usize,
     /// Those of them with bytes that nobody has consumed yet.
     pub buffers_lent: usize,
+    /// How long its turns took: the tasks that run between two looks at the ring; if [`Scope::latencies`].
+    pub turns: Option<Distribution>,
     /// What was counted that belongs to no pool.
     pub tally: TallyTotals,
     /// Its caches of analysed texts together.

@@ -4,7 +4,7 @@
 //! same call for the next completion, deadline or mail, and wakes the tasks concerned.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{poll_fn, Future};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,6 +48,7 @@ struct Inner {
     tasks: Cell<usize>,
     panics: Cell<u64>,
     busy: Cell<Duration>,
+    turn_watcher: OnceCell<Box<dyn Fn(Duration)>>,
     bell: Arc<Bell>,
     foreign: (Sender<Waker>, Receiver<Waker>),
     inbox: RefCell<Option<Box<dyn Fn() -> bool>>>,
@@ -179,6 +180,12 @@ impl Core {
         }
     }
 
+    /// Calls `watcher` after each turn with how long its tasks ran: as long as a task had to wait for its turn at most.
+    /// It costs no reading of the clock. Only the first watcher is heard.
+    pub fn watch_turns(&self, watcher: impl Fn(Duration) + 'static) {
+        _ = self.0.turn_watcher.set(Box::new(watcher));
+    }
+
     pub(crate) fn ring(&self) -> &Ring {
         &self.0.ring
     }
@@ -246,6 +253,9 @@ impl Core {
                 return Ok(());
             }
             let now = Instant::now();
+            if let Some(watcher) = self.0.turn_watcher.get() {
+                watcher(now.saturating_duration_since(self.now()));
+            }
             let mut wait = None;
             if idle {
                 let until = self.0.timers.next().map_or(WAIT_MAX, |at| {
@@ -452,6 +462,7 @@ impl Core {
             tasks: Cell::new(0),
             panics: Cell::new(0),
             busy: Cell::new(Duration::ZERO),
+            turn_watcher: OnceCell::new(),
             bell,
             foreign: crossbeam_channel::unbounded(),
             inbox: RefCell::new(None),

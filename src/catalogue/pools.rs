@@ -272,16 +272,23 @@ fn histograms(pools: &[PoolSnapshot]) -> Vec<Family> {
     ] {
         connect.add(pools, phase, |pool| address(pool, name));
     }
-    let mut families = vec![
-        Group::new(
-            "query_duration_seconds",
-            "From a client's request to ReadyForQuery, the wait for a server included.",
-        )
-        .of(pools, Phase::Query, |pool| {
+    let mut queries = Group::new(
+        "query_duration_seconds",
+        "From a client's request to ReadyForQuery, the wait for a server included.",
+    );
+    for (phase, kind) in [
+        (Phase::QueryRead, "read"),
+        (Phase::QueryWrite, "write"),
+        (Phase::QueryOther, "other"),
+    ] {
+        queries.add(pools, phase, |pool| {
             let mut labels = client(pool);
-            labels.push(("kind", "other".to_owned())); // one histogram of a pool has reads and writes
+            labels.push(("kind", kind.to_owned()));
             labels
-        }),
+        });
+    }
+    let mut families = vec![
+        queries.family(),
         Group::new(
             "server_query_duration_seconds",
             "From the first message to the server to ReadyForQuery.",
@@ -304,6 +311,12 @@ fn histograms(pools: &[PoolSnapshot]) -> Vec<Family> {
         .of(pools, Phase::IdleInTransaction, client),
     ];
     families.push(connect.family());
+    let overhead = Group::new(
+        "proxy_overhead_seconds",
+        "Time that requests and their answers spent here, of one request in 16.",
+    );
+    let database = |pool: &PoolSnapshot| vec![("database", pool.config.database.clone())];
+    families.push(overhead.of(pools, Phase::Overhead, database).short());
     families
 }
 

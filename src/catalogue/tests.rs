@@ -95,6 +95,7 @@ fn view() -> View {
         statement_bytes: 100,
         buffers: 64,
         buffers_lent: 2,
+        turns: Some(two.read()),
         tally: tally.totals(),
         analysing: Analysing {
             hits: 3,
@@ -273,6 +274,8 @@ fn names_and_types_are_those_that_dashboards_know() {
             Kind::Histogram,
             "user database kind",
         ),
+        ("proxy_overhead_seconds", Kind::Histogram, "database"),
+        ("executor_poll_seconds", Kind::Histogram, "core"),
         (
             "server_query_duration_seconds",
             Kind::Histogram,

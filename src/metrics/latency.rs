@@ -7,9 +7,13 @@ use super::histogram::{Distribution, Histogram};
 /// A phase of serving one pool's clients, of which each duration is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// From a client's request, when it has come, to ReadyForQuery; waiting for a server included. In a pipeline
-    /// one begins where the one before has ended.
-    Query,
+    /// From a client's request that only reads, when it has come, to ReadyForQuery; waiting for a server included. In a
+    /// pipeline one begins where the one before has ended.
+    QueryRead,
+    /// The same of one that may write.
+    QueryWrite,
+    /// The same of one whose text was not looked at.
+    QueryOther,
     /// From the first message of a request to its server to ReadyForQuery.
     ServerQuery,
     /// From the wish for a server to its being there, zero included.
@@ -26,12 +30,17 @@ pub enum Phase {
     ConnectTls,
     /// Authentication, up to its first ReadyForQuery.
     ConnectAuth,
+    /// What a request takes here: from the core's waking with it to its being handed to the ring, and the same with its
+    /// answer. Of some requests only.
+    Overhead,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Phase; 9] = [
-        Phase::Query,
+    pub const ALL: [Phase; 12] = [
+        Phase::QueryRead,
+        Phase::QueryWrite,
+        Phase::QueryOther,
         Phase::ServerQuery,
         Phase::CheckoutWait,
         Phase::Transaction,
@@ -40,7 +49,10 @@ impl Phase {
         Phase::ConnectTcp,
         Phase::ConnectTls,
         Phase::ConnectAuth,
+        Phase::Overhead,
     ];
+    /// Requests of all kinds.
+    pub const QUERIES: [Phase; 3] = [Phase::QueryRead, Phase::QueryWrite, Phase::QueryOther];
 }
 
 /// One core's histograms of a pool.

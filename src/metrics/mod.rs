@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub use client::{ClientMeter, ClientTotals};
 pub use histogram::{Distribution, Histogram};
 pub use latency::{Distributions, Latencies, Phase};
-pub use server::{Answered, ServerMeter};
+pub use server::{Answered, RequestKind, ServerMeter};
 pub use tally::{LoginResult, Tally, TallyTotals, Timed};
 pub use window::{Averages, Period, Windows};
 
@@ -235,7 +235,7 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
 }
 
 #[inline]
-fn elapsed(since: Instant, now: Instant) -> u64 {
+pub(crate) fn elapsed(since: Instant, now: Instant) -> u64 {
     nanoseconds(now.saturating_duration_since(since))
 }
 

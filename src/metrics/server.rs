@@ -13,7 +13,33 @@ use std::time::Instant;
 
 use crate::protocol::backend::TransactionStatus;
 
-use super::{elapsed, Counters, Stat, Totals};
+use super::{elapsed, Counters, Phase, Stat, Totals};
+
+/// Of so many requests to a server one is watched for what it costs here, which takes two readings of the clock.
+const OVERHEAD_OF: u64 = 16;
+
+/// What a request does, as far as that was found out before it was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestKind {
+    /// It only reads.
+    Read,
+    /// It may write.
+    Write,
+    /// Its text was not looked at.
+    #[default]
+    Other,
+}
+
+impl RequestKind {
+    /// As what its time counts.
+    pub fn phase(self) -> Phase {
+        match self {
+            Self::Read => Phase::QueryRead,
+            Self::Write => Phase::QueryWrite,
+            Self::Other => Phase::QueryOther,
+        }
+    }
+}
 
 /// One server connection's counters and clocks. Travels with it when it changes cores.
 #[derive(Clone, Debug)]
@@ -28,6 +54,9 @@ pub struct ServerMeter {
     transaction_since: Cell<Option<Instant>>,
     /// A request is under way.
     running: Cell<bool>,
+    kind: Cell<RequestKind>,
+    /// Nanoseconds spent here on the request that runs, if it is one that is watched.
+    overhead: Cell<Option<u64>>,
     last_sent: Cell<u8>,
     last_received: Cell<u8>,
     broken: Cell<bool>,
@@ -42,6 +71,8 @@ pub struct Answered {
     pub query_time: u64,
     /// How long the transaction took that has ended with it, in nanoseconds.
     pub transaction_time: Option<u64>,
+    /// What the request was.
+    pub kind: RequestKind,
 }
 
 impl ServerMeter {
@@ -54,6 +85,8 @@ impl ServerMeter {
             since: Cell::new(now),
             transaction_since: Cell::new(None),
             running: Cell::new(false),
+            kind: Cell::default(),
+            overhead: Cell::default(),
             last_sent: Cell::new(b'p'),
             last_received: Cell::new(b'Z'),
             broken: Cell::new(false),
@@ -120,10 +153,13 @@ impl ServerMeter {
 
     /// Given to a client that has waited for it so many nanoseconds.
     #[inline]
-    pub fn assigned(&self, waited: u64) {
+    pub fn assigned(&self, waited: u64, kind: RequestKind) {
         self.counters.count(Stat::ServerAssignmentCount);
-        // Nobody tells reads apart yet.
-        self.counters.count(Stat::Writes);
+        self.counters.count(match kind {
+            RequestKind::Read => Stat::Reads,
+            RequestKind::Write | RequestKind::Other => Stat::Writes,
+        });
+        self.kind.set(kind);
         self.counters.add(Stat::WaitTime, waited);
     }
 
@@ -165,7 +201,25 @@ impl ServerMeter {
             status,
             query_time,
             transaction_time,
+            kind: self.kind.get(),
         }
+    }
+
+    /// Is the request that has just begun one that is watched?
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.counters.0[Stat::QueryCount as usize].get() % OVERHEAD_OF == 0
+    }
+
+    /// From the core's waking to the sending of the request that is watched so many nanoseconds went by.
+    pub fn handed_over(&self, spent: u64) {
+        self.overhead.set(Some(spent));
+    }
+
+    /// What was spent on the request that is answered, if it was watched: from its answer on it is not any more.
+    #[inline]
+    pub fn take_overhead(&self) -> Option<u64> {
+        self.overhead.take()
     }
 
     /// The client is gone, and the server was made fit for another one.

@@ -179,7 +179,7 @@ mod tests {
         let mut windows = Windows::default();
         windows.close(at(0), [('a', count(100), latencies.read())]);
         assert!(windows.last('a').is_none());
-        latencies.record(Phase::Query, 1_000_000);
+        latencies.record(Phase::QueryOther, 1_000_000);
         windows.close(
             at(10),
             [
@@ -195,13 +195,13 @@ mod tests {
         assert_eq!(average(&windows, 'a'), Some(5.0));
         assert_eq!(average(&windows, 'b'), Some(2.0), "new in this period");
         assert_eq!(
-            windows.last('a').unwrap().latencies[Phase::Query].count(),
+            windows.last('a').unwrap().latencies[Phase::QueryOther].count(),
             1
         );
         windows.close(at(20), [('a', count(150), latencies.read())]);
         assert_eq!(average(&windows, 'a'), Some(0.0));
         assert_eq!(average(&windows, 'b'), None, "gone");
-        assert!(windows.last('a').unwrap().latencies[Phase::Query].is_empty());
+        assert!(windows.last('a').unwrap().latencies[Phase::QueryOther].is_empty());
         // A counter that began anew.
         windows.close(at(30), [('a', count(10), Latencies::default().read())]);
         assert_eq!(average(&windows, 'a'), Some(0.0));

@@ -18,7 +18,7 @@ use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
 use crate::error::Error;
-use crate::metrics::{ClientMeter, Tally};
+use crate::metrics::{ClientMeter, Histogram, Tally};
 use crate::orders::Of;
 use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
@@ -96,6 +96,8 @@ pub(crate) struct CoreState {
     /// To each core.
     pub(crate) mail_sent: Vec<Cell<u64>>,
     pub(crate) mail_received: Cell<u64>,
+    /// How long the core's turns took.
+    pub(crate) turns: Rc<Histogram>,
     /// What is counted that belongs to no pool.
     pub(crate) tally: Tally,
     /// Servers that this core checks.
@@ -208,6 +210,7 @@ impl CoreState {
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),
+            turns: Rc::default(),
             tally: Tally::default(),
             probers: Probers::default(),
             admins: RefCell::default(),

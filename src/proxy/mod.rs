@@ -26,6 +26,8 @@ use std::time::Duration;
 use cores::gate::Gate;
 use cores::{Core, Listener, Mailbox, PostOffice};
 
+use crate::metrics::nanoseconds;
+
 use core_state::{CoreState, Notice, Phase};
 
 pub(crate) use core_state::{Boot, Listen};
@@ -63,6 +65,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     let listen = boot.listen.clone();
     let left = boot.commits.left.clone();
     let state = CoreState::new(core.clone(), office, boot);
+    let turns = Rc::clone(&state.turns);
+    core.watch_turns(move |took| turns.record(nanoseconds(took)));
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
     core.spawn(accept(Rc::clone(&state), listen));

@@ -91,6 +91,7 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         statement_bytes: known.bytes(),
         buffers: stats.buffers,
         buffers_lent: stats.buffers_lent,
+        turns: scope.latencies.then(|| state.turns.read()),
         tally: state.tally.totals(),
         analysing: analysing(state),
         analyses,

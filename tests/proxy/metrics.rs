@@ -82,6 +82,36 @@ fn counters_agree_with_what_was_done() {
 }
 
 #[test]
+fn reads_are_told_from_writes_and_what_requests_cost_here() {
+    let database = Postgres::shared().database("metrics");
+    let role = |role: &str| format!("database_name = {database:?}\nrole = {role:?}");
+    let config = Config::empty()
+        .general("read_write_split = \"exclude_primary\"")
+        .database("pair", &role("primary"))
+        .database("pair", &role("replica"))
+        .user(ALICE, "pair", &format!("password = {PASSWORD:?}"));
+    let (pgdog, port) = start(config);
+    let mut client = pgdog.client("pair");
+    client.query("CREATE TABLE t (id int)");
+    for _ in 0..3 {
+        client.query("SELECT count(*) FROM t");
+    }
+    client.query("INSERT INTO t VALUES (1)");
+    let scrape = Scrape::of(port);
+    let queries = "pgdog_query_duration_seconds_count";
+    assert_eq!(scrape.sum_where(queries, "kind=\"read\""), 3.0);
+    assert_eq!(scrape.sum_where(queries, "kind=\"write\""), 2.0);
+    let reads = scrape.sum_where("pgdog_total_reads", "role=\"replica\"");
+    let writes = scrape.sum_where("pgdog_total_writes", "role=\"primary\"");
+    assert_eq!((reads, writes), (3.0, 2.0));
+    // The first request of each server and every sixteenth, and it is a part of the whole.
+    assert_eq!(scrape.sum("pgdog_proxy_overhead_seconds_count"), 2.0);
+    assert!(scrape.sum("pgdog_proxy_overhead_seconds_sum") > 0.0);
+    assert!(scrape.sum("pgdog_executor_poll_seconds_count") > 10.0);
+    pgdog.stop();
+}
+
+#[test]
 fn gauges_show_who_holds_and_who_waits() {
     let database = Postgres::shared().database("metrics");
     let (pgdog, port) =

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER, TRUSTED_USER};
 use crate::support::process::{poll, PATIENCE};
@@ -201,6 +201,11 @@ type Client = StreamOwned<ClientConnection, TcpStream>;
 
 /// TLS on a connection by hand, offering these protocols.
 fn encrypt(socket: TcpStream, protocols: &[&str]) -> Client {
+    encrypt_as(client_config(protocols), socket)
+}
+
+/// A client that trusts the authority, offers these protocols and keeps its sessions.
+fn client_config(protocols: &[&str]) -> Arc<ClientConfig> {
     let certificates = Certificates::shared();
     let mut roots = RootCertStore::empty();
     let pem = std::fs::read(certificates.path("authority.crt")).unwrap();
@@ -214,12 +219,13 @@ fn encrypt(socket: TcpStream, protocols: &[&str]) -> Client {
         .iter()
         .map(|name| name.as_bytes().to_vec())
         .collect();
+    Arc::new(config)
+}
+
+fn encrypt_as(config: Arc<ClientConfig>, socket: TcpStream) -> Client {
     let name = "localhost".try_into().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    StreamOwned::new(
-        ClientConnection::new(Arc::new(config), name).unwrap(),
-        socket,
-    )
+    StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket)
 }
 
 /// Everything up to the end of the stream, or up to as many bytes.
@@ -253,6 +259,33 @@ fn encryption_is_asked_for_once() {
     let told = read(&mut client, usize::MAX);
     assert!(contains(&told, "C08P01"), "{told:?}");
     assert!(contains(&told, "encryption already negotiated"), "{told:?}");
+    pgdog.stop();
+}
+
+/// With a ticket of an earlier connection, on whichever core that was; until the keys change.
+#[test]
+fn sessions_are_resumed() {
+    let database = Postgres::shared().database("tls");
+    let pgdog = Config::of(&database)
+        .general(&format!("{}\nworkers = 2", listener()))
+        .start();
+    let connect = |config: &Arc<ClientConfig>| {
+        let socket = TcpStream::connect(("127.0.0.1", pgdog.port())).unwrap();
+        let mut client = encrypt_as(Arc::clone(config), socket);
+        let names = [("user", ALICE), ("database", &*database)];
+        client.write_all(&startup(VERSION_3_0, &names)).unwrap();
+        // The ticket comes ahead of what follows the handshake.
+        let asked = read(&mut client, 1);
+        assert!(contains(&asked, "SCRAM-SHA-256-PLUS"), "{asked:?}");
+        client.conn.handshake_kind().unwrap()
+    };
+    let config = client_config(&["postgresql"]);
+    assert_eq!(connect(&config), HandshakeKind::Full);
+    for _ in 0..8 {
+        assert_eq!(connect(&config), HandshakeKind::Resumed);
+    }
+    let another = client_config(&["postgresql"]);
+    assert_eq!(connect(&another), HandshakeKind::Full);
     pgdog.stop();
 }
 

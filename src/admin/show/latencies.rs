@@ -35,14 +35,21 @@ pub(super) fn rows(picture: &Picture<'_>, span: Span, of: Option<&str>) -> Vec<V
     }
     let mut rows = Vec::new();
     for ((database, user), distributions) in &sums {
-        for phase in Phase::ALL {
-            let distribution = &distributions[phase];
+        let mut tell = |name: &str, distribution: &Distribution| {
             if !distribution.is_empty() {
-                let who = [*database, user, name(phase)];
+                let who = [*database, user, name];
                 let mut row = Vec::from(who.map(|word| text(word.to_owned())));
                 row.extend(numbers(distribution));
                 rows.push(row);
             }
+        };
+        let mut queries = Distribution::default();
+        for kind in Phase::QUERIES {
+            queries += &distributions[kind];
+        }
+        tell("query", &queries);
+        for phase in Phase::ALL {
+            tell(name(phase), &distributions[phase]);
         }
     }
     rows
@@ -62,7 +69,9 @@ fn numbers(distribution: &Distribution) -> [Value; 6] {
 
 fn name(phase: Phase) -> &'static str {
     match phase {
-        Phase::Query => "query",
+        Phase::QueryRead => "query_read",
+        Phase::QueryWrite => "query_write",
+        Phase::QueryOther => "query_other",
         Phase::ServerQuery => "server_query",
         Phase::CheckoutWait => "checkout_wait",
         Phase::Transaction => "transaction",
@@ -71,5 +80,6 @@ fn name(phase: Phase) -> &'static str {
         Phase::ConnectTcp => "connect_tcp",
         Phase::ConnectTls => "connect_tls",
         Phase::ConnectAuth => "connect_auth",
+        Phase::Overhead => "overhead",
     }
 }

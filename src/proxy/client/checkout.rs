@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::balance::{BanReason, Event};
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::metrics::{nanoseconds, Phase, Stat, Timed};
+use crate::metrics::{nanoseconds, Phase, RequestKind, Stat, Timed};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::frontend::tag;
@@ -19,6 +19,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::session::effects;
 use crate::sql::settings::Settings;
 
+use super::super::cluster::Want;
 use super::super::core_state::Activity;
 use super::super::news;
 use super::super::pools::{Conn, Held, Welcome};
@@ -63,6 +64,7 @@ impl Session {
             let checkout = self.slot.decide(&self.state, |pool, now, out| {
                 pool.checkout(client, now, out)
             });
+            let queued = matches!(checkout, Checkout::Wait(_));
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
                 Checkout::Wait(ticket) => match self.wait_in_queue(ticket, aim, &mut news).await? {
@@ -89,6 +91,11 @@ impl Session {
             if !self.suits(&held, aim, terms.epoch) {
                 // Closed. What it would have to be may have changed meanwhile.
                 drop(held);
+                return Ok(Attempt::Again);
+            }
+            if queued && aim.want == Want::Write && !self.is_right(aim) {
+                // The proof that this is the primary has grown old in the queue.
+                held.check_in();
                 return Ok(Attempt::Again);
             }
             match self.check(&mut held, aim, terms, &mut tries).await {
@@ -131,12 +138,21 @@ impl Session {
             }
             let now = self.state.core.now();
             let waited = nanoseconds(now.saturating_duration_since(since));
-            held.link.meter.assigned(waited);
+            held.link.meter.assigned(waited, self.kind_of(aim));
             self.link.meter.assigned(waited);
             held.link.latencies().record(Phase::CheckoutWait, waited);
             self.link.forget_server();
             self.link.enter(Activity::Active, now);
             return Ok(Attempt::Ready(held));
+        }
+    }
+
+    /// What the request does for which a server was given.
+    fn kind_of(&self, aim: Aim) -> RequestKind {
+        match (self.cluster.parses(), aim.writes) {
+            (true, true) => RequestKind::Write,
+            (true, false) => RequestKind::Read,
+            (false, _) => RequestKind::Other,
         }
     }
 

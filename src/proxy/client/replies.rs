@@ -2,7 +2,7 @@
 
 use cores::Buf;
 
-use crate::metrics::{Answered, Phase};
+use crate::metrics::Answered;
 use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -101,7 +101,10 @@ impl Recipient for Session {
     fn ready(&mut self, answered: Option<Answered>) {
         if let Some(answered) = answered {
             let time = self.link.meter.answered(answered);
-            self.slot.registry.latencies().record(Phase::Query, time);
+            self.slot
+                .registry
+                .latencies()
+                .record(answered.kind.phase(), time);
         }
         self.statements.ready();
         self.unbound_in = self.unbound_in.saturating_sub(1);

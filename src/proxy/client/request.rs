@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
 use crate::error::{Error, Fault};
-use crate::metrics::{Phase, Stat};
+use crate::metrics::{elapsed, Phase, Stat};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Parse, Query};
@@ -89,6 +89,10 @@ impl Relay<'_> {
                     latencies.record(Phase::IdleInTransaction, idle);
                 }
                 link.meter.begin(now);
+                let meter = &self.server.link.meter;
+                if meter.is_watched() {
+                    meter.handed_over(elapsed(now, state.core.clock()));
+                }
             }
             self.server.count_traffic();
         }

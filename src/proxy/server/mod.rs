@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use cores::{Buf, Core, Detached, Stream};
 
 use crate::balance::Epoch;
-use crate::metrics::{Answered, Phase, ServerMeter, Stat};
+use crate::metrics::{elapsed, Answered, Phase, ServerMeter, Stat};
 use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::error_fields::Fields;
@@ -330,6 +330,10 @@ impl Server {
                     latencies.record(Phase::ServerQuery, answered.query_time);
                     if let Some(time) = answered.transaction_time {
                         latencies.record(Phase::Transaction, time);
+                    }
+                    if let Some(spent) = meter.take_overhead() {
+                        let answering = elapsed(now, self.stream.core().clock());
+                        latencies.record(Phase::Overhead, spent + answering);
                     }
                     to.ready(Some(answered));
                 }
