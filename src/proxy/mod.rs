@@ -73,6 +73,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     prober::adapt(&state);
     if core.index() == 0 {
         two_phase::recover(&state, &left);
+        core.spawn(two_phase::watch(Rc::clone(&state)));
     }
     let ending = loop {
         match state.receive(&mailbox).await {

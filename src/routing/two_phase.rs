@@ -14,6 +14,7 @@
 
 pub mod gid;
 pub mod log;
+pub mod orphans;
 
 use crate::sharding::Shards;
 

@@ -105,6 +105,14 @@ impl Shards {
         });
     }
 
+    /// Until no backend of a shard is preparing.
+    fn wait_until_over(&self, shard: usize) {
+        poll(PATIENCE, "the backend to end", || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'PREPARE TRANSACTION%' AND state = 'active'";
+            (self.shard(shard).value(sql) == "0").then_some(())
+        });
+    }
+
     /// Holds PREPARE TRANSACTION up on a shard until this is reset.
     fn hold(&self, shard: usize) -> Wire {
         let mut holder = self.shard(shard);
@@ -304,6 +312,69 @@ fn a_constraint_that_fails_at_prepare_undoes_all() {
     }
 }
 
+/// The row is on one of the shards, whichever of them is asked to prepare what it cannot.
+#[test]
+fn a_row_that_moves_is_committed_in_two_phases() {
+    let more = "two_phase_commit_auto = true";
+    let mut shards = Shards::new("two_phase_move", more, true);
+    shards.config = shards
+        .config
+        .general("expanded_explain = true")
+        .more("[rewrite]\nenabled = true\nshard_key = \"rewrite\"\n");
+    let mut pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    // Keys of the shards 0 and 1, and a negative one of shard 2, which is refused when it is prepared there.
+    let mut key = |shard: usize, mut keys: std::ops::Range<i32>| {
+        let found = keys.find(|id| {
+            let plan = client.rows(&format!(
+                "EXPLAIN (COSTS off) SELECT * FROM t WHERE id = {id}"
+            ));
+            let on = format!("pgdog: shard {shard}");
+            plan.iter().any(|line| line[0] == on)
+        });
+        found.expect("a key of each shard among so many")
+    };
+    let (from, to, refused) = (key(0, 1..100), key(1, 1..100), key(2, -100..0));
+    let update = |from: i32, to: i32| format!("UPDATE t SET id = {to} WHERE id = {from}");
+    assert_eq!(
+        client.query(&format!("INSERT INTO t VALUES ({from})")),
+        "C:INSERT_0_1 Z:I"
+    );
+    let answer = client.query(&update(from, refused));
+    assert!(answer.ends_with("E:23514 Z:I"), "{answer}");
+    assert_eq!(shards.counts(), ["1", "0", "0"]);
+    // In a transaction of its own, or of the client.
+    let holder = shards.hold(1);
+    client.send(&query(&update(from, to)));
+    shards.wait_for_prepared(&[0]);
+    assert_eq!(shards.counts(), ["1", "0", "0"]);
+    drop(holder);
+    assert_eq!(client.batches(1), "C:UPDATE_1 Z:I");
+    assert_eq!(shards.counts(), ["0", "1", "0"]);
+    client.query("BEGIN");
+    assert_eq!(client.query(&update(to, from)), "C:UPDATE_1 Z:T");
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.counts(), ["1", "0", "0"]);
+    client.query("BEGIN");
+    assert_eq!(client.query(&update(from, refused)), "C:UPDATE_1 Z:T");
+    assert_eq!(client.query("COMMIT"), "E:23514 Z:I");
+    assert_eq!(shards.counts(), ["1", "0", "0"]);
+    assert!(shards.prepared().is_empty());
+    // Killed while its new place prepares: it is where it was.
+    let holder = shards.hold(1);
+    client.send(&query(&update(from, to)));
+    shards.wait_for_prepared(&[0]);
+    pgdog.signal(Signal::KILL);
+    pgdog.wait(PATIENCE);
+    let pgdog = shards.start();
+    shards.wait_for_prepared(&[]);
+    drop(holder);
+    shards.wait_until_over(1);
+    shards.wait_for_prepared(&[]);
+    assert_eq!(shards.counts(), ["1", "0", "0"]);
+    pgdog.stop();
+}
+
 /// Only `two_phase_commit_auto` covers transactions that the client did not ask for.
 #[test]
 fn a_statement_for_all_shards_is_committed_in_two_phases_if_wanted() {
@@ -382,10 +453,7 @@ fn pgdog_killed_while_preparing_leaves_nothing() {
         (pgdog.log().matches(FINISHED).count() == 2).then_some(())
     });
     drop(holder);
-    poll(PATIENCE, "the backend to end", || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'PREPARE TRANSACTION%' AND state = 'active'";
-        (shards.shard(1).value(sql) == "0").then_some(())
-    });
+    shards.wait_until_over(1);
     shards.wait_for_prepared(&[]);
     assert_eq!(shards.counts(), ["0", "0", "0"]);
     // Done is done: the next one has nothing to do.
@@ -611,6 +679,36 @@ fn a_connection_lost_while_it_prepares_undoes_all() {
     shards.wait_for_prepared(&[]);
     drop(holder);
     assert_eq!(shards.counts(), ["0", "0", "0"]);
+    pgdog.stop();
+}
+
+/// It may be another pgdog's to finish, so it is told and left.
+#[test]
+fn what_nobody_here_has_prepared_is_told_and_left_alone() {
+    let shards = Shards::new("two_phase_orphan", "", true);
+    let gid = "pgdog.-.other.00000000000000ab.0.1.1";
+    let mut direct = shards.shard(1);
+    direct.query("BEGIN; CREATE TABLE orphan ()");
+    assert_eq!(
+        direct.query(&format!("PREPARE TRANSACTION '{gid}'")),
+        "C:PREPARE_TRANSACTION Z:I"
+    );
+    let pgdog = shards.start();
+    pgdog.logged(gid);
+    let told = vec![
+        shards.name.clone(),
+        String::new(),
+        gid.to_owned(),
+        "prepared elsewhere".to_owned(),
+    ];
+    assert_eq!(pgdog.admin().rows("SHOW TRANSACTIONS"), [told]);
+    assert_eq!(shards.prepared(), [1]);
+    let sql = format!("ROLLBACK PREPARED '{gid}'");
+    assert_eq!(direct.query(&sql), "C:ROLLBACK_PREPARED Z:I");
+    poll(PATIENCE, "that it is gone to be noticed", || {
+        let listed = pgdog.admin().rows("SHOW TRANSACTIONS");
+        listed.is_empty().then_some(())
+    });
     pgdog.stop();
 }
 

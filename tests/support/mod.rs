@@ -13,6 +13,7 @@ pub(crate) mod sampler;
 pub(crate) mod scripted;
 pub(crate) mod scripted_tls;
 pub(crate) mod sigv4;
+pub(crate) mod turnstile;
 pub(crate) mod wire;
 
 pub(crate) use certificates::Certificates;

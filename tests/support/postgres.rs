@@ -175,6 +175,16 @@ impl Postgres {
         self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);
     }
 
+    /// Kills it with all of its processes, as a power switch would.
+    pub(crate) fn crash(&mut self) {
+        kill_all(&mut self.server);
+    }
+
+    /// Starts it again after that.
+    pub(crate) fn launch(&mut self) {
+        self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -230,6 +240,41 @@ pub(crate) fn launch(owner: &Owner, bin: &Path, folder: &Path, port: u16) -> Pro
         Wire::login(port, "postgres", "postgres", "").ok()
     });
     server
+}
+
+/// Kills a server and all of its processes at once.
+pub(crate) fn kill_all(server: &mut Process) {
+    let children = children(server.id());
+    server.signal(Signal::KILL);
+    signal_all(&children, Signal::KILL);
+    server.wait(PATIENCE);
+    // Until the last one is gone the server would not start again.
+    let gone = |child: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+        // One that nobody has waited for yet holds nothing any more.
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    };
+    poll(PATIENCE, "its processes to be gone", || {
+        children.iter().all(gone).then_some(())
+    });
+}
+
+/// Signals these processes, as far as they are there.
+pub(crate) fn signal_all(processes: &[i32], signal: Signal) {
+    for process in processes {
+        let pid = rustix::process::Pid::from_raw(*process).expect("not zero");
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// The processes that a process has started.
+pub(crate) fn children(parent: u32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let list = list.unwrap_or_default();
+    list.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 /// Who runs the server: PostgreSQL refuses to be started by root.

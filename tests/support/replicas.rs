@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 
-use super::postgres::{launch, programs, Owner, ALICE, PASSWORD};
+use super::postgres::{children, kill_all, launch, programs, signal_all, Owner, ALICE, PASSWORD};
 use super::process::{free_port, poll, Folder, Process, PATIENCE};
 use super::wire::Wire;
 
@@ -144,19 +144,7 @@ impl Trio {
         let Some(mut process) = self.nodes[server].server.take() else {
             return;
         };
-        let children = children(process.id());
-        process.signal(Signal::KILL);
-        signal_all(&children, Signal::KILL);
-        process.wait(PATIENCE);
-        // Until the last one is gone the server would not start again.
-        let gone = |child: &i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
-            // One that nobody has waited for yet holds nothing any more.
-            stat.map_or(true, |stat| stat.contains(") Z "))
-        };
-        poll(PATIENCE, "its processes to be gone", || {
-            children.iter().all(gone).then_some(())
-        });
+        kill_all(&mut process);
     }
 
     /// Makes a server hang, connections and all.
@@ -310,23 +298,6 @@ impl Trio {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program}: {said}");
     }
-}
-
-fn signal_all(processes: &[i32], signal: Signal) {
-    for process in processes {
-        let pid = rustix::process::Pid::from_raw(*process).expect("not zero");
-        // It may have ended by itself.
-        let _ = rustix::process::kill_process(pid, signal);
-    }
-}
-
-/// The processes that a process has started.
-fn children(parent: u32) -> Vec<i32> {
-    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    let list = list.unwrap_or_default();
-    list.split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
 }
 
 impl Drop for Trio {

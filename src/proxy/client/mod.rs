@@ -25,6 +25,7 @@ mod written;
 
 pub(crate) use admin::AdminLink;
 pub(crate) use facts::{Learning, Learnt};
+pub(crate) use visitor::Visitor;
 
 use std::future::{poll_fn, Future};
 use std::os::fd::OwnedFd;

@@ -22,14 +22,14 @@ use super::adopt::killed;
 const LOST_MAX: usize = 100;
 
 /// A client in the pool's queue that only wants to look.
-pub(super) struct Visitor<'a> {
+pub(crate) struct Visitor<'a> {
     state: &'a Rc<CoreState>,
     slot: &'a Rc<PoolSlot>,
     link: Enrolled,
 }
 
 impl<'a> Visitor<'a> {
-    pub(super) fn new(state: &'a Rc<CoreState>, slot: &'a Rc<PoolSlot>) -> Self {
+    pub(crate) fn new(state: &'a Rc<CoreState>, slot: &'a Rc<PoolSlot>) -> Self {
         Self {
             state,
             slot,
@@ -77,7 +77,7 @@ impl<'a> Visitor<'a> {
     }
 
     /// Runs a query of ours in a session that has no settings. Errors: no server to be had; its own, without position.
-    pub(super) async fn run(&self, sql: &str) -> Result<Collector, Error> {
+    pub(crate) async fn run(&self, sql: &str) -> Result<Collector, Error> {
         let mut attempts = 0;
         let mut held = loop {
             let served = match self.ask_pool() {

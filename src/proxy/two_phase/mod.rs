@@ -11,6 +11,7 @@
 
 mod drive;
 mod finish;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use crate::routing::two_phase::gid::{Owner, TransactionId};
 use crate::routing::two_phase::log::{Ledger, Record};
+use crate::routing::two_phase::orphans::Orphans;
 use crate::snapshot::{CommitSnapshot, Names};
 
 use super::commit_log::CommitLog;
@@ -27,6 +29,7 @@ use super::core_state::CoreState;
 
 pub(crate) use drive::{commit, Conclusion};
 use finish::{Part, Unfinished};
+pub(crate) use watch::watch;
 
 /// What cores are started with.
 #[derive(Clone)]
@@ -55,6 +58,8 @@ pub(crate) struct Commits {
     recovered: Cell<u64>,
     /// A task finishes what is unfinished.
     at_it: Cell<bool>,
+    /// What nobody finishes.
+    orphans: RefCell<Orphans>,
 }
 
 impl Commits {
@@ -68,6 +73,7 @@ impl Commits {
             running: RefCell::default(),
             recovered: Cell::new(0),
             at_it: Cell::new(false),
+            orphans: RefCell::default(),
         }
     }
 
@@ -85,8 +91,18 @@ impl Commits {
             state,
         });
         let unfinished = self.unfinished.borrow();
+        let orphans = self.orphans.borrow();
+        let orphans = orphans.iter().map(|((database, _), gid)| CommitSnapshot {
+            names: Arc::new(Names {
+                user: String::new(),
+                database: database.clone(),
+            }),
+            name: gid.to_owned(),
+            state: "prepared elsewhere",
+        });
         running
             .chain(unfinished.iter().map(Unfinished::snapshot))
+            .chain(orphans)
             .collect()
     }
 

@@ -82,6 +82,13 @@ impl Owner {
     }
 }
 
+/// The transaction that a GID names, whoever's it is. `None`: it is not of our form.
+pub fn any_id(gid: &str) -> Option<TransactionId> {
+    let end = gid.match_indices('.').nth(2)?.0;
+    let owner = Owner::from_prefix(gid.get(..end)?)?;
+    owner.parse(gid).map(|(id, _)| id)
+}
+
 /// A name as it is if a GID can hold it, else its hash.
 fn name(name: &str) -> String {
     if is_plain(name) {
@@ -120,6 +127,15 @@ mod tests {
         assert_eq!(gid, "pgdog.prod.pgdog-0.00000000000000ab.3.42.7");
         assert_eq!(owner.parse(&gid), Some((ID, 7)));
         assert_eq!(Owner::from_prefix(owner.prefix()), Some(owner));
+        assert_eq!(any_id(&gid), Some(ID));
+        for other in [
+            "",
+            "pgdog.a.b",
+            "pgdog.a.b.c",
+            "x.a.b.00000000000000ab.3.42.7",
+        ] {
+            assert_eq!(any_id(other), None, "{other}");
+        }
     }
 
     #[test]
