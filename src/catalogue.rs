@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::metrics::family::{Family, Kind, Labels, Value};
 use crate::metrics::{Averages, Distribution, Phase, TallyTotals, Timed};
 use crate::pool::PoolId;
-use crate::snapshot::{sum, Analysing, CoreSnapshot, PoolSnapshot, BUFFER_BYTES};
+use crate::snapshot::{sum, Analysing, CoreSnapshot, LookupsSnapshot, PoolSnapshot, BUFFER_BYTES};
 
 /// What the metrics are made of.
 #[derive(Debug, Default)]
@@ -56,6 +56,7 @@ pub fn families(view: &View) -> Vec<Family> {
     families.extend(tallies(view));
     families.extend(analyses(view));
     families.extend(over_shards(view));
+    families.extend(lookups(view));
     families.extend(without_feature());
     families
 }
@@ -404,11 +405,93 @@ fn over_shards(view: &View) -> [Family; 2] {
     [touched, merges.family()]
 }
 
+/// Keys that a query translates: for each user and database, and all together.
+fn lookups(view: &View) -> Vec<Family> {
+    type Read = fn(&LookupsSnapshot) -> u64;
+    let of: [(_, _, _, Read); 6] = [
+        (
+            "sharding_lookup_cache_hits",
+            Kind::Counter,
+            "Sharding keys whose translation was known.",
+            |one| one.counts.hits,
+        ),
+        (
+            "sharding_lookup_cache_misses",
+            Kind::Counter,
+            "Sharding keys whose translation was not known.",
+            |one| one.counts.misses,
+        ),
+        (
+            "sharding_lookup_cache_evictions",
+            Kind::Counter,
+            "Translations that made room for others.",
+            |one| one.counts.evictions,
+        ),
+        (
+            "sharding_lookup_queries",
+            Kind::Counter,
+            "Lookup queries run.",
+            |one| one.counts.queries,
+        ),
+        (
+            "sharding_lookup_cache_bytes",
+            Kind::Gauge,
+            "Bytes of translations that are known, about.",
+            |one| one.bytes as u64,
+        ),
+        (
+            "sharding_lookup_cache_entries",
+            Kind::Gauge,
+            "Translations that are known.",
+            |one| one.entries as u64,
+        ),
+    ];
+    let mut all: BTreeMap<(&str, &str), Vec<&LookupsSnapshot>> = BTreeMap::new();
+    for one in view.cores.iter().flat_map(|core| &core.over_shards) {
+        if let Some(lookups) = &one.lookups {
+            let whose = (&*one.names.user, &*one.names.database);
+            all.entry(whose).or_default().push(lookups);
+        }
+    }
+    let family = |name, kind, help, value: &dyn Fn(&[&LookupsSnapshot]) -> Value| {
+        let mut family = Family::new(name, kind, help);
+        for ((user, database), of) in &all {
+            let whose = [
+                ("user", (*user).to_owned()),
+                ("database", (*database).to_owned()),
+            ];
+            family.push(&labels(whose), value(of));
+        }
+        if !all.is_empty() {
+            let every: Vec<_> = all.values().flatten().copied().collect();
+            family.push(&labels([]), value(&every));
+        }
+        family
+    };
+    let mut families: Vec<_> = of
+        .into_iter()
+        .map(|(name, kind, help, read)| {
+            family(name, kind, help, &|of| {
+                Value::Count(of.iter().map(|one| read(one)).sum())
+            })
+        })
+        .collect();
+    families.push(family(
+        "sharding_lookup_query_time",
+        Kind::Counter,
+        "Milliseconds in lookup queries.",
+        &|of| {
+            let time: Duration = of.iter().map(|one| one.counts.query_time).sum();
+            Value::Number(time.as_secs_f64() * 1e3)
+        },
+    ));
+    families
+}
+
 /// Names that dashboards of PgDog know and whose features are not there: headers without samples.
 fn without_feature() -> Vec<Family> {
     use Kind::{Counter, Gauge};
     const MIRRORING: &str = "Mirroring is not there: no samples.";
-    const LOOKUPS: &str = "Look-ups of keys are not there: no samples.";
     const LISTENERS: &str = "LISTEN keeps a client's own server: no samples.";
     [
         ("mirror_total_count", Counter, MIRRORING),
@@ -416,13 +499,6 @@ fn without_feature() -> Vec<Family> {
         ("mirror_dropped_count", Counter, MIRRORING),
         ("mirror_error_count", Counter, MIRRORING),
         ("mirror_queue_length", Gauge, MIRRORING),
-        ("sharding_lookup_cache_hits", Counter, LOOKUPS),
-        ("sharding_lookup_cache_misses", Counter, LOOKUPS),
-        ("sharding_lookup_cache_evictions", Counter, LOOKUPS),
-        ("sharding_lookup_queries", Counter, LOOKUPS),
-        ("sharding_lookup_query_time", Counter, LOOKUPS),
-        ("sharding_lookup_cache_bytes", Gauge, LOOKUPS),
-        ("sharding_lookup_cache_entries", Gauge, LOOKUPS),
         ("pub_sub_listeners", Gauge, LISTENERS),
         ("pub_sub_listener_received", Counter, LISTENERS),
         ("pub_sub_listener_dropped", Counter, LISTENERS),

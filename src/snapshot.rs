@@ -10,6 +10,7 @@ use crate::config::choice::Role;
 use crate::config::PoolConfig;
 use crate::metrics::{ClientTotals, Distribution, Distributions, TallyTotals, Totals};
 use crate::pool::{PoolId, PoolStats};
+use crate::sharding::lookups::Counts;
 
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 64 * 1024;
@@ -329,4 +330,17 @@ pub struct OverShardsSnapshot {
     pub touched: Distribution,
     /// How long merging took.
     pub merges: Distribution,
+    /// Keys that a query translates; `None`: none are.
+    pub lookups: Option<LookupsSnapshot>,
+}
+
+/// Keys that a query translates.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookupsSnapshot {
+    /// What has become of them so far.
+    pub counts: Counts,
+    /// Those that are remembered.
+    pub entries: usize,
+    /// What these take, about.
+    pub bytes: usize,
 }

@@ -27,6 +27,8 @@ mod balancing;
 mod binding;
 #[path = "proxy/cancel.rs"]
 mod cancel;
+#[path = "proxy/canonical_types.rs"]
+mod canonical_types;
 #[path = "proxy/copy.rs"]
 mod copy;
 #[path = "proxy/copy_fields.rs"]
@@ -41,6 +43,8 @@ mod drivers;
 mod extended;
 #[path = "proxy/failover.rs"]
 mod failover;
+#[path = "proxy/generated_keys.rs"]
+mod generated_keys;
 #[path = "proxy/killed.rs"]
 mod killed;
 #[path = "proxy/limits.rs"]
@@ -49,6 +53,8 @@ mod limits;
 mod load;
 #[path = "proxy/logs.rs"]
 mod logs;
+#[path = "proxy/lookups.rs"]
+mod lookups;
 #[path = "proxy/metrics.rs"]
 mod metrics;
 #[path = "proxy/moves.rs"]
@@ -71,6 +77,8 @@ mod psql;
 mod rds_iam;
 #[path = "proxy/recovery.rs"]
 mod recovery;
+#[path = "proxy/references.rs"]
+mod references;
 #[path = "proxy/reload.rs"]
 mod reload;
 #[path = "proxy/resets.rs"]
@@ -105,6 +113,8 @@ mod tls;
 mod twins;
 #[path = "proxy/two_phase.rs"]
 mod two_phase;
+#[path = "proxy/two_phase_killed.rs"]
+mod two_phase_killed;
 #[path = "proxy/types.rs"]
 mod types;
 #[path = "proxy/unique_ids.rs"]

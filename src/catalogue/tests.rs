@@ -10,7 +10,7 @@ use crate::metrics::family::Sample;
 use crate::metrics::{Counters, Histogram, Latencies, LoginResult, Stat, Tally};
 use crate::pool::PoolStats;
 use crate::protocol::sqlstate::SqlState;
-use crate::snapshot::{Known, Names, OverShardsSnapshot};
+use crate::snapshot::{Known, LookupsSnapshot, Names, OverShardsSnapshot};
 
 /// What a program with one busy core and one pool shows.
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -113,6 +113,10 @@ fn view() -> View {
             }),
             touched: two.read(),
             merges: two.read(),
+            lookups: Some(LookupsSnapshot {
+                entries: 3,
+                ..LookupsSnapshot::default()
+            }),
         }],
         pools: vec![pool.clone()],
     };
@@ -247,6 +251,11 @@ fn names_and_types_are_those_that_dashboards_know() {
         ("query_cache_parse_time", Kind::Counter, ""),
         ("query_cache_fingerprints", Kind::Counter, ""),
         ("two_pc_recovered_total", Kind::Counter, ""),
+        (
+            "sharding_lookup_cache_entries",
+            Kind::Gauge,
+            "user database",
+        ),
         ("build_info", Kind::Gauge, "version commit"),
         ("config_reloads", Kind::Counter, "result"),
         ("config_last_reload_seconds", Kind::Gauge, ""),
@@ -327,11 +336,7 @@ fn names_and_types_are_those_that_dashboards_know() {
         assert_eq!(found.join(" "), labels, "{name}");
     }
     // Of features that are not there: known, without samples.
-    for name in [
-        "mirror_total_count",
-        "sharding_lookup_queries",
-        "pub_sub_listeners",
-    ] {
+    for name in ["mirror_total_count", "pub_sub_listeners"] {
         assert!(families[name].samples.is_empty(), "{name}");
     }
     let units: BTreeSet<_> = families

@@ -153,7 +153,7 @@ mod tests {
         for (name, value, in_effect) in [
             ("rewrite_enabled", "true", true),
             ("rewrite_split_inserts", "ignore", true),
-            ("rewrite_primary_key", "error", false),
+            ("rewrite_primary_key", "error", true),
         ] {
             let amended = config.amended(name, value).unwrap();
             assert_eq!(amended.in_effect, in_effect, "{name}");

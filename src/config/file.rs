@@ -131,7 +131,7 @@ section! {
     /// INSERT of several rows; rewrite splits it.
     split_inserts: RewriteMode = default "error", Live, Now;
     /// INSERT without its BIGINT key; rewrite generates one, rewrite_omni on omnisharded tables only.
-    primary_key: PrimaryKeyRewrite = default "ignore", Live, Later;
+    primary_key: PrimaryKeyRewrite = default "ignore", Live, Now;
 }
 
 section! {

@@ -177,11 +177,11 @@ section! {
     /// Load it again after DDL seen here.
     reload_schema_on_ddl: bool = default "true", Live, Now, env "PGDOG_SCHEMA_RELOAD_ON_DDL";
     /// Map OIDs of custom types to those of shard 0.
-    canonicalize_type_information: bool = default "false", Live, Later;
+    canonicalize_type_information: bool = default "false", Live, Now;
     /// Cache of lookup_query results, per cluster.
-    sharding_lookup_cache_size: Bytes = default "67108864", Live, Later;
+    sharding_lookup_cache_size: Bytes = default "67108864", Live, Now;
     /// Longest time for one lookup.
-    sharding_lookup_timeout: Millis = default "5000", Live, Later;
+    sharding_lookup_timeout: Millis = default "5000", Live, Now;
     /// Generated IDs: 64 bits, or 53 bits.
     unique_id_function: UniqueIdFunction = default "standard", Restart, Now;
     /// Lowest generated ID.

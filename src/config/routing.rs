@@ -1,6 +1,10 @@
 //! How statements are read and routed.
 
-use super::choice::{ReadWriteStrategy, RewriteMode, SystemCatalogs, UniqueIdFunction};
+use std::time::Duration;
+
+use super::choice::{
+    PrimaryKeyRewrite, ReadWriteStrategy, RewriteMode, SystemCatalogs, UniqueIdFunction,
+};
 use super::file::File;
 use crate::sharding::unique_id::IdFunction;
 
@@ -27,6 +31,8 @@ pub struct Routing {
     pub split_inserts: RewriteMode,
     /// UPDATE of a sharding key.
     pub shard_key: RewriteMode,
+    /// INSERT without its primary key.
+    pub primary_key: PrimaryKeyRewrite,
     /// How system catalogues are read.
     pub system_catalogs: SystemCatalogs,
     /// Omnisharded tables that are listed nowhere are read from one shard per client.
@@ -35,6 +41,12 @@ pub struct Routing {
     pub unique_ids: IdFunction,
     /// What is added to each of these.
     pub unique_id_min: u64,
+    /// Bytes of translated keys that are remembered for one user and database, over all cores.
+    pub lookups_bytes_max: usize,
+    /// Types are numbered as on the first shard.
+    pub canonical_types: bool,
+    /// Longest time for one lookup query.
+    pub lookup_timeout: Option<Duration>,
 }
 
 impl Routing {
@@ -54,6 +66,12 @@ impl Routing {
             reload_schema_on_ddl: general.reload_schema_on_ddl,
             split_inserts: allowed(rewrite.split_inserts),
             shard_key: allowed(rewrite.shard_key),
+            primary_key: match rewrite.primary_key {
+                PrimaryKeyRewrite::Rewrite | PrimaryKeyRewrite::RewriteOmni if !rewrite.enabled => {
+                    PrimaryKeyRewrite::Ignore
+                }
+                mode => mode,
+            },
             system_catalogs: general.system_catalogs,
             omnisharded_sticky: general.omnisharded_sticky,
             unique_ids: match general.unique_id_function {
@@ -61,6 +79,10 @@ impl Routing {
                 UniqueIdFunction::Compact => IdFunction::Compact,
             },
             unique_id_min: general.unique_id_min,
+            lookups_bytes_max: usize::try_from(general.sharding_lookup_cache_size.0)
+                .unwrap_or(usize::MAX),
+            canonical_types: general.canonicalize_type_information,
+            lookup_timeout: general.sharding_lookup_timeout.limit(),
         }
     }
 }

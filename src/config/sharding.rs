@@ -25,7 +25,7 @@ section! {
     /// Column with the sharding key.
     column: Identifier = unset "customer_id", Live, Now;
     /// Anchor for reasoning about foreign keys.
-    primary: bool = default "false", Live, Later;
+    primary: bool = default "false", Live, Now;
     /// Type of the key.
     data_type: ShardingKeyType = default "bigint", Live, Now;
     /// Hash of the key.
@@ -39,9 +39,9 @@ section! {
     /// Rules that replace the hash: lists, ranges (start inclusive, end exclusive) and a default.
     mapping: Vec<MappingRule> = unset "[{ values = [1, 2], shard = 0 }, { start = 100, end = 200, shard = 1 }, { shard = 2 }]", Live, Now;
     /// SQL with one $1 that translates the key; no row fails the statement.
-    lookup_query: Option<String> = unset "SELECT id FROM customers WHERE name = $1", Live, Later;
+    lookup_query: Option<String> = unset "SELECT id FROM customers WHERE name = $1", Live, Now;
     /// What it returns: a value that is then hashed, or the number of the shard.
-    lookup_result: LookupResult = default "value", Live, Later;
+    lookup_result: LookupResult = default "value", Live, Now;
 }
 
 section! {

@@ -1,6 +1,7 @@
 //! A user's database as one core sees it: shards, the pools of their servers, and which of them a request goes to.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +17,12 @@ use crate::config::{Balancing, Config};
 use crate::metrics::Histogram;
 use crate::pool::PoolId;
 use crate::routing::role::{self, Needs};
+use crate::sharding::lookups::Lookups;
 use crate::sharding::{ShardingTables, SHARDS_MAX};
 use crate::snapshot::Names;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
+use crate::sql::statement::Statement;
 
 use super::client::{Learning, Learnt};
 use super::pools::PoolSlot;
@@ -43,6 +46,10 @@ pub(crate) struct Cluster {
     pub(crate) rehearsal: Option<ShardingTables>,
     /// Texts of this database that were analysed lately.
     pub(crate) analyses: RefCell<Cache>,
+    /// Keys that a query translates, as far as they are known.
+    pub(crate) lookups: RefCell<Lookups>,
+    /// The tables that such queries name.
+    pub(crate) translating: HashSet<Box<str>>,
     /// How its statements fared over shards.
     pub(crate) over_shards: Rc<OverShards>,
     /// Counts what may make a request that waits go elsewhere.
@@ -148,6 +155,16 @@ impl Cluster {
             ..Needs::default()
         };
         let shards: Vec<_> = shards.map(shard).collect();
+        let lookups_max = config.routing.lookups_bytes_max / core.count().max(1);
+        // Another configuration may ask other questions.
+        let lookups = before.map_or_else(
+            || Lookups::new(lookups_max),
+            |before| {
+                let renewed = before.lookups.borrow().renewed(lookups_max);
+                before.lookups.replace(Lookups::new(0));
+                renewed
+            },
+        );
         let rehearses = config.routing.dry_run && shards.len() == 1;
         let rehearsal = sharding.filter(|_| rehearses);
         Self {
@@ -161,6 +178,10 @@ impl Cluster {
                 .map(|cluster| cluster.sharding.clone())
                 .unwrap_or_default(),
             analyses: RefCell::new(analyses),
+            lookups: RefCell::new(lookups),
+            translating: sharding
+                .map(|cluster| tables_asked(&cluster.sharding))
+                .unwrap_or_default(),
             over_shards: before
                 .map(|before| Rc::clone(&before.over_shards))
                 .unwrap_or_default(),
@@ -178,7 +199,12 @@ impl Cluster {
     /// The pool that sessions belong to when they have no request: it tells what servers report, and holds them up in
     /// MAINTENANCE.
     pub(crate) fn home(&self) -> &Rc<PoolSlot> {
-        let shard = self.shards.first().expect("chunks are not empty");
+        self.writer_of(0)
+    }
+
+    /// The pool of the primary of this shard, as far as that is known; of the first one if there is none of that number.
+    pub(crate) fn writer_of(&self, shard: usize) -> &Rc<PoolSlot> {
+        let shard = self.shards.get(shard).unwrap_or(&self.shards[0]);
         let primary = shard.balance.borrow().roles().primary();
         let primary = primary.and_then(|primary| shard.servers.get(primary));
         primary
@@ -443,6 +469,25 @@ impl Shard {
     pub(crate) fn is_elected(&self) -> bool {
         self.elected
     }
+}
+
+/// The tables that lookup queries name. What they read through views and functions is not among them.
+fn tables_asked(tables: &ShardingTables) -> HashSet<Box<str>> {
+    let mut cache = Cache::new(0, 0);
+    let mut names = HashSet::new();
+    for column in &tables.columns {
+        let Some(lookup) = &column.lookup else {
+            continue;
+        };
+        let analysed = cache.analyse(lookup.query.as_bytes(), Dialect::default());
+        let statements = analysed.analysis.statements.iter().flatten();
+        let tables = |statement: &Statement| {
+            let tables = statement.tables.iter();
+            tables.map(|table| table.name.clone()).collect::<Vec<_>>()
+        };
+        names.extend(statements.flat_map(tables));
+    }
+    names
 }
 
 fn member(slot: &PoolSlot, config: &Config) -> Member {

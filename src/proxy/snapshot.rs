@@ -10,12 +10,13 @@ use crate::config::choice::Role;
 use crate::prepared::Statement;
 use crate::snapshot::{
     Analysing, AnalysisSnapshot, ClientSnapshot, CoreSnapshot, Holder, Holding, Known,
-    OverShardsSnapshot, PoolSnapshot, Scope, ServerSnapshot, StatementSnapshot,
+    LookupsSnapshot, OverShardsSnapshot, PoolSnapshot, Scope, ServerSnapshot, StatementSnapshot,
 };
 
 use crate::sql::lexer::Dialect;
 use crate::sql::sample;
 
+use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Face, Link};
 use super::mail::{Event, GatherId};
 use super::pools::PoolSlot;
@@ -275,8 +276,20 @@ fn over_shards(state: &CoreState) -> Vec<OverShardsSnapshot> {
             names: Arc::clone(&cluster.names),
             touched: cluster.over_shards.touched.read(),
             merges: cluster.over_shards.merges.read(),
+            lookups: lookups(cluster),
         })
         .collect()
+}
+
+fn lookups(cluster: &Cluster) -> Option<LookupsSnapshot> {
+    let mut columns = cluster.sharding.columns.iter();
+    let lookups = cluster.lookups.borrow();
+    let snapshot = || LookupsSnapshot {
+        counts: lookups.counts(),
+        entries: lookups.len(),
+        bytes: lookups.bytes(),
+    };
+    columns.any(|column| column.lookup.is_some()).then(snapshot)
 }
 
 async fn statements(state: &CoreState) -> Vec<StatementSnapshot> {

@@ -7,7 +7,7 @@ use crate::sharding::{ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
-use super::reach::{alike, Table, EVERYTHING};
+use super::reach::{Table, EVERYTHING};
 use super::route::{Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
@@ -321,7 +321,7 @@ impl<'s> Router<'_, 's> {
         };
         let reach = self.reach();
         let mut sources = reach.keys_of(source, &EVERYTHING);
-        let Some((root, _)) = sources.find(|(_, other)| alike(column, other)) else {
+        let Some((root, _)) = sources.find(|(_, other)| column.is_like(other)) else {
             return Err(refusal().into());
         };
         let from = sets.get(usize::from(root)).copied().flatten();
@@ -356,7 +356,7 @@ impl<'s> Router<'_, 's> {
                 // The key of a table all of whose rows that count are on this shard.
                 let reach = self.reach();
                 let mut sources = reach.keys_of(source, &EVERYTHING);
-                Ok(sources.any(|(index, other)| index != write.target && alike(column, other)))
+                Ok(sources.any(|(index, other)| index != write.target && column.is_like(other)))
             }
             Some(Operand::Other | Operand::Default) => Ok(false),
             Some(value) => Ok(self.stored(column, value)? == shard),

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use crate::sharding::{ShardedColumn, Shards};
+use crate::sharding::{ShardedColumn, ShardingTables, Shards};
 use crate::sql::keys::{Column, Keys, Place};
+
+use super::route::Schema;
 
 /// What a table of a statement is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,18 +26,13 @@ pub(super) enum Table<'s> {
 /// All tables of a statement.
 pub(super) const EVERYTHING: Range<u16> = 0..u16::MAX;
 
-/// Are equal keys of both on the same shard?
-pub(super) fn alike(one: &ShardedColumn, other: &ShardedColumn) -> bool {
-    one.key_type == other.key_type
-        && one.function == other.function
-        && one.lookup == other.lookup
-        && one.shards == other.shards
-}
-
 /// Tables and what connects them.
 pub(super) struct Reach<'k, 's> {
     pub(super) keys: &'k Keys,
     pub(super) tables: &'k [Table<'s>],
+    /// What is known of them.
+    pub(super) schema: &'k dyn Schema,
+    pub(super) sharding: &'k ShardingTables,
 }
 
 impl<'k, 's> Reach<'k, 's> {
@@ -63,13 +60,58 @@ impl<'k, 's> Reach<'k, 's> {
         for equality in &self.keys.equalities {
             for (from, one) in self.keys_of(&equality.from, &EVERYTHING) {
                 for (to, other) in self.keys_of(&equality.to, &equality.within) {
-                    if from != to && alike(one, other) {
+                    if from != to && one.is_like(other) {
+                        edges.push((from, to));
+                    }
+                }
+            }
+            for from in self.sharded(&equality.from, &EVERYTHING) {
+                for to in self.sharded(&equality.to, &equality.within) {
+                    let columns = (&*equality.from.name, &*equality.to.name);
+                    if from != to && self.refer((from, to), columns) {
                         edges.push((from, to));
                     }
                 }
             }
         }
         edges
+    }
+
+    /// The sharded tables that this column may be of.
+    fn sharded<'a>(
+        &'a self,
+        column: &'a Column,
+        within: &'a Range<u16>,
+    ) -> impl Iterator<Item = u16> + use<'a, 'k, 's> {
+        column.of.clone().filter(move |index| {
+            let at = usize::from(*index);
+            let reference = self.keys.references.get(at);
+            let here = reference.is_some_and(|reference| reference.level == column.level);
+            here && within.contains(index) && matches!(self.tables.get(at), Some(Table::Sharded(_)))
+        })
+    }
+
+    /// Are rows of both tables on one shard where these columns are equal, because one of them refers to the other by a
+    /// foreign key? Each shard sees to it that the row referred to is there, and an anchor says that there is no other.
+    fn refer(&self, (one, other): (u16, u16), (own, theirs): (&str, &str)) -> bool {
+        let key = |index: u16| match self.tables.get(usize::from(index)) {
+            Some(Table::Sharded(key)) => Some(*key),
+            _ => None,
+        };
+        let (Some(first), Some(second)) = (key(one), key(other)) else {
+            return false;
+        };
+        let named = |index: u16| {
+            let reference = self.keys.references.get(usize::from(index))?;
+            Some((reference.schema.as_deref(), &*reference.name))
+        };
+        let (Some(from), Some(to)) = (named(one), named(other)) else {
+            return false;
+        };
+        first.is_like(second)
+            && self.sharding.is_anchored(first)
+            && (self.schema.refers((from, own), (to, theirs))
+                || self.schema.refers((to, theirs), (from, own)))
     }
 
     /// Has each shard, for its rows of this table, all that the statement reads of sharded tables, and what is the same

@@ -17,7 +17,7 @@ use crate::sql::keys::{Keys, Member};
 use crate::sql::statement::{Function, Need, Statement};
 
 pub use super::changes::key_changes;
-use super::reach::{alike, Reach, Table};
+use super::reach::{Reach, Table};
 use super::role::Catalogue;
 use super::values::{NoKey, Values};
 
@@ -57,12 +57,21 @@ pub trait Schema {
     /// Of this table in its order, none if nothing is known of it. Without a schema it is the one that the search path finds.
     fn columns(&self, schema: Option<&str>, table: &str) -> Option<&[TableColumn]>;
 
+    /// Does this column, alone, refer to that one by a foreign key? Each with its table and, maybe, schema.
+    fn refers(&self, column: ColumnOf<'_>, to: ColumnOf<'_>) -> bool {
+        let _ = (column, to);
+        false
+    }
+
     /// Is it known to be a view?
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let _ = (schema, table);
         false
     }
 }
+
+/// A column of a table that is named with a schema, or without.
+pub type ColumnOf<'a> = ((Option<&'a str>, &'a str), &'a str);
 
 /// Nothing is known of tables.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +139,7 @@ pub fn route_key<'s>(key: &[u8], database: &Database<'s>) -> Result<Route<'s>, E
     let Some(column) = columns.next() else {
         return Err(refused("a sharding key without sharded tables"));
     };
-    if columns.any(|other| !alike(column, other)) {
+    if columns.any(|other| !column.is_like(other)) {
         return Err(refused(
             "a sharding key where tables have keys of different kinds",
         ));
@@ -299,6 +308,8 @@ impl<'s> Router<'_, 's> {
         Reach {
             keys: self.keys,
             tables: &self.tables,
+            schema: self.database.schema,
+            sharding: self.database.tables,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::sql::keys::Keys;
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::Statement;
 
-use super::reach::{alike, Table};
+use super::reach::Table;
 use super::route::{tables, Database};
 
 /// What every shard is asked, and how their rows are merged, for a SELECT whose route is `Several`.
@@ -49,7 +49,7 @@ impl Catalogue for Named<'_, '_> {
             match found {
                 Table::Sharded(column) => {
                     let columns = &self.database.tables.columns;
-                    let family = columns.iter().position(|other| alike(column, other));
+                    let family = columns.iter().position(|other| column.is_like(other));
                     return match family {
                         Some(family) => Placed::Sharded {
                             key: column.column.clone(),

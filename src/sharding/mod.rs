@@ -7,7 +7,9 @@
 pub mod centroids;
 pub mod hash;
 pub mod key;
+pub mod lookups;
 mod number;
+pub mod references;
 pub mod rows;
 pub mod rules;
 pub mod schema;

@@ -41,7 +41,12 @@ pub enum RowTarget {
     /// To this shard.
     Shard(u32),
     /// To where the lookup query of the column puts this key.
-    Ask(Key<'static>),
+    Ask {
+        /// What is to be looked up.
+        key: Key<'static>,
+        /// The row's number from 1, for errors.
+        row: u64,
+    },
 }
 
 impl CopyRouter {
@@ -110,16 +115,18 @@ fn target(
     };
     match column.place(&key) {
         Placement::Shard(shard) => Ok(RowTarget::Shard(shard)),
-        Placement::Ask(_) => Ok(RowTarget::Ask(key.into_owned())),
-        Placement::Unmatched => Err(Error::error(
-            Fault::Client,
-            SqlState::BAD_COPY_FILE_FORMAT,
-            format!(
-                "bad COPY row {}: no shard takes its sharding key",
-                row.number
-            ),
-        )),
+        Placement::Ask(_) => Ok(RowTarget::Ask {
+            key: key.into_owned(),
+            row: row.number,
+        }),
+        Placement::Unmatched => Err(unplaced(row.number)),
     }
+}
+
+/// No rule takes the key of this row.
+pub fn unplaced(row: u64) -> Error {
+    let text = format!("bad COPY row {row}: no shard takes its sharding key");
+    Error::error(Fault::Client, SqlState::BAD_COPY_FILE_FORMAT, text)
 }
 
 #[cfg(test)]
@@ -190,7 +197,7 @@ mod tests {
         let mut take = |target: RowTarget, bytes: &[u8]| match target {
             RowTarget::Every => shards.iter_mut().for_each(|out| out.extend(bytes)),
             RowTarget::Shard(shard) => shards[shard as usize].extend(bytes),
-            RowTarget::Ask(key) => panic!("{key:?}"),
+            RowTarget::Ask { key, .. } => panic!("{key:?}"),
         };
         for mut piece in data.chunks(size) {
             while let Some((target, bytes)) = router.next(column, &mut piece)? {
@@ -265,7 +272,8 @@ mod tests {
         let mut router = CopyRouter::new(csv(false), key(0));
         let mut input = &b"ab,1\n"[..];
         let (target, bytes) = router.next(&asking, &mut input).unwrap().unwrap();
-        assert_eq!(target, RowTarget::Ask(Key::Text(b"ab".to_vec().into())));
+        let key = Key::Text(b"ab".to_vec().into());
+        assert_eq!(target, RowTarget::Ask { key, row: 1 });
         assert_eq!(bytes, b"ab,1\n");
     }
 }

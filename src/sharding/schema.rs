@@ -17,10 +17,29 @@ pub struct Table {
     pub kind: TableKind,
     /// In their order.
     pub columns: Vec<Column>,
+    /// Its foreign keys.
+    pub references: Vec<Reference>,
+}
+
+/// A foreign key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The constraint.
+    oid: u32,
+    /// Of the table that it refers to.
+    pub schema: Box<str>,
+    /// That table.
+    pub table: Box<str>,
+    /// Columns, and those that they refer to.
+    pub columns: Vec<(Box<str>, Box<str>)>,
 }
 
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent properties, as the catalogue has them"
+)]
 pub struct Column {
     /// Its name.
     pub name: Box<str>,
@@ -28,8 +47,12 @@ pub struct Column {
     pub has_default: bool,
     /// Its value is computed: `COPY` leaves it out unless it is named.
     pub generated: bool,
+    /// It is an identity that takes no value but its own.
+    pub always: bool,
     /// Its type's OID; 0: not known.
     pub type_oid: u32,
+    /// It is the primary key, alone.
+    pub primary: bool,
 }
 
 /// What is used like a table.
@@ -45,15 +68,66 @@ pub enum TableKind {
 
 impl Schema {
     /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
-    /// PostgreSQL 12 none is), and its type; in the order of columns. Tables of the system are left out.
+    /// PostgreSQL 12 none is), its type, whether it is alone the primary key, and an identity that is always generated; in the
+    /// order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
         a.atthasdef OR a.attidentity <> '', \
-        CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid \
+        CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
+        i.indnatts = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a' \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') \
         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
         ORDER BY c.oid, a.attnum";
+
+    /// Asks a server for foreign keys that hold for all rows: constraint, schema, table and column, then the same of what it
+    /// refers to; a row for each pair of columns.
+    pub const REFERENCES: &'static str = "SELECT k.oid, n.nspname, c.relname, a.attname, fn.nspname, f.relname, fa.attname \
+        FROM pg_catalog.pg_constraint k \
+        CROSS JOIN LATERAL pg_catalog.generate_subscripts(k.conkey, 1) i \
+        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace \
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[i] \
+        JOIN pg_catalog.pg_attribute fa ON fa.attrelid = f.oid AND fa.attnum = k.confkey[i] \
+        WHERE k.contype = 'f' AND k.convalidated ORDER BY k.oid, i";
+
+    /// Adds what one row of that answer says, of a table that is known.
+    pub fn add_reference(&mut self, row: &[Option<&[u8]>]) {
+        let text = |at: usize| std::str::from_utf8((*row.get(at)?)?).ok();
+        let all: Option<Vec<_>> = (0..7).map(text).collect();
+        let Some([oid, of, name, own, schema, table, theirs]) = all.as_deref() else {
+            return;
+        };
+        let tables = self.tables.get_mut(*name);
+        let known = tables.and_then(|tables| tables.iter_mut().find(|table| *table.schema == **of));
+        let (Some(known), Ok(oid)) = (known, oid.parse()) else {
+            return;
+        };
+        let pair = ((*own).into(), (*theirs).into());
+        match known.references.iter_mut().find(|one| one.oid == oid) {
+            Some(reference) => reference.columns.push(pair),
+            None => known.references.push(Reference {
+                oid,
+                schema: (*schema).into(),
+                table: (*table).into(),
+                columns: vec![pair],
+            }),
+        }
+    }
+
+    /// All foreign keys, with the schema and name of their table.
+    pub fn references(&self) -> impl Iterator<Item = ((&str, &str), &Reference)> {
+        self.tables.iter().flat_map(|(name, tables)| {
+            tables.iter().flat_map(move |table| {
+                let of = (&*table.schema, &**name);
+                table
+                    .references
+                    .iter()
+                    .map(move |reference| (of, reference))
+            })
+        })
+    }
 
     /// Adds what one row of the answer says. A row that is not as [`Self::QUERY`] makes it adds nothing.
     pub fn add(&mut self, row: &[Option<&[u8]>]) {
@@ -74,6 +148,7 @@ impl Schema {
                     schema: schema.into(),
                     kind,
                     columns: Vec::new(),
+                    references: Vec::new(),
                 });
                 tables.len() - 1
             }
@@ -83,6 +158,8 @@ impl Schema {
                 name: column.into(),
                 has_default: text(4) == Some("t"),
                 generated: text(5) == Some("t"),
+                primary: text(7) == Some("t"),
+                always: text(8) == Some("t"),
                 type_oid: text(6).and_then(|oid| oid.parse().ok()).unwrap_or_default(),
             });
         }

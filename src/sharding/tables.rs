@@ -243,6 +243,14 @@ impl ShardedColumn {
         }
     }
 
+    /// Are equal keys of both on the same shard?
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.key_type == other.key_type
+            && self.function == other.function
+            && self.lookup == other.lookup
+            && self.shards == other.shards
+    }
+
     /// `orders.user_id`, `*.user_id`, for people.
     pub fn name(&self) -> String {
         let table = self.table.as_deref().unwrap_or("*");

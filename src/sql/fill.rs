@@ -6,12 +6,19 @@ use super::lexer::{Dialect, Kind, Lexer};
 /// mean the same in every encoding and with every setting.
 pub fn fill(text: &str, value: &str) -> String {
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let value = format!("convert_from(decode('{hex}', 'hex'), 'UTF8')");
+    fill_with(
+        text,
+        &format!("convert_from(decode('{hex}', 'hex'), 'UTF8')"),
+    )
+}
+
+/// The text with this expression wherever it says `$1`.
+pub fn fill_with(text: &str, value: &str) -> String {
     let bytes = text.as_bytes();
     let mut filled = String::with_capacity(text.len() + value.len());
     for token in Lexer::new(bytes, Dialect::default()) {
         match (token.kind, text.get(token.start..token.end)) {
-            (Kind::Parameter, Some("$1")) => filled += &value,
+            (Kind::Parameter, Some("$1")) => filled += value,
             (_, part) => filled += part.unwrap_or_default(),
         }
     }

@@ -12,6 +12,7 @@ mod depth;
 pub mod explain;
 mod fill;
 pub mod functions;
+pub mod generated_keys;
 pub mod hints;
 pub mod insert_rows;
 pub mod keys;
@@ -33,6 +34,6 @@ pub mod unique_ids;
 pub mod update_parts;
 
 pub use cursor::Name;
-pub use fill::fill;
+pub use fill::{fill, fill_with};
 pub use parse::across;
 pub use sample::sample;

@@ -10,6 +10,7 @@
 //! before we see the value: [`Session`] says whether that may be.
 
 pub mod array;
+pub mod canonical;
 pub mod datetime;
 mod float;
 pub mod key;

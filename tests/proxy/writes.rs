@@ -389,7 +389,12 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
     // In a transaction that is kept to one shard.
     pair.many.query("BEGIN");
     pair.many.query("SET LOCAL pgdog.shard = 1");
-    assert_eq!(pair.many.query("DELETE FROM countries"), "E:0A000 Z:E");
+    assert_eq!(pair.many.query("DELETE FROM countries"), "E:25000 Z:E");
+    pair.many.query("ROLLBACK");
+    pair.many.query("BEGIN");
+    pair.many.query("SET LOCAL pgdog.shard = 1");
+    let elsewhere = "/* pgdog_shard: 2 */ SELECT 1";
+    assert_eq!(pair.many.query(elsewhere), "E:25000 Z:E");
     pair.many.query("ROLLBACK");
     pair.tables_are_alike("refused");
     pair.shards.pgdog.stop();

@@ -29,6 +29,52 @@ fn exists(test: &str) -> bool {
     })
 }
 
+/// The words that refusals of these folders are made of.
+fn refusals(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of ours") {
+        let path = entry.expect("it is there").path();
+        if path.is_dir() {
+            refusals(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("text");
+        let own = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default();
+        for call in own.split("refused(").skip(1) {
+            let call = call
+                .trim_start()
+                .trim_start_matches("&format!(")
+                .trim_start();
+            let words = call
+                .strip_prefix('"')
+                .and_then(|rest| rest.split('"').next());
+            // What stands in braces, or in quotes, is the statement's own.
+            let words = words.and_then(|words| words.split(['{', '\\']).next());
+            found.extend(words.map(|words| words.trim().to_owned()));
+        }
+    }
+}
+
+/// Those of a SELECT that cannot be merged are told of by what they name.
+#[test]
+fn every_refusal_of_routing_is_in_the_book() {
+    let book = include_str!("../../docs/sharding.md");
+    let mut found = Vec::new();
+    for folder in ["src/routing", "src/proxy/client/sharded"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        refusals(&root.join(folder), &mut found);
+    }
+    assert!(found.len() > 40, "{found:?}");
+    for words in found.iter().filter(|words| !words.is_empty()) {
+        assert!(
+            book.contains(&**words),
+            "docs/sharding.md does not name {words:?}"
+        );
+    }
+}
+
 #[test]
 fn every_edge_case_names_tests_that_exist() {
     let rows: Vec<_> = include_str!("../../docs/edge-cases.md")

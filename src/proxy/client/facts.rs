@@ -9,9 +9,12 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::routing::role::Catalogue;
+use crate::sharding::references::with_followers;
 use crate::sharding::schema::Schema;
+use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
+use crate::types::canonical::{Canonical, ServerTypes, TYPES_QUERY};
 use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
@@ -35,6 +38,36 @@ pub(crate) struct Facts {
     pub(crate) text: TextFacts,
     /// Functions whose answer may depend on the rows that their server has.
     pub(crate) readers: HashSet<Box<str>>,
+    /// Which rows are where, with tables that follow others by their foreign keys; `None`: as it is configured.
+    followed: Option<ShardingTables>,
+    /// How types are numbered, if clients are to see the numbers of the first shard.
+    types: Types,
+}
+
+/// The types of all shards.
+#[derive(Default)]
+struct Types {
+    /// Of each shard that has answered: how the first one numbers them, if it does so otherwise.
+    canonical: Vec<Option<Option<Rc<Canonical>>>>,
+    /// Numbers of the first shard that are not the same everywhere.
+    ambiguous: HashSet<u32>,
+}
+
+impl Facts {
+    /// How the first shard numbers the types of this one, if it does so otherwise. `None`: that is not known.
+    pub(super) fn types_of(&self, shard: usize) -> Option<Option<Rc<Canonical>>> {
+        self.types.canonical.get(shard)?.clone()
+    }
+
+    /// Does a type of this number mean something else on another shard?
+    pub(super) fn is_ambiguous(&self, oid: u32) -> bool {
+        self.types.ambiguous.contains(&oid)
+    }
+
+    /// Which rows are where.
+    pub(super) fn sharding<'a>(&'a self, cluster: &'a Cluster) -> &'a ShardingTables {
+        self.followed.as_ref().unwrap_or(&cluster.sharding)
+    }
 }
 
 /// How the database compares text.
@@ -124,10 +157,11 @@ impl Session {
             writes: false,
         };
         let mut at = self.state.core.now();
-        let facts = match self.obtain(aim, Way::First).await? {
+        let mut facts = match self.obtain(aim, Way::First).await? {
             Ok(mut held) => match learn(&mut held).await {
-                Ok(facts) => {
+                Ok(mut facts) => {
                     self.release(held, false);
+                    facts.followed = with_followers(&self.cluster.sharding, &facts.schema);
                     facts
                 }
                 Err(RunError::Server(body)) => {
@@ -148,9 +182,60 @@ impl Session {
                 Facts::default()
             }
         };
+        if self.state.config().routing.canonical_types && self.cluster.shards() > 1 {
+            facts.types = self.ask_types().await?;
+            if facts.types.canonical.iter().any(Option::is_none) {
+                at = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
+            }
+        }
         Ok(Learnt {
             facts: Rc::new(facts),
             at,
+        })
+    }
+}
+
+impl Session {
+    /// Asks every shard for its types. Of one that does not answer, and of all if it is the first, they are not known.
+    async fn ask_types(&mut self) -> Result<Types, End> {
+        let mut all = Vec::new();
+        for shard in 0..self.cluster.shards() {
+            let aim = Aim {
+                shard,
+                want: Want::Read,
+                writes: false,
+            };
+            let mut types = ServerTypes::default();
+            let known = match self.obtain(aim, Way::First).await? {
+                Ok(mut held) => match rows(&mut held, TYPES_QUERY, |row| types.add(row)).await {
+                    Ok(()) => {
+                        self.release(held, false);
+                        true
+                    }
+                    Err(RunError::Server(_)) => {
+                        self.release(held, true);
+                        false
+                    }
+                    Err(RunError::Lost(_)) => false,
+                },
+                Err(_) => false,
+            };
+            all.push(known.then_some(types));
+        }
+        let Some(Some(first)) = all.first() else {
+            let unknown = vec![None; all.len()];
+            return Ok(Types {
+                canonical: unknown,
+                ambiguous: HashSet::new(),
+            });
+        };
+        let of = |here: &Option<ServerTypes>| {
+            let here = here.as_ref()?;
+            Some(Canonical::of(first, here).map(Rc::new))
+        };
+        Ok(Types {
+            canonical: all.iter().map(of).collect(),
+            ambiguous: first.ambiguous(all.iter().flatten()),
         })
     }
 }
@@ -200,6 +285,10 @@ impl Drop for Turn {
 async fn learn(server: &mut Server) -> Result<Facts, RunError> {
     let mut facts = Facts::default();
     rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
+    rows(server, Schema::REFERENCES, |row| {
+        facts.schema.add_reference(row);
+    })
+    .await?;
     rows(server, COLLATIONS_QUERY, |row| {
         if let [by_bytes, equal, plain] = row {
             facts.text.plain = *plain == Some(b"t");

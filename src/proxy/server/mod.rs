@@ -28,6 +28,7 @@ use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
+use crate::types::canonical::Canonical;
 
 use super::core_state::CoreState;
 use ahead::Ahead;
@@ -40,6 +41,8 @@ pub(crate) use reset::Reset;
 
 /// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
+/// The same of descriptions in which types are numbered anew: 1,664 columns with names of 63 bytes.
+const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
 /// How long a server may take to close its side after Terminate.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,6 +67,8 @@ pub(crate) struct Server {
     ahead: Ahead,
     /// What they are reported as, which may be as late as with the first ReadyForQuery.
     reported_ahead: Option<Rc<Parameters>>,
+    /// How another server numbers its types, if its client is to see those numbers.
+    pub(crate) types: Option<Rc<Canonical>>,
     /// What it counts, where others see it.
     pub(crate) link: Enlisted,
 }
@@ -214,6 +219,7 @@ impl Server {
             replies: Replies::default(),
             ahead: Ahead::Nothing,
             reported_ahead: None,
+            types: None,
             dialect: dialect(&reported),
             reported,
             settings: Arc::default(),
@@ -403,7 +409,8 @@ impl Server {
             };
             let body = &rest[HEADER_BYTES..];
             let whole = body.len() >= header.body_bytes;
-            if !whole && read_whole(header) {
+            let renumbered = self.is_renumbered(header);
+            if !whole && (renumbered || read_whole(header)) {
                 forward(buf, at, to);
                 return self.begin_partial(buf, header.frame_bytes());
             }
@@ -433,6 +440,14 @@ impl Server {
                 self.replies.fate = Some(fate);
             }
             match fate {
+                Fate::Forward if renumbered => {
+                    forward(buf, at, to);
+                    let mut message = buf.get(..here).unwrap_or_default().to_vec();
+                    self.renumber(header.tag, &mut message);
+                    to.forward_copy(&message);
+                    buf.advance(here);
+                    at = 0;
+                }
                 Fate::Forward if whole && header.tag == tag::DATA_ROW => {
                     at += here;
                     at += run(tag::DATA_ROW, &buf[at..]); // each would change as little as this one did
@@ -453,7 +468,7 @@ impl Server {
     }
 
     fn begin_partial(&mut self, buf: &mut Buf, frame_bytes: usize) -> Result<(), Lost> {
-        if frame_bytes > WHOLE_BYTES_MAX {
+        if frame_bytes > DESCRIPTION_BYTES_MAX {
             return Err(Lost::Malformed);
         }
         self.replies.partial.extend_from_slice(buf);
@@ -470,8 +485,9 @@ impl Server {
             self.replies.partial = partial;
             return Ok(());
         };
-        if read_whole(header) {
-            if header.frame_bytes() > WHOLE_BYTES_MAX {
+        let renumbered = self.is_renumbered(header);
+        if renumbered || read_whole(header) {
+            if header.frame_bytes() > DESCRIPTION_BYTES_MAX {
                 return Err(Lost::Malformed);
             }
             partial.extend_from_slice(&buf.split_to(header.frame_bytes() - partial.len()));
@@ -496,12 +512,28 @@ impl Server {
             fate = self.parameter(body, fate, to);
         }
         if fate == Fate::Forward {
+            if renumbered {
+                self.renumber(header.tag, &mut partial);
+            }
             to.forward_copy(&partial);
         }
         self.replies.body_left = header.frame_bytes() - partial.len();
         self.replies.fate = Some(fate);
         self.synthesize(to);
         Ok(())
+    }
+
+    /// Is it a message whose types are numbered anew?
+    #[inline]
+    fn is_renumbered(&self, header: Header) -> bool {
+        self.types.is_some() && Canonical::concerns(header.tag)
+    }
+
+    #[cold]
+    fn renumber(&self, tag: u8, message: &mut [u8]) {
+        if let (Some(types), Some(body)) = (&self.types, message.get_mut(HEADER_BYTES..)) {
+            types.apply(tag, body);
+        }
     }
 
     fn parameter(&mut self, body: &[u8], fate: Fate, to: &mut impl Recipient) -> Fate {

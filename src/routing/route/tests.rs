@@ -45,7 +45,9 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
         name: name.into(),
         has_default,
         generated: false,
+        always: false,
         type_oid: 0,
+        primary: false,
     };
     names.iter().map(column).collect()
 }

@@ -23,6 +23,7 @@ use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
+use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::scatter::{Call, Shown};
 use super::steps::{in_failed_transaction, Stepped, BEGIN};
@@ -62,7 +63,8 @@ impl Session {
             match header.tag {
                 tag::PARSE => {
                     let parse = Parse::parse(body).map_err(malformed)?;
-                    if self.may_call_ids(parse.query) {
+                    self.check_types(&parse)?;
+                    if self.may_need_ids(parse.query) {
                         return Ok(None);
                     }
                     let statement = self.intern(parse.content())?;
@@ -74,7 +76,7 @@ impl Session {
                         Target::Statement(name) => self.statement(name).ok(),
                         Target::Portal(_) => None,
                     };
-                    if named.is_some_and(|statement| self.may_call_ids(statement.text())) {
+                    if named.is_some_and(|statement| self.may_need_ids(statement.text())) {
                         return Ok(None);
                     }
                 }
@@ -88,11 +90,13 @@ impl Session {
                             Err(_) => return Ok(None),
                         },
                     };
-                    if self.may_call_ids(statement.text()) {
+                    if self.may_need_ids(statement.text()) {
                         return Ok(None);
                     }
                     let planned = match self.planned(&statement, &bind, false) {
                         Ok(planned) => planned,
+                        // What is lacking is noted, with that of other messages.
+                        _ if self.must_look_up() => continue,
                         // It may be what an earlier message of this batch prepares.
                         Err(_) if prepares => return Ok(None),
                         Err(error) => return Err(error),
@@ -105,6 +109,9 @@ impl Session {
                 }
                 _ => {}
             }
+        }
+        if self.must_look_up() {
+            return Err(lacks_keys());
         }
         let verdicts = verdicts.iter().map(|(verdict, sets)| (verdict, *sets));
         let found = self.one_server_for(verdicts);
@@ -237,6 +244,7 @@ impl Session {
     fn parse(&mut self, body: &[u8]) -> Result<(), Error> {
         let parse = Parse::parse(body).map_err(malformed)?;
         self.check_not_failed(parse.query)?;
+        self.check_types(&parse)?;
         let statement = self.intern(parse.content())?;
         if parse.statement.is_empty() && !self.renames(true) {
             self.unbound = Some(statement);
@@ -272,6 +280,17 @@ impl Session {
         });
         self.stream.write(&BIND_COMPLETE);
         Ok(())
+    }
+
+    /// Errors: a parameter is declared with a type that has another number on another shard.
+    fn check_types(&self, parse: &Parse<'_>) -> Result<(), Error> {
+        let facts = self.cluster.known();
+        match parse.types.iter().any(|oid| facts.is_ambiguous(oid)) {
+            true => Err(refused(
+                "a parameter declared with a type whose OID differs between shards",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// In a failed transaction nothing is parsed or bound but what ends it.
@@ -328,7 +347,16 @@ impl Session {
         let Ok(bind) = Bind::parse(&portal.bind) else {
             return Ok(self.failed_with(&Error::protocol_violation("Bind")));
         };
-        let planned = match self.planned(&portal.statement, &bind, false) {
+        let planned = loop {
+            let planned = self.planned(&portal.statement, &bind, false);
+            if !self.must_look_up() {
+                break planned;
+            }
+            if let Err(error) = Box::pin(self.look_up()).await? {
+                break Err(error);
+            }
+        };
+        let planned = match planned {
             Ok(planned) => planned,
             Err(error) => return Ok(self.failed_with(&error)),
         };
@@ -401,7 +429,16 @@ impl Session {
         let Ok(bind) = Bind::parse(&portal.bind) else {
             return Ok(self.failed_with(&Error::protocol_violation("Bind")));
         };
-        let planned = match self.planned(&portal.statement, &bind, portal.described) {
+        let planned = loop {
+            let planned = self.planned(&portal.statement, &bind, portal.described);
+            if !self.must_look_up() {
+                break planned;
+            }
+            if let Err(error) = Box::pin(self.look_up()).await? {
+                break Err(error);
+            }
+        };
+        let planned = match planned {
             Ok(Some(planned)) => planned,
             Ok(None) => {
                 self.stream.write(&EMPTY_QUERY_RESPONSE);

@@ -2,7 +2,9 @@
 //!
 //! It runs within a transaction, so what a client leaves unfinished, or one server refuses, no server keeps.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cores::Stream;
@@ -15,11 +17,14 @@ use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{self, CopyFail, COPY_DONE};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::{Rows, Split};
+use crate::sharding::lookups::{KeyName, Translated};
+use crate::sharding::rows::unplaced;
 use crate::sharding::{CopyRouter, RowTarget};
 
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
+use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
 use super::scatter::{self, Call, Outcome, Replies, Shown};
 use super::Leg;
@@ -100,8 +105,19 @@ struct CopyIn<'a> {
     legs: &'a mut [Leg],
     parts: Vec<Part>,
     split: Option<(&'a Split, CopyRouter)>,
+    /// A row whose key is being looked up; what follows it is not read.
+    waiting: Option<Waiting>,
     stage: Stage,
     described: bool,
+}
+
+/// A row that waits for a server to say where it belongs.
+struct Waiting {
+    asked: Pin<Box<dyn Future<Output = Result<Translated, Error>>>>,
+    bytes: Vec<u8>,
+    number: u64,
+    /// The client has sent all.
+    last: bool,
 }
 
 /// Runs a COPY on these servers, which rest and are in a transaction. Errors: a server is lost, or the client is.
@@ -132,6 +148,7 @@ pub(super) async fn run(
         session,
         legs,
         split,
+        waiting: None,
         stage: Stage::Asked,
         described: request.described,
     };
@@ -168,7 +185,10 @@ impl CopyIn<'_> {
                 moved |= self.poll_leg(at, cx)?;
             }
             let streams = matches!(self.stage, Stage::Streaming { .. });
-            if streams && self.poll_room(cx)? {
+            if self.waiting.is_some() {
+                moved |= self.poll_waiting(cx);
+            }
+            if streams && self.waiting.is_none() && self.poll_room(cx)? {
                 moved |= self.poll_client(cx)?;
             } else if self.session.inbound.len() < WAITING_BYTES_MAX {
                 // A client that goes away is noticed; what it sends meanwhile waits.
@@ -352,31 +372,43 @@ impl CopyIn<'_> {
             return false;
         }
         let data = self.session.inbound.bytes().get(..here).unwrap_or_default();
+        let mut input = data;
         let spread = match &mut self.split {
             None => {
                 for (part, leg) in self.parts.iter_mut().zip(&*self.legs) {
                     part.put(data, &leg.held.stream);
                 }
+                input = &[];
                 Ok(())
             }
-            Some((split, router)) => {
-                let mut input = data;
-                loop {
-                    match router.next(&split.column, &mut input) {
-                        Ok(None) => break Ok(()),
-                        Ok(Some((target, row))) => {
+            Some((split, router)) => loop {
+                match router.next(&split.column, &mut input) {
+                    Ok(None) => break Ok(()),
+                    Ok(Some((target, row))) => match located(self.session, split, target) {
+                        Ok(Located::At(target)) => {
                             if let Err(error) = put(&mut self.parts, self.legs, target, row) {
                                 break Err(error);
                             }
                         }
+                        Ok(Located::Asked(asked, number)) => {
+                            self.waiting = Some(Waiting {
+                                asked,
+                                bytes: row.to_vec(),
+                                number,
+                                last: false,
+                            });
+                            break Ok(());
+                        }
                         Err(error) => break Err(error),
-                    }
+                    },
+                    Err(error) => break Err(error),
                 }
-            }
+            },
         };
-        self.session.inbound.skip_bytes(here);
+        let used = here - input.len();
+        self.session.inbound.skip_bytes(used);
         self.stage = Stage::Streaming {
-            bytes_left: bytes_left - here,
+            bytes_left: bytes_left - used,
         };
         if let Err(error) = spread {
             self.refuse(&error);
@@ -394,7 +426,19 @@ impl CopyIn<'_> {
     fn end(&mut self) {
         if let Some((split, router)) = &mut self.split {
             let last = match router.finish(&split.column) {
-                Ok(Some((target, row))) => put(&mut self.parts, self.legs, target, row),
+                Ok(Some((target, row))) => match located(self.session, split, target) {
+                    Ok(Located::At(target)) => put(&mut self.parts, self.legs, target, row),
+                    Ok(Located::Asked(asked, number)) => {
+                        self.waiting = Some(Waiting {
+                            asked,
+                            bytes: row.to_vec(),
+                            number,
+                            last: true,
+                        });
+                        return;
+                    }
+                    Err(error) => Err(error),
+                },
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -402,12 +446,42 @@ impl CopyIn<'_> {
                 return self.refuse(&error);
             }
         }
+        self.done();
+    }
+
+    /// All rows are on their way.
+    fn done(&mut self) {
         self.flush();
         for leg in self.legs.iter_mut() {
             leg.held.stream.write(&COPY_DONE);
             leg.held.exchange.sent(Owed::CopyEnd, Fate::Forward);
         }
         self.stage = Stage::Ended;
+    }
+
+    /// Sends the row that waits where it belongs, once that is known. True: it is.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(waiting) = &mut self.waiting else {
+            return false;
+        };
+        let Poll::Ready(translated) = waiting.asked.as_mut().poll(cx) else {
+            return false;
+        };
+        let number = waiting.number;
+        let shard = translated.and_then(|shard| shard.ok_or_else(|| unplaced(number)));
+        let Some(waiting) = self.waiting.take() else {
+            return false;
+        };
+        let sent = shard.and_then(|shard| {
+            let target = RowTarget::Shard(shard);
+            put(&mut self.parts, self.legs, target, &waiting.bytes)
+        });
+        match sent {
+            Err(error) => self.refuse(&error),
+            Ok(()) if waiting.last => self.done(),
+            Ok(()) => {}
+        }
+        true
     }
 
     /// Tells the client of an error of ours, and the servers to stop.
@@ -422,6 +496,7 @@ impl CopyIn<'_> {
             self.session.inbound.skip_bytes(bytes_left);
         }
         self.stage = Stage::Failed;
+        self.waiting = None;
         for at in 0..self.legs.len() {
             self.stop(at);
         }
@@ -462,6 +537,41 @@ impl CopyIn<'_> {
     }
 }
 
+/// Where a row goes, or who has been asked.
+enum Located {
+    At(RowTarget),
+    Asked(
+        Pin<Box<dyn Future<Output = Result<Translated, Error>>>>,
+        u64,
+    ),
+}
+
+/// Where a row goes, if it is known where its key's rows are. Nothing of that is kept for the COPY alone: it may have more
+/// keys than there is memory for. Errors: no shard takes it.
+fn located(session: &Session, split: &Split, target: RowTarget) -> Result<Located, Error> {
+    let RowTarget::Ask { key, row } = target else {
+        return Ok(Located::At(target));
+    };
+    let cluster = &session.cluster;
+    let mut columns = cluster.sharding.columns.iter();
+    let column = columns.position(|column| column.is_like(&split.column));
+    let column = column.ok_or_else(|| refused("this COPY"))?;
+    let name = KeyName::new(column, &key);
+    let now = session.state.core.now();
+    let known = cluster.lookups.borrow_mut().get(&name, now);
+    match known {
+        Some(Some(shard)) => Ok(Located::At(RowTarget::Shard(shard))),
+        Some(None) => Err(unplaced(row)),
+        None => {
+            let shard = session.shard_to_ask();
+            let wanted = Wanted { column, key };
+            let (state, cluster) = (Rc::clone(&session.state), Rc::clone(cluster));
+            let asked = translate(state, cluster, wanted, shard);
+            Ok(Located::Asked(Box::pin(asked), row))
+        }
+    }
+}
+
 /// Sends a row where it belongs.
 fn put(parts: &mut [Part], legs: &[Leg], target: RowTarget, row: &[u8]) -> Result<(), Error> {
     let shard = match target {
@@ -472,7 +582,7 @@ fn put(parts: &mut [Part], legs: &[Leg], target: RowTarget, row: &[u8]) -> Resul
             return Ok(());
         }
         RowTarget::Shard(shard) => shard as usize,
-        RowTarget::Ask(_) => return Err(refused("a sharding key with lookup_query")),
+        RowTarget::Ask { .. } => return Err(refused("this COPY")), // never: it is located first
     };
     let mut all = parts.iter_mut().zip(legs);
     let Some((part, leg)) = all.find(|(_, leg)| leg.shard == shard) else {

@@ -180,6 +180,7 @@ impl Session {
         if !statement.kind.is_query() {
             return Err(refused("EXECUTE of this statement"));
         }
+        self.heed_changes(statement);
         check_count(name, operands.len(), statement, declared.len())?;
         let given = Values {
             text: source.text,

@@ -8,6 +8,7 @@ mod batch;
 mod copy;
 mod execute;
 mod gather;
+mod lookups;
 mod moves;
 mod plan;
 mod rehearse;
@@ -46,6 +47,10 @@ const WRITE_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 /// What a session has on shards.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is of another part of the session"
+)]
 pub(super) struct Sharded {
     /// Servers of the open transaction, or kept between transactions, in the order of shards.
     legs: Vec<Leg>,
@@ -56,6 +61,10 @@ pub(super) struct Sharded {
     portals: Vec<batch::Portal>,
     /// Definitions of the request, or transaction, under way change what is known of the catalogue.
     defines: bool,
+    /// They change what is known of keys that a query translates.
+    retranslates: bool,
+    /// What the request under way knows of such keys.
+    translations: lookups::Translations,
     /// What follows of the batch under way was put back: it is read amid the data of a COPY.
     put_back: bool,
 }
@@ -115,6 +124,13 @@ impl Session {
             sharded.defines = !ended;
             self.cluster.forget_facts();
         }
+        if let Some(sharded) = self.sharded.as_mut() {
+            sharded.translations.clear();
+            if sharded.retranslates {
+                sharded.retranslates = !ended;
+                self.cluster.lookups.borrow_mut().forget();
+            }
+        }
         if outcome.is_err() {
             self.leave_shards();
         }
@@ -144,7 +160,16 @@ impl Session {
                     Err(error) => return self.answer(&error),
                 };
                 let text = replaced.as_deref().unwrap_or(written);
-                let steps = match self.statements_of(text, None, &[]) {
+                let steps = loop {
+                    let planned = self.statements_of(text, None, &[]);
+                    if !self.must_look_up() {
+                        break planned;
+                    }
+                    if let Err(error) = Box::pin(self.look_up()).await? {
+                        break Err(error);
+                    }
+                };
+                let steps = match steps {
                     Ok(steps) => steps,
                     Err(error) => return self.answer(&error),
                 };
@@ -172,15 +197,26 @@ impl Session {
                 let code = SqlState::FEATURE_NOT_SUPPORTED;
                 self.answer(&Error::error(Fault::Client, code, text))
             }
-            (end, _) => match self.one_server_for_batch(&batch, end) {
-                Ok(Some((shard, want, changes))) => self.relay_to(shard, want, changes).await,
-                Ok(None) => {
-                    self.check_queries(&batch)?;
-                    self.inbound.skip_bytes(length);
-                    Box::pin(self.run_batch(&batch, end)).await
+            (end, _) => {
+                let found = loop {
+                    let found = self.one_server_for_batch(&batch, end);
+                    if !self.must_look_up() {
+                        break found;
+                    }
+                    if let Err(error) = Box::pin(self.look_up()).await? {
+                        break Err(error);
+                    }
+                };
+                match found {
+                    Ok(Some((shard, want, changes))) => self.relay_to(shard, want, changes).await,
+                    Ok(None) => {
+                        self.check_queries(&batch)?;
+                        self.inbound.skip_bytes(length);
+                        Box::pin(self.run_batch(&batch, end)).await
+                    }
+                    Err(error) => self.answer(&error),
                 }
-                Err(error) => self.answer(&error),
-            },
+            }
         }
     }
 
@@ -302,6 +338,15 @@ impl Session {
                 Err(error) => return Ok(Err(error)),
             },
         };
+        if self.cluster.shards() > 1 && self.state.config().routing.canonical_types {
+            let Some(types) = self.cluster.known().types_of(shard) else {
+                self.release(leg.held, false);
+                return Ok(Err(types_unknown(shard)));
+            };
+            leg.held.types = types;
+        } else {
+            leg.held.types = None;
+        }
         if want == Want::Write || self.sharded().transaction.is_open() {
             self.note_writes(&mut leg.held, shard, want);
         }
@@ -419,6 +464,12 @@ impl Session {
             Err(error) => Err(End::Fatal(error.into())),
         }
     }
+}
+
+/// `canonicalize_type_information` is on, and the shard has not said yet how it numbers its types.
+fn types_unknown(shard: usize) -> Error {
+    let text = format!("the types of shard {shard} are not known yet, try again");
+    Error::error(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text)
 }
 
 /// A server's error about what it was told before the client's own statement.

@@ -25,6 +25,7 @@ use super::super::super::cluster::Want;
 use super::super::role::invalid;
 use super::super::Session;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
+use super::lookups::lacks_keys;
 use super::route::Source;
 use super::route_copy::copying;
 use super::scatter::Answers;
@@ -322,7 +323,8 @@ impl Session {
 
     /// The statements of a text, and what is done for each.
     ///
-    /// Errors: one of them cannot be done; then none is.
+    /// Errors: one of them cannot be done; then none is. If [`Self::must_look_up`] is true after, what is lacking is to be
+    /// looked up, and this asked again.
     pub(super) fn statements_of<'t>(
         &mut self,
         text: &'t [u8],
@@ -364,6 +366,9 @@ impl Session {
             _ => self.asked_shard(&literals.1)?,
         };
         let mut planned = Vec::with_capacity(parts.len());
+        for statement in statements {
+            self.heed_changes(statement);
+        }
         let mut names = Names::default();
         for (part, statement) in parts.into_iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
@@ -452,6 +457,9 @@ impl Session {
                 effects: does.unwrap_or_else(|| effects(part, dialect)),
                 form: Form::Query,
             });
+        }
+        if self.must_look_up() {
+            return Err(lacks_keys());
         }
         self.count_routes(&analysis, &planned);
         Ok(planned)

@@ -2,14 +2,17 @@
 
 use std::cell::OnceCell;
 
-use crate::config::choice::RewriteMode;
+use crate::config::choice::{PrimaryKeyRewrite, RewriteMode};
 use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::moves::{Moving, Target};
+use crate::routing::primary_key::missing_key;
 use crate::routing::role::statement_is_readable;
-use crate::routing::route::{key_changes, route, route_key, Database, Route, Schema, TableColumn};
+use crate::routing::route::{
+    key_changes, route, route_key, ColumnOf, Database, Route, Schema, TableColumn,
+};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
@@ -94,10 +97,13 @@ impl Session {
         }
         let config = self.state.config();
         let cluster = std::rc::Rc::clone(&self.cluster);
-        let tables = &cluster.sharding;
+        let tables = facts.sharding(&cluster);
         let view = View::new(self, &facts);
         if let Some(foreign) = view.foreign(statement) {
             return Err(refused(&format!("foreign table \"{foreign}\"")));
+        }
+        if let Some(missing) = missing_key(statement, config.routing.primary_key, tables, &view) {
+            return Err(lacks_key(missing.column, config.routing.primary_key));
         }
         let search_path = match tables.schemas.is_empty() {
             true => None,
@@ -113,7 +119,7 @@ impl Session {
             functions: &facts.functions,
             system_catalogs: config.routing.system_catalogs,
             sticky: config.routing.omnisharded_sticky,
-            lookups: &|_, _| None,
+            lookups: &|column, key| self.translated(column, key),
         };
         let asked = match (asked, self.asked_key(source)?) {
             (None, Some(key)) => match route_key(&key, &database)? {
@@ -148,8 +154,17 @@ impl Session {
                 tables.all(|table| view.table(table.schema.as_deref(), &table.name).is_some());
             let route = route(statement, &values, &database);
             if matches!(route, Ok(Route::Same(_))) && known {
-                let text = "omnisharded write must reach every shard";
-                let code = SqlState::FEATURE_NOT_SUPPORTED;
+                let by_comment = source.hints.shard.is_some() || source.hinted_key.is_some();
+                let (code, text) = match !by_comment && self.in_transaction() {
+                    true => (
+                        SqlState::INVALID_TRANSACTION_STATE,
+                        "omnisharded write not possible in a single-shard transaction",
+                    ),
+                    false => (
+                        SqlState::FEATURE_NOT_SUPPORTED,
+                        "omnisharded write must reach every shard",
+                    ),
+                };
                 return Err(Error::error(Fault::Client, code, text));
             }
             return Ok(Run::at(Place::These(vec![shard])));
@@ -372,7 +387,13 @@ impl Session {
         })
     }
 
-    /// The shard that a comment or a setting asks for. Errors: there is none of that number.
+    fn in_transaction(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_some_and(|sharded| sharded.transaction.is_open())
+    }
+
+    /// The shard that a comment or a setting asks for. Errors: there is none of that number; 25000 for a comment that asks
+    /// for another one than the open transaction is kept to.
     pub(super) fn asked_shard(&self, hints: &Hints) -> Result<Option<usize>, Error> {
         let set = || {
             let value = self.settings.current().get(b"pgdog.shard")?.text();
@@ -381,7 +402,15 @@ impl Session {
                 .and_then(|value| std::str::from_utf8(value).ok());
             Some(value.and_then(|value| value.parse::<u32>().ok()))
         };
-        let asked = hints.shard.map(Some).or_else(set);
+        let bound = set();
+        if let (Some(asked), Some(Some(bound))) = (hints.shard, bound) {
+            if asked != bound && self.in_transaction() {
+                let text = format!("transaction is bound to shard {bound}");
+                let code = SqlState::INVALID_TRANSACTION_STATE;
+                return Err(Error::error(Fault::Client, code, text));
+            }
+        }
+        let asked = hints.shard.map(Some).or(bound);
         match asked {
             None => Ok(None),
             Some(Some(shard)) if (shard as usize) < self.cluster.shards() => {
@@ -435,9 +464,30 @@ impl Schema for View<'_> {
         self.table(schema, table).map(|table| &*table.columns)
     }
 
+    fn refers(&self, (of, column): ColumnOf<'_>, (to, theirs): ColumnOf<'_>) -> bool {
+        let (Some(of), Some(found)) = (self.table(of.0, of.1), self.table(to.0, to.1)) else {
+            return false;
+        };
+        let mut references = of.references.iter();
+        references.any(|one| one.is_of(column, &found.schema, to.1, theirs))
+    }
+
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let found = self.table(schema, table);
         found.is_some_and(|found| found.kind == TableKind::View)
+    }
+}
+
+/// Of an INSERT that has come so far without its primary key.
+fn lacks_key(column: &str, mode: PrimaryKeyRewrite) -> Error {
+    match mode {
+        PrimaryKeyRewrite::Error => {
+            let text = format!("primary key \"{column}\" is missing");
+            Error::error(Fault::Client, SqlState::NOT_NULL_VIOLATION, text)
+        }
+        _ => refused(&format!(
+            "an INSERT of this form without its primary key \"{column}\""
+        )),
     }
 }
 

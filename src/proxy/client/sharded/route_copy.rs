@@ -76,9 +76,6 @@ impl Session {
                 ..Run::at(place)
             });
         }
-        if column.lookup.is_some() {
-            return Err(refused("a sharding key with lookup_query"));
-        }
         let split = Split {
             key: copy_key(copy, context, column)?,
             format,

@@ -1,28 +1,99 @@
-//! `pgdog.unique_id()`: a number in the place of each call, a new one whenever the statement is executed.
+//! Numbers of ours in statements: in the place of each call of `pgdog.unique_id()`, and as primary key of rows that lack it
+//! (`rewrite.primary_key`); new ones whenever a statement is executed.
 
 use std::rc::Rc;
 
+use crate::config::choice::PrimaryKeyRewrite;
 use crate::error::Error;
 use crate::prepared::Statement;
+use crate::routing::primary_key::missing_key;
+use crate::sql::generated_keys::{with_key, Gap};
+use crate::sql::statements::Statements;
 use crate::sql::unique_ids::{mentions, replace};
 
 use super::super::Session;
+use super::route::View;
+
+/// A statement of a text that lacks a key: where it is, and which.
+struct Lacking {
+    start: usize,
+    end: usize,
+    column: String,
+    gap: Gap,
+}
 
 impl Session {
-    /// The text with numbers for its calls. `None`: there are none.
+    /// The text with numbers for its calls, and for the keys that it lacks. `None`: there are none.
     pub(super) fn with_ids(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match self.may_call_ids(text) {
-            true => replace(text, self.session_dialect(), || self.state.unique_id()),
-            false => Ok(None),
+        let called = match self.cluster.shards() > 1 && mentions(text) {
+            true => replace(text, self.session_dialect(), || self.state.unique_id())?,
+            false => None,
+        };
+        let keyed = self.with_keys(called.as_deref().unwrap_or(text))?;
+        Ok(keyed.or(called))
+    }
+
+    /// May the text need numbers? Then no server gets it as it is.
+    pub(super) fn may_need_ids(&self, text: &[u8]) -> bool {
+        self.cluster.shards() > 1 && (mentions(text) || !self.lacking_keys(text).is_empty())
+    }
+
+    fn with_keys(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let lacking = self.lacking_keys(text);
+        let mut out = Vec::new();
+        let mut copied = 0;
+        for one in &lacking {
+            let part = text.get(one.start..one.end).unwrap_or_default();
+            let dialect = self.session_dialect();
+            let next = || self.state.unique_id();
+            let Some(keyed) = with_key(part, dialect, &one.column, one.gap, next)? else {
+                continue; // refused when it is routed
+            };
+            out.extend_from_slice(text.get(copied..one.start).unwrap_or_default());
+            out.extend_from_slice(&keyed);
+            copied = one.end;
         }
+        if copied == 0 {
+            return Ok(None);
+        }
+        out.extend_from_slice(text.get(copied..).unwrap_or_default());
+        Ok(Some(out))
     }
 
-    /// May the text have such calls? Then no server gets it as it is.
-    pub(super) fn may_call_ids(&self, text: &[u8]) -> bool {
-        self.cluster.shards() > 1 && mentions(text)
+    /// The statements of a text to which keys are to be added.
+    fn lacking_keys(&self, text: &[u8]) -> Vec<Lacking> {
+        let mode = self.state.config().routing.primary_key;
+        let adds = matches!(
+            mode,
+            PrimaryKeyRewrite::Rewrite | PrimaryKeyRewrite::RewriteOmni
+        );
+        if !adds || self.cluster.shards() == 1 || !may_insert(text) {
+            return Vec::new();
+        }
+        let dialect = self.session_dialect();
+        let analysis = {
+            let mut cache = self.cluster.analyses.borrow_mut();
+            cache.analyse(text, dialect).analysis
+        };
+        let Ok(statements) = &analysis.statements else {
+            return Vec::new();
+        };
+        let facts = self.cluster.known();
+        let view = View::new(self, &facts);
+        let parts = Statements::new(text, dialect);
+        let lacking = parts.zip(statements).filter_map(|(part, statement)| {
+            let missing = missing_key(statement, mode, facts.sharding(&self.cluster), &view)?;
+            Some(Lacking {
+                start: part.start,
+                end: part.start + part.text.len(),
+                column: missing.column.to_owned(),
+                gap: missing.gap?,
+            })
+        });
+        lacking.collect()
     }
 
-    /// The statement for one execution: with numbers in the place of its calls.
+    /// The statement for one execution: with numbers in their places.
     pub(super) fn with_fresh_ids(
         &mut self,
         statement: Rc<Statement>,
@@ -39,4 +110,11 @@ impl Session {
         content.extend_from_slice(types.unwrap_or_default());
         self.intern(&content)
     }
+}
+
+/// May the text be, or have, an INSERT? Never no when it has.
+fn may_insert(text: &[u8]) -> bool {
+    let word = b"insert";
+    text.windows(word.len())
+        .any(|window| window.eq_ignore_ascii_case(word))
 }
