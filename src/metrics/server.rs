@@ -208,7 +208,9 @@ impl ServerMeter {
     /// Is the request that has just begun one that is watched?
     #[inline]
     pub fn is_watched(&self) -> bool {
-        self.counters.0[Stat::QueryCount as usize].get() % OVERHEAD_OF == 0
+        self.counters.0[Stat::QueryCount as usize]
+            .get()
+            .is_multiple_of(OVERHEAD_OF)
     }
 
     /// From the core's waking to the sending of the request that is watched so many nanoseconds went by.
