@@ -3,7 +3,7 @@
 //! A configuration that is not valid changes nothing. One that is reaches the cores in two rounds: see
 //! [`Act::Prepare`] and [`Act::Adopt`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,11 @@ impl Current {
         let config = self.with_guests(config, office)?;
         // Read again even if their names are the same: certificates expire.
         let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
-        let next = self.setup.next(config, tls);
+        let over = match self.setup.former().is_empty() {
+            true => HashSet::new(),
+            false => round(office, &Act::Review)?.over(),
+        };
+        let next = self.setup.next(config, tls, &over);
         if let Err(failure) = round(office, &Act::Prepare(next.clone())) {
             self.setup.skip_ids_of(&next);
             return Err(failure);
@@ -211,6 +215,16 @@ pub(super) struct Outcome {
     pub(super) sessions: usize,
     /// Pools with clients.
     in_use: HashSet<PoolId>,
+    /// What all cores together have left of former pools; `None` while there are connections.
+    former: HashMap<PoolId, Option<isize>>,
+}
+
+impl Outcome {
+    /// Former pools without connections, of which nothing is in the mail.
+    fn over(&self) -> HashSet<PoolId> {
+        let over = self.former.iter().filter(|(_, left)| **left == Some(0));
+        over.map(|(id, _)| *id).collect()
+    }
 }
 
 /// Has every core do something, and waits until all have. Errors: cores that have not done it in time.
@@ -230,6 +244,7 @@ pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<Outcome, Fai
             core,
             count,
             in_use,
+            former,
         }) = answers.recv_timeout(left)
         else {
             return Err(Failure::Silent(silent));
@@ -237,6 +252,10 @@ pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<Outcome, Fai
         silent.retain(|other| *other != core);
         outcome.sessions += count;
         outcome.in_use.extend(in_use);
+        for (id, left) in former {
+            let sum = outcome.former.entry(id).or_insert(Some(0));
+            *sum = sum.zip(left).map(|(sum, left)| sum + left);
+        }
     }
     Ok(outcome)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::slice::Place;
-use super::{signed, Action, CloseReason, ConnectFailure, Pool, State, WaitError};
+use super::{signed, Action, CloseReason, ConnectFailure, Lease, Pool, State, WaitError};
 
 /// Connections being opened at the same time by one slice. Each costs the server a fork and a login;
 /// further ones follow as these arrive.
@@ -194,7 +194,7 @@ impl<C> Pool<C> {
         // Drawn as a shift of the birthday, so that a lifetime changed by a reload applies to old connections.
         let shift = self.jitter.up_to(spread.saturating_mul(2));
         let born = (now + shift).checked_sub(spread).unwrap_or(now);
-        self.rest(super::Lease::new(server, born, generation), now, out);
+        self.rest(Lease::new(server, born, generation), now, out);
         self.settle(now, out);
     }
 
@@ -215,7 +215,7 @@ impl<C> Pool<C> {
         self.free += 1;
         self.failed = Some(now);
         match failure {
-            ConnectFailure::Retryable | ConnectFailure::Full => {
+            ConnectFailure::Retryable | ConnectFailure::Full(_) => {
                 self.pace.back_off(now, &mut self.jitter)
             }
             ConnectFailure::Fatal(error) => {
@@ -237,6 +237,39 @@ impl<C> Pool<C> {
             }
         }
         self.settle(now, out);
+    }
+
+    /// There is room for one connection on a server that had none left: one attempt need not wait.
+    pub fn try_one(&mut self, out: &mut Vec<Action<C>>) {
+        if self.free > 0 && self.lacking() > 0 {
+            self.free -= 1;
+            self.connecting += 1;
+            out.push(Action::Connect {
+                generation: self.generation,
+            });
+        }
+    }
+
+    /// Connections that clients of this slice wait for, and that are not on their way.
+    pub fn lacking(&self) -> usize {
+        match self.state {
+            State::Open => self.waiters.len().saturating_sub(self.connecting),
+            State::Paused | State::Drained => 0,
+        }
+    }
+
+    /// Since when those idle connections have not been used that this slice does not keep for the minimum, the one that
+    /// was not used for longest in front.
+    pub fn spares(&self) -> impl Iterator<Item = Instant> + '_ {
+        let surplus = usize::try_from(signed(self.servers()) - self.duty).unwrap_or_default();
+        self.idle.iter().take(surplus).map(|rest| rest.since)
+    }
+
+    /// Checks out the first of those, to be closed because another pool needs its place on the server. It comes back by
+    /// `discard`.
+    pub fn take_spare(&mut self) -> Option<Lease<C>> {
+        self.spares().next()?;
+        self.take_idle(|_| true)
     }
 
     /// What kept servers from letting us in may be over: the next attempt need not wait.

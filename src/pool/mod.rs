@@ -187,9 +187,20 @@ pub enum ConnectFailure {
     /// The server refuses us and will go on refusing: wrong password, no such database.
     Fatal(Error),
     /// The server is there, and has no connection left for us: it will let us in later.
-    Full,
+    Full(Crowd),
     /// No server answers there: refused, timed out, name not found, connection lost during the login.
     Unreachable(Error),
+}
+
+/// Whose connections a server has too many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    /// All of them: `max_connections`.
+    Server,
+    /// Those to this database.
+    Database,
+    /// Those of this user.
+    User,
 }
 
 /// Why a connection is closed by the pool.
@@ -495,12 +506,31 @@ impl<C> Pool<C> {
     }
 
     /// The pool is no longer part of the configuration: who waits fails with `WaitError::Closed`, idle connections
-    /// are closed, the others at check-in. Mail must still be received until all slices are `is_drained`.
+    /// are closed, the others at check-in. Mail must still be received until it is over on all cores, see `leftover`.
     pub fn drain(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
         self.state = State::Drained;
         self.fail_waiters(&WaitError::Closed, out);
         self.close_idle(CloseReason::Drained, out);
         self.settle(now, out);
+    }
+
+    /// A drained pool is part of the configuration again, on all cores. What is still to be closed counts against its
+    /// size, wherever it is.
+    pub fn revive(&mut self, now: Instant, out: &mut Vec<Action<C>>) {
+        if self.state == State::Drained {
+            self.state = State::Open;
+            self.resumed = now;
+            self.pace = Pace::STEADY;
+            self.settle(now, out);
+        }
+    }
+
+    /// Permits that a drained slice without connections has beyond its share, or, if negative, lacks. When no slice has
+    /// connections and this adds up to nothing, none is in the mail either: the pool is over.
+    pub fn leftover(&self) -> Option<isize> {
+        let share = self.limits.share(self.place);
+        self.is_drained()
+            .then(|| signed(self.permits()) - signed(self.debt) - signed(share))
     }
 
     /// True once a drained slice has no connection any more.

@@ -508,6 +508,47 @@ fn reconnect_replaces_every_connection() {
 }
 
 #[test]
+fn what_a_full_server_has_to_spare_is_tried_for_once() {
+    let mut bench = Bench::of_size(2);
+    bench.wait(0);
+    bench.wait(1);
+    assert_eq!(bench.done(), ["connect", "connect"]);
+    bench.failed(ConnectFailure::Full(Crowd::Server));
+    bench.failed(ConnectFailure::Full(Crowd::Server));
+    // They go on waiting, and nothing is tried for a while.
+    assert_eq!((bench.done(), bench.pool.lacking()), (vec![], 2));
+    bench.pool.try_one(&mut bench.out);
+    assert_eq!(
+        (bench.done(), bench.pool.lacking()),
+        (vec!["connect".to_owned()], 1)
+    );
+    bench.connected();
+    assert_eq!(bench.done(), ["serve 0 #1", "connect"]);
+    // Nobody is left to try for.
+    bench.pool.try_one(&mut bench.out);
+    assert_eq!((bench.done(), bench.pool.lacking()), (vec![], 0));
+}
+
+#[test]
+fn what_the_minimum_does_not_keep_is_given_up_for_others() {
+    let mut bench = Bench::new(Limits {
+        pool_size: 3,
+        min_pool_size: 1,
+        ..Limits::default()
+    });
+    bench.open(3);
+    let spares: Vec<_> = bench.pool.spares().collect();
+    assert_eq!(spares.len(), 2);
+    for number in [1, 2] {
+        let lease = bench.pool.take_spare().expect("one above the minimum");
+        assert_eq!(*lease, number, "the one that was not used for longest");
+        bench.discard(lease);
+    }
+    assert!(bench.pool.take_spare().is_none());
+    assert_eq!(bench.done(), [""; 0]);
+}
+
+#[test]
 fn a_drained_pool_lets_nobody_in_and_ends() {
     let mut bench = Bench::of_size(1);
     bench.open(1);
@@ -523,6 +564,41 @@ fn a_drained_pool_lets_nobody_in_and_ends() {
     assert!(bench.pool.is_drained());
     bench.after(60_000 * MS);
     assert_eq!(bench.done(), [""; 0]);
+}
+
+#[test]
+fn a_drained_pool_that_comes_back_counts_what_is_still_there() {
+    let mut bench = Bench::of_size(2);
+    bench.open(2);
+    let lease = bench.ready(0);
+    bench.pool.drain(bench.now, &mut bench.out);
+    assert_eq!(bench.done(), ["close #1 Drained"]);
+    assert_eq!(bench.pool.leftover(), None);
+    bench.pool.revive(bench.now, &mut bench.out);
+    // One is still in use, the other is not closed yet.
+    bench.wait(1);
+    bench.wait(2);
+    assert_eq!(bench.done(), [""; 0]);
+    bench.pool.closed(bench.now, &mut bench.out);
+    assert_eq!(bench.done(), ["connect"]);
+    bench.checkin(lease);
+    assert_eq!(bench.done(), ["serve 1 #2"]);
+    // Smaller when it comes back than when it went.
+    let mut bench = Bench::of_size(2);
+    bench.open(2);
+    let leases = [bench.ready(0), bench.ready(1)];
+    bench.pool.drain(bench.now, &mut bench.out);
+    bench.pool.revive(bench.now, &mut bench.out);
+    let smaller = Limits {
+        pool_size: 1,
+        ..bench.pool.limits().clone()
+    };
+    bench.pool.resize(smaller, bench.now, &mut bench.out);
+    bench.wait(2);
+    for lease in leases {
+        bench.checkin(lease);
+    }
+    assert_eq!(bench.done(), ["close #2 Shrunk", "serve 2 #1"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Scope};
 
 use super::news::{Checked, Incident};
+use super::room::Room;
 use super::server::Parcel;
 use super::setup::Setup;
 
@@ -55,6 +56,8 @@ pub(crate) enum Mail {
     },
     /// A client of another core had trouble with a server, or none any more.
     Incident(Incident),
+    /// A server has no connection left for somebody.
+    Room(Room),
     /// Another core has checked a server.
     Checked(Box<Checked>),
     /// A CancelRequest that reached another core than its session's.
@@ -97,6 +100,8 @@ pub(crate) enum Act {
     Kill(Whom),
     /// Say which pools have clients.
     Census,
+    /// Say what is left of pools that have left the configuration.
+    Review,
     /// No reads for this pool, or for any.
     Ban(Option<PoolId>),
     /// Reads again for this pool, or for all, whatever they were banned for.
@@ -118,6 +123,8 @@ pub(crate) struct Done {
     pub(crate) count: usize,
     /// Pools with clients, if it was asked for them.
     pub(crate) in_use: Vec<PoolId>,
+    /// Former pools and their [`leftover`](crate::pool::Pool::leftover), if it was asked for them.
+    pub(crate) former: Vec<(PoolId, Option<isize>)>,
 }
 
 /// Whose sessions are ended.

@@ -10,6 +10,7 @@ mod news;
 mod pools;
 mod prober;
 mod reload;
+mod room;
 mod server;
 mod setup;
 mod snapshot;
@@ -89,6 +90,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 server::cancel::requested(&state, process_id, &secret)
             }
             Mail::Incident(incident) => news::heard_incident(&state, &incident),
+            Mail::Room(room) => room::heard(&state, room),
             Mail::Checked(checked) => news::heard_check(&state, &checked),
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
             Mail::Act { act, done } => reload::act(&state, act, &done),
@@ -115,6 +117,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
                 Mail::Load { .. } | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),
+                Mail::Room(room) => room::heard(&context, room),
                 Mail::Checked(checked) => news::heard_check(&context, &checked),
                 Mail::Act { act, done } => reload::act(&context, act, &done),
                 Mail::Shutdown(ending) => context.begin_ending(ending),

@@ -24,6 +24,7 @@ use crate::sql::settings::Settings;
 use super::core_state::CoreState;
 use super::mail::Mail;
 use super::news;
+use super::room::Refusals;
 use super::server::{connect, Parcel, Registry, Server};
 use super::setup::Setup;
 
@@ -50,6 +51,8 @@ pub(crate) struct PoolSlot {
     /// Bans imposed, in the order of [`BanReason::ALL`], as far as this core was the one to say so.
     bans: [Cell<u64>; BanReason::ALL.len()],
     welcomes: RefCell<VecDeque<Welcome>>,
+    /// By a server that has too many connections.
+    pub(super) refusals: Refusals,
 }
 
 /// What a server reports to a session that has made these settings.
@@ -87,6 +90,7 @@ impl PoolSlot {
             spare: RefCell::new(Vec::new()),
             bans: Default::default(),
             welcomes: RefCell::new(VecDeque::new()),
+            refusals: Refusals::default(),
         }
     }
 
@@ -122,6 +126,7 @@ impl PoolSlot {
             .maintenance
             .is_on(&self.names.user, &self.names.database);
         self.held.set(held);
+        let revived = self.leaves.take();
         self.decide(state, |slice, now, out| {
             if *slice.limits() != limits {
                 slice.resize(limits, now, out);
@@ -132,6 +137,9 @@ impl PoolSlot {
             if before.startup != pool.startup {
                 // What servers were told when they were opened cannot be told them again.
                 slice.reconnect(now, out);
+            }
+            if revived {
+                slice.revive(now, out);
             }
             match paused {
                 true => slice.pause(now, out),
@@ -224,6 +232,21 @@ impl PoolSlot {
         std::array::from_fn(|reason| self.bans[reason].get())
     }
 
+    /// Connections that its clients wait for, and that are not on their way.
+    pub(super) fn lacking(&self) -> usize {
+        self.slice.borrow().lacking()
+    }
+
+    /// Since when connections have not been used that it can do without: at most so many, the oldest first.
+    pub(super) fn spares(&self, most: usize) -> Vec<Instant> {
+        self.slice.borrow().spares().take(most).collect()
+    }
+
+    /// The first of those. It is closed, and comes back by `discard`.
+    pub(super) fn take_spare(&self) -> Option<Lease<Conn>> {
+        self.slice.borrow_mut().take_spare()
+    }
+
     /// Connections in use on this core.
     #[inline]
     pub(crate) fn active(&self) -> usize {
@@ -238,6 +261,16 @@ impl PoolSlot {
     /// The slice in numbers.
     pub(crate) fn stats(&self, now: Instant) -> PoolStats {
         self.slice.borrow().stats(now)
+    }
+
+    /// Has it left the configuration, and are its connections closed?
+    pub(super) fn is_gone(&self) -> bool {
+        self.leaves.get() && self.is_drained()
+    }
+
+    /// What it has to say when it has left the configuration.
+    pub(crate) fn leftover(&self) -> Option<isize> {
+        self.slice.borrow().leftover()
     }
 
     /// Has every connection of a drained slice been closed?

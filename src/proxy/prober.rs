@@ -353,7 +353,7 @@ fn refused(slot: &PoolSlot, failure: &ConnectFailure) -> Outcome {
         // Starting up or shutting down.
         ConnectFailure::Retryable => Outcome::of(Event::Failed(BanReason::Check)),
         // It is there. Whether it lets clients in, they find out.
-        ConnectFailure::Full => Outcome::SILENT,
+        ConnectFailure::Full(_) => Outcome::SILENT,
         ConnectFailure::Fatal(error) => {
             tracing::debug!(%address, "cannot log in for a check: {error}");
             Outcome::SILENT

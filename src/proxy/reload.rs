@@ -24,7 +24,8 @@ use super::{news, prober};
 
 /// One core's slices of all pools. Replaced as a whole, so that whoever looks at it sees one moment.
 pub(crate) struct Pools {
-    /// All of them, those on their way in or out too, by number.
+    /// All of them, those on their way in or out too, by number. Those that are out stay until they are over on all
+    /// cores: they may come back.
     all: Vec<Rc<PoolSlot>>,
     /// Those of the configuration, by user and database.
     clusters: Vec<Rc<Cluster>>,
@@ -183,7 +184,7 @@ fn clusters(
 
 /// Does what the control thread asks for, and tells it so.
 pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
-    let (mut count, mut in_use) = (0, Vec::new());
+    let (mut count, mut in_use, mut former) = (0, Vec::new(), Vec::new());
     match act {
         Act::Prepare(setup) => prepare(state, &setup),
         Act::Adopt(setup) => adopt(state, &setup),
@@ -193,6 +194,11 @@ pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
             let links = state.links.borrow();
             let pools: HashSet<_> = links.values().map(|link| link.slot.borrow().id).collect();
             in_use.extend(pools);
+        }
+        Act::Review => {
+            let pools = state.pools();
+            let left = pools.iter().filter(|slot| slot.leaves.get());
+            former.extend(left.map(|slot| (slot.id, slot.leftover())));
         }
         Act::Ban(pool) => count = news::set_ban(state, pool, true),
         Act::Unban(pool) => count = news::set_ban(state, pool, false),
@@ -213,6 +219,7 @@ pub(super) fn act(state: &Rc<CoreState>, act: Act, done: &Sender<Done>) {
         core,
         count,
         in_use,
+        former,
     });
 }
 
@@ -246,7 +253,12 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
         slot.reconfigure(state, pool, setup);
     }
     let clusters = clusters(&configured, Some(&before), setup, &state.core);
-    let pools = Pools::new(before.all.clone(), clusters);
+    // Those that are over have said so on all cores.
+    let former = setup.former();
+    let all = before
+        .iter()
+        .filter(|slot| !slot.is_gone() || former.contains(&slot.id));
+    let pools = Pools::new(all.cloned().collect(), clusters);
     state.pools.replace(Rc::new(pools));
     for slot in gone {
         slot.decide(state, Pool::drain);
@@ -310,15 +322,4 @@ fn kill(state: &CoreState, whom: &Whom) -> usize {
         }
     });
     killed.map(|(_, link)| link.notify(Notice::Killed)).count()
-}
-
-/// Forgets drained slices that have no connections any more.
-pub(super) fn forget_drained(state: &CoreState) {
-    let pools = state.pools();
-    let is_over = |slot: &&Rc<PoolSlot>| slot.leaves.get() && slot.is_drained();
-    if pools.iter().any(|slot| is_over(&slot)) {
-        let all = pools.iter().filter(|slot| !is_over(slot));
-        let pools = pools.with(all.cloned().collect());
-        state.pools.replace(Rc::new(pools));
-    }
 }

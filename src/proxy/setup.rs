@@ -1,6 +1,6 @@
 //! A configuration as the cores take it: numbered, with its pools identified, and under the operator's orders.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -22,20 +22,22 @@ pub(crate) struct Setup {
     pub(crate) certificates: Arc<Tls>,
     /// Of the pools of `config`, in their order.
     ids: Arc<[PoolId]>,
+    /// Pools of earlier configurations that may still have connections.
+    former: Arc<HashMap<Identity, PoolId>>,
     /// No pool has had this number yet, nor a higher one.
     next_id: u32,
 }
 
 /// What makes a pool the same one: whose it is, and where its servers are. Its sizes and passwords may change.
-#[derive(PartialEq, Eq, Hash)]
-struct Identity<'a> {
-    user: &'a str,
-    database: &'a str,
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Identity {
+    user: String,
+    database: String,
     shard: u32,
     /// Another number of shards is another database.
     shards: usize,
-    address: &'a ServerAddress,
-    server_user: &'a str,
+    address: ServerAddress,
+    server_user: String,
 }
 
 impl Setup {
@@ -44,6 +46,7 @@ impl Setup {
         Self {
             generation: 1,
             orders: Arc::default(),
+            former: Arc::default(),
             ids: (1..).map(PoolId).take(config.pools.len()).collect(),
             next_id: number(config.pools.len() + 1),
             config: Arc::new(config),
@@ -51,33 +54,34 @@ impl Setup {
         }
     }
 
-    /// The configuration after this one. Pools that stay keep their numbers, new ones get new numbers.
-    pub(crate) fn next(&self, config: Config, certificates: Tls) -> Self {
-        self.followed_by(config, Arc::new(certificates))
+    /// The configuration after this one. Pools that stay keep their numbers, and so do those that come back before all
+    /// of their connections were closed; of former ones, `over` have none any more. New ones get new numbers.
+    pub(crate) fn next(&self, config: Config, certificates: Tls, over: &HashSet<PoolId>) -> Self {
+        self.followed_by(config, Arc::new(certificates), over)
     }
 
     /// The same with guests whom it did not know.
     pub(crate) fn with_guest(&self, guest: &Guest) -> Self {
         let config = Config::clone(&self.config).with_guests([guest]);
-        self.followed_by(config, Arc::clone(&self.certificates))
+        self.followed_by(config, Arc::clone(&self.certificates), &HashSet::new())
     }
 
-    fn followed_by(&self, config: Config, certificates: Arc<Tls>) -> Self {
-        let known: HashMap<Identity<'_>, PoolId> = identities(&self.config)
-            .zip(self.ids.iter().copied())
-            .collect();
+    fn followed_by(&self, config: Config, certificates: Arc<Tls>, over: &HashSet<PoolId>) -> Self {
+        let mut former = HashMap::clone(&self.former);
+        former.retain(|_, id| !over.contains(id));
+        former.extend(identities(&self.config).zip(self.ids.iter().copied()));
         let mut next_id = self.next_id;
-        let ids = identities(&config).map(|identity| match known.get(&identity) {
-            Some(id) => *id,
-            None => {
+        let ids = identities(&config).map(|identity| {
+            former.remove(&identity).unwrap_or_else(|| {
                 next_id += 1;
                 PoolId(next_id - 1)
-            }
+            })
         });
         Self {
             generation: self.generation + 1,
             orders: Arc::clone(&self.orders),
             ids: ids.collect(),
+            former: Arc::new(former),
             next_id,
             config: Arc::new(config),
             certificates,
@@ -97,6 +101,11 @@ impl Setup {
         self.next_id = self.next_id.max(other.next_id);
     }
 
+    /// Pools of earlier configurations that may still have connections, or come back.
+    pub(crate) fn former(&self) -> HashSet<PoolId> {
+        self.former.values().copied().collect()
+    }
+
     /// The configuration's pools, in its order.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &PoolConfig)> {
         self.ids.iter().copied().zip(&self.config.pools)
@@ -112,16 +121,16 @@ impl Deref for Setup {
 }
 
 /// No two are the same: a configuration that names a server of a shard twice is not valid.
-fn identities(config: &Config) -> impl Iterator<Item = Identity<'_>> {
+fn identities(config: &Config) -> impl Iterator<Item = Identity> + '_ {
     config.pools.iter().map(|pool| {
         let cluster = config.cluster(&pool.database);
         Identity {
-            user: &pool.user,
-            database: &pool.database,
+            user: pool.user.clone(),
+            database: pool.database.clone(),
             shard: pool.shard,
             shards: cluster.map_or(0, |cluster| cluster.shards.len()),
-            address: &pool.address,
-            server_user: &pool.login.user,
+            address: pool.address.clone(),
+            server_user: pool.login.user.clone(),
         }
     })
 }
@@ -181,19 +190,34 @@ mod tests {
         );
         let first = Setup::first(config(&[a, b], &[u]), Tls::default());
         assert_eq!(ids(&first), expected(&[("u a 1", 1), ("u b 2", 2)]));
-        let second = first.next(config(&[a, b], &[u, v]), Tls::default());
+        let second = first.next(config(&[a, b], &[u, v]), Tls::default(), &HashSet::new());
         assert_eq!(
             ids(&second),
             expected(&[("u a 1", 1), ("u b 2", 2), ("v a 1", 3)])
         );
         // Its size and its password are not what makes it.
         let larger = format!("{a}\npool_size = 99\npassword = \"q\"");
-        let third = second.next(config(&[&larger], &[u]), Tls::default());
+        let third = second.next(config(&[&larger], &[u]), Tls::default(), &HashSet::new());
         assert_eq!(ids(&third), expected(&[("u a 1", 1)]));
-        // Who was gone comes back as another.
-        let fourth = third.next(config(&[&b.replace('2', "3"), a], &[u]), Tls::default());
+        let fourth = third.next(
+            config(&[&b.replace('2', "3"), a], &[u]),
+            Tls::default(),
+            &HashSet::new(),
+        );
         assert_eq!(ids(&fourth), expected(&[("u a 1", 1), ("u b 3", 4)]));
         assert_eq!(fourth.generation, 4);
+        // Who was gone is the same again, unless nothing was left of it.
+        assert_eq!(fourth.former(), HashSet::from([PoolId(2), PoolId(3)]));
+        let fifth = fourth.next(
+            config(&[a, b], &[u, v]),
+            Tls::default(),
+            &HashSet::from([PoolId(2)]),
+        );
+        assert_eq!(
+            ids(&fifth),
+            expected(&[("u a 1", 1), ("u b 2", 5), ("v a 1", 3)])
+        );
+        assert_eq!(fifth.former(), HashSet::from([PoolId(4)]));
     }
 
     #[test]
@@ -209,7 +233,11 @@ mod tests {
             (vec![a, "name = \"a\"\nhost = \"h\"\nshard = 1"], ""),
         ] {
             let user = format!("name = \"u\"\ndatabase = \"a\"\n{user}");
-            let next = first.next(config(&databases, &[&user]), Tls::default());
+            let next = first.next(
+                config(&databases, &[&user]),
+                Tls::default(),
+                &HashSet::new(),
+            );
             assert!(ids(&next).iter().all(|(_, id)| *id > 1), "{:?}", ids(&next));
         }
     }

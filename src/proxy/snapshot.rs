@@ -73,7 +73,8 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         .collect();
     let known = state.statements.borrow();
     let pools = state.pools();
-    let pools = pools.iter();
+    // Those that are gone are kept in case they come back.
+    let pools = pools.iter().filter(|slot| !slot.is_gone());
     CoreSnapshot {
         core: state.core.index(),
         cpu: state.core.cpu(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::pool::Pool;
 
 use super::core_state::{Activity, CoreState, Notice};
-use super::reload;
 
 /// Coarse: time-outs are late by this much at most.
 const TICK: Duration = Duration::from_millis(50);
@@ -21,7 +20,6 @@ pub(super) async fn tick(state: Rc<CoreState>) {
         for slot in pools.iter() {
             slot.decide(&state, Pool::tick);
         }
-        reload::forget_drained(&state);
         sweep(&state);
         let latest = state.core.now() + TICK;
         let deadlines = pools.iter().filter_map(|slot| slot.next_deadline());

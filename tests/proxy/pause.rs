@@ -121,6 +121,7 @@ fn pause_may_concern_one_database_or_user() {
 fn a_pool_that_comes_while_all_are_paused_is_paused() {
     let (pgdog, database, mut admin) = start("");
     let second = Postgres::shared().database("pause");
+    let mut known = pgdog.client(&database);
     assert_eq!(admin.query("PAUSE WAIT"), "C:PAUSE Z:I");
     let config = || {
         Config::of(&database)
@@ -135,10 +136,13 @@ fn a_pool_that_comes_while_all_are_paused_is_paused() {
     std::thread::scope(|scope| {
         // Nothing is known of what the server says at login: the client waits for it.
         let client = scope.spawn(|| pgdog.client(&second).value(BACKEND));
-        waiting(&mut admin, "1");
+        // What was paused before is so still.
+        known.send(&query("SELECT 1"));
+        waiting(&mut admin, "2");
         assert!(is_empty(&database) && is_empty(&second));
         assert_eq!(admin.query("RESUME"), "C:RESUME Z:I");
         client.join().expect("it was served");
+        assert_eq!(known.batches(1), ONE);
     });
     pgdog.stop();
 }

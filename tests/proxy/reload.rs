@@ -66,6 +66,69 @@ fn users_and_databases_come_and_go() {
 }
 
 #[test]
+fn a_database_that_goes_and_comes_back_stays_within_its_size() {
+    let (first, second) = (
+        Postgres::shared().database("reload"),
+        Postgres::shared().database("reload"),
+    );
+    let without = || {
+        Config::empty()
+            .general("checkout_timeout = 60000")
+            .database(&first, "")
+            .user("alice", &first, ALICE)
+    };
+    let with = |size: usize| {
+        without()
+            .admin()
+            .database(&second, &format!("pool_size = {size}\nmin_pool_size = 0"))
+            .user("alice", &second, ALICE)
+    };
+    let pgdog = with(3).start();
+    let mut admin = pgdog.admin();
+    for size in [3, 2] {
+        let mut busy = [(); 3].map(|()| pgdog.client(&second));
+        let sampler = Sampler::start(&second);
+        for client in &mut busy {
+            assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        }
+        pgdog.reload(&without().admin());
+        pgdog.reload(&with(size));
+        // Their connections are still those of the pool.
+        let mut new = [(); 3].map(|()| pgdog.client(&second));
+        for client in &mut new {
+            client.send(&query("SELECT pg_sleep(0.01)"));
+        }
+        poll(PATIENCE, "all of them to wait", || {
+            let clients = admin.rows("SHOW CLIENTS").concat();
+            let waiting = clients.iter().filter(|value| *value == "waiting");
+            (waiting.count() == 3).then_some(())
+        });
+        for client in &mut busy {
+            assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+        }
+        for client in &mut new {
+            assert_eq!(client.batches(1), "T D: C:SELECT_1 Z:I");
+        }
+        // Who had one when the database was away has one from now on like everybody else.
+        for client in &mut busy {
+            assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+        }
+        sampler.look(20);
+        assert_eq!(sampler.stop(), 3);
+        let settled = Sampler::start(&second);
+        settled.look(20);
+        assert!(settled.stop() <= size);
+        pgdog.reload(&without().admin());
+        poll(PATIENCE, "its servers to be closed", || {
+            (Postgres::shared().connections(&second) == 0).then_some(())
+        });
+        // What is over is forgotten by the next reload, and comes back as another.
+        pgdog.reload(&with(3));
+    }
+    pgdog.stop();
+}
+
+#[test]
 fn a_database_that_moves_takes_its_clients_along() {
     let (first, second) = (
         Postgres::shared().database("reload"),

@@ -36,7 +36,11 @@ fn plan(seed: u64) -> Plan {
     let tries = if random.percent(50) { 0 } else { 3 };
     for _ in 0..tries {
         let at = some_time(&mut random);
-        match random.below(4) {
+        match random.below(5) {
+            4 => {
+                commands.push((at, Command::Drain));
+                commands.push((at + random.up_to(MS * 100), Command::Revive));
+            }
             0 => {
                 commands.push((at, Command::Pause));
                 commands.push((at + random.up_to(MS * 100), Command::Resume));
@@ -55,6 +59,9 @@ fn plan(seed: u64) -> Plan {
     }
     if commands.iter().any(|(_, c)| matches!(c, Command::Pause)) {
         commands.push((busy, Command::Resume));
+    }
+    if commands.iter().any(|(_, c)| matches!(c, Command::Drain)) {
+        commands.push((busy, Command::Revive));
     }
     commands.sort_by_key(|(at, _)| *at);
     let outage = random.percent(20).then(|| {

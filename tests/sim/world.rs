@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Resize(Limits),
     Pause,
     Resume,
+    /// The pool leaves the configuration, and comes back while its connections are still busy.
+    Drain,
+    Revive,
     Reconnect,
     /// The server closes an idle connection of each core.
     KillIdle,
@@ -174,12 +177,20 @@ struct Core {
     /// Who waits, in order, as we see it.
     queue: VecDeque<usize>,
     paused: bool,
+    drained: bool,
     /// The size it was last told, and when it was last told anything.
     size: usize,
     told_last: Instant,
     /// Since when it has held no permit, and when it was last given one.
     bare_since: Option<Instant>,
     gift_sent: Instant,
+}
+
+impl Core {
+    /// Nobody is served here.
+    fn is_halted(&self) -> bool {
+        self.paused || self.drained
+    }
 }
 
 pub(crate) struct World {
@@ -205,6 +216,8 @@ pub(crate) struct World {
     /// As many permits as may exist while resizing goes on.
     ceiling: usize,
     size: usize,
+    /// Cores that have not heard of a resize yet, once for each of them.
+    resizing: usize,
     fault_armed: bool,
     out: Vec<Action<Server>>,
     report: Report,
@@ -234,6 +247,7 @@ impl World {
                     pool: Pool::new(place, plan.limits.clone(), seed, start),
                     queue: VecDeque::new(),
                     paused: false,
+                    drained: false,
                     size: plan.limits.pool_size,
                     told_last: start,
                     bare_since: None,
@@ -268,6 +282,7 @@ impl World {
             mailed_growth: 0,
             ceiling: plan.limits.pool_size,
             size: plan.limits.pool_size,
+            resizing: 0,
             fault_armed: plan.fault.is_some(),
             out: Vec::new(),
             report: Report::default(),
@@ -421,6 +436,7 @@ impl World {
                     self.after(patience, Event::GiveUp(client, epoch));
                 }
             }
+            Checkout::Closed if self.cores[core].drained => self.go_away(client),
             Checkout::Closed => return Err("an open pool says that it is closed".to_owned()),
         }
         self.carry_out(core)
@@ -572,7 +588,7 @@ impl World {
         if let Command::Resize(limits) = command {
             // What was to be given up before may still be there, and pays for what is added; unless there are cores
             // that have not heard of it yet.
-            let told = self.cores.iter().all(|core| core.size == self.size);
+            let told = self.resizing == 0;
             let growth = limits.pool_size.saturating_sub(self.size);
             self.ceiling = if told {
                 self.ceiling.max(limits.pool_size)
@@ -580,6 +596,7 @@ impl World {
                 self.ceiling + growth
             };
             self.size = limits.pool_size;
+            self.resizing += self.cores.len();
         }
         for core in 0..self.cores.len() {
             let earliest = self.now + self.random.up_to(self.plan.mail_delay);
@@ -594,6 +611,7 @@ impl World {
         let slice = &mut self.cores[core];
         match command {
             Command::Resize(limits) => {
+                self.resizing -= 1;
                 slice.size = limits.pool_size;
                 slice.pool.resize(limits, now, out);
             }
@@ -605,6 +623,18 @@ impl World {
                 slice.paused = false;
                 slice.bare_since = None;
                 slice.pool.resume(now, out);
+            }
+            Command::Drain => {
+                slice.drained = true;
+                slice.pool.drain(now, out);
+            }
+            Command::Revive => {
+                slice.drained = false;
+                slice.bare_since = None;
+                slice.pool.revive(now, out);
+                if slice.paused {
+                    slice.pool.pause(now, out);
+                }
             }
             Command::Reconnect => slice.pool.reconnect(now, out),
             Command::KillIdle => {
@@ -797,7 +827,7 @@ impl World {
             return Err(format!("{permits} permits, at most {}", self.ceiling));
         }
         // From here on there is nothing that could become a permit again.
-        if growth == 0 && self.cores.iter().all(|core| core.size == self.size) {
+        if growth == 0 && self.resizing == 0 {
             self.ceiling = self.size.max(permits);
         }
         if self.open > permits {
@@ -822,7 +852,7 @@ impl World {
             if stats.debt > 0 && stats.free > 0 {
                 return Err(format!("core {index}: free, and owed: {stats:?}"));
             }
-            if stats.permits > 0 || core.paused {
+            if stats.permits > 0 || core.is_halted() {
                 core.bare_since = None;
             } else if core.bare_since.is_none() {
                 core.bare_since = Some(self.now);
@@ -853,7 +883,7 @@ impl World {
     /// Nothing is at hand on one core while another core's clients are known to wait and to have nothing.
     fn check_at_hand(&self, stats: &[PoolStats]) -> Result<(), String> {
         let at_hand = |(core, stats): (&Core, &PoolStats)| {
-            !core.paused && stats.debt == 0 && (stats.idle > 0 || stats.free > stats.waiting)
+            !core.is_halted() && stats.debt == 0 && (stats.idle > 0 || stats.free > stats.waiting)
         };
         if !self.cores.iter().zip(stats).any(at_hand) {
             return Ok(());

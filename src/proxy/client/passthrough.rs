@@ -145,7 +145,7 @@ pub(super) async fn ask(
                     error.detail.unwrap_or_else(|| error.message.to_string())
                 }
                 ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full => "server has no connection left".to_owned(),
+                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
             };
             Err(unavailable(reason))
         }

@@ -27,7 +27,7 @@ pub(super) async fn probe(state: &Rc<CoreState>, url: &str) -> Result<Answer, Er
             .await
             .map_err(|failure| match failure {
                 ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full => "server has no connection left".to_owned(),
+                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
                     error.detail.as_deref().unwrap_or(&error.message).to_owned()
                 }

@@ -13,7 +13,7 @@ use crate::balance::{BanReason, Event};
 use crate::config::Host;
 use crate::error::{Error, Fault};
 use crate::metrics::{nanoseconds, Phase, ServerMeter, Stat};
-use crate::pool::{ConnectFailure, Pool};
+use crate::pool::{ConnectFailure, Crowd, Pool};
 use crate::prepared::server::ServerStatements;
 use crate::protocol::backend::{tag, BackendKeyData, ParameterStatus};
 use crate::protocol::error_fields::{field, Fields};
@@ -25,6 +25,7 @@ use crate::protocol::startup::{StartupMessage, Version};
 use super::super::core_state::CoreState;
 use super::super::news;
 use super::super::pools::PoolSlot;
+use super::super::room;
 use super::cancel::Address;
 use super::encrypt;
 use super::{Lost, Server};
@@ -75,7 +76,7 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
                     // A check will tell for how long.
                     news::happened(&state, slot.id, Event::Lost);
                 }
-                ConnectFailure::Full => {
+                ConnectFailure::Full(_) => {
                     tracing::info!(pool = %slot.id, "server has no connection left");
                 }
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
@@ -92,9 +93,16 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
                     news::happened(&state, slot.id, event);
                 }
             }
+            let crowd = match failure {
+                ConnectFailure::Full(crowd) => Some(crowd),
+                _ => None,
+            };
             slot.decide(&state, |pool: &mut Pool<_>, now, out| {
                 pool.connect_failed(failure, now, out)
             });
+            if let Some(crowd) = crowd {
+                room::refused(&state, &slot, crowd);
+            }
         }
     }
 }
@@ -437,7 +445,7 @@ fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
     match code {
         // Starting up, shutting down, recovering; or full.
         SqlState::CANNOT_CONNECT_NOW => ConnectFailure::Retryable,
-        SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Full,
+        SqlState::TOO_MANY_CONNECTIONS => ConnectFailure::Full(crowd(fields.get(field::ROUTINE))),
         _ => {
             let reason = format!("{} ({code})", text(field::MESSAGE).unwrap_or_default());
             let error = cannot_connect(slot, reason);
@@ -446,5 +454,17 @@ fn refused(slot: &PoolSlot, body: &[u8]) -> ConnectFailure {
                 _ => error,
             })
         }
+    }
+}
+
+/// Which limit is reached: the code and, in whatever language, the text are the same for all of them, so it is told by
+/// the routine of the server that has found out.
+///
+/// Source: `miscinit.c` and `postinit.c` of PostgreSQL 10 to 18.
+fn crowd(routine: Option<&[u8]>) -> Crowd {
+    match routine {
+        Some(b"InitializeSessionUserId") => Crowd::User,
+        Some(b"CheckMyDatabase") => Crowd::Database,
+        _ => Crowd::Server,
     }
 }

@@ -182,7 +182,7 @@ async fn visit(state: &Rc<CoreState>, names: &Names, shard: u32) -> Result<(), S
             .await
             .map_err(|failure| match failure {
                 ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full => "server has no connection left".to_owned(),
+                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
                     error.to_string()
                 }
