@@ -12,7 +12,7 @@
 use super::lexer::Dialect;
 use super::session::{effects, Effect, Effects};
 use super::set::{Change, Scope};
-use super::settings::Settings;
+use super::settings::{Own, Settings};
 use super::statements::{Statements, Traits};
 
 /// A text with statements of ours in it, whose results are for nobody.
@@ -28,8 +28,8 @@ pub struct Restoring {
 
 impl Settings {
     /// The statements that give a session which began with these settings back what this takes away; none for nearly
-    /// everything. Values that are not ASCII are left out: who knows in which encoding they would be read.
-    pub fn restoring(&self, effect: &Effect) -> Vec<Vec<u8>> {
+    /// everything.
+    pub fn restoring(&self, effect: &Effect) -> Vec<Own> {
         if self.is_empty() {
             return Vec::new();
         }
@@ -60,6 +60,7 @@ pub fn restoring(
     let mut steps = does.steps().iter().peekable();
     let mut whole = Vec::new();
     let (mut done, mut count, mut ours) = (0, 0, Vec::new());
+    let mut changes = Vec::new();
     for (nth, statement) in (0..).zip(Statements::new(text, dialect)) {
         count += 1;
         let end = statement.start + statement.text.len();
@@ -71,8 +72,9 @@ pub fn restoring(
                 whole.extend_from_slice(text.get(done..end)?);
                 done = end;
                 whole.extend_from_slice(b"\n;"); // a comment may be open
-                whole.extend_from_slice(&restoring);
+                whole.extend_from_slice(&restoring.text);
                 ours.push(count);
+                changes.push((count, restoring.change));
                 count += 1;
             }
         }
@@ -81,8 +83,12 @@ pub fn restoring(
         return None;
     }
     whole.extend_from_slice(text.get(done..)?);
+    let does = effects(&whole, dialect);
+    let does = changes.into_iter().fold(does, |does, (statement, change)| {
+        does.doing(statement, change)
+    });
     Some(Restoring {
-        effects: effects(&whole, dialect),
+        effects: does,
         text: whole,
         ours: ours.into(),
     })
@@ -107,8 +113,16 @@ mod tests {
         let (dialect, text) = (Dialect::default(), text.as_bytes());
         let does = effects(text, dialect);
         let found = restoring(text, &does, dialect, settings.committed())?;
-        assert_eq!(found.effects, effects(&found.text, dialect));
         let text = String::from_utf8(found.text).unwrap();
+        if !text.contains("convert_from") {
+            assert_eq!(found.effects, effects(text.as_bytes(), dialect));
+        }
+        // Whatever it has taken away is there again.
+        assert!(!found
+            .effects
+            .steps()
+            .iter()
+            .any(|step| step.effect == Effect::SettingsUnknown));
         Some((text, found.ours.to_vec()))
     }
 
@@ -117,7 +131,10 @@ mod tests {
         let zone = "SET timezone TO 'Asia/Tokyo'";
         let path = "SELECT pg_catalog.set_config('search_path','a, \"it''s\"',false)";
         let local = "SELECT pg_catalog.set_config('search_path','a, \"it''s\"',true)";
-        let cases: [(&str, String, &[u32]); 9] = [
+        let name = "SELECT pg_catalog.set_config('application_name',pg_catalog.convert_from(\
+            pg_catalog.decode('636166c3a9','hex'),(SELECT reset_val FROM pg_catalog.pg_settings \
+            WHERE name='client_encoding')),false)";
+        let cases: [(&str, String, &[u32]); 10] = [
             ("RESET timezone", format!("RESET timezone\n;{zone}"), &[1]),
             (
                 "RESET TIME ZONE -- here\n;;SELECT 1",
@@ -129,7 +146,17 @@ mod tests {
                 format!("SELECT 0;RESET search_path\n;{path};SELECT 1;SET timezone TO DEFAULT\n;{zone};"),
                 &[2, 5],
             ),
-            ("RESET ALL", format!("RESET ALL\n;{path}\n;{zone}"), &[1, 2]),
+            (
+                "RESET ALL",
+                format!("RESET ALL\n;{name}\n;{path}\n;{zone}"),
+                &[1, 2, 3],
+            ),
+            // In whatever encoding this is read.
+            (
+                "RESET application_name",
+                format!("RESET application_name\n;{name}"),
+                &[1],
+            ),
             (
                 "SET LOCAL search_path TO DEFAULT",
                 format!("SET LOCAL search_path TO DEFAULT\n;{local}"),
@@ -163,8 +190,7 @@ mod tests {
             "SELECT 1",
             "SET timezone TO 'UTC'",
             "RESET work_mem",
-            "RESET application_name", // not ASCII
-            "DISCARD ALL",            // must be alone
+            "DISCARD ALL", // must be alone
             "RESET timezone; SELECT 'unterminated",
         ] {
             assert_eq!(of(text), None, "{text}");

@@ -221,6 +221,17 @@ impl Effects {
         })
     }
 
+    /// Do its statements take settings away, for a transaction or for longer, so that others are in force?
+    pub fn resets(&self) -> bool {
+        self.steps().iter().any(|step| {
+            matches!(
+                step.effect,
+                Effect::DiscardAll
+                    | Effect::Setting(Change::ResetAll | Change::Set { value: None, .. })
+            )
+        })
+    }
+
     /// The same with the parameters of Bind in place of `$n`; see [`SetConfig::resolve`].
     pub fn resolved<'a>(&self, parameter: impl Fn(u16) -> Option<Option<&'a [u8]>>) -> Self {
         let mut resolved = Self {
@@ -259,6 +270,30 @@ impl Effects {
             steps.sort_by_key(|step| step.statement);
         }
         all
+    }
+
+    /// The same, where one of its statements (from 0) is known to do this to a setting, and nothing else.
+    pub fn doing(self, statement: u32, change: Change) -> Self {
+        let mut known = Self {
+            steps: Steps::None,
+            ..self
+        };
+        let (before, after): (Vec<_>, Vec<_>) = match self.steps {
+            Steps::None => Default::default(),
+            Steps::One(step) => [step]
+                .into_iter()
+                .partition(|step| step.statement < statement),
+            Steps::Many(steps) => steps
+                .into_iter()
+                .partition(|step| step.statement < statement),
+        };
+        let effect = Effect::Setting(change);
+        let this = Step { statement, effect };
+        let after = after.into_iter().filter(|step| step.statement > statement);
+        for step in before.into_iter().chain([this]).chain(after) {
+            known.push_step(step);
+        }
+        known
     }
 
     /// Do its statements name prepared statements that were there before?

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::cursor::Name;
 use super::lexer::{Dialect, Kind, Lexer};
-use super::set::{Scope, Value};
+use super::set::{Change, Scope, Value};
 
 /// What a session has set, by startup parameters or statements. Immutable and shared.
 ///
@@ -29,6 +29,15 @@ pub struct Setting {
     /// Was it set while `role` or `session_authorization` were? Then their privileges may be needed to set it
     /// again.
     pub as_role: bool,
+}
+
+/// A statement of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// One statement, without a semicolon.
+    pub text: Vec<u8>,
+    /// What it does, which its text may not show.
+    pub change: Change,
 }
 
 const ROLE: &[u8] = b"role";
@@ -146,23 +155,50 @@ impl Settings {
     }
 
     /// A statement for each of these settings that is asked for, in the order of [`Transition::between`].
-    pub(super) fn statements_for(
-        &self,
-        scope: Scope,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Vec<Vec<u8>> {
+    pub(super) fn statements_for(&self, scope: Scope, wanted: impl Fn(&[u8]) -> bool) -> Vec<Own> {
         let (roles, others): (Vec<_>, Vec<_>) = self.iter().partition(|entry| is_role(&entry.name));
         // "role" comes before "session_authorization", and ends with it.
         let entries = others.into_iter().chain(roles.into_iter().rev());
         entries
-            .filter(|entry| wanted(&entry.name) && entry.value.sql().is_ascii())
-            .map(|entry| {
+            .filter(|entry| wanted(&entry.name))
+            .filter_map(|entry| {
                 let mut text = Vec::new();
-                set(&mut text, entry, scope);
-                text.pop(); // the semicolon
-                text
+                if entry.value.sql().is_ascii() {
+                    set(&mut text, entry, scope);
+                    text.pop(); // the semicolon
+                } else {
+                    text = self.in_any_encoding(entry, scope)?;
+                }
+                let change = Change::Set {
+                    scope,
+                    name: entry.name.clone(),
+                    value: Some(entry.value.clone()),
+                };
+                Some(Own { text, change })
             })
             .collect()
+    }
+
+    /// Sets to a value in the encoding that goes with these settings, in words that are ASCII. `None`: it has escapes.
+    fn in_any_encoding(&self, entry: &Setting, scope: Scope) -> Option<Vec<u8>> {
+        let mut text = b"SELECT pg_catalog.set_config('".to_vec();
+        text.extend(&entry.name[..]);
+        text.extend(b"',pg_catalog.convert_from(pg_catalog.decode('");
+        for byte in entry.value.text()?.iter() {
+            text.extend(format!("{byte:02x}").bytes());
+        }
+        text.extend(b"','hex'),");
+        match self.get(ENCODING).map(Value::sql) {
+            Some(name) if name.is_ascii() => text.extend(name),
+            _ => text.extend(
+                b"(SELECT reset_val FROM pg_catalog.pg_settings WHERE name='client_encoding')",
+            ),
+        }
+        text.extend(match scope {
+            Scope::Session => &b"),false)"[..],
+            Scope::Local => &b"),true)"[..],
+        });
+        Some(text)
     }
 
     fn put(&mut self, name: &[u8], value: Option<Value>) {

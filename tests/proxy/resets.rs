@@ -1,7 +1,10 @@
 //! RESET and its kin go back to what the session began with, at once: not only when the transaction has ended.
 
+use crate::shards::Shards;
 use crate::support::postgres::{ALICE, PASSWORD};
-use crate::support::wire::{bind, execute, parse, query, startup, sync, Message, VERSION_3_0};
+use crate::support::wire::{
+    bind, close, execute, parse, query, run, startup, sync, terminate, Message, VERSION_3_0,
+};
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
 /// A client that came with these, and one that came with nothing, on one server.
@@ -97,7 +100,13 @@ fn in_front_of_other_statements_of_one_text() {
 
 #[test]
 fn in_a_pipeline() {
-    let (pgdog, mut client, _other) = start("");
+    for mode in ["transaction", "session"] {
+        pipelines(&format!("pooler_mode = {mode:?}\ncheckout_timeout = 60000"));
+    }
+}
+
+fn pipelines(general: &str) {
+    let (pgdog, mut client, _other) = start(general);
     let once = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
     for reset in ["RESET ALL", "DISCARD ALL"] {
         // Queries in one write.
@@ -118,8 +127,150 @@ fn in_a_pipeline() {
         let named = [bind("", reset, &[]), execute("", 0), once(LOOK), sync()];
         let expected = format!("2 C:{tag} 1 2 D:{BEGAN} C:SELECT_1 Z:I");
         assert_eq!(client.ask(&named), expected, "{reset}");
+        // An unnamed one that is bound in a later batch, by a portal with a name.
+        client.query(SET_ALL);
+        client.ask(&[parse("", reset), sync()]);
+        let later = [bind("p", "", &[]), execute("p", 0), once(LOOK), sync()];
+        assert_eq!(client.ask(&later), expected, "{reset}");
+    }
+    // For the rest of a transaction, which has set nothing before.
+    client.query("RESET ALL");
+    for name in ["", "local"] {
+        let local = "SET LOCAL statement_timeout TO DEFAULT";
+        let steps = [
+            once("BEGIN"),
+            parse(name, local),
+            bind("", name, &[]),
+            execute("", 0),
+            once(LOOK),
+            sync(),
+        ];
+        let expected = format!("1 2 C:BEGIN 1 2 C:SET 1 2 D:{BEGAN} C:SELECT_1 Z:T");
+        assert_eq!(client.ask(&steps), expected, "{name:?}");
+        client.query("ROLLBACK");
+    }
+    // The name stands for something else by now.
+    client.query(SET_ALL);
+    client.ask(&[
+        close(b'S', "RESET ALL"),
+        parse("RESET ALL", "SELECT 1"),
+        sync(),
+    ]);
+    let reply = client.ask(&[
+        bind("", "RESET ALL", &[]),
+        execute("", 0),
+        once(LOOK),
+        sync(),
+    ]);
+    assert_eq!(
+        reply,
+        "2 D:1 C:SELECT_1 1 2 D:UTC public 12s UTF8 C:SELECT_1 Z:I"
+    );
+    pgdog.stop();
+}
+
+#[test]
+fn to_values_that_are_not_ascii_whatever_the_encoding_is_by_then() {
+    let database = Postgres::shared().database("resets");
+    let pgdog = Config::of(&database)
+        .general("default_pool_size = 1")
+        .start();
+    for (encoding, text) in [
+        ("LATIN1", &b"caf\xe9 it's"[..]),
+        ("UTF8", "caf\u{e9} it's".as_bytes()),
+    ] {
+        let mut client = Wire::open(pgdog.port());
+        let mut packet = VERSION_3_0.to_be_bytes().to_vec();
+        for (name, value) in [
+            ("user", ALICE.as_bytes()),
+            ("database", database.as_bytes()),
+            ("client_encoding", encoding.as_bytes()),
+            ("app.name", text),
+        ] {
+            packet.extend([name.as_bytes(), b"\0", value, b"\0"].concat());
+        }
+        packet.push(0);
+        let length = u32::try_from(packet.len() + 4).unwrap();
+        client.send(&[&length.to_be_bytes()[..], &packet].concat());
+        client.authenticate(ALICE, PASSWORD).unwrap();
+        let look = "SELECT current_setting('app.name') = U&'caf\\00e9 it''s'";
+        assert_eq!(client.value(look), "t", "{encoding}");
+        for reset in [
+            "RESET app.name",
+            "RESET ALL",
+            "SET LOCAL app.name TO DEFAULT",
+        ] {
+            for other in ["UTF8", "LATIN1"] {
+                client.query("BEGIN");
+                client.query(&format!("SET client_encoding = '{other}'"));
+                client.query("SET app.name = 'other'");
+                client.query(reset);
+                assert_eq!(client.value(look), "t", "{encoding} {other} {reset}");
+                client.query("ROLLBACK");
+            }
+        }
+        client.send(&terminate());
     }
     pgdog.stop();
+}
+
+#[test]
+fn in_a_transaction_over_several_shards() {
+    let shards = Shards::start(
+        "resets",
+        "",
+        "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n",
+    );
+    let mut client = Wire::open(shards.pgdog.port());
+    let parameters = [
+        ("user", ALICE),
+        ("database", &*shards.name),
+        ("options", "-c statement_timeout=11s -c app.x=start"),
+    ];
+    client.send(&startup(VERSION_3_0, &parameters));
+    client.authenticate(ALICE, PASSWORD).unwrap();
+    assert_eq!(
+        client.query("CREATE TABLE t (id int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    let insert = |shard| format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES (1)");
+    for (resets, tag) in [
+        ("RESET ALL", "RESET"),
+        ("RESET statement_timeout; RESET app.x", "RESET"),
+        (
+            "SET statement_timeout TO DEFAULT; SET app.x TO DEFAULT",
+            "SET",
+        ),
+        (
+            "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL app.x TO DEFAULT",
+            "SET",
+        ),
+    ] {
+        for extended in [false, true] {
+            client.query("BEGIN");
+            assert_eq!(client.query(&insert(0)), "C:INSERT_0_1 Z:T");
+            client.query("SET statement_timeout = '12s'; SET app.x = 'set'");
+            assert_eq!(client.query(&insert(1)), "C:INSERT_0_1 Z:T");
+            for reset in resets.split("; ") {
+                let reply = match extended {
+                    true => client
+                        .ask(&[run(reset, &[]), sync()])
+                        .replacen("1 2 ", "", 1),
+                    false => client.query(reset),
+                };
+                assert_eq!(reply, format!("C:{tag} Z:T"), "{reset}");
+            }
+            // The last one joins now.
+            for shard in 0..3 {
+                let look = format!(
+                    "/* pgdog_shard: {shard} */ SELECT current_setting('statement_timeout') || current_setting('app.x') FROM (SELECT 1) s"
+                );
+                assert_eq!(client.value(&look), "11sstart", "{resets} on {shard}");
+            }
+            assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+        }
+    }
+    shards.pgdog.stop();
 }
 
 /// The value of client_encoding that was told last.

@@ -184,6 +184,7 @@ impl Admitted {
             proven: None,
             statements: ClientStatements::default(),
             tracker: None,
+            known: None,
             ties: Ties::default(),
             unnamed: Unnamed::None,
             unbound: None,

@@ -60,6 +60,7 @@ use audit::Audit;
 use inbound::Inbound;
 use obtain::Aim;
 use relay::{Extent, Relay};
+use restore::Known;
 use sharded::Sharded;
 use unnamed::Unnamed;
 use written::Ledgers;
@@ -96,6 +97,8 @@ struct Session {
     statements: ClientStatements,
     /// Its statements that change settings, while there are any on their way.
     tracker: Option<Box<Tracker>>,
+    /// In session mode: its prepared statements that change the session, by name.
+    known: Option<Box<Known>>,
     /// What ties it to the server that it has.
     ties: Ties,
     /// What is known of the unnamed statement on the server that it has.

@@ -340,7 +340,10 @@ impl Relay<'_> {
         let (portal, name) = (portal.to_vec(), name.to_vec());
         let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
         if !session.renames(name.is_empty()) {
-            let bound = if self.has_unnamed() {
+            let bound = if !self.session.pools() {
+                let known = self.session.known.as_ref();
+                known.and_then(|known| known.get(&*name).cloned())
+            } else if self.has_unnamed() {
                 let tracker = self.session.tracker.as_ref();
                 tracker.and_then(|tracker| tracker.unnamed())
             } else if let Some(statement) = self.remembered() {

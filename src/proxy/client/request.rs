@@ -296,11 +296,11 @@ impl Relay<'_> {
                 let effects = self.effects(header.tag, body);
                 if translates && self.session.awaits_names_of(&effects) {
                     Class::Await
-                } else if tracks {
+                } else if tracks || self.session.known.is_some() {
                     Class::Alone
                 } else if effects.is_plain() {
                     Class::Pass(Some(owed))
-                } else if !effects.only_transactions() {
+                } else if !effects.only_transactions() || effects.resets() {
                     Class::Alone
                 } else if effects.commits() {
                     Class::Commit(owed)
@@ -340,6 +340,14 @@ impl Relay<'_> {
                     _ => Class::Pass(Some(owed)),
                 }
             }
+            tag::BIND if self.session.known.is_some() => match statement_of_bind(body) {
+                Some(_) if !whole && header.frame_bytes() <= READ_BYTES_MAX => Class::More,
+                Some(_) => Class::Alone,
+                None if whole || body.len() > NAMES_BYTES_MAX => {
+                    Class::Pass(Some(Owed::BindComplete))
+                }
+                None => Class::More,
+            },
             tag::BIND => Class::Pass(Some(Owed::BindComplete)),
             tag::DESCRIBE => Class::Pass(Some(Owed::Description)),
             tag::CLOSE => Class::Pass(Some(Owed::CloseComplete)),
@@ -457,7 +465,7 @@ impl Relay<'_> {
         let session = &mut *self.session;
         let effects = effects?;
         if session.tracker.is_none() {
-            if !effects.sets() {
+            if !effects.sets() && !effects.resets() {
                 return None;
             }
             session.tracker = Some(Box::new(Tracker::new(session.statements.syncs())));
@@ -518,6 +526,7 @@ impl Relay<'_> {
         let effects = Rc::new(self.effects(tag::PARSE, body));
         let (renamed, effects) = self.rename(parse.query, effects, Amid::Batch);
         self.session.ties.note(&effects);
+        self.session.know(parse.statement, &effects);
         if parse.statement.is_empty() {
             self.session.unnamed = Unnamed::ParsedNow;
             self.remember_unbound(Some(parse.content()));
@@ -525,7 +534,7 @@ impl Relay<'_> {
             if let Some(tracker) = &mut self.session.tracker {
                 tracker.parsed(tracked);
             }
-        } else if effects.sets() {
+        } else if effects.sets() && self.session.pools() {
             self.session.ties.note_unread(); // nobody will tell when it is executed
         }
         let note = match parse.statement.is_empty() {

@@ -1,17 +1,43 @@
 //! What a session began with, given back in the same transaction that takes it away (`sql::restore`).
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, SYNC};
 use crate::sql::keyword::Keyword;
 use crate::sql::session::{effects, Effects};
+use crate::sql::settings::Own;
 
-use super::Relay;
+use super::{Relay, Session};
+
+/// Prepared statements of one session whose effects are known, by name.
+pub(super) type Known = HashMap<Box<[u8]>, Rc<Effects>>;
+
+/// As many of them as are known of one session. Of others RESET goes back to the server's own value.
+const KNOWN_MAX: usize = 1024;
+
+impl Session {
+    /// In session mode names are the client's own, and pass as they are: remembers those of statements that change the
+    /// session.
+    pub(super) fn know(&mut self, name: &[u8], effects: &Rc<Effects>) {
+        if self.pools() {
+            return;
+        }
+        if effects.sets() || effects.resets() {
+            let known = self.known.get_or_insert_default();
+            if known.len() < KNOWN_MAX {
+                known.insert(name.into(), Rc::clone(effects));
+            }
+        } else if let Some(known) = &mut self.known {
+            known.remove(name);
+        }
+    }
+}
 
 impl Relay<'_> {
     /// What gives the session back what one statement takes away of what it began with.
-    pub(super) fn restoring(&self, effects: &Effects) -> Vec<Vec<u8>> {
+    pub(super) fn restoring(&self, effects: &Effects) -> Vec<Own> {
         let baseline = self.session.settings.baseline();
         let steps = effects.steps().iter();
         steps
@@ -20,10 +46,10 @@ impl Relay<'_> {
     }
 
     /// Executes statements of ours amid a batch: their errors are its own.
-    pub(super) fn restore(&mut self, statements: &[Vec<u8>]) {
-        for text in statements {
-            let effects = Rc::new(effects(text, self.dialect()));
-            self.execute_own(text, 0, Some(effects));
+    pub(super) fn restore(&mut self, statements: &[Own]) {
+        for Own { text, change } in statements {
+            let does = effects(text, self.dialect()).doing(0, change.clone());
+            self.execute_own(text, 0, Some(Rc::new(does)));
         }
     }
 

@@ -12,6 +12,7 @@ mod lookups;
 mod moves;
 mod plan;
 mod rehearse;
+mod restore;
 mod route;
 mod route_copy;
 mod scatter;

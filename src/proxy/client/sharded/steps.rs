@@ -158,7 +158,10 @@ impl Session {
                 if transaction.remember(step.text).is_err() {
                     return Ok(self.failed_with(&too_much()));
                 }
-                self.run_on_legs(step, step.tag_of_setting()).await
+                match self.run_on_legs(step, step.tag_of_setting()).await? {
+                    Stepped::Done => self.restore(step).await,
+                    Stepped::Failed => Ok(Stepped::Failed),
+                }
             }
             Verdict::Session => {
                 let inside = transaction.is_open();
@@ -166,7 +169,10 @@ impl Session {
                     return Ok(self.failed_with(&too_much()));
                 }
                 // On whatever servers the session has; others are told when it comes to them.
-                self.run_at(step, &Run::joined()).await
+                match self.run_at(step, &Run::joined()).await? {
+                    Stepped::Done if inside => self.restore(step).await,
+                    went => Ok(went),
+                }
             }
             Verdict::Ours if self.is_bound() => {
                 let text = "the setting must be set before the first statement";
@@ -553,7 +559,7 @@ pub(super) fn in_failed_transaction() -> Error {
     Error::error(Fault::Client, SqlState::IN_FAILED_SQL_TRANSACTION, text)
 }
 
-fn too_much() -> Error {
+pub(super) fn too_much() -> Error {
     let text = "too many settings and savepoints in a transaction over several shards";
     Error::error(Fault::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
 }

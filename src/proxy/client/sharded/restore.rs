@@ -1,0 +1,57 @@
+//! What a session began with, given back on all servers of its transaction right behind what takes it away
+//! (`sql::restore`).
+
+use crate::routing::verdict::Place;
+use crate::sql::session::effects;
+use crate::sql::settings::Own;
+
+use super::super::{End, Session};
+use super::plan::{Planned, RESULTS};
+use super::scatter::{self, Call, Shown};
+use super::steps::{too_much, Stepped};
+
+impl Session {
+    /// A SET, RESET or DISCARD has been run on the servers of a transaction: what it has taken away of what the session
+    /// began with is set again, there and on those that join later. Outside of a transaction servers are told when they
+    /// are next used.
+    pub(super) async fn restore(&mut self, step: &Planned<'_>) -> Result<Stepped, End> {
+        let baseline = self.settings.baseline();
+        let steps = step.effects.steps().iter();
+        let statements: Vec<_> = steps
+            .flat_map(|step| baseline.restoring(&step.effect))
+            .collect();
+        for Own { text, change } in statements {
+            if self.sharded().transaction.remember(&text).is_err() {
+                return Ok(self.failed_with(&too_much()));
+            }
+            if self.sharded().legs.is_empty() {
+                continue;
+            }
+            let want = step.want(self.is_decided());
+            let mut legs = Vec::new();
+            for shard in self.shards_at(&Place::Joined) {
+                match self.take_leg(shard, want).await? {
+                    Ok(leg) => legs.push(leg),
+                    Err(error) => {
+                        self.tell(&error);
+                        self.end_step(legs, &step.effects, None);
+                        return Ok(Stepped::Failed);
+                    }
+                }
+            }
+            let messages = [scatter::query(&text)];
+            let call = Call {
+                messages: &messages,
+                owed: RESULTS,
+                commits: false,
+                shown: Shown::Errors,
+            };
+            let outcome = self.call(&mut legs, &call).await;
+            let does = effects(&text, self.session_dialect()).doing(0, change);
+            if self.end_call(legs, &does, outcome)? == Stepped::Failed {
+                return Ok(Stepped::Failed);
+            }
+        }
+        Ok(Stepped::Done)
+    }
+}
