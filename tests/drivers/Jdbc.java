@@ -124,6 +124,42 @@ public class Jdbc {
                 while (tables.next()) columns++;
                 check(columns == 5, "metadata");
             }
+            // An error within a batch: nothing of it is there.
+            try (var some = c.prepareStatement("INSERT INTO item (id) VALUES (?)")) {
+                for (int n : new int[] {3000, 3001, 3000, 3002}) {
+                    some.setInt(1, n);
+                    some.addBatch();
+                }
+                some.executeBatch();
+                throw new AssertionError("an id that is there twice must fail");
+            } catch (BatchUpdateException e) {
+                check(e.getSQLState().equals("23505"), e.toString());
+            }
+            try (var rows = s.executeQuery("SELECT count(*) FROM item WHERE id >= 3000")) {
+                check(rows.next() && rows.getInt(1) == 0, "batch undone");
+            }
+            // Types that the driver has to ask for.
+            s.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')");
+            try (var rows = s.executeQuery("SELECT 'glad'::mood, ARRAY['sad'::mood]")) {
+                check(rows.next() && rows.getMetaData().getColumnTypeName(1).equals("mood"), "type");
+                check(((Object[]) rows.getArray(2).getArray()).length == 1, "array");
+            }
+            // What pools do between two users of a connection; the driver sees what became of its statements.
+            try (var again = c.prepareStatement("SELECT name FROM item WHERE id = ?")) {
+                for (var clean : new String[] {"RESET ALL", "DEALLOCATE ALL", "DISCARD ALL"}) {
+                    for (int n = 0; n < 10; n++) {
+                        again.setInt(1, n);
+                        try (var rows = again.executeQuery()) {
+                            check(rows.next(), "prepared");
+                        }
+                    }
+                    s.execute("SET statement_timeout = '9s'");
+                    s.execute(clean);
+                    try (var rows = s.executeQuery("SHOW statement_timeout")) {
+                        check(rows.next() && rows.getString(1).equals(clean.equals("DEALLOCATE ALL") ? "9s" : "0"), clean);
+                    }
+                }
+            }
             s.setQueryTimeout(1);
             check(fails(c, "SELECT 1/0").equals("22012"), "no timeout");
             try {

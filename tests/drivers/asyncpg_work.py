@@ -50,6 +50,50 @@ async def main():
     await conn.copy_from_query("SELECT id FROM item WHERE name = $1", "copied", output=collect)
     assert b"".join(data).count(b"\n") == 1000
 
+    # What is executed many times goes out as a pipeline; an error in it undoes all of it.
+    try:
+        await conn.executemany("INSERT INTO item (id) VALUES ($1)", [(3000,), (3001,), (3000,)])
+    except asyncpg.UniqueViolationError:
+        pass
+    else:
+        raise AssertionError("an id that is there twice must fail")
+    assert await conn.fetchval("SELECT count(*) FROM item WHERE id >= 3000") == 0
+
+    # Types that the driver has to ask for.
+    await conn.execute("CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (mood mood, at int4range)")
+    row = await conn.fetchrow("SELECT $1::mood AS mood, $2::pair[] AS pairs", "glad", [("sad", asyncpg.Range(1, 3))])
+    assert row["mood"] == "glad" and row["pairs"] == [("sad", asyncpg.Range(1, 3))], row
+
+    # A column more: what was prepared is prepared anew, in a transaction it is an error once.
+    all_of = "SELECT * FROM item WHERE id = 7"
+    assert len(await conn.fetchrow(all_of)) == 4
+    await conn.execute("ALTER TABLE item ADD COLUMN extra int DEFAULT 5")
+    assert (await conn.fetchrow(all_of))["extra"] == 5
+    await conn.execute("ALTER TABLE item DROP COLUMN extra")
+    try:
+        async with conn.transaction():
+            await conn.fetchrow(all_of)
+    except asyncpg.InvalidCachedStatementError:
+        pass
+    assert len(await conn.fetchrow(all_of)) == 4
+
+    # As a pool cleans up, and by hand; the settings of the start are there again.
+    await conn.execute("SET statement_timeout = '9s'")
+    await conn.reset()
+    assert await conn.fetchval("SHOW statement_timeout") == "0"
+    for clean in ["RESET ALL", "DEALLOCATE ALL", "DISCARD ALL"]:
+        other = await asyncpg.connect(server_settings={"statement_timeout": "8s"})
+        await other.execute("SET statement_timeout = '9s'")
+        await other.execute(clean)
+        assert await other.fetchval("SHOW statement_timeout") == ("9s" if clean == "DEALLOCATE ALL" else "8s"), clean
+        await other.close()
+
+    # Values in another encoding; the text of statements the driver always sends in UTF-8.
+    await conn.execute("SET client_encoding = 'LATIN1'")
+    assert await conn.fetchval("SELECT $1 || chr(233)", "café") == "caféé"
+    assert await conn.fetchval("SELECT octet_length($1)", "é") == 2
+    await conn.execute("SET client_encoding = 'UTF8'")
+
     try:
         await conn.fetchval("SELECT pg_sleep(30)", timeout=0.5)
     except asyncio.TimeoutError:

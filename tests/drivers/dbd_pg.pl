@@ -2,6 +2,7 @@
 use strict;
 use warnings;
 use DBI;
+use DBD::Pg qw(:async);
 
 sub check { my ($holds, $what) = @_; die "not so: $what\n" unless $holds }
 
@@ -61,6 +62,32 @@ for (1 .. 10) {
     $_->selectrow_array("SELECT 1") for @all;
     check($latin->selectrow_array("SELECT name FROM item WHERE id = 300") eq "caf\xe9", "LATIN1");
     check($latin->selectrow_array("SELECT length(name) FROM item WHERE id = 300") == 4, "length");
+}
+# A column more between two executions: prepared anew, as the driver does not expect other columns of a handle.
+my $all_of = $db->prepare("SELECT * FROM item WHERE id = ?");
+for my $n (0 .. 9) {
+    if ($n == 5) {
+        $all[0]->do("ALTER TABLE item ADD COLUMN extra int DEFAULT 5");
+        $all_of = $db->prepare("SELECT * FROM item WHERE id = ?");
+    }
+    $all_of->execute($n);
+    check(scalar(my @row = $all_of->fetchrow_array) == ($n < 5 ? 2 : 3), "columns of $n");
+    $all_of->finish;
+}
+$db->do("ALTER TABLE item DROP COLUMN extra");
+
+# A query that is given up.
+$db->do("SELECT pg_sleep(60)", { pg_async => PG_ASYNC });
+check($db->pg_cancel, "cancel");
+check($db->selectrow_array("SELECT 1") == 1, "after the cancel");
+
+# What pools do between two users of a connection.
+for my $clean ("RESET ALL", "DEALLOCATE ALL", "DISCARD ALL") {
+    my $one = connection();
+    $one->do("SET statement_timeout = '9s'");
+    $one->do($clean);
+    check($one->selectrow_array("SHOW statement_timeout") eq ($clean eq "DEALLOCATE ALL" ? "9s" : "0"), $clean);
+    $one->disconnect;
 }
 $_->do("DISCARD ALL") for @all;
 check($db->selectrow_array("SELECT octet_length(name) FROM item WHERE id = 300") == 5, "UTF8");

@@ -27,7 +27,7 @@ django.setup()
 from django.contrib.auth.models import Group, User  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import IntegrityError, connection, transaction  # noqa: E402
-from django.db.models import Count  # noqa: E402
+from django.db.models import Count, IntegerField  # noqa: E402
 
 call_command("migrate", verbosity=0)
 group = Group.objects.create(name="group")
@@ -61,6 +61,26 @@ with transaction.atomic():
     assert sum(1 for _ in User.objects.iterator(chunk_size=10)) == 62
     User.objects.select_for_update().get(username="u1")
 assert connection.introspection.table_names()
+
+# Rows in bulk, as the driver below has it.
+with connection.cursor() as cursor:
+    with cursor.copy("COPY auth_group (name) FROM STDIN") as copy:
+        for n in range(100):
+            copy.write_row((f"copied {n}",))
+    with cursor.copy("COPY (SELECT name FROM auth_group WHERE name LIKE 'copied%') TO STDOUT") as copy:
+        assert sum(1 for _ in copy.rows()) == 100
+Group.objects.filter(name__startswith="copied").delete()
+
+# A column more between two executions.
+assert list(Group.objects.raw("SELECT * FROM auth_group"))[0].name == "group"
+extra = IntegerField(default=5)
+extra.set_attributes_from_name("extra")
+with connection.schema_editor() as editor:
+    editor.add_field(Group, extra)
+assert list(Group.objects.raw("SELECT * FROM auth_group"))[0].extra == 5
+with connection.schema_editor() as editor:
+    editor.remove_field(Group, extra)
+assert Group.objects.get().name == "group"
 
 
 def work(first):

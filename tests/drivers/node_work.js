@@ -1,6 +1,6 @@
 // node-postgres as it comes: a pool, named statements, cursors, errors in the middle, notifications, types.
 const assert = require("node:assert");
-const { Client, Pool } = require("pg");
+const { Client, Pool, Query } = require("pg");
 const Cursor = require("pg-cursor");
 
 async function main() {
@@ -53,6 +53,32 @@ async function main() {
   const changed = await client.query(byId(3)).catch((error) => error);
   assert.ok(changed.code === "0A000" || changed.rows[0].extra === 5, changed);
   client.release();
+
+  // A request to cancel, of a query that is running.
+  const sleeper = new Client();
+  await sleeper.connect();
+  const slept = new Query("SELECT pg_sleep(60)");
+  const ended = new Promise((resolve) => {
+    slept.on("error", resolve);
+    slept.on("end", resolve);
+  });
+  sleeper.query(slept);
+  for (;;) {
+    const { rows } = await pool.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()");
+    if (rows.length > 0) break;
+  }
+  new Client().cancel(sleeper, slept);
+  assert.strictEqual((await ended).code, "57014");
+  assert.strictEqual((await sleeper.query("SELECT 1 AS n")).rows[0].n, 1);
+
+  // What pools do between two users of a connection.
+  for (const clean of ["RESET ALL", "DEALLOCATE ALL", "DISCARD ALL"]) {
+    await sleeper.query("SET statement_timeout = '9s'");
+    await sleeper.query(clean);
+    const { rows } = await sleeper.query("SHOW statement_timeout");
+    assert.strictEqual(rows[0].statement_timeout, clean === "DEALLOCATE ALL" ? "9s" : "0", clean);
+  }
+  await sleeper.end();
 
   const listener = new Client();
   await listener.connect();

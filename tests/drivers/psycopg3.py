@@ -1,9 +1,12 @@
 """psycopg 3 as it comes: statements are prepared by name after five executions."""
 
+import enum
 import threading
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.composite import CompositeInfo, register_composite
+from psycopg.types.enum import EnumInfo, register_enum
 
 with psycopg.connect("") as conn:
     conn.execute("CREATE TABLE account (id int PRIMARY KEY, owner text, balance numeric)")
@@ -67,6 +70,43 @@ with psycopg.connect("") as conn:
     conn.add_notice_handler(lambda diagnostic: notices.append(diagnostic.message_primary))
     conn.execute("DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
     assert notices == ["hello"]
+
+# Types that the driver has to ask for.
+with psycopg.connect("") as conn:
+    conn.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+    conn.execute("CREATE TYPE pair AS (mood mood, n int)")
+    conn.commit()
+    Mood = enum.Enum("Mood", ["sad", "glad"])
+    register_enum(EnumInfo.fetch(conn, "mood"), conn, Mood)
+    register_composite(CompositeInfo.fetch(conn, "pair"), conn)
+    row = conn.execute("SELECT %s, ROW('sad', 3)::pair, ARRAY['sad'::mood]", (Mood.glad,)).fetchone()
+    assert row == (Mood.glad, (Mood.sad, 3), [Mood.sad]), row
+
+# A column more between two executions of a prepared statement: PostgreSQL itself would refuse them from then on.
+with psycopg.connect("", autocommit=True) as conn, psycopg.connect("", autocommit=True) as other:
+    all_of = "SELECT * FROM account WHERE id = %s"
+    for columns, change in [(4, "ADD COLUMN extra int DEFAULT 5"), (3, "DROP COLUMN extra")]:
+        for n in range(3):
+            conn.execute(all_of, (1,), prepare=True)
+        other.execute("ALTER TABLE account " + change)
+        row = conn.execute(all_of, (1,), prepare=True).fetchone()
+        assert len(row) == columns, row
+
+# What pools do between two users of a connection, with statements prepared before.
+with psycopg.connect("", autocommit=True, options="-c statement_timeout=8s") as conn:
+    for clean in ["RESET ALL", "DEALLOCATE ALL", "DISCARD ALL"]:
+        conn.execute("SET statement_timeout = '9s'")
+        conn.execute(clean)
+        (timeout,) = conn.execute("SHOW statement_timeout").fetchone()
+        assert timeout == ("9s" if clean == "DEALLOCATE ALL" else "8s"), (clean, timeout)
+
+# Text in another encoding, while others use the servers.
+with psycopg.connect("", autocommit=True, client_encoding="latin1") as conn, psycopg.connect("") as other:
+    for n in range(10):
+        row = conn.execute("SELECT %s::text || 'é', octet_length(%s::text)", ("café", "é")).fetchone()
+        assert row == ("caféé", 2), row
+        assert other.execute("SELECT 'é'").fetchone() == ("é",)
+        other.commit()
 
 # Cancel from another thread.
 with psycopg.connect("", autocommit=True) as conn:

@@ -5,7 +5,7 @@ import enum
 import os
 import threading
 
-from sqlalchemy import ARRAY, JSON, Enum, ForeignKey, Integer, String, create_engine, inspect, select, text
+from sqlalchemy import ARRAY, JSON, Enum, ForeignKey, Integer, String, create_engine, event, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -83,7 +83,45 @@ with engine.connect().execution_options(isolation_level="SERIALIZABLE") as conne
     assert connection.scalar(text("SHOW transaction_isolation")) == "serializable"
 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
     connection.execute(text("VACUUM person"))
+
+# A column more between two executions; the engine's connections have prepared the statement by then.
+for n in range(12):
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM pet WHERE id = :id"), {"id": 1})
+        assert len(rows.keys()) == 2
+with engine.begin() as connection:
+    connection.execute(text("ALTER TABLE pet ADD COLUMN extra int DEFAULT 5"))
 engine.dispose()
+for n in range(12):
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM pet WHERE id = :id"), {"id": 1}).one()
+        assert row.extra == 5
+engine.dispose()
+
+# Connections that are cleaned when they go back to the engine's pool, as its documentation has it.
+cleaned = create_engine(f"postgresql+psycopg://{ADDRESS}", pool_size=1, max_overflow=0, pool_reset_on_return=None)
+
+
+@event.listens_for(cleaned, "reset")
+def discard(connection, record, state):
+    if not state.terminate_only:
+        connection.rollback()
+        connection.autocommit = True
+        connection.execute("DISCARD ALL")
+        connection.autocommit = False
+
+
+for n in range(4):
+    with cleaned.connect() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "0"
+        connection.execute(text("SET statement_timeout = '9s'"))
+        connection.commit()
+cleaned.dispose()
+
+latin = create_engine(f"postgresql+psycopg://{ADDRESS}", connect_args={"client_encoding": "latin1"})
+with latin.connect() as connection:
+    assert connection.execute(text("SELECT 'é' || :word, octet_length('é')"), {"word": "café"}).one() == ("écafé", 2)
+latin.dispose()
 
 
 async def main():

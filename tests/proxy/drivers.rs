@@ -64,6 +64,17 @@ fn asyncpg() {
     check("asyncpg_work.py");
 }
 
+/// What pools of drivers do between two users of a connection.
+const CLEANERS: [&str; 3] = ["RESET ALL", "DEALLOCATE ALL", "DISCARD ALL"];
+
+/// What `SET statement_timeout = '9s'` has left after one of them.
+fn left_of_nine_seconds(cleaner: &str) -> &'static str {
+    match cleaner {
+        "DEALLOCATE ALL" => "9s",
+        _ => "0",
+    }
+}
+
 #[test]
 fn sqlx() {
     let database = Postgres::shared().database("drivers");
@@ -84,7 +95,7 @@ fn sqlx() {
 
 async fn sqlx_work(address: &str) -> Result<(), sqlx::Error> {
     use sqlx::postgres::{PgListener, PgPoolOptions};
-    use sqlx::{Acquire, Row};
+    use sqlx::{Acquire, Column, Connection, Row, TypeInfo};
 
     let pool = PgPoolOptions::new().max_connections(6).connect(address);
     let pool = pool.await?;
@@ -128,8 +139,58 @@ async fn sqlx_work(address: &str) -> Result<(), sqlx::Error> {
     let changed = sqlx::query_scalar("SELECT count(*) FROM item WHERE name = 'changed'");
     let changed: i64 = changed.fetch_one(&mut *transaction).await?;
     assert_eq!(changed, 50);
+    sqlx::query("DECLARE c CURSOR FOR SELECT id FROM item ORDER BY id")
+        .execute(&mut *transaction)
+        .await?;
+    let mut fetched = 0;
+    for expected in [30, 20, 0] {
+        let rows = sqlx::query("FETCH 30 FROM c").fetch_all(&mut *transaction);
+        let rows = rows.await?;
+        assert_eq!(rows.len(), expected);
+        fetched += rows.len();
+    }
+    assert_eq!(fetched, 50);
     transaction.rollback().await?;
+
+    // A type that the driver has to ask for.
+    sqlx::raw_sql("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        .execute(&pool)
+        .await?;
+    let row = sqlx::query("SELECT 'glad'::mood, ARRAY['sad'::mood]");
+    let row = row.fetch_one(&pool).await?;
+    let names = row.columns().iter().map(|column| column.type_info().name());
+    assert_eq!(names.collect::<Vec<_>>(), ["mood", "mood[]"]);
+
+    // A column more between two executions: the server says so, once.
     let mut connection = pool.acquire().await?;
+    let all_of = "SELECT * FROM item WHERE id = 1";
+    for _ in 0..2 {
+        let row = sqlx::query(all_of).fetch_one(&mut *connection).await?;
+        assert_eq!(row.len(), 3);
+    }
+    sqlx::raw_sql("ALTER TABLE item ADD COLUMN extra int")
+        .execute(&pool)
+        .await?;
+    if let Err(error) = sqlx::query(all_of).fetch_one(&mut *connection).await {
+        let error = error.into_database_error().unwrap();
+        assert_eq!(error.code().as_deref(), Some("0A000"));
+        connection.clear_cached_statements().await?;
+    }
+    let row = sqlx::query(all_of).fetch_one(&mut *connection).await?;
+    assert_eq!(row.len(), 4);
+
+    // What pools do between two users of a connection.
+    for clean in CLEANERS {
+        let mut one = pool.acquire().await?.detach();
+        sqlx::raw_sql("SET statement_timeout = '9s'")
+            .execute(&mut one)
+            .await?;
+        sqlx::raw_sql(clean).execute(&mut one).await?;
+        let row = sqlx::raw_sql("SHOW statement_timeout").fetch_one(&mut one);
+        let timeout: String = row.await?.get(0);
+        assert_eq!(timeout, left_of_nine_seconds(clean), "{clean}");
+        one.close().await?;
+    }
     let mut copy = sqlx::postgres::PgConnection::copy_in_raw(
         &mut connection,
         "COPY item (id, name) FROM STDIN",
@@ -195,8 +256,26 @@ async fn tokio_postgres_work(parameters: &str) -> Result<(), tokio_postgres::Err
         ("row 1", "row 2")
     );
 
-    let transaction = client.transaction().await?;
+    // An error among them is its own.
+    let divide = client.prepare("SELECT 1 / $1::int").await?;
+    let (first, second, third) = tokio::join!(
+        client.query_one(&select, &[&3]),
+        client.query_one(&divide, &[&0]),
+        client.query_one(&select, &[&4])
+    );
+    assert_eq!(first?.get::<_, &str>(0), "row 3");
+    let error = second.expect_err("a division by zero");
+    assert_eq!(error.code(), Some(&SqlState::DIVISION_BY_ZERO));
+    assert_eq!(third?.get::<_, &str>(0), "row 4");
+
+    let mut transaction = client.transaction().await?;
     transaction.execute("DELETE FROM t", &[]).await?;
+    let savepoint = transaction.savepoint("s").await?;
+    let failed = savepoint.execute("SELECT 1/0", &[]).await;
+    failed.expect_err("a division by zero");
+    savepoint.rollback().await?;
+    let count = transaction.query_one("SELECT count(*) FROM t", &[]);
+    assert_eq!(count.await?.get::<_, i64>(0), 0);
     let portal = transaction
         .bind("SELECT generate_series(1, 10)", &[])
         .await?;
@@ -209,6 +288,29 @@ async fn tokio_postgres_work(parameters: &str) -> Result<(), tokio_postgres::Err
         .await
         .expect_err("id 1 exists");
     assert_eq!(duplicate.code(), Some(&SqlState::UNIQUE_VIOLATION));
+
+    // A type that the driver has to ask for.
+    client
+        .batch_execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        .await?;
+    let row = client.query_one("SELECT 'glad'::mood", &[]).await?;
+    assert_eq!(row.columns()[0].type_().name(), "mood");
+
+    // A column more between two executions: the driver knows its rows from Parse, so it is an error.
+    let all_of = "SELECT * FROM t WHERE id = $1";
+    let before = client.prepare(all_of).await?;
+    client.query_one(&before, &[&1]).await?;
+    client
+        .batch_execute("ALTER TABLE t ADD COLUMN extra int DEFAULT 5")
+        .await?;
+    let changed = client.query_one(&before, &[&1]).await;
+    let changed = changed.expect_err("it has another result by now");
+    assert_eq!(changed.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
+    let row = client.query_one(all_of, &[&1]).await?;
+    assert_eq!(row.get::<_, i32>("extra"), 5);
+    client
+        .batch_execute("ALTER TABLE t DROP COLUMN extra")
+        .await?;
 
     let mut sink = Box::pin(client.copy_in("COPY t FROM STDIN").await?);
     sink.send(&b"1000\tcopied\n1001\tcopied\n"[..]).await?;
@@ -239,6 +341,18 @@ async fn tokio_postgres_work(parameters: &str) -> Result<(), tokio_postgres::Err
             .get::<_, i64>(0),
         102
     );
+
+    client.clear_type_cache();
+    for clean in CLEANERS {
+        client.batch_execute("SET statement_timeout = '9s'").await?;
+        client.batch_execute(clean).await?;
+        let row = client.query_one("SHOW statement_timeout", &[]).await?;
+        assert_eq!(
+            row.get::<_, &str>(0),
+            left_of_nine_seconds(clean),
+            "{clean}"
+        );
+    }
 
     drop(client);
     connection

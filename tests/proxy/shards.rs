@@ -228,7 +228,15 @@ fn the_extended_protocol_works_over_shards() {
         client.ask(&[run("CREATE TABLE t (id int)", &[]), sync()]),
         "1 2 C:CREATE_TABLE Z:I"
     );
-    assert_eq!(client.ask(&[run("BEGIN", &[]), sync()]), "1 2 C:BEGIN Z:T");
+    let begin = [
+        parse("b", "BEGIN"),
+        describe(b'S', "b"),
+        bind("", "b", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    assert_eq!(client.ask(&begin), "1 t n 2 n C:BEGIN Z:T");
     let insert = "/* pgdog_shard: 1 */ INSERT INTO t VALUES ($1)";
     assert_eq!(
         client.ask(&[parse("i", insert), describe(b'S', "i"), sync()]),

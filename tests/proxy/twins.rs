@@ -4,6 +4,9 @@
 //! answered, and the parameters it has been told, are compared after every step. `TWINS_SEED=17` runs one seed
 //! again, `TWINS_SEEDS=500` runs more of them.
 
+#[path = "twins/session_mode.rs"]
+mod session_mode;
+
 use std::collections::BTreeMap;
 
 use crate::support::postgres::{ALICE, PASSWORD};
@@ -106,6 +109,7 @@ impl Pair {
             );
             admin.query("GRANT twin_role TO alice");
             admin.query("CREATE TABLE t (a int); GRANT ALL ON t TO PUBLIC");
+            admin.query("CREATE SEQUENCE numbers; GRANT ALL ON numbers TO PUBLIC");
         }
         let [through, direct] = databases;
         let pgdog = Config::of(&through).general(general).start();
