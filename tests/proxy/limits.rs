@@ -243,7 +243,7 @@ fn three_users_of_one_database_are_served_alike() {
         .query("CREATE TABLE t (who text); GRANT ALL ON t TO PUBLIC");
     let users = [ALICE, MD5_USER, PLAIN_USER];
     let mut config = Config::empty()
-        .general("default_pool_size = 1\ncheckout_timeout = 20000")
+        .general("default_pool_size = 1\ncheckout_timeout = 60000")
         .database(&database, "");
     for user in users {
         config = config.user(user, &database, &format!("password = {PASSWORD:?}"));
