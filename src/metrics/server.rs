@@ -155,10 +155,6 @@ impl ServerMeter {
     #[inline]
     pub fn assigned(&self, waited: u64, kind: RequestKind) {
         self.counters.count(Stat::ServerAssignmentCount);
-        self.counters.count(match kind {
-            RequestKind::Read => Stat::Reads,
-            RequestKind::Write | RequestKind::Other => Stat::Writes,
-        });
         self.kind.set(kind);
         self.counters.add(Stat::WaitTime, waited);
     }

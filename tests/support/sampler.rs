@@ -14,14 +14,7 @@ use super::process::{poll, PATIENCE};
 pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
     looks: Arc<AtomicUsize>,
-    thread: JoinHandle<Sampled>,
-}
-
-/// What it saw.
-#[derive(Debug)]
-pub(crate) struct Sampled {
-    pub(crate) most: usize,
-    pub(crate) samples: usize,
+    thread: JoinHandle<usize>,
 }
 
 impl Sampler {
@@ -35,21 +28,17 @@ impl Sampler {
         let looked = Arc::clone(&looks);
         let thread = std::thread::spawn(move || {
             let mut admin = Postgres::shared().admin("postgres");
-            let mut sampled = Sampled {
-                most: 0,
-                samples: 0,
-            };
+            let mut most = 0;
             let mut before = HashSet::new();
             while !stopped.load(Ordering::Relaxed) {
                 let text = admin.value(&sql);
                 let seen: HashSet<String> = text.split_whitespace().map(str::to_owned).collect();
-                sampled.most = sampled.most.max(before.intersection(&seen).count());
+                most = most.max(before.intersection(&seen).count());
                 before = seen;
-                sampled.samples += 1;
-                looked.store(sampled.samples, Ordering::Relaxed);
+                looked.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(3));
             }
-            sampled
+            most
         });
         Self {
             stop,
@@ -66,11 +55,12 @@ impl Sampler {
         });
     }
 
-    /// Ends it; it must have looked often enough to mean something.
+    /// Ends it, when it has looked often enough to mean something.
     pub(crate) fn stop(self) -> usize {
+        poll(PATIENCE, "the sampler to have looked", || {
+            (self.looks.load(Ordering::Relaxed) >= 20).then_some(())
+        });
         self.stop.store(true, Ordering::Relaxed);
-        let Sampled { most, samples } = self.thread.join().expect("the sampler ran to its end");
-        assert!(samples >= 20, "only {samples} samples");
-        most
+        self.thread.join().expect("the sampler ran to its end")
     }
 }
