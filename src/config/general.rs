@@ -166,6 +166,9 @@ section! {
     dry_run: bool = default "false", Live, Now;
     /// Refuse statements that need several shards.
     cross_shard_disabled: bool = default "false", Live, Now;
+    /// Memory for rows that statements over several shards hold, all together; each core has its part. What needs more
+    /// fails with 53200. Ours, not PgDog's.
+    cross_shard_memory: Bytes = default "1073741824", Live, Now;
     /// Add routing notes to the output of EXPLAIN.
     expanded_explain: bool = default "false", Live, Now;
     /// Where system catalogs are read on a sharded database.

@@ -25,6 +25,8 @@ pub struct Routing {
     pub dry_run: bool,
     /// Statements that need several shards are refused.
     pub cross_shard_disabled: bool,
+    /// Bytes of rows that statements over several shards may hold, on all cores together.
+    pub merge_bytes_max: usize,
     /// The schema is read again after definitions that pass here.
     pub reload_schema_on_ddl: bool,
     /// INSERT of rows for several shards.
@@ -63,6 +65,7 @@ impl Routing {
             expanded_explain: general.expanded_explain,
             dry_run: general.dry_run,
             cross_shard_disabled: general.cross_shard_disabled,
+            merge_bytes_max: usize::try_from(general.cross_shard_memory.0).unwrap_or(usize::MAX),
             reload_schema_on_ddl: general.reload_schema_on_ddl,
             split_inserts: allowed(rewrite.split_inserts),
             shard_key: allowed(rewrite.shard_key),

@@ -11,6 +11,8 @@ pub(super) struct Leg {
     /// Messages of which the client gets one from all legs together, see [`super::uniform`].
     pub(super) uniform: usize,
     pub(super) end: Option<End>,
+    /// Does it wait to be asked for more rows?
+    pub(super) suspended: bool,
     /// Has CopyDone come?
     pub(super) copy_done: bool,
     /// Has any CopyData come?
@@ -51,6 +53,11 @@ impl Leg {
             self.buffer.clear();
             self.head = 0;
         }
+    }
+
+    /// Does nothing more come of it by itself?
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.end.is_some() || self.suspended
     }
 
     pub(super) const fn is_empty(&self) -> bool {

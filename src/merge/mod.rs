@@ -16,11 +16,14 @@
 mod aggregate;
 mod columns;
 mod completion;
+mod copied;
 mod expression;
 pub mod gather;
+mod giving;
 mod groups;
 mod leg;
 mod order_by;
+mod paced;
 pub mod plan;
 mod row;
 mod sink;
@@ -34,31 +37,28 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Fault, Survives};
-use crate::protocol::backend::{tag, CommandComplete, COPY_DONE, EMPTY_QUERY_RESPONSE};
+use crate::protocol::backend::{tag, CommandComplete};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::wire::put_message;
 use crate::types::Session;
 
-use columns::{agree, put_keys, Columns};
+use columns::{agree, Columns};
+use copied::Copied;
 use groups::{Finished, Groups};
 use leg::{header, End, Leg};
 use order_by::Heads;
+use paced::Pace;
 pub use plan::MergePlan;
 use plan::{Slice, Source};
 use row::Places;
 use sink::Sink;
-use turns::{Next, Turns};
+use turns::Turns;
 use uniform::Uniform;
 
 /// Notices and parameters that are remembered so that the client gets each once. Further ones it gets from every leg.
 const NOTICES_MAX: usize = 64;
-/// Bytes in front of the rows of a binary COPY: signature, flags, length of an extension.
-const COPY_HEADER_BYTES: usize = 19;
-/// The end of a binary COPY.
-const COPY_TRAILER: &[u8] = &[0xff, 0xff];
 
 /// What bounds the memory of one merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,9 @@ pub enum Progress {
     Reading,
     /// There is more for the client than [`Merge::pump`] was allowed to write.
     Writing,
+    /// The client has as many rows as it asked for, and there may be more: see [`Merge::allow`]. Every leg is read up to
+    /// its end, or to where it waits to be asked for more.
+    Suspended,
     /// The reply is complete, and every leg's is read up to its end.
     Done,
 }
@@ -108,7 +111,11 @@ pub struct Merge {
     sink: Sink,
     places: Places,
     notices: HashSet<Box<[u8]>>,
-    copy: Copy,
+    copied: Copied,
+    /// How many rows the client gets at a time.
+    pace: Pace,
+    /// RowDescription, where rows are given in slices.
+    described: Vec<u8>,
     /// RowDescription of the client's own statement, where the legs' is of another.
     promised: Option<Box<[u8]>>,
     stage: Stage,
@@ -123,10 +130,12 @@ enum Rows {
     Ordered(Heads),
     /// Passed on in turns.
     Turns(Turns),
+    /// Passed on in any order, when the client asks for them.
+    Queued,
     /// Gathered in groups.
     Grouped(Groups),
-    /// Groups that are passed on.
-    Finished(std::vec::IntoIter<Finished>),
+    /// Groups that are passed on, and their bytes.
+    Finished(std::vec::IntoIter<Finished>, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,15 +143,6 @@ enum Stage {
     Open,
     Failed,
     Complete,
-}
-
-/// COPY TO STDOUT.
-#[derive(Clone, Copy, Debug, Default)]
-struct Copy {
-    binary: bool,
-    /// Does each leg begin with a line of names?
-    names: bool,
-    header_given: bool,
 }
 
 impl Merge {
@@ -176,7 +176,9 @@ impl Merge {
             rows,
             places: Places::default(),
             notices: HashSet::new(),
-            copy: Copy::default(),
+            copied: Copied::default(),
+            pace: Pace::Whole,
+            described: Vec::new(),
             promised: None,
             stage: Stage::Open,
         }
@@ -185,7 +187,7 @@ impl Merge {
     /// The same merge for a `COPY … TO STDOUT` of which every leg sends a line of column names (HEADER).
     #[must_use]
     pub fn copy_names(mut self) -> Self {
-        self.copy.names = true;
+        self.copied.names = true;
         self
     }
 
@@ -225,14 +227,18 @@ impl Merge {
 
     /// Is this leg's next message wanted? No while a window of its rows waits for the other legs' or for the client.
     pub fn may_read(&self, leg: usize) -> bool {
-        self.legs
-            .get(leg)
-            .is_some_and(|leg| leg.end.is_none() && leg.waiting_bytes() < self.limits.window_bytes)
+        // A leg of a portal comes to rest before the client hears that it is suspended.
+        let window = match self.is_paused() {
+            true => usize::MAX,
+            false => self.limits.window_bytes,
+        };
+        let leg = self.legs.get(leg);
+        leg.is_some_and(|leg| !leg.is_quiet() && leg.waiting_bytes() < window)
     }
 
-    /// Has this leg's reply ended?
+    /// Has this leg's reply ended, or does it wait to be asked for more?
     pub fn has_ended(&self, leg: usize) -> bool {
-        self.legs.get(leg).is_none_or(|leg| leg.end.is_some())
+        self.legs.get(leg).is_none_or(Leg::is_quiet)
     }
 
     /// Has the client got an error? What the other legs still do is of no use: they may be cancelled.
@@ -241,11 +247,6 @@ impl Merge {
     /// block the client must be treated as in a failed one.
     pub fn has_failed(&self) -> bool {
         self.stage == Stage::Failed
-    }
-
-    /// Has the client got all rows that LIMIT allows? What the legs still send is read and dropped.
-    pub fn has_enough(&self) -> bool {
-        self.sink.is_full() && matches!(self.rows, Rows::Pass | Rows::Ordered(_))
     }
 
     /// Ends the reply with this error, unless it has ended: a leg was lost, a limit of the proxy was reached.
@@ -298,10 +299,15 @@ impl Merge {
                     self.drop_rows();
                 }
             }
-            tag::PORTAL_SUSPENDED => {
-                leg.end = Some(End::Failed);
-                return Err(refused("a portal with a row limit"));
-            }
+            tag::PORTAL_SUSPENDED => match self.pace {
+                Pace::Slices { .. } => leg.suspended = true,
+                // It has given all that was asked for.
+                Pace::First(_) => leg.end = Some(End::Complete((*b"SELECT 0").into())),
+                Pace::Whole => {
+                    leg.end = Some(End::Failed);
+                    return Err(broken("a portal is suspended without a row limit"));
+                }
+            },
             tag::NOTIFICATION_RESPONSE => out.extend_from_slice(message),
             tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS => self.once(message, out),
             _ if self.stage != Stage::Open => {}
@@ -370,12 +376,17 @@ impl Merge {
                     let promised = promised.get(HEADER_BYTES..).unwrap_or_default();
                     as_promised(&mut fields, RowDescription::parse(promised)?)?;
                 }
+                let mut described = Vec::new();
+                RowDescription::encode(&mut described, fields);
                 if self.description == Description::Forwarded {
-                    RowDescription::encode(out, fields);
+                    out.extend_from_slice(&described);
+                }
+                if matches!(self.pace, Pace::Slices { .. }) {
+                    self.described = described;
                 }
             }
             tag::COPY_OUT_RESPONSE => {
-                self.copy.binary = body.first() == Some(&1);
+                self.copied.binary = body.first() == Some(&1);
                 out.extend_from_slice(message);
             }
             _ => out.extend_from_slice(message),
@@ -394,6 +405,7 @@ impl Merge {
         if self.plan.source == Source::FirstLeg && index != 0 {
             return Ok(());
         }
+        let in_order = self.keeps_rows();
         let Some(leg) = self.legs.get_mut(index) else {
             return Ok(());
         };
@@ -402,7 +414,6 @@ impl Merge {
         if !waits && needs_columns && self.columns.is_none() && tag == tag::DATA_ROW {
             return Err(broken("rows without a description"));
         }
-        let in_order = matches!(self.rows, Rows::Ordered(_) | Rows::Turns(_));
         if waits || in_order && !self.sink.is_full() {
             leg.push(message);
             return self.check_budget();
@@ -411,9 +422,14 @@ impl Merge {
         self.check_budget()
     }
 
+    /// Do rows wait with their legs until it is their turn?
+    const fn keeps_rows(&self) -> bool {
+        matches!(self.rows, Rows::Ordered(_) | Rows::Turns(_) | Rows::Queued)
+    }
+
     /// Passes rows on that waited for the description.
     fn pass_waiting(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        if matches!(self.rows, Rows::Ordered(_) | Rows::Turns(_)) {
+        if self.keeps_rows() {
             return Ok(());
         }
         for index in 0..self.legs.len() {
@@ -441,7 +457,11 @@ impl Merge {
     fn pass(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         if message.first() == Some(&tag::COPY_DATA) {
-            return self.pass_copy(index, body, out);
+            if let Some(leg) = self.legs.get_mut(index) {
+                let is_first = !std::mem::replace(&mut leg.copy_begun, true);
+                self.copied.put(is_first, body, out)?;
+            }
+            return Ok(());
         }
         let Some(columns) = &self.columns else {
             if !self.sink.is_full() && self.sink.pass() {
@@ -467,200 +487,29 @@ impl Merge {
         }
     }
 
-    fn pass_copy(&mut self, index: usize, body: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        let Some(leg) = self.legs.get_mut(index) else {
-            return Ok(());
-        };
-        let is_first = !std::mem::replace(&mut leg.copy_begun, true);
-        let header_given = std::mem::replace(&mut self.copy.header_given, true);
-        let mut data = body;
-        if self.copy.binary {
-            if is_first && header_given {
-                data = body
-                    .get(COPY_HEADER_BYTES..)
-                    .ok_or_else(|| broken("a binary COPY without a header"))?;
-            }
-            // Each leg has an end, alone or behind the header; the client gets one when all have sent theirs.
-            if data == COPY_TRAILER
-                || is_first && data.len() == COPY_HEADER_BYTES + COPY_TRAILER.len()
-            {
-                data = data.strip_suffix(COPY_TRAILER).unwrap_or(data);
-            }
-            if data.is_empty() {
-                return Ok(());
-            }
-        } else if self.copy.names && is_first && header_given {
-            return Ok(());
-        }
-        put_message(out, tag::COPY_DATA, |out| out.extend_from_slice(data));
-        Ok(())
-    }
-
-    fn check_budget(&self) -> Result<(), Error> {
+    /// Bytes of memory: rows that wait, groups, and what DISTINCT remembers.
+    pub fn held_bytes(&self) -> usize {
         let rows = match &self.rows {
             Rows::Grouped(groups) => groups.held_bytes(),
+            Rows::Finished(_, bytes) => *bytes,
             _ => 0,
         };
         let legs: usize = self.legs.iter().map(Leg::held_bytes).sum();
-        let held = rows + legs + self.sink.held_bytes();
-        if held <= self.limits.budget_bytes {
-            return Ok(());
-        }
-        let detail = format!("It needs more than {} bytes.", self.limits.budget_bytes);
-        Err(Error::error(
-            Fault::Proxy,
-            SqlState::OUT_OF_MEMORY,
-            "merging the rows of the shards takes too much memory",
-        )
-        .detail(detail))
+        rows + legs + self.sink.held_bytes()
     }
 
-    fn advance(&mut self, end: usize, out: &mut Vec<u8>) -> Result<Progress, Error> {
-        if self.stage != Stage::Open {
-            return Ok(if self.all_ended() {
-                Progress::Done
-            } else {
-                Progress::Reading
-            });
+    fn check_budget(&self) -> Result<(), Error> {
+        match self.held_bytes() <= self.limits.budget_bytes {
+            true => Ok(()),
+            false => Err(too_much_memory(self.limits.budget_bytes)),
         }
-        if matches!(self.rows, Rows::Ordered(_)) && !self.merge_ordered(end, out)? {
-            return Ok(Progress::Writing);
-        }
-        if !self.take_turns(end, out)? {
-            return Ok(Progress::Writing);
-        }
-        if !self.all_ended() {
-            return Ok(Progress::Reading);
-        }
-        if !self.uniform.is_settled() || self.legs.iter().any(|leg| !leg.is_empty()) {
-            return Err(broken("shards answer with different messages"));
-        }
-        if let Rows::Grouped(groups) = &mut self.rows {
-            let groups = std::mem::take(groups);
-            let finished = match &self.columns {
-                // PostgreSQL does not even begin for LIMIT 0.
-                Some(columns) if !self.sink.is_full() => {
-                    groups.finish(columns, &mut self.places)?
-                }
-                _ => Vec::new(),
-            };
-            self.rows = Rows::Finished(finished.into_iter());
-        }
-        if let (Rows::Finished(rows), Some(columns)) = (&mut self.rows, &self.columns) {
-            while !self.sink.is_full() {
-                if out.len() >= end {
-                    return Ok(Progress::Writing);
-                }
-                let Some((order, body)) = rows.next() else {
-                    break;
-                };
-                let row = self.places.find(&body, columns.count)?;
-                self.sink.row(&columns.distinct, row, &order, out)?;
-            }
-        }
-        self.complete(out)?;
-        Ok(Progress::Done)
     }
+}
 
-    /// Passes rows on as far as it is their turn. False: there was no room for more.
-    fn take_turns(&mut self, end: usize, out: &mut Vec<u8>) -> Result<bool, Error> {
-        let (Rows::Turns(turns), Some(_)) = (&mut self.rows, &self.columns) else {
-            return Ok(true);
-        };
-        loop {
-            if out.len() >= end {
-                return Ok(false);
-            }
-            let Next::Row(index) = turns.next(&self.legs)? else {
-                return Ok(true);
-            };
-            let Some(leg) = self.legs.get_mut(index) else {
-                return Ok(true);
-            };
-            if self.sink.pass() {
-                out.extend_from_slice(leg.front().unwrap_or_default());
-            }
-            leg.pop();
-        }
-    }
-
-    /// Passes rows on as far as the order allows. False: there was no room for more.
-    fn merge_ordered(&mut self, end: usize, out: &mut Vec<u8>) -> Result<bool, Error> {
-        let (Rows::Ordered(heads), Some(columns)) = (&mut self.rows, &self.columns) else {
-            return Ok(true);
-        };
-        loop {
-            if self.sink.is_full() {
-                self.legs.iter_mut().for_each(Leg::clear);
-                return Ok(true);
-            }
-            let mut complete = true;
-            for (index, leg) in self.legs.iter().enumerate() {
-                if !heads.is_absent(index) {
-                    continue;
-                }
-                let passes = self.plan.source != Source::FirstLeg || index == 0;
-                let Some(message) = leg.front().filter(|_| passes) else {
-                    complete &= leg.end.is_some() || !passes;
-                    continue;
-                };
-                let body = message.get(HEADER_BYTES..).unwrap_or_default();
-                let row = self.places.find(body, columns.count)?;
-                if !heads.add(index, |key| put_keys(&columns.order, row, key))? {
-                    return Err(Error::error(
-                        Fault::Server,
-                        SqlState::INTERNAL_ERROR,
-                        format!("rows of shard {index} are not in the order that was asked for"),
-                    ));
-                }
-            }
-            if !complete {
-                return Ok(true);
-            }
-            let Some((first, order)) = heads.first() else {
-                return Ok(true);
-            };
-            if out.len() >= end {
-                return Ok(false);
-            }
-            if let Some(leg) = self.legs.get_mut(first) {
-                let body = leg
-                    .front()
-                    .and_then(|message| message.get(HEADER_BYTES..))
-                    .unwrap_or_default();
-                let row = self.places.find(body, columns.count)?;
-                self.sink.row(&columns.distinct, row, order, out)?;
-                leg.pop();
-            }
-            heads.take();
-        }
-    }
-
-    /// All legs have ended, and the client has got all rows.
-    fn complete(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        let ends = || self.legs.iter().filter_map(|leg| leg.end.as_ref());
-        if ends().all(|end| *end == End::Empty) {
-            self.stage = Stage::Complete;
-            out.extend_from_slice(&EMPTY_QUERY_RESPONSE);
-            return Ok(());
-        }
-        let tags = ends().map(|end| match end {
-            End::Complete(tag) => &**tag,
-            End::Empty | End::Failed => b"",
-        });
-        let tag = completion::tag(self.plan.completion, self.sink.given(), tags)?;
-        if self.legs.iter().any(|leg| leg.copy_done) {
-            if self.copy.binary {
-                put_message(out, tag::COPY_DATA, |out| {
-                    out.extend_from_slice(COPY_TRAILER)
-                });
-            }
-            out.extend_from_slice(&COPY_DONE);
-        }
-        CommandComplete { tag: &tag }.encode(out);
-        self.stage = Stage::Complete;
-        Ok(())
-    }
+/// Can rows of this description, the body of a RowDescription, be merged as `plan` says?
+pub fn can_merge(plan: &MergePlan, description: &[u8], session: &Session) -> bool {
+    let description = RowDescription::parse(description);
+    description.is_ok_and(|rows| Columns::resolve(plan, rows, session).is_ok())
 }
 
 /// `… is not supported across shards`, 0A000.
@@ -712,6 +561,21 @@ fn as_promised<'a>(fields: &mut [Field<'a>], promised: RowDescription<'a>) -> Re
         };
     }
     Ok(())
+}
+
+/// 53200: for one statement, or for all of them together.
+pub fn too_much_memory(bytes_max: usize) -> Error {
+    Error::error(
+        Fault::Proxy,
+        SqlState::OUT_OF_MEMORY,
+        "merging the rows of the shards takes too much memory",
+    )
+    .detail(format!("It needs more than {bytes_max} bytes."))
+}
+
+/// Bytes of memory of a finished group.
+fn finished_bytes((order, row): &Finished) -> usize {
+    order.len() + row.len() + size_of::<Finished>()
 }
 
 /// A malformed message is the server's fault here, and the client can go on.

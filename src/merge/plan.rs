@@ -84,6 +84,32 @@ impl MergePlan {
         Self::omnisharded_write()
     }
 
+    /// Are values compared, of types that only the legs know?
+    pub fn compares(&self) -> bool {
+        let mut aggregates = self.grouping.iter().flat_map(|found| &found.aggregates);
+        self.order.iter().any(|key| !key.by_bytes)
+            || !matches!(self.distinct, Distinct::No)
+            || self
+                .grouping
+                .as_ref()
+                .is_some_and(|found| !found.keys.is_empty())
+            || aggregates.any(|found| {
+                matches!(
+                    found.function,
+                    Function::Least | Function::Greatest | Function::CountDistinct { .. }
+                )
+            })
+    }
+
+    /// Rows that each leg has to give for `rows` of the merge. `None`: all that it has.
+    pub fn leg_rows(&self, rows: u64, slice: Slice) -> Option<u64> {
+        let each_counts = self.grouping.is_none()
+            && self.conditions.is_empty()
+            && matches!(self.distinct, Distinct::No)
+            && !slice.with_ties;
+        each_counts.then(|| rows.saturating_add(slice.offset))
+    }
+
     /// Must the columns be known to merge rows?
     pub(super) const fn needs_columns(&self) -> bool {
         self.grouping.is_some()

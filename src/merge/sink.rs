@@ -65,6 +65,13 @@ impl Sink {
         }
     }
 
+    /// At most so many rows are given.
+    pub(super) fn cut(&mut self, rows: u64) {
+        let count = self.slice.count.map_or(rows, |count| count.min(rows));
+        self.slice.count = Some(count);
+        self.full |= count == 0;
+    }
+
     pub(super) fn set_visible(&mut self, columns: usize) {
         self.visible = columns;
     }
@@ -77,6 +84,11 @@ impl Sink {
     /// Rows that the client got.
     pub(super) const fn given(&self) -> u64 {
         self.given
+    }
+
+    /// Rows that OFFSET still leaves out.
+    pub(super) const fn left_to_skip(&self) -> u64 {
+        self.slice.offset.saturating_sub(self.skipped)
     }
 
     pub(super) const fn held_bytes(&self) -> usize {

@@ -6,8 +6,11 @@ use proptest::prelude::*;
 
 use super::plan::*;
 use super::*;
-use crate::protocol::backend::{Message, BIND_COMPLETE, NO_DATA, PARSE_COMPLETE};
+use crate::protocol::backend::{
+    Message, BIND_COMPLETE, COPY_DONE, EMPTY_QUERY_RESPONSE, NO_DATA, PARSE_COMPLETE,
+};
 use crate::protocol::rows::{DataRow, Field};
+use crate::protocol::wire::put_message;
 use crate::types::oid;
 
 const LIMITS: Limits = Limits {

@@ -290,10 +290,10 @@ impl<'a> Bind<'a> {
         });
     }
 
-    /// Appends the same message for the unnamed statement and portal.
-    pub fn encode_unnamed(&self, out: &mut Vec<u8>) {
+    /// Appends the same message for the unnamed statement and a portal of this name.
+    pub fn encode_for(&self, out: &mut Vec<u8>, portal: &[u8]) {
         put_message(out, tag::BIND, |out| {
-            put_text(out, b"");
+            put_text(out, portal);
             put_text(out, b"");
             out.extend_from_slice(self.rest);
         });

@@ -91,6 +91,8 @@ pub(crate) struct CoreState {
     pub(crate) postbag: Postbag,
     /// Commits over several shards.
     pub(super) commits: Commits,
+    /// Bytes that statements over several shards hold.
+    pub(super) merging_bytes: Cell<usize>,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
     /// To each core.
@@ -207,6 +209,7 @@ impl CoreState {
             unique_ids: RefCell::default(),
             postbag: Postbag::default(),
             commits: Commits::new(&boot.commits),
+            merging_bytes: Cell::new(0),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::merge::refused;
-use crate::sql::across::{plan_text, Across, Catalogue, Placed};
+use crate::sql::across::{plan_text, plan_text_apart, Across, Catalogue, Placed};
 use crate::sql::keys::Keys;
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::Statement;
@@ -19,16 +19,20 @@ pub fn plan(
     dialect: Dialect,
     database: &Database<'_>,
 ) -> Result<Across, Error> {
-    let keys = statement
-        .keys
-        .as_ref()
-        .ok_or_else(|| refused("this statement"))?;
-    let named = Named {
-        keys,
-        tables: tables(keys, database),
-        database,
-    };
+    let named = Named::of(statement, database)?;
     plan_text(text, dialect, &named)?.ok_or_else(|| refused("this statement"))
+}
+
+/// The same where values cannot be compared here that [`plan`] compares. `None`: it cannot be done.
+///
+/// Errors: as of [`plan`].
+pub fn plan_apart(
+    statement: &Statement,
+    text: &[u8],
+    dialect: Dialect,
+    database: &Database<'_>,
+) -> Result<Option<Across>, Error> {
+    plan_text_apart(text, dialect, &Named::of(statement, database)?)
 }
 
 /// The tables that a statement names.
@@ -36,6 +40,20 @@ struct Named<'a, 's> {
     keys: &'a Keys,
     tables: Vec<Table<'s>>,
     database: &'a Database<'s>,
+}
+
+impl<'a, 's> Named<'a, 's> {
+    fn of(statement: &'a Statement, database: &'a Database<'s>) -> Result<Self, Error> {
+        let keys = statement
+            .keys
+            .as_ref()
+            .ok_or_else(|| refused("this statement"))?;
+        Ok(Self {
+            keys,
+            tables: tables(keys, database),
+            database,
+        })
+    }
 }
 
 impl Catalogue for Named<'_, '_> {

@@ -122,6 +122,12 @@ impl Transaction {
         true
     }
 
+    /// Savepoints that are in force.
+    pub fn savepoints(&self) -> usize {
+        let is_one = |entry: &&Entry| entry.savepoint.is_some();
+        self.prologue.iter().filter(is_one).count()
+    }
+
     /// The innermost savepoint of this name.
     fn find(&self, name: &[u8]) -> Option<usize> {
         let of_name = |entry: &Entry| entry.savepoint.as_deref() == Some(name);
@@ -176,8 +182,11 @@ mod tests {
             heard(&transaction),
             "BEGIN READ WRITE; SAVEPOINT a; SET LOCAL x = 1; SAVEPOINT b; SET LOCAL x = 2"
         );
+        assert_eq!(transaction.savepoints(), 2);
         assert!(transaction.rollback_to(b"b"));
+        assert_eq!(transaction.savepoints(), 2);
         assert!(transaction.release(b"a"));
+        assert_eq!(transaction.savepoints(), 0);
         assert_eq!(heard(&transaction), "BEGIN READ WRITE; SET LOCAL x = 1");
         assert!(!transaction.rollback_to(b"b"), "it went with the other");
         transaction.end(true);

@@ -49,6 +49,22 @@ pub enum Verdict {
     },
     /// DEALLOCATE; of all without a name. Servers have nothing of it.
     Deallocate(Option<Box<str>>),
+    /// DECLARE of a cursor over several shards.
+    Declare {
+        /// Its name.
+        cursor: Box<str>,
+        /// The query whose rows it fetches.
+        query: Box<[u8]>,
+    },
+    /// FETCH of so many rows of such a cursor; `None`: of all.
+    Fetch {
+        /// Its name.
+        cursor: Box<str>,
+        /// Rows, at least 1.
+        rows: Option<u64>,
+    },
+    /// CLOSE of such a cursor; of all cursors without a name.
+    Close(Option<Box<str>>),
     /// Everything else.
     Run(Box<Run>),
 }
@@ -80,6 +96,8 @@ pub struct Run {
     pub gathering: Option<Box<Across>>,
     /// It is one of those.
     pub part: Option<SelectPart>,
+    /// How it is run instead where the columns turn out to have types that cannot be compared here.
+    pub apart: Option<Box<Across>>,
 }
 
 /// A part of a SELECT that is run in parts.
@@ -154,6 +172,9 @@ impl Verdict {
                 | Self::Ours
                 | Self::Prepare { .. }
                 | Self::Deallocate(_)
+                | Self::Declare { .. }
+                | Self::Fetch { .. }
+                | Self::Close(_)
         )
     }
 }
@@ -196,6 +217,7 @@ impl Run {
             moving: None,
             gathering: None,
             part: None,
+            apart: None,
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod cache;
 mod cursor;
+pub mod cursors;
 mod depth;
 pub mod explain;
 mod fill;

@@ -284,6 +284,11 @@ impl Kind {
         }
     }
 
+    /// DECLARE, FETCH, MOVE, CLOSE
+    pub fn is_of_cursors(&self) -> bool {
+        matches!(self, Self::Declare { .. } | Self::Fetch(_) | Self::Close(_))
+    }
+
     /// Does it begin, divide or end transactions, or set what holds for one or for the session?
     pub fn is_of_transactions(&self) -> bool {
         matches!(

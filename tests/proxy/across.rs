@@ -3,8 +3,14 @@
 //!
 //! `PGDOG_TEST_QUERIES` sets how many, `PGDOG_TEST_SEED` which. A failure prints its query.
 
+#[path = "across/collations.rs"]
+mod collations;
+#[path = "across/memory.rs"]
+mod memory;
 #[path = "across/parts.rs"]
 mod parts;
+#[path = "across/portals.rs"]
+mod portals;
 #[path = "across/queries.rs"]
 mod queries;
 
@@ -377,11 +383,17 @@ tables = [\"countries\"]
 
 /// One server with all rows, and a pgdog over three that share them.
 fn filled(name: &str) -> (Wire, Shards) {
+    filled_with(name, "", "")
+}
+
+/// The same with databases of these options, and settings of pgdog.
+fn filled_with(name: &str, options: &str, general: &str) -> (Wire, Shards) {
     let postgres = Postgres::shared();
-    let mut one = postgres.admin(&postgres.database(&format!("{name}_alone")));
+    let alone = postgres.database_with(&format!("{name}_alone"), options);
+    let mut one = postgres.admin(&alone);
     one.query(TABLES);
     one.query(ROWS);
-    let shards = Shards::start(name, "", CONFIGURED);
+    let shards = Shards::start_with(options, &[], name, general, CONFIGURED);
     let mut client = shards.client();
     for sql in TABLES
         .split_inclusive(';')
@@ -403,19 +415,18 @@ fn filled(name: &str) -> (Wire, Shards) {
     (one, shards)
 }
 
-/// The same queries, by clients of pgdog.
-#[test]
-fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
-    let (mut one, shards) = filled("across");
-    let mut client = shards.client();
-    let seed = setting("PGDOG_TEST_SEED", 2);
+/// The same queries, by clients of pgdog; a third of them in slices.
+fn check_random(one: &mut Wire, client: &mut Wire, seed: u64, queries: u64) {
     let mut random = Random(seed);
     let (mut answered, mut refused) = (0, 0);
-    for number in 0..setting("PGDOG_TEST_QUERIES", 1_000) {
+    for number in 0..queries {
         let (sql, ordered) = random_query(&mut random);
         let binary = random.one_in(3);
         let limited = sql.contains(" LIMIT ") || sql.contains(" OFFSET ");
-        let messages = ask(&mut client, &sql, binary);
+        let messages = match random.one_in(3) {
+            true => portals::sliced(client, &sql, binary, &mut random),
+            false => ask(client, &sql, binary),
+        };
         let refusal = messages
             .iter()
             .any(|message| message.tag == b'E' && message.field(b'C') == "0A000");
@@ -424,7 +435,7 @@ fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
             continue;
         }
         let found = comparable(messages, binary, ordered, limited);
-        let expected = comparable(ask(&mut one, &sql, binary), binary, ordered, limited);
+        let expected = comparable(ask(one, &sql, binary), binary, ordered, limited);
         let fails = |words: &[String]| words[0].starts_with("error 22");
         if limited && fails(&found) != fails(&expected) {
             continue;
@@ -436,7 +447,16 @@ fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
         answered += 1;
     }
     println!("{answered} answered, {refused} refused");
-    assert!(answered > refused);
+    assert!(answered > refused * 5);
+}
+
+#[test]
+fn random_queries_through_pgdog_are_answered_as_by_one_server_or_refused() {
+    let (mut one, shards) = filled("across");
+    let mut client = shards.client();
+    let queries = setting("PGDOG_TEST_QUERIES", 1_000);
+    let seed = setting("PGDOG_TEST_SEED", 2);
+    check_random(&mut one, &mut client, seed, queries);
 
     // A format for each column, and a column more that the client does not know of.
     let sql = "SELECT name, age FROM users ORDER BY id LIMIT 3";

@@ -25,9 +25,20 @@ impl Shards {
 
     /// The same with another program in front of pgdog.
     pub(crate) fn start_through(wrapper: &[&str], label: &str, general: &str, more: &str) -> Self {
+        Self::start_with("", wrapper, label, general, more)
+    }
+
+    /// The same with shards that are made with these options of CREATE DATABASE.
+    pub(crate) fn start_with(
+        options: &str,
+        wrapper: &[&str],
+        label: &str,
+        general: &str,
+        more: &str,
+    ) -> Self {
         let postgres = Postgres::shared();
         let names: Vec<_> = (0..3)
-            .map(|n| postgres.database(&format!("{label}{n}")))
+            .map(|n| postgres.database_with(&format!("{label}{n}"), options))
             .collect();
         let name = format!("{label}_sharded");
         let mut config = Config::empty().general(general);

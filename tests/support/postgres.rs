@@ -196,10 +196,19 @@ impl Postgres {
 
     /// Makes an empty database owned by `alice` and returns its name.
     pub(crate) fn database(&self, label: &str) -> String {
+        self.database_with(label, "")
+    }
+
+    /// The same with more options of CREATE DATABASE.
+    pub(crate) fn database_with(&self, label: &str, options: &str) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{label}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        self.admin("postgres")
-            .query(&format!("CREATE DATABASE {name} OWNER alice"));
+        let sql = format!("CREATE DATABASE {name} OWNER alice {options}");
+        assert_eq!(
+            self.admin("postgres").query(&sql),
+            "C:CREATE_DATABASE Z:I",
+            "{sql}"
+        );
         name
     }
 

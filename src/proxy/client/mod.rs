@@ -429,7 +429,7 @@ impl Session {
         while let Some(header) = self.inbound.next()? {
             match header.tag {
                 tag::TERMINATE => return Err(End::Left),
-                tag::SYNC if self.has_open_batch() => return Ok(true),
+                tag::SYNC if !self.skipping && self.has_open_batch() => return Ok(true),
                 tag::SYNC => {
                     self.skipping = false;
                     self.inbound.skip(header);

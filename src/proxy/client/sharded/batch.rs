@@ -9,9 +9,7 @@ use std::rc::Rc;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::prepared::Statement;
-use crate::protocol::backend::{
-    ready_for_query, BIND_COMPLETE, CLOSE_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PARSE_COMPLETE,
-};
+use crate::protocol::backend::{ready_for_query, CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::protocol::batch::{messages, BatchEnd};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target, SYNC};
@@ -26,20 +24,7 @@ use super::super::{End, Session};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::scatter::{Call, Shown};
-use super::steps::{in_failed_transaction, Stepped, BEGIN};
-
-/// Portals that a batch may have: a client that wants more is refused.
-const PORTALS_MAX: usize = 1024;
-
-/// A statement with its values, until the end of the batch.
-pub(super) struct Portal {
-    name: Box<[u8]>,
-    statement: Rc<Statement>,
-    /// Body of the Bind.
-    bind: Box<[u8]>,
-    /// Its rows are described when it is executed.
-    described: bool,
-}
+use super::steps::{in_failed_transaction, Stepped};
 
 impl Session {
     /// The one server that can do all of a batch, and whether that may do more than read. `None`: it is run here.
@@ -135,7 +120,7 @@ impl Session {
     }
 
     /// What a portal does. `None`: nothing, its text is empty.
-    fn planned<'p>(
+    pub(super) fn planned<'p>(
         &mut self,
         statement: &'p Statement,
         bind: &Bind<'p>,
@@ -210,7 +195,7 @@ impl Session {
     ) -> Result<Stepped, End> {
         let answered = match tag {
             tag::PARSE => self.parse(body),
-            tag::BIND => self.bind(body),
+            tag::BIND => return self.bind(body).await,
             tag::DESCRIBE => match Target::parse(body).map_err(malformed) {
                 Ok(Target::Statement(name)) => match self
                     .statement(name)
@@ -221,15 +206,18 @@ impl Session {
                 },
                 Ok(Target::Portal(name)) => {
                     let follows = follows(name);
-                    return self.describe_portal(name, follows).await;
+                    return Box::pin(self.describe_portal(name, follows)).await;
                 }
                 Err(error) => Err(error),
             },
             tag::EXECUTE => match Execute::parse(body).map_err(malformed) {
-                Ok(execute) => return self.execute(execute, lone, behind).await,
+                Ok(execute) => return Box::pin(self.execute(execute, lone, behind)).await,
                 Err(error) => Err(error),
             },
-            tag::CLOSE => self.close(body),
+            tag::CLOSE => match Target::parse(body).map_err(malformed) {
+                Ok(target) => return self.close(target).await,
+                Err(error) => Err(error),
+            },
             _ => Ok(()),
         };
         Ok(match answered {
@@ -257,31 +245,6 @@ impl Session {
         Ok(())
     }
 
-    fn bind(&mut self, body: &[u8]) -> Result<(), Error> {
-        let bind = Bind::parse(body).map_err(malformed)?;
-        let statement = self.statement(bind.statement)?;
-        let statement = self.with_fresh_ids(statement)?;
-        self.check_not_failed(statement.text())?;
-        let portals = &mut self.sharded().portals;
-        portals.retain(|portal| *portal.name != *bind.portal);
-        if portals.len() >= PORTALS_MAX {
-            let text = format!("more than {PORTALS_MAX} portals in one batch");
-            return Err(Error::error(
-                Fault::Client,
-                SqlState::PROGRAM_LIMIT_EXCEEDED,
-                text,
-            ));
-        }
-        portals.push(Portal {
-            name: bind.portal.into(),
-            statement,
-            bind: body.into(),
-            described: false,
-        });
-        self.stream.write(&BIND_COMPLETE);
-        Ok(())
-    }
-
     /// Errors: a parameter is declared with a type that has another number on another shard.
     fn check_types(&self, parse: &Parse<'_>) -> Result<(), Error> {
         let facts = self.cluster.known();
@@ -294,7 +257,7 @@ impl Session {
     }
 
     /// In a failed transaction nothing is parsed or bound but what ends it.
-    fn check_not_failed(&mut self, text: &[u8]) -> Result<(), Error> {
+    pub(super) fn check_not_failed(&mut self, text: &[u8]) -> Result<(), Error> {
         let ends = || {
             matches!(
                 first_keyword(text),
@@ -307,8 +270,8 @@ impl Session {
         }
     }
 
-    fn close(&mut self, body: &[u8]) -> Result<(), Error> {
-        match Target::parse(body).map_err(malformed)? {
+    async fn close(&mut self, target: Target<'_>) -> Result<Stepped, End> {
+        match target {
             Target::Statement(name) if name.is_empty() && !self.renames(true) => {
                 self.unbound = None;
             }
@@ -316,69 +279,18 @@ impl Session {
                 self.statements.remove(name);
                 self.statements.succeeded();
             }
-            Target::Portal(name) => self
-                .sharded()
-                .portals
-                .retain(|portal| *portal.name != *name),
+            Target::Portal(name) => {
+                if self.drop_portal(name).await? == Stepped::Failed {
+                    return Ok(Stepped::Failed);
+                }
+            }
         }
         self.stream.write(&CLOSE_COMPLETE);
-        Ok(())
-    }
-
-    /// Takes a portal out.
-    fn portal(&mut self, name: &[u8]) -> Result<Portal, Error> {
-        let portals = &mut self.sharded().portals;
-        let at = portals.iter().position(|portal| *portal.name == *name);
-        at.map(|at| portals.swap_remove(at)).ok_or_else(|| {
-            let text = format!(
-                "portal \"{}\" does not exist",
-                String::from_utf8_lossy(name)
-            );
-            Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text)
-        })
-    }
-
-    /// The description of a portal's rows: with its rows, if it is executed at once.
-    async fn describe_portal(&mut self, name: &[u8], follows: bool) -> Result<Stepped, End> {
-        let mut portal = match self.portal(name) {
-            Ok(portal) => portal,
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let Ok(bind) = Bind::parse(&portal.bind) else {
-            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
-        };
-        let planned = loop {
-            let planned = self.planned(&portal.statement, &bind, false);
-            if !self.must_look_up() {
-                break planned;
-            }
-            if let Err(error) = Box::pin(self.look_up()).await? {
-                break Err(error);
-            }
-        };
-        let planned = match planned {
-            Ok(planned) => planned,
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let runs = matches!(
-            planned.as_ref().map(|planned| &planned.verdict),
-            Some(Verdict::Run(_))
-        );
-        let went = if !runs {
-            self.stream.write(&NO_DATA);
-            Stepped::Done
-        } else if follows {
-            portal.described = true;
-            Stepped::Done
-        } else {
-            self.describe(&portal.statement, Some(&bind)).await?
-        };
-        self.sharded().portals.push(portal);
-        Ok(went)
+        Ok(Stepped::Done)
     }
 
     /// Asks a server for the description of a statement, or of a portal.
-    async fn describe(
+    pub(super) async fn describe(
         &mut self,
         statement: &Statement,
         bind: Option<&Bind<'_>>,
@@ -392,7 +304,7 @@ impl Session {
         let mut owed = vec![(Owed::ParseComplete, Fate::Forward)];
         match bind {
             Some(bind) => {
-                bind.encode_unnamed(&mut messages);
+                bind.encode_for(&mut messages, b"");
                 owed.push((Owed::BindComplete, Fate::Forward));
                 Target::Portal(b"").encode_describe(&mut messages);
             }
@@ -415,73 +327,22 @@ impl Session {
         self.end_call(legs, &Effects::default(), outcome)
     }
 
-    /// Runs a portal. `behind`: what follows of the batch.
-    async fn execute(
-        &mut self,
-        execute: Execute<'_>,
-        lone: bool,
-        behind: &[u8],
-    ) -> Result<Stepped, End> {
-        let portal = match self.portal(execute.portal) {
-            Ok(portal) => portal,
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let Ok(bind) = Bind::parse(&portal.bind) else {
-            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
-        };
-        let planned = loop {
-            let planned = self.planned(&portal.statement, &bind, portal.described);
-            if !self.must_look_up() {
-                break planned;
-            }
-            if let Err(error) = Box::pin(self.look_up()).await? {
-                break Err(error);
-            }
-        };
-        let planned = match planned {
-            Ok(Some(planned)) => planned,
-            Ok(None) => {
-                self.stream.write(&EMPTY_QUERY_RESPONSE);
-                return Ok(Stepped::Done);
-            }
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        if execute.rows_max > 0 && matches!(planned.verdict, Verdict::Run(_)) {
-            return Ok(self.failed_with(&refused("a portal with a row limit")));
-        }
-        if planned.copies_in() {
-            // As on a server: what comes from here on belongs to the data, or is ignored, or wrong.
-            self.inbound.put_back(behind);
-            self.sharded().put_back = true;
-        }
-        let together = !lone || planned.changes_many(self.cluster.shards());
-        let sharded = self.sharded();
-        if together && !sharded.transaction.is_open() && !planned.verdict.is_control() {
-            sharded.transaction.begin(BEGIN);
-            sharded.ours = true;
-        }
-        let went = self.run_step(&planned).await?;
-        if planned.verdict.is_control() {
-            // What was a transaction of ours is the client's, or over.
-            self.sharded().ours = false;
-        }
-        Ok(went)
-    }
-
     /// Sync: what was done is done.
     async fn end_batch(&mut self) -> Result<(), End> {
-        self.sharded().portals.clear();
         if std::mem::take(&mut self.sharded().ours) {
             let _: Stepped = self.commit(false, None).await?; // told, either way
         }
-        Ok(())
+        self.keep_portals().await
     }
 
     /// An error: what was done is undone, unless the transaction is the client's.
     async fn abandon_batch(&mut self) -> Result<(), End> {
-        self.sharded().portals.clear();
         if std::mem::take(&mut self.sharded().ours) {
             self.roll_back(false).await?;
+        }
+        let sharded = self.sharded();
+        if !sharded.transaction.is_open() {
+            sharded.portals.clear();
         }
         Ok(())
     }
@@ -510,6 +371,6 @@ fn executes_next<'b>(
     })
 }
 
-fn malformed(error: crate::protocol::wire::Malformed) -> Error {
+pub(super) fn malformed(error: crate::protocol::wire::Malformed) -> Error {
     Error::protocol_violation(error)
 }

@@ -220,6 +220,7 @@ impl Session {
         if run.gathering.is_some() {
             return Err(refused("EXECUTE of a query that is run in parts"));
         }
+        run.apart = None;
         // Each server would have a value of its own.
         let shards = run.place.count(self.cluster.shards());
         if shards > 1 && operands.contains(&Operand::Other) {

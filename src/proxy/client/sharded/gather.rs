@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::merge::gather::{with_rows, Gathered, Terms};
-use crate::merge::{is_of_statement, refused};
+use crate::merge::{can_merge, is_of_statement, refused};
 use crate::protocol::backend::tag;
 use crate::protocol::error_fields::put_error;
 use crate::protocol::exchange::{Fate, Owed};
@@ -19,7 +19,8 @@ use crate::sql::across::{gathered_name, Across, Asked};
 use crate::sql::session::Effects;
 
 use super::super::{End, Session};
-use super::plan::{Form, Planned};
+use super::charge::Charge;
+use super::plan::{put_parse, Form, Planned};
 use super::scatter::{Answers, Call, Kept, Messages, Shown};
 use super::steps::Stepped;
 use super::Leg;
@@ -43,6 +44,34 @@ struct Promise {
 }
 
 impl Session {
+    /// Runs a SELECT whose rows may turn out to be of types that cannot be compared here: a server knows, and if they
+    /// are it compares them.
+    pub(super) async fn run_or_apart(
+        &mut self,
+        step: &Planned<'_>,
+        run: &Run,
+        apart: &Across,
+    ) -> Result<Stepped, End> {
+        let (plan, text) = match &run.gathering {
+            // What its last part is asked is not known before the others have been. Its visible columns are the
+            // client's own.
+            Some(across) if across.asked.plan.hidden > 0 => {
+                return self.run_in_parts(step, run, apart).await;
+            }
+            Some(across) => (&across.asked.plan, None),
+            None => (&run.merge, run.text.as_deref()),
+        };
+        let Some(promise) = self.promise_of(step, text).await? else {
+            return Ok(Stepped::Failed);
+        };
+        let rows = promise.rows.get(HEADER_BYTES..).unwrap_or_default();
+        match (can_merge(plan, rows, &self.value_facts()), &run.gathering) {
+            (true, None) => self.run_as(step, run, None).await,
+            (true, Some(across)) => self.run_in_parts(step, run, across).await,
+            (false, _) => self.run_in_parts(step, run, apart).await,
+        }
+    }
+
     /// Runs the parts of a SELECT one after the other. The client gets the last one's rows.
     pub(super) async fn run_in_parts(
         &mut self,
@@ -50,10 +79,11 @@ impl Session {
         run: &Run,
         across: &Across,
     ) -> Result<Stepped, End> {
-        let Some(promise) = self.promise_of(step).await? else {
+        let Some(promise) = self.promise_of(step, None).await? else {
             return Ok(Stepped::Failed);
         };
         let mut gathered: Vec<Gathered> = Vec::with_capacity(across.gathered.len());
+        let mut charge = Charge::new(&self.state);
         let mut part = SelectPart {
             types: promise.types,
             gathered: true,
@@ -65,6 +95,10 @@ impl Session {
             match self.gather(step, &part, rows).await? {
                 Some(rows) => gathered.push(rows),
                 None => return Ok(Stepped::Failed),
+            }
+            let held = gathered.iter().map(Gathered::held_bytes).sum();
+            if let Err(error) = charge.set(held) {
+                return Ok(self.failed_with(&error));
             }
         }
         part.gathered = false;
@@ -87,7 +121,7 @@ impl Session {
                 return Ok(None);
             }
         };
-        let (messages, owed, _) = step.messages(run);
+        let (messages, owed, _) = step.messages(run, 0);
         let call = Call {
             messages: &messages,
             owed,
@@ -100,6 +134,7 @@ impl Session {
                 notes: Vec::new(),
                 names: false,
                 promised: None,
+                first: None,
             },
         };
         let mut kept = Kept::rows(rows);
@@ -110,16 +145,19 @@ impl Session {
         })
     }
 
-    /// What a server says of the client's own statement. `None`: it does not take it, and the client was told.
-    async fn promise_of(&mut self, step: &Planned<'_>) -> Result<Option<Promise>, End> {
+    /// What a server says of the client's own statement, or of this text in its place. `None`: it does not take it, and
+    /// the client was told.
+    async fn promise_of(
+        &mut self,
+        step: &Planned<'_>,
+        instead: Option<&[u8]>,
+    ) -> Result<Option<Promise>, End> {
         let mut messages = Vec::new();
         match &step.form {
             Form::Query => {
-                Parse::encode(&mut messages, b"", step.text, []);
+                Parse::encode(&mut messages, b"", instead.unwrap_or(step.text), []);
             }
-            Form::Portal { definition, .. } => {
-                Parse::encode_content(&mut messages, b"", definition);
-            }
+            Form::Portal { definition, .. } => put_parse(definition, instead, &mut messages),
         }
         Target::Statement(b"").encode_describe(&mut messages);
         messages.extend_from_slice(&SYNC);

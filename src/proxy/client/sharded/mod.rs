@@ -5,12 +5,16 @@
 //! all end it together.
 
 mod batch;
+mod charge;
 mod copy;
+mod cursors;
 mod execute;
+mod flow;
 mod gather;
 mod lookups;
 mod moves;
 mod plan;
+mod portals;
 mod rehearse;
 mod restore;
 mod route;
@@ -58,8 +62,14 @@ pub(super) struct Sharded {
     pub(super) transaction: Transaction,
     /// The transaction is one of ours, for the batch or text under way.
     ours: bool,
-    /// What the batch under way has bound.
-    portals: Vec<batch::Portal>,
+    /// What the batch under way, or the open transaction, has bound.
+    portals: Vec<portals::Portal>,
+    /// Portals of the open transaction that servers of these shards have under the client's names.
+    afar: Vec<(Box<[u8]>, usize)>,
+    /// What the statement under way has left of its rows.
+    left: Option<portals::Left>,
+    /// The last number of a portal on servers.
+    portal_number: u64,
     /// Definitions of the request, or transaction, under way change what is known of the catalogue.
     defines: bool,
     /// They change what is known of keys that a query translates.
@@ -91,6 +101,15 @@ impl Leg {
             kept: false,
             scrub: false,
         }
+    }
+}
+
+impl Sharded {
+    /// The transaction, and all its portals, are over.
+    fn end_transaction(&mut self, chain: bool) {
+        self.transaction.end(chain);
+        self.portals.clear();
+        self.afar.clear();
     }
 }
 
@@ -155,6 +174,7 @@ impl Session {
         let batch = bytes.get(..length).unwrap_or_default().to_vec();
         match (end, batch.first()) {
             (BatchEnd::Simple, Some(&tag::QUERY)) => {
+                self.drop_portal(b"").await?;
                 let written = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
                 let replaced = match self.with_ids(written) {
                     Ok(replaced) => replaced,
@@ -183,8 +203,12 @@ impl Session {
                 match alone {
                     Some((shard, want)) => {
                         let changes = steps.iter().any(|step| step.changes);
-                        drop(steps);
-                        self.relay_to(shard, want, changes).await
+                        let effects: Vec<_> = steps.into_iter().map(|step| step.effects).collect();
+                        self.relay_to(shard, want, changes).await?;
+                        for effects in &effects {
+                            self.note_cursors(effects, shard);
+                        }
+                        Ok(())
                     }
                     None => {
                         self.check_queries(&batch)?;
@@ -209,7 +233,11 @@ impl Session {
                     }
                 };
                 match found {
-                    Ok(Some((shard, want, changes))) => self.relay_to(shard, want, changes).await,
+                    Ok(Some((shard, want, changes))) => {
+                        self.relay_to(shard, want, changes).await?;
+                        self.note_afar(&batch, shard);
+                        Ok(())
+                    }
                     Ok(None) => {
                         self.check_queries(&batch)?;
                         self.inbound.skip_bytes(length);
@@ -288,7 +316,7 @@ impl Session {
         }
         match leg.held.exchange.status() {
             TransactionStatus::Idle => {
-                self.sharded().transaction.end(false);
+                self.sharded().end_transaction(false);
                 return self.part(leg).await;
             }
             status => {
@@ -423,10 +451,9 @@ impl Session {
             return;
         };
         let legs = std::mem::take(&mut sharded.legs);
-        sharded.transaction.end(false);
+        sharded.end_transaction(false);
         sharded.ours = false;
         sharded.put_back = false;
-        sharded.portals.clear();
         let scrub = self.manner.mode == PoolerMode::Session || self.tracker.is_some();
         let ties = self.let_go();
         if self.inbound.is_amid_message() || ties.spoilt() {

@@ -163,7 +163,7 @@ impl Session {
         to: usize,
     ) -> Result<Outcome, End> {
         let run = Run::at(At::Joined);
-        let (messages, owed, described) = step.messages(&run);
+        let (messages, owed, described) = step.messages(&run, 0);
         let call = Call {
             messages: &messages,
             owed,

@@ -17,7 +17,7 @@ use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
-use crate::sql::statement::{Analysis, Kind, Unparsed};
+use crate::sql::statement::{Analysis, Kind, Need, Unparsed};
 use crate::sql::statements::Statements;
 use crate::types::Format;
 
@@ -38,7 +38,27 @@ pub(super) struct Planned<'a> {
     pub(super) effects: Effects,
     /// It may do more than read.
     pub(super) changes: bool,
+    /// It is a query whose rows a server computes as they are fetched.
+    pub(super) selects: bool,
     pub(super) form: Form<'a>,
+    pub(super) wanted: Wanted,
+}
+
+/// How many of its rows the client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All.
+    All,
+    /// At most so many, and never more.
+    First(u64),
+    /// A slice, and later others, of servers that have a portal of this name.
+    Slice {
+        portal: Box<[u8]>,
+        /// Of the first slice; 0: it is only opened. `None`: all.
+        rows: Option<u64>,
+    },
+    /// Slices of what is computed at once, which is kept here.
+    Stored,
 }
 
 /// How a statement has come.
@@ -86,8 +106,13 @@ impl Planned<'_> {
         }
     }
 
-    /// What each server is sent, what it owes for that, and whether the client gets the description of rows.
-    pub(super) fn messages(&self, run: &Run) -> (Vec<Vec<u8>>, &'static Answers, bool) {
+    /// What each server is sent, what it owes for that, and whether the client gets the description of rows. `rows_max`: of
+    /// an Execute, 0 for all.
+    pub(super) fn messages(
+        &self,
+        run: &Run,
+        rows_max: i32,
+    ) -> (Vec<Vec<u8>>, &'static Answers, bool) {
         if let Some(executed) = &run.executed {
             let (bind, described) = match &self.form {
                 Form::Query => (None, true),
@@ -96,7 +121,7 @@ impl Planned<'_> {
                 } => (Some(bind), *described),
             };
             let messages = executing(executed, |out| match bind {
-                Some(bind) => put_bind(bind, run.merge.hidden, out),
+                Some(bind) => put_bind(bind, b"", run.merge.hidden, out),
                 None => Bind::encode(out, b"", b"", [], [], []),
             });
             let owed = match executed.by_sql {
@@ -106,14 +131,28 @@ impl Planned<'_> {
             return (vec![messages], owed, described);
         }
         let messages = match &*run.parts {
-            [] => vec![self.whole(run)],
+            [] => vec![self.whole(run, b"", Some(rows_max))],
             parts => parts.iter().map(|part| self.part(part, true)).collect(),
         };
         (messages, self.owed(), self.is_described())
     }
 
+    /// What a server is sent that opens a portal and gives some of its rows, or none yet, and what it owes for that.
+    pub(super) fn opening(
+        &self,
+        run: &Run,
+        portal: &[u8],
+        rows_max: Option<i32>,
+    ) -> (Vec<u8>, &'static Answers) {
+        let owed = match rows_max {
+            Some(_) => PORTAL,
+            None => OPENING,
+        };
+        (self.whole(run, portal, rows_max), owed)
+    }
+
     /// The statement as it is, or what `run` has instead.
-    fn whole(&self, run: &Run) -> Vec<u8> {
+    fn whole(&self, run: &Run, portal: &[u8], rows_max: Option<i32>) -> Vec<u8> {
         let mut message = Vec::new();
         let instead = run.text.as_deref();
         match &self.form {
@@ -124,22 +163,14 @@ impl Planned<'_> {
             Form::Portal {
                 definition, bind, ..
             } if run.part.is_none() => {
-                match instead {
-                    None => Parse::encode_content(&mut message, b"", definition),
-                    Some(text) => {
-                        // The types of parameters follow the text.
-                        let types = memchr::memchr(0, definition).unwrap_or(definition.len());
-                        let types = definition.get(types..).unwrap_or_default();
-                        let content = [text, types].concat();
-                        Parse::encode_content(&mut message, b"", &content);
-                    }
-                }
-                put_bind(bind, run.merge.hidden, &mut message);
-                put_execute(&mut message);
+                put_parse(definition, instead, &mut message);
+                put_bind(bind, portal, run.merge.hidden, &mut message);
+                put_execute(&mut message, portal, rows_max);
             }
             Form::Portal { bind, .. } => {
-                put_select(instead.unwrap_or(self.text), run, bind, &mut message);
-                put_execute(&mut message);
+                let text = instead.unwrap_or(self.text);
+                put_select(text, run, bind, portal, &mut message);
+                put_execute(&mut message, portal, rows_max);
             }
         }
         message
@@ -154,7 +185,7 @@ impl Planned<'_> {
                 definition, bind, ..
             } => {
                 put_part(part, definition, bind, shown, &mut message);
-                put_execute(&mut message);
+                put_execute(&mut message, b"", Some(0));
             }
         }
         message
@@ -245,6 +276,14 @@ const PORTAL: &Answers = &[
     (Owed::BindComplete, Fate::Forward),
     (Owed::Description, Fate::Forward),
     (Owed::Execution, Fate::Forward),
+    (Owed::Ready, Fate::Forward),
+];
+
+/// What answers a portal that is made and described.
+const OPENING: &Answers = &[
+    (Owed::ParseComplete, Fate::Forward),
+    (Owed::BindComplete, Fate::Forward),
+    (Owed::Description, Fate::Forward),
     (Owed::Ready, Fate::Forward),
 ];
 
@@ -370,6 +409,7 @@ impl Session {
             self.heed_changes(statement);
         }
         let mut names = Names::default();
+        let mut cursors = Vec::new();
         for (part, statement) in parts.into_iter().zip(statements) {
             if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
                 self.cluster.forget_facts();
@@ -438,6 +478,16 @@ impl Session {
                 Kind::Explain { statement, analyze } if statement.kind.is_query() => {
                     Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))
                 }
+                kind if kind.is_of_cursors() && asked.is_none() => {
+                    let planned = self.plan_cursor(statement, &source, &mut cursors)?;
+                    match planned {
+                        Some(planned) => planned,
+                        None => {
+                            let mut query = |statement: &_| self.route_query(statement, &source);
+                            verdict(statement, joined, &mut query)?
+                        }
+                    }
+                }
                 _ => {
                     let mut query = |statement: &_| self.route_query(statement, &source);
                     verdict(statement, joined, &mut query)?
@@ -454,8 +504,14 @@ impl Session {
                 text: part,
                 verdict,
                 changes,
+                selects: statement.kind == Kind::Select
+                    && !matches!(
+                        statement.needs_primary,
+                        Some(Need::MakesTable | Need::ChangesData)
+                    ),
                 effects: does.unwrap_or_else(|| effects(part, dialect)),
                 form: Form::Query,
+                wanted: Wanted::All,
             });
         }
         if self.must_look_up() {
@@ -539,36 +595,47 @@ pub(super) fn not_analysed(why: &Unparsed) -> Error {
     Error::error(Fault::Client, code, text)
 }
 
+/// Parse of a definition, with another text in place of its own.
+pub(super) fn put_parse(definition: &[u8], instead: Option<&[u8]>, out: &mut Vec<u8>) {
+    let Some(text) = instead else {
+        return Parse::encode_content(out, b"", definition);
+    };
+    // The types of parameters follow the text.
+    let types = memchr::memchr(0, definition).unwrap_or(definition.len());
+    let types = definition.get(types..).unwrap_or_default();
+    Parse::encode_content(out, b"", &[text, types].concat());
+}
+
 /// Parse and Bind of a part of a SELECT.
-fn put_select(text: &[u8], run: &Run, bind: &Bind<'_>, out: &mut Vec<u8>) {
+fn put_select(text: &[u8], run: &Run, bind: &Bind<'_>, portal: &[u8], out: &mut Vec<u8>) {
     let types = run.part.iter().flat_map(|part| part.types.iter().copied());
     Parse::encode(out, b"", text, types);
     match (&run.part, bind.arguments()) {
         (Some(part), Ok(arguments)) if part.gathered => {
             let formats = arguments.formats.iter();
-            Bind::encode(out, b"", b"", formats, arguments.values(), []);
+            Bind::encode(out, portal, b"", formats, arguments.values(), []);
         }
-        _ => put_bind(bind, run.merge.hidden, out),
+        _ => put_bind(bind, portal, run.merge.hidden, out),
     }
 }
 
-/// Bind for the unnamed statement and portal. A format for each column is one for hidden columns, too: binary, which no
+/// Bind for the unnamed statement. A format for each column is one for hidden columns, too: binary, which no
 /// setting changes.
-fn put_bind(bind: &Bind<'_>, hidden: usize, out: &mut Vec<u8>) {
+fn put_bind(bind: &Bind<'_>, portal: &[u8], hidden: usize, out: &mut Vec<u8>) {
     match bind.arguments() {
         Ok(arguments) if hidden > 0 && arguments.result_formats.len() > 1 => {
             let hidden = std::iter::repeat_n(1, hidden);
             let formats = arguments.result_formats.iter().chain(hidden);
             Bind::encode(
                 out,
-                b"",
+                portal,
                 b"",
                 arguments.formats.iter(),
                 arguments.values(),
                 formats,
             );
         }
-        _ => bind.encode_unnamed(out),
+        _ => bind.encode_for(out, portal),
     }
 }
 
@@ -598,13 +665,11 @@ fn put_part(part: &InsertPart, definition: &[u8], bind: &Bind<'_>, shown: bool, 
     }
 }
 
-/// Describe and Execute of the unnamed portal, and Sync.
-fn put_execute(out: &mut Vec<u8>) {
-    Target::Portal(b"").encode_describe(out);
-    Execute {
-        portal: b"",
-        rows_max: 0,
+/// Describe of a portal, Execute unless it is only opened, and Sync.
+fn put_execute(out: &mut Vec<u8>, portal: &[u8], rows_max: Option<i32>) {
+    Target::Portal(portal).encode_describe(out);
+    if let Some(rows_max) = rows_max {
+        Execute { portal, rows_max }.encode(out);
     }
-    .encode(out);
     out.extend_from_slice(&SYNC);
 }

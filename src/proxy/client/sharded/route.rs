@@ -185,15 +185,27 @@ impl Session {
                 Run::at(Place::These(vec![shard as usize]))
             }
             Route::Several(shards) if statement.kind == Kind::Select => {
-                let across = several::plan(statement, source.part, source.dialect, &database)?;
+                let (part, dialect) = (source.part, source.dialect);
+                let across = several::plan(statement, part, dialect, &database)?;
+                let by_bytes = self.value_facts().text_ordered_by_bytes;
+                let apart = match across.asked.of == Of::EveryShard
+                    && !by_bytes
+                    && across.asked.plan.compares()
+                {
+                    true => several::plan_apart(statement, part, dialect, &database)?,
+                    false => None,
+                };
+                let apart = apart.map(Box::new);
                 match across.gathered.is_empty() {
                     true => Run {
                         merge: across.asked.plan,
                         text: Some(across.asked.text.into_bytes().into()),
+                        apart,
                         ..at(these(shards))
                     },
                     false => Run {
                         gathering: Some(Box::new(across)),
+                        apart,
                         ..at(Place::All)
                     },
                 }

@@ -1,6 +1,7 @@
 //! One statement on several servers at once: sent to all, their replies merged into one, streamed to the client.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -25,6 +26,8 @@ use crate::types;
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
+use super::charge::Charge;
+use super::flow::Flow;
 use super::Leg;
 
 /// Bytes of one message of one server that are kept until it is all there.
@@ -34,7 +37,7 @@ const BURST: usize = 16;
 /// Bytes written to the client at a time.
 const WRITE_BYTES: usize = 64 * 1024;
 /// What bounds one merge.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     window_bytes: 256 * 1024,
     budget_bytes: 64 * 1024 * 1024,
 };
@@ -70,6 +73,8 @@ pub(super) enum Shown {
         names: bool,
         /// RowDescription of what the client has asked, where servers are asked something else.
         promised: Option<Box<[u8]>>,
+        /// No more than so many rows, after which the portal is suspended for good.
+        first: Option<u64>,
     },
     /// What describes a statement or portal. Of one server.
     Description,
@@ -88,6 +93,7 @@ impl Shown {
             notes: Vec::new(),
             names: false,
             promised: None,
+            first: None,
         }
     }
 }
@@ -129,6 +135,14 @@ impl Kept {
         Self {
             messages: Messages::Rows(gathered),
             error: None,
+        }
+    }
+
+    /// Bytes of memory.
+    fn held_bytes(&self) -> usize {
+        match &self.messages {
+            Messages::Whole(kept) => kept.capacity(),
+            Messages::Rows(gathered) => gathered.held_bytes(),
         }
     }
 
@@ -210,11 +224,17 @@ struct Scatter<'a> {
     notes: Vec<String>,
     /// The client gets nothing.
     kept: Option<&'a mut Kept>,
+    held: Charge,
 }
 
 /// What becomes of the messages.
 enum Output {
-    Merged { merge: Box<Merge>, no_data: bool },
+    Merged {
+        merge: Box<Merge>,
+        no_data: bool,
+        /// The servers have a portal each, which is asked for rows as they are needed.
+        flow: Option<Flow>,
+    },
     Description,
     Errors,
 }
@@ -226,10 +246,8 @@ pub(super) async fn run(
     call: &Call<'_>,
     kept: Option<&mut Kept>,
 ) -> Result<Outcome, End> {
-    for (at, leg) in legs.iter_mut().enumerate() {
-        let messages = call.messages.get(at).or_else(|| call.messages.first());
-        send(leg, call, messages.map_or(&[], Vec::as_slice));
-    }
+    begin(legs, call);
+    let mut notes = Vec::new();
     let output = match &call.shown {
         Shown::Description => Output::Description,
         Shown::Errors => Output::Errors,
@@ -240,63 +258,83 @@ pub(super) async fn run(
             plain,
             names,
             promised,
-            ..
+            first,
+            notes: told,
         } => {
+            notes.clone_from(told);
             let description = match described {
                 true => Description::Forwarded,
                 false => Description::Kept,
             };
             let (plan, slice) = (Arc::clone(plan), *slice);
             let facts = session.value_facts();
-            let merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS);
-            let merge = match names {
-                true => merge.copy_names(),
-                false => merge,
-            };
-            let merge = match promised {
-                Some(promised) => merge.promised(promised.clone()),
-                None => merge,
-            };
+            let mut merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS);
+            if *names {
+                merge = merge.copy_names();
+            }
+            if let Some(promised) = promised {
+                merge = merge.promised(promised.clone());
+            }
+            if let Some(rows) = first {
+                merge = merge.first(*rows);
+            }
             Output::Merged {
                 merge: Box::new(merge),
                 no_data: *described && !*plain,
+                flow: None,
             }
         }
     };
-    let mut scatter = Scatter {
-        replies: legs.iter().map(|_| Replies::default()).collect(),
-        session,
-        legs,
-        output,
-        tag: Vec::new(),
-        failed: false,
-        timed_out: false,
-        begun: false,
-        first_row: None,
-        notes: match &call.shown {
-            Shown::Reply { notes, .. } => notes.clone(),
-            Shown::Description | Shown::Errors => Vec::new(),
-        },
-        kept,
+    let (outcome, _) = Scatter::new(session, legs, output, notes, kept)
+        .run()
+        .await?;
+    Ok(outcome)
+}
+
+/// Gives the client the next slice of a portal's rows, of servers that have it, or get it by `opening`. They rest before
+/// and after. Errors: as of [`run`].
+pub(super) async fn flow(
+    session: &mut Session,
+    legs: &mut [Leg],
+    opening: Option<&Call<'_>>,
+    (merge, mut flow): (Box<Merge>, Flow),
+) -> Result<(Outcome, Option<(Box<Merge>, Flow)>), End> {
+    flow.held = None;
+    if let Some(call) = opening {
+        begin(legs, call);
+    }
+    let output = Output::Merged {
+        merge,
+        no_data: false,
+        flow: Some(flow),
     };
-    let now = scatter.session.state.core.now();
-    scatter.session.link.since.set(now);
-    poll_fn(|cx| scatter.poll(cx)).await?;
-    if scatter.failed || scatter.timed_out {
-        // What is sent next is not what cancel requests are for.
-        for leg in &*scatter.legs {
-            leg.held.target.settled().await;
+    let state = Rc::clone(&session.state);
+    let (outcome, output) = Scatter::new(session, legs, output, Vec::new(), None)
+        .run()
+        .await?;
+    let left = match output {
+        Output::Merged {
+            merge,
+            flow: Some(mut flow),
+            ..
+        } => {
+            let mut held = Charge::new(&state);
+            // It was counted before, and has not grown since.
+            let _: Result<(), Error> = held.set(merge.held_bytes());
+            flow.held = Some(held);
+            Some((merge, flow))
         }
+        Output::Merged { .. } | Output::Description | Output::Errors => None,
+    };
+    Ok((outcome, left))
+}
+
+/// Sends a call to its servers.
+fn begin(legs: &mut [Leg], call: &Call<'_>) {
+    for (at, leg) in legs.iter_mut().enumerate() {
+        let messages = call.messages.get(at).or_else(|| call.messages.first());
+        send(leg, call, messages.map_or(&[], Vec::as_slice));
     }
-    if let Some(first) = scatter.first_row.filter(|_| scatter.legs.len() > 1) {
-        let now = scatter.session.state.core.clock();
-        let took = nanoseconds(now.saturating_duration_since(first));
-        scatter.session.cluster.over_shards.merges.record(took);
-    }
-    Ok(match scatter.failed {
-        true => Outcome::Failed,
-        false => Outcome::Done(scatter.tag),
-    })
 }
 
 /// Sends a call to one of its servers.
@@ -347,7 +385,52 @@ pub(super) fn query(text: &[u8]) -> Vec<u8> {
     message
 }
 
-impl Scatter<'_> {
+impl<'a> Scatter<'a> {
+    fn new(
+        session: &'a mut Session,
+        legs: &'a mut [Leg],
+        output: Output,
+        notes: Vec<String>,
+        kept: Option<&'a mut Kept>,
+    ) -> Self {
+        Self {
+            replies: legs.iter().map(|_| Replies::default()).collect(),
+            held: Charge::new(&session.state),
+            session,
+            legs,
+            output,
+            tag: Vec::new(),
+            failed: false,
+            timed_out: false,
+            begun: false,
+            first_row: None,
+            notes,
+            kept,
+        }
+    }
+
+    async fn run(mut self) -> Result<(Outcome, Output), End> {
+        let now = self.session.state.core.now();
+        self.session.link.since.set(now);
+        poll_fn(|cx| self.poll(cx)).await?;
+        if self.failed || self.timed_out {
+            // What is sent next is not what cancel requests are for.
+            for leg in &*self.legs {
+                leg.held.target.settled().await;
+            }
+        }
+        if let Some(first) = self.first_row.filter(|_| self.legs.len() > 1) {
+            let now = self.session.state.core.clock();
+            let took = nanoseconds(now.saturating_duration_since(first));
+            self.session.cluster.over_shards.merges.record(took);
+        }
+        let outcome = match self.failed {
+            true => Outcome::Failed,
+            false => Outcome::Done(self.tag),
+        };
+        Ok((outcome, self.output))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
@@ -371,10 +454,17 @@ impl Scatter<'_> {
                 moved |= self.poll_leg(at, cx)?;
             }
             let progress = self.pump();
-            if progress == Progress::Done && self.legs.iter().all(|leg| leg.held.is_resting()) {
+            self.charge();
+            let over = match progress {
+                Progress::Done | Progress::Suspended => true,
+                // Portals are not asked for their rest.
+                Progress::Reading | Progress::Writing => self.failed && self.is_flow(),
+            };
+            if over && self.legs.iter().all(|leg| leg.held.is_resting()) {
                 self.session.count_traffic();
                 return Poll::Ready(Ok(()));
             }
+            moved |= self.ask_on();
             if !moved && progress != Progress::Writing {
                 return Poll::Pending;
             }
@@ -399,6 +489,32 @@ impl Scatter<'_> {
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
             Poll::Ready(Err(lost)) => Err(self::lost(leg, &lost, self.begun)),
         }
+    }
+
+    const fn is_flow(&self) -> bool {
+        matches!(self.output, Output::Merged { flow: Some(_), .. })
+    }
+
+    /// Asks those servers for more rows of their portals without whose rows it does not go on. True: there are some.
+    fn ask_on(&mut self) -> bool {
+        let Output::Merged {
+            merge,
+            flow: Some(flow),
+            ..
+        } = &mut self.output
+        else {
+            return false;
+        };
+        let mut asked = false;
+        for (at, leg) in self.legs.iter_mut().enumerate() {
+            if leg.held.is_resting() && merge.needs(at) {
+                merge.asked(at);
+                let messages = flow.next(at, merge.rows_left());
+                send(leg, &Flow::CALL, &messages);
+                asked = true;
+            }
+        }
+        asked
     }
 
     /// Looks at the whole messages of one server.
@@ -428,7 +544,10 @@ impl Scatter<'_> {
                     | tag::CLOSE_COMPLETE,
                 ) => {}
                 (Output::Merged { no_data, .. }, tag::NO_DATA) if !*no_data => {}
-                (Output::Merged { merge, .. }, _) => {
+                (Output::Merged { merge, flow, .. }, _) => {
+                    if let (tag::DATA_ROW, Some(flow)) = (frame.tag, flow) {
+                        flow.saw(at, message.len());
+                    }
                     if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
                         for note in self.notes.drain(..) {
                             let mut row = Vec::new();
@@ -469,6 +588,34 @@ impl Scatter<'_> {
         Ok(())
     }
 
+    /// Counts the memory of all this. Where there is not enough the statement fails.
+    fn charge(&mut self) {
+        let Output::Merged { merge, .. } = &self.output else {
+            return;
+        };
+        let replies = self.replies.iter().map(|replies| replies.bytes.capacity());
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.held_bytes());
+        let bytes = merge.held_bytes() + replies.sum::<usize>() + kept;
+        if let (Err(error), false) = (self.held.set(bytes), self.failed) {
+            self.refuse(&error);
+        }
+    }
+
+    /// The statement fails, for a reason of ours.
+    fn refuse(&mut self, error: &Error) {
+        let mut message = Vec::new();
+        if let Output::Merged { merge, .. } = &mut self.output {
+            merge.fail(error, &mut message);
+        }
+        match &mut self.kept {
+            Some(kept) => {
+                kept.error.get_or_insert(message);
+            }
+            None => self.write(message),
+        }
+        self.fail();
+    }
+
     /// Writes what is ready.
     fn pump(&mut self) -> Progress {
         let Output::Merged { merge, .. } = &mut self.output else {
@@ -486,15 +633,8 @@ impl Scatter<'_> {
 
     fn write(&mut self, out: Vec<u8>) {
         if let Some(kept) = &mut self.kept {
-            let taken = kept.take(&out);
-            if let (Err(error), false) = (taken, self.failed) {
-                let mut message = Vec::new();
-                put_error(&mut message, &error);
-                kept.error.get_or_insert(message);
-                if let Output::Merged { merge, .. } = &mut self.output {
-                    merge.fail(&error, &mut Vec::new());
-                }
-                self.fail();
+            if let (Err(error), false) = (kept.take(&out), self.failed) {
+                self.refuse(&error);
             }
             return;
         }

@@ -17,7 +17,9 @@ use crate::sql::session::{Effect, Effects};
 
 use super::super::{End, Session};
 use super::copy;
-use super::plan::{Form, Planned, RESULTS};
+use super::flow::rows_max as rows_max_of;
+use super::plan::{Form, Planned, Wanted, RESULTS};
+use super::portals::Asked;
 use super::scatter::{self, Call, Kept, Outcome, Shown};
 use super::two_phase::Fared;
 use super::Leg;
@@ -139,6 +141,7 @@ impl Session {
                 if !transaction.release(name.as_bytes()) {
                     return Ok(self.no_savepoint(name));
                 }
+                self.sharded().savepoint_released();
                 self.run_on_legs(step, "RELEASE").await
             }
             Verdict::RollbackTo(name) => {
@@ -148,6 +151,7 @@ impl Session {
                 if !transaction.rollback_to(name.as_bytes()) {
                     return Ok(self.no_savepoint(name));
                 }
+                self.sharded().rolled_back_to_savepoint();
                 self.run_on_legs(step, "ROLLBACK").await
             }
             Verdict::Transaction => {
@@ -194,13 +198,29 @@ impl Session {
             }
             Verdict::Prepare { name, shard } => self.prepare_by_text(step, name, *shard).await,
             Verdict::Deallocate(name) => Ok(self.deallocate_by_text(name.as_deref())),
-            Verdict::Run(run) => self.run_at(step, run).await,
+            Verdict::Declare { cursor, query } => {
+                // Its query is a step of its own.
+                Box::pin(self.declare(cursor, query)).await
+            }
+            Verdict::Fetch { cursor, rows } => self.fetch(step, cursor, *rows).await,
+            Verdict::Close(cursor) => self.close_cursor(step, cursor.as_deref()).await,
+            Verdict::Run(run) => {
+                let went = self.run_at(step, run).await?;
+                if let (Stepped::Done, Some(shard)) = (went, run.place.single()) {
+                    self.note_cursors(&step.effects, shard);
+                }
+                Ok(went)
+            }
         }
     }
 
     /// Runs a statement on all servers of the transaction; answers it when there are none yet, as those that join will
     /// be told.
-    async fn run_on_legs(&mut self, step: &Planned<'_>, tag: &'static str) -> Result<Stepped, End> {
+    pub(super) async fn run_on_legs(
+        &mut self,
+        step: &Planned<'_>,
+        tag: &'static str,
+    ) -> Result<Stepped, End> {
         if self.sharded().legs.is_empty() {
             self.complete(tag);
             return Ok(Stepped::Done);
@@ -210,6 +230,9 @@ impl Session {
 
     /// Runs a statement where `run` says.
     async fn run_at(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
+        if let Some(apart) = &run.apart {
+            return Box::pin(self.run_or_apart(step, run, apart)).await;
+        }
         if let Some(across) = &run.gathering {
             return Box::pin(self.run_in_parts(step, run, across)).await;
         }
@@ -276,15 +299,35 @@ impl Session {
             let outcome = self.run_move(step, moving, &mut legs).await;
             return self.end_call(legs, &step.effects, outcome);
         }
-        let (messages, owed, described) = step.messages(run);
+        let rows_max = match &step.wanted {
+            Wanted::First(rows) => run.merge.leg_rows(*rows, slice),
+            Wanted::Slice { portal, rows } => {
+                let asked = Asked {
+                    portal,
+                    rows: *rows,
+                    slice,
+                    promised,
+                };
+                let outcome = self.open_portal(step, run, asked, &mut legs).await;
+                return self.end_call(legs, &step.effects, outcome);
+            }
+            Wanted::All | Wanted::Stored => None,
+        };
+        let rows_max = rows_max.map_or(0, rows_max_of);
+        let (messages, owed, described) = step.messages(run, rows_max);
+        let stored = step.wanted == Wanted::Stored;
         let shown = Shown::Reply {
             plan: Arc::new(run.merge.clone()),
             slice,
-            described,
+            described: described || stored,
             plain: step.is_query(),
             notes: run.notes.clone(),
             names: matches!(run.copying, Some(Copying::Out { names: true })),
             promised,
+            first: match step.wanted {
+                Wanted::First(rows) => Some(rows),
+                Wanted::All | Wanted::Slice { .. } | Wanted::Stored => None,
+            },
         };
         let call = Call {
             messages: &messages,
@@ -292,7 +335,10 @@ impl Session {
             commits: false,
             shown,
         };
-        let outcome = self.call(&mut legs, &call).await;
+        let outcome = match stored {
+            true => self.call_and_store(&mut legs, &call, described).await,
+            false => self.call(&mut legs, &call).await,
+        };
         self.end_call(legs, &step.effects, outcome)
     }
 
@@ -425,7 +471,7 @@ impl Session {
         legs.append(&mut self.sharded().legs);
         let failed = fared == Fared::RolledBack;
         let chain = chain && fared == Fared::Committed;
-        self.sharded().transaction.end(chain);
+        self.sharded().end_transaction(chain);
         // Servers that have prepared or committed keep what was set, even if the transaction as a whole is rolled back.
         let set = !Arc::ptr_eq(self.settings.current(), self.settings.committed());
         let unsure = failed && set;
@@ -537,7 +583,7 @@ impl Session {
         self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
     }
 
-    fn outside(&mut self, what: &str) -> Stepped {
+    pub(super) fn outside(&mut self, what: &str) -> Stepped {
         let text = format!("{what} can only be used in transaction blocks");
         let code = SqlState::NO_ACTIVE_SQL_TRANSACTION;
         self.failed_with(&Error::error(Fault::Client, code, text))

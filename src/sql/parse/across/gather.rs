@@ -18,7 +18,7 @@ use super::nodes::{
     wrap, write,
 };
 use super::scope::{conjuncts, Scope};
-use super::{gathered_name, merged, Across, Asked, Catalogue, Of, Placed, GATHERED};
+use super::{first, gathered_name, limit, merged, Across, Asked, Catalogue, Of, Placed, GATHERED};
 use crate::error::Error;
 use crate::merge::{refused, MergePlan};
 use crate::protocol::sqlstate::SqlState;
@@ -29,10 +29,14 @@ const PARTS_MAX: usize = 32;
 /// How the rows are called that stand where a whole FROM stood.
 const ROWS: &str = "__pgdog_rows";
 
-/// Plans a query without WITH that cannot be merged.
+/// Plans a query without WITH that cannot be merged. `apart`: even if it can, as far as its text tells.
 ///
 /// Errors: 0A000; what for is of no use to the client.
-pub(super) fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error> {
+pub(super) fn plan(
+    select: &SelectStmt,
+    catalogue: &dyn Catalogue,
+    apart: bool,
+) -> Result<Across, Error> {
     // Rows are put where such a name stands, and one may be written in escapes.
     let whole = write(NodeEnum::SelectStmt(Box::new(select.clone())))?;
     if whole.contains(GATHERED) {
@@ -42,7 +46,7 @@ pub(super) fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Acr
         catalogue,
         gathered: Vec::new(),
     };
-    let asked = gather.asked(select.clone())?;
+    let asked = gather.asked(select.clone(), apart)?;
     if gather.gathered.is_empty() {
         return Err(refused("a query that is not about sharded tables"));
     }
@@ -58,22 +62,24 @@ struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// How a query is asked, after its parts.
-    fn asked(&mut self, mut select: SelectStmt) -> Result<Asked, Error> {
+    /// How a query is asked, after its parts. `apart`: by one server.
+    fn asked(&mut self, mut select: SelectStmt, apart: bool) -> Result<Asked, Error> {
         if !select.locking_clause.is_empty() || select.with_clause.is_some() {
             return Err(refused("FOR UPDATE or FOR SHARE"));
         }
+        let merged = |select: &SelectStmt| match merged(select, self.catalogue) {
+            Err(error) if error.code == SqlState::FEATURE_NOT_SUPPORTED => None,
+            other => (!apart || other.is_err()).then_some(other),
+        };
         if !self.is_everywhere(&select) {
-            match merged(&select, self.catalogue) {
-                Err(error) if error.code == SqlState::FEATURE_NOT_SUPPORTED => {}
-                other => return other,
+            if let Some(merged) = merged(&select) {
+                return merged;
             }
             self.reduce(&mut select)?;
         }
         if !self.is_everywhere(&select) {
-            match merged(&select, self.catalogue) {
-                Err(error) if error.code == SqlState::FEATURE_NOT_SUPPORTED => {}
-                other => return other,
+            if let Some(merged) = merged(&select) {
+                return merged;
             }
             self.gather_rows(&mut select)?;
         }
@@ -92,7 +98,7 @@ impl Gather<'_> {
         if !stands_alone(&select) || has_collation(&select) {
             return Err(refused("a subquery that depends on the query around it"));
         }
-        let asked = self.asked(select)?;
+        let asked = self.asked(select, false)?;
         let known = self.gathered.iter().position(|other| *other == asked);
         let index = known.unwrap_or(self.gathered.len());
         if index >= PARTS_MAX {
@@ -321,6 +327,7 @@ impl Gather<'_> {
         if select.op() != SetOperation::SetopNone || !select.values_lists.is_empty() {
             return Err(refused("this kind of query"));
         }
+        let whole = select.clone();
         let star_given = targets(select).any(|target| target.val.as_deref().is_some_and(is_star));
         let (outputs, alias) = match (star_given, select.from_clause.as_slice()) {
             (true, [only]) => (
@@ -333,6 +340,7 @@ impl Gather<'_> {
                 (needed(select, lone)?, edit::alias(ROWS))
             }
         };
+        let first = first::rows(&whole);
         let rows = SelectStmt {
             target_list: outputs,
             from_clause: std::mem::take(&mut select.from_clause),
@@ -343,7 +351,15 @@ impl Gather<'_> {
         if !stands_alone(&rows) {
             return Err(refused("a subquery that depends on the query around it"));
         }
-        let asked = merged(&rows, self.catalogue)?;
+        let mut asked = merged(&rows, self.catalogue)?;
+        if let Some((sort_clause, limit)) = first {
+            let mut rows = SelectStmt {
+                sort_clause,
+                ..rows
+            };
+            limit::push_down(&mut rows, limit)?;
+            asked.text = write(NodeEnum::SelectStmt(Box::new(rows)))?;
+        }
         self.gathered.push(asked);
         let name = gathered_name(self.gathered.len() - 1);
         select.from_clause = vec![edit::table(&name, alias)];

@@ -5,6 +5,7 @@
 //! shard can compute a query by itself in `local`, and what is left to be merged here and in `grouped`.
 
 mod edit;
+mod first;
 mod functions;
 mod gather;
 mod grouped;
@@ -102,6 +103,35 @@ pub fn plan_text(
     dialect: Dialect,
     catalogue: &dyn Catalogue,
 ) -> Result<Option<Across>, Error> {
+    planned(text, dialect, |select| plan(select, catalogue))
+}
+
+/// The same, where values cannot be compared here that the plan of [`plan_text`] compares: a server computes the query
+/// over the rows that it needs. `None` also where no server can.
+///
+/// Errors: as of [`plan_text`].
+pub fn plan_text_apart(
+    text: &[u8],
+    dialect: Dialect,
+    catalogue: &dyn Catalogue,
+) -> Result<Option<Across>, Error> {
+    let found = planned(text, dialect, |select| {
+        let mut select = select.clone();
+        with::inline(&mut select)?;
+        gather::plan(&select, catalogue, true)
+    });
+    match found {
+        Err(error) if error.code == SqlState::FEATURE_NOT_SUPPORTED => Ok(None),
+        found => found,
+    }
+}
+
+/// Plans the one SELECT that a text is.
+fn planned(
+    text: &[u8],
+    dialect: Dialect,
+    plan: impl Fn(&SelectStmt) -> Result<Across, Error>,
+) -> Result<Option<Across>, Error> {
     if memchr::memmem::find(text, GATHERED.as_bytes()).is_some() {
         return Err(refused("this name"));
     }
@@ -111,7 +141,7 @@ pub fn plan_text(
             return Ok(None);
         };
         match statement.stmt.as_deref().and_then(nodes::inner) {
-            Some(NodeEnum::SelectStmt(select)) => plan(select, catalogue).map(Some),
+            Some(NodeEnum::SelectStmt(select)) => plan(select).map(Some),
             _ => Ok(None),
         }
     });
@@ -144,7 +174,7 @@ pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Er
         }),
         // What it is refused for is what the client is told, unless PostgreSQL itself can do it.
         Err(refusal) if refusal.code == SqlState::FEATURE_NOT_SUPPORTED => {
-            gather::plan(&select, catalogue).map_err(|_| refusal)
+            gather::plan(&select, catalogue, false).map_err(|_| refusal)
         }
         Err(error) => Err(error),
     }

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Aggregation over three shards with one core and with two: 3 million rows, many groups and few, and sorted as a whole.
+#
+#   perf/aggregate.sh [ROUNDS=5] [ROWS=3000000]
+#
+# Three databases of one throw-away PostgreSQL share the rows; the same pgdog serves them with workers = 1 and workers = 2
+# in turns. Prints seconds of each statement and CPU seconds of pgdog (utime + stime), medians of all rounds. A statement is
+# merged on its client's core: two cores serve two clients, not one sooner, which the last lines show.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=${1:-5} rows=${2:-3000000}
+PG=${PG_BIN:-/usr/lib/postgresql/15/bin}
+PGDOG=${PGDOG:-${CARGO_TARGET_DIR:-target}/release/pgdog}
+folder=$(mktemp -d "${TMPDIR:-/tmp}/pgdog-aggregate.XXXXXX")
+postgres_pid='' pgdog_pids=()
+cleanup() {
+  for pid in "${pgdog_pids[@]}"; do { kill "$pid" && wait "$pid" || true; } 2>/dev/null; done
+  [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" && wait "$postgres_pid" || true; } 2>/dev/null
+  rm -rf "$folder"
+}
+trap cleanup EXIT
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+free() { local port=$1; while taken "$port"; do port=$((port + 1)); done; echo "$port"; }
+as_owner=()
+if [ "$(id -u)" = 0 ]; then
+  chown postgres "$folder"
+  as_owner=(setpriv --reuid=postgres --regid=postgres --init-groups)
+fi
+pg_port=$(free 25432)
+(cd / && "${as_owner[@]}" "$PG/initdb" -D "$folder/data" -U postgres -A trust --locale=C.UTF-8 -E UTF8 --no-sync) >"$folder/initdb.log"
+(cd / && exec "${as_owner[@]}" "$PG/postgres" -D "$folder/data" -p "$pg_port" -c listen_addresses=127.0.0.1 \
+  -c unix_socket_directories="$folder" -c fsync=off -c work_mem=256MB -c max_parallel_workers_per_gather=0) >"$folder/postgres.log" 2>&1 &
+postgres_pid=$!
+until taken "$pg_port"; do kill -0 "$postgres_pid"; sleep 0.1; done
+export PGHOST=127.0.0.1 PGUSER=postgres PGPASSWORD=postgres
+psql() { "$PG/psql" -XqAt -v ON_ERROR_STOP=1 "$@"; }
+for shard in 0 1 2; do
+  PGPORT=$pg_port psql -c "CREATE DATABASE s$shard" postgres
+  PGPORT=$pg_port psql -c "CREATE TABLE sale (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
+    INSERT INTO sale SELECT n, n * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" "s$shard"
+done
+printf '[[users]]\nname = "postgres"\nall_databases = true\npassword = "postgres"\n' >"$folder/users.toml"
+declare -A ports pids
+for workers in 1 2; do
+  port=$(free $((26432 + workers * 10)))
+  {
+    printf '[general]\nhost = "127.0.0.1"\nport = %s\nworkers = %s\nauth_type = "trust"\ndefault_pool_size = 8\n' "$port" "$workers"
+    for shard in 0 1 2; do
+      printf '[[databases]]\nname = "sharded"\nhost = "127.0.0.1"\nport = %s\ndatabase_name = "s%s"\nshard = %s\n' "$pg_port" "$shard" "$shard"
+    done
+    printf '[[sharded_tables]]\ndatabase = "sharded"\nname = "sale"\ncolumn = "id"\n'
+  } >"$folder/pgdog$workers.toml"
+  "$PGDOG" --config "$folder/pgdog$workers.toml" --users "$folder/users.toml" >"$folder/pgdog$workers.log" 2>&1 &
+  pids[$workers]=$! ports[$workers]=$port
+  pgdog_pids+=($!)
+  until taken "$port"; do kill -0 "${pids[$workers]}"; sleep 0.1; done
+done
+few="SELECT count(*), sum(total), avg(total), min(item), max(item) FROM sale"
+groups="SELECT item, count(*), sum(total), avg(total) FROM sale GROUP BY item"
+sorted="SELECT id, total FROM sale ORDER BY id"
+
+ticks() { awk '{print $14 + $15}' "/proc/${pids[$1]}/stat"; }
+hertz=$(getconf CLK_TCK)
+run() { # name, workers, clients, statement
+  local before=$(ticks "$2") start=$(date +%s%N) jobs=()
+  for _ in $(seq "$3"); do
+    PGPORT=${ports[$2]} psql -c "$4" sharded >/dev/null &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job"; done
+  local end=$(date +%s%N) after=$(ticks "$2")
+  awk -v n="$1" -v w="$2" -v c="$3" -v t=$((end - start)) -v k=$((after - before)) -v h="$hertz" \
+    'BEGIN { printf "%s,%d,%d,%.3f,%.3f\n", n, w, c, t / 1e9, k / h }'
+}
+for round in $(seq "$rounds"); do
+  for workers in 1 2; do
+    run "one group" "$workers" 1 "$few"
+    run "100,000 groups" "$workers" 1 "$groups"
+    run "sorted" "$workers" 1 "$sorted"
+    run "100,000 groups" "$workers" 2 "$groups"
+  done
+done | tee "$folder/aggregate.csv" >&2
+python3 - "$folder/aggregate.csv" <<'PY'
+import collections, statistics, sys
+runs = collections.defaultdict(list)
+for line in open(sys.argv[1]):
+    name, workers, clients, seconds, cpu = line.strip().split(",")
+    runs[name, clients, workers].append((float(seconds), float(cpu)))
+for (name, clients, workers), found in runs.items():
+    seconds, cpu = (statistics.median(column) for column in zip(*found))
+    print(f"{name}, {clients} client(s), {workers} core(s): {seconds:.2f} s, pgdog {cpu:.2f} CPU s")
+PY

@@ -1,0 +1,162 @@
+//! Cursors over several shards: DECLARE, FETCH and CLOSE of what is a portal here. One of a single shard is its server's.
+
+use crate::error::Error;
+use crate::merge::refused;
+use crate::routing::verdict::{Place, Run, Verdict};
+use crate::sql::cursors::{declared, fetched};
+use crate::sql::session::{Effect, Effects};
+use crate::sql::statement::{Kind, Statement};
+
+use super::super::{End, Session};
+use super::plan::{Form, Planned};
+use super::route::Source;
+use super::steps::Stepped;
+
+/// Body of a Bind of no values, to the unnamed portal and statement.
+const NO_VALUES: &[u8] = &[0; 8];
+
+impl Session {
+    /// What is done for a statement about a cursor of several shards, or of another one than all that the transaction
+    /// has. `None`: it is none. `names`: cursors that the text declares before.
+    pub(super) fn plan_cursor(
+        &mut self,
+        statement: &Statement,
+        source: &Source<'_>,
+        names: &mut Vec<Box<str>>,
+    ) -> Result<Option<Verdict>, Error> {
+        match &statement.kind {
+            Kind::Declare {
+                cursor,
+                hold,
+                statement,
+            } if statement.kind == Kind::Select => {
+                let Some(declared) = declared(source.part, source.dialect) else {
+                    return Ok(None);
+                };
+                let of_query = Source {
+                    part: declared.query,
+                    ..*source
+                };
+                let run = self.route_query(statement, &of_query)?;
+                if run.place.count(self.cluster.shards()) == 1 && run.gathering.is_none() {
+                    return Ok(None);
+                }
+                if *hold || !declared.is_plain {
+                    let what = "a cursor that is held, binary or scrolls";
+                    return Err(refused(what));
+                }
+                let binds = |bind: &crate::protocol::frontend::Bind<'_>| {
+                    bind.arguments()
+                        .is_ok_and(|arguments| !arguments.is_empty())
+                };
+                if source.bind.is_some_and(binds) {
+                    return Err(refused("a cursor with parameters"));
+                }
+                names.push(cursor.clone());
+                Ok(Some(Verdict::Declare {
+                    cursor: cursor.clone(),
+                    query: declared.query.into(),
+                }))
+            }
+            Kind::Fetch(cursor) if self.is_ours(cursor, names) => {
+                let rows = fetched(source.part, source.dialect);
+                let what = "MOVE, or FETCH in this direction, of a cursor";
+                let rows = rows.ok_or_else(|| refused(what))?;
+                let binary = |bind: &crate::protocol::frontend::Bind<'_>| {
+                    let arguments = bind.arguments();
+                    arguments
+                        .is_ok_and(|found| found.result_formats.iter().any(|format| format != 0))
+                };
+                if source.bind.is_some_and(binary) {
+                    return Err(refused("FETCH of binary values"));
+                }
+                Ok(Some(Verdict::Fetch {
+                    cursor: cursor.clone(),
+                    rows,
+                }))
+            }
+            Kind::Close(Some(cursor)) if self.is_ours(cursor, names) => {
+                Ok(Some(Verdict::Close(Some(cursor.clone()))))
+            }
+            Kind::Close(None) if self.cluster.shards() > 1 => Ok(Some(Verdict::Close(None))),
+            Kind::Fetch(cursor) | Kind::Close(Some(cursor)) => {
+                let shard = self.afar(cursor.as_bytes());
+                Ok(shard.map(|shard| Verdict::Run(Box::new(Run::at(Place::These(vec![shard]))))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn is_ours(&mut self, cursor: &str, names: &[Box<str>]) -> bool {
+        let mut portals = self.sharded().portals.iter();
+        names.iter().any(|name| **name == *cursor)
+            || portals.any(|portal| *portal.name == *cursor.as_bytes())
+    }
+
+    /// DECLARE.
+    pub(super) async fn declare(&mut self, cursor: &str, query: &[u8]) -> Result<Stepped, End> {
+        if !self.sharded().transaction.is_open() {
+            return Ok(self.outside("DECLARE CURSOR"));
+        }
+        // A Parse of that text, without parameters.
+        let made = self.intern(&[query, b"\0\0\0"].concat());
+        let made = made.and_then(|made| self.new_portal(cursor.as_bytes(), made, NO_VALUES));
+        let portal = match made {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let went = self.declare_portal(portal).await?;
+        if went == Stepped::Done {
+            self.complete("DECLARE CURSOR");
+        }
+        Ok(went)
+    }
+
+    /// FETCH.
+    pub(super) async fn fetch(
+        &mut self,
+        step: &Planned<'_>,
+        cursor: &str,
+        rows: Option<u64>,
+    ) -> Result<Stepped, End> {
+        let described = match step.form {
+            Form::Query => true,
+            Form::Portal { described, .. } => described,
+        };
+        self.fetch_portal(cursor.as_bytes(), rows, described).await
+    }
+
+    /// CLOSE.
+    pub(super) async fn close_cursor(
+        &mut self,
+        step: &Planned<'_>,
+        cursor: Option<&str>,
+    ) -> Result<Stepped, End> {
+        let Some(cursor) = cursor else {
+            self.sharded().portals.clear();
+            self.sharded().afar.clear();
+            return self.run_on_legs(step, "CLOSE CURSOR ALL").await;
+        };
+        let went = self.drop_portal(cursor.as_bytes()).await?;
+        if went == Stepped::Done {
+            self.complete("CLOSE CURSOR");
+        }
+        Ok(went)
+    }
+
+    /// A statement has run on the server of this shard: cursors that are there now, or no more.
+    pub(super) fn note_cursors(&mut self, effects: &Effects, shard: usize) {
+        for step in effects.steps() {
+            let (name, left) = match &step.effect {
+                Effect::Declare { name, .. } => (name, true),
+                Effect::Close(name) => (name, false),
+                _ => continue,
+            };
+            let sharded = self.sharded();
+            sharded.afar.retain(|(of, _)| of != name);
+            if left && sharded.transaction.is_open() {
+                sharded.afar.push((name.clone(), shard));
+            }
+        }
+    }
+}

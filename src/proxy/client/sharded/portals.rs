@@ -1,0 +1,857 @@
+//! Portals: what was bound, until its batch or its transaction ends, and how much of its rows the client has got.
+//!
+//! ```text
+//!             Execute                      Execute of all, or of the last rows
+//!   Bound ─────────────────────────────────────────────────────────────────────► Done
+//!     │ Execute with a row limit, or FETCH                                         ▲
+//!     ├──► Open:   a SELECT: each server has a portal, which is asked for rows ────┤
+//!     └──► Stored: anything else: it is done, its rows are here ───────────────────┘
+//! ```
+//!
+//! A portal that is still bound when its transaction goes on is opened, so that it sees what it saw when it was bound.
+
+use std::rc::Rc;
+
+use crate::error::{Error, Fault};
+use crate::merge::plan::Slice;
+use crate::merge::{refused, Description, Merge};
+use crate::prepared::Statement;
+use crate::protocol::backend::{
+    tag, CommandComplete, BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED,
+};
+use crate::protocol::batch::messages;
+use crate::protocol::exchange::{Fate, Owed};
+use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX};
+use crate::protocol::frontend::{tag as frontend, Bind, Execute, Target, SYNC};
+use crate::protocol::sqlstate::SqlState;
+use crate::routing::verdict::{Run, Verdict};
+use crate::sql::session::Effects;
+
+use super::super::super::cluster::Want;
+use super::super::{End, Session};
+use super::batch::malformed;
+use super::charge::Charge;
+use super::flow::Flow;
+use super::plan::{Planned, Wanted};
+use super::scatter::{self, Answers, Call, Kept, Messages, Outcome, Shown, LIMITS};
+use super::steps::{in_failed_transaction, Stepped, BEGIN};
+use super::{Leg, Sharded};
+
+/// Portals that a batch or transaction may have: a client that wants more is refused.
+const PORTALS_MAX: usize = 1024;
+
+/// What answers Close of a portal of ours.
+const CLOSING: &Answers = &[
+    (Owed::CloseComplete, Fate::Drop),
+    (Owed::Ready, Fate::Forward),
+];
+
+/// What answers Describe and Execute of a portal that a server has under the client's name.
+const AFAR_DESCRIBED: &Answers = &[
+    (Owed::Description, Fate::Forward),
+    (Owed::Ready, Fate::Forward),
+];
+const AFAR_EXECUTED: &Answers = &[
+    (Owed::Execution, Fate::Forward),
+    (Owed::Ready, Fate::Forward),
+];
+
+/// A statement with its values.
+pub(super) struct Portal {
+    pub(super) name: Box<[u8]>,
+    statement: Rc<Statement>,
+    /// Body of the Bind.
+    bind: Box<[u8]>,
+    /// Its rows are described when it is executed.
+    described: bool,
+    /// Savepoints that were in force when it was bound.
+    depth: usize,
+    state: State,
+    /// Who has a portal of ours for it.
+    servers: Option<Servers>,
+}
+
+enum State {
+    Bound,
+    Open(Box<Merge>, Flow),
+    Stored(Stored),
+    /// The client has got all. The tag of what it gets if it asks again, if it may.
+    Done(Option<&'static str>),
+    /// It cannot be run any more.
+    Failed(Why),
+}
+
+#[derive(Clone, Copy)]
+enum Why {
+    /// It has failed.
+    Error,
+    /// It was opened amid what was rolled back.
+    Savepoint,
+}
+
+pub(super) struct Servers {
+    /// Of the portal on all of them.
+    portal: Box<[u8]>,
+    shards: Vec<usize>,
+    /// Savepoints that were in force when they got it.
+    depth: usize,
+}
+
+/// Rows that are here.
+pub(super) struct Stored {
+    /// DataRows, one behind the other; those before `at` are given.
+    rows: Vec<u8>,
+    at: usize,
+    tag: Vec<u8>,
+    held: Charge,
+}
+
+/// What a statement has left of its rows.
+pub(super) enum Left {
+    Open(Box<Merge>, Flow, Servers),
+    Stored(Stored),
+}
+
+/// A slice of a portal that servers have not got yet.
+pub(super) struct Asked<'a> {
+    pub(super) portal: &'a [u8],
+    pub(super) rows: Option<u64>,
+    pub(super) slice: Slice,
+    pub(super) promised: Option<Box<[u8]>>,
+}
+
+impl Sharded {
+    /// After RELEASE: what was done since is of the level around it.
+    pub(super) fn savepoint_released(&mut self) {
+        let depth = self.transaction.savepoints();
+        for portal in &mut self.portals {
+            portal.depth = portal.depth.min(depth);
+            if let Some(servers) = &mut portal.servers {
+                servers.depth = servers.depth.min(depth);
+            }
+        }
+    }
+
+    /// After ROLLBACK TO: portals bound since are gone. Those that servers got since are gone there.
+    pub(super) fn rolled_back_to_savepoint(&mut self) {
+        let depth = self.transaction.savepoints();
+        self.portals.retain(|portal| portal.depth < depth);
+        for portal in &mut self.portals {
+            let opened = |servers: &mut Servers| servers.depth >= depth;
+            if portal.servers.take_if(opened).is_some() {
+                portal.state = State::Failed(Why::Savepoint);
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Bind.
+    pub(super) async fn bind(&mut self, body: &[u8]) -> Result<Stepped, End> {
+        let portal = match self.bound(body) {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        // One without a name is replaced.
+        if portal.name.is_empty() && self.drop_portal(b"").await? == Stepped::Failed {
+            return Ok(Stepped::Failed);
+        }
+        self.sharded().portals.push(portal);
+        self.stream.write(&BIND_COMPLETE);
+        Ok(Stepped::Done)
+    }
+
+    /// What a Bind makes.
+    fn bound(&mut self, body: &[u8]) -> Result<Portal, Error> {
+        let bind = Bind::parse(body).map_err(malformed)?;
+        let statement = self.statement(bind.statement)?;
+        let statement = self.with_fresh_ids(statement)?;
+        self.check_not_failed(statement.text())?;
+        self.new_portal(bind.portal, statement, body)
+    }
+
+    /// A portal of a name that is not taken.
+    pub(super) fn new_portal(
+        &mut self,
+        name: &[u8],
+        statement: Rc<Statement>,
+        bind: &[u8],
+    ) -> Result<Portal, Error> {
+        let sharded = self.sharded();
+        let taken = |other: &[u8]| !name.is_empty() && name == other;
+        let mut portals = sharded.portals.iter();
+        let mut afar = sharded.afar.iter();
+        if portals.any(|portal| taken(&portal.name)) || afar.any(|(other, _)| taken(other)) {
+            let name = String::from_utf8_lossy(name);
+            let text = format!("cursor \"{name}\" already exists");
+            return Err(Error::error(
+                Fault::Client,
+                SqlState::DUPLICATE_CURSOR,
+                text,
+            ));
+        }
+        if sharded.portals.len() >= PORTALS_MAX {
+            let text = format!("more than {PORTALS_MAX} portals at a time");
+            let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
+            return Err(Error::error(Fault::Client, code, text));
+        }
+        Ok(Portal {
+            name: name.into(),
+            statement,
+            bind: bind.into(),
+            described: false,
+            depth: sharded.transaction.savepoints(),
+            state: State::Bound,
+            servers: None,
+        })
+    }
+
+    /// What a portal does, keys that a query translates looked up.
+    async fn plan_portal<'p>(
+        &mut self,
+        statement: &'p Statement,
+        bind: &Bind<'p>,
+        described: bool,
+    ) -> Result<Result<Option<Planned<'p>>, Error>, End> {
+        loop {
+            let planned = self.planned(statement, bind, described);
+            if !self.must_look_up() {
+                return Ok(planned);
+            }
+            if let Err(error) = Box::pin(self.look_up()).await? {
+                return Ok(Err(error));
+            }
+        }
+    }
+
+    /// Takes a portal out.
+    fn portal(&mut self, name: &[u8]) -> Result<Portal, Error> {
+        let portals = &mut self.sharded().portals;
+        let at = portals.iter().position(|portal| *portal.name == *name);
+        at.map(|at| portals.swap_remove(at)).ok_or_else(|| {
+            let text = format!(
+                "portal \"{}\" does not exist",
+                String::from_utf8_lossy(name)
+            );
+            Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text)
+        })
+    }
+
+    /// The shard whose server has a portal of this name.
+    pub(super) fn afar(&mut self, name: &[u8]) -> Option<usize> {
+        let mut afar = self.sharded().afar.iter();
+        let found = afar.find(|(of, _)| **of == *name);
+        found.map(|(_, shard)| *shard)
+    }
+
+    /// Notes portals that a batch has left on the server of this shard, in an open transaction.
+    pub(super) fn note_afar(&mut self, batch: &[u8], shard: usize) {
+        let Some(sharded) = self.sharded.as_mut() else {
+            return;
+        };
+        if !sharded.transaction.is_open() {
+            return;
+        }
+        for (header, body) in messages(batch) {
+            let (name, left) = match header.tag {
+                frontend::BIND => match Bind::parse(body) {
+                    Ok(bind) => (bind.portal, true),
+                    Err(_) => continue,
+                },
+                frontend::EXECUTE => match Execute::parse(body) {
+                    Ok(Execute {
+                        portal,
+                        rows_max: 0,
+                    }) => (portal, false),
+                    _ => continue,
+                },
+                frontend::CLOSE => match Target::parse(body) {
+                    Ok(Target::Portal(name)) => (name, false),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            sharded.afar.retain(|(of, _)| **of != *name);
+            if left && sharded.afar.len() < PORTALS_MAX {
+                sharded.afar.push((name.into(), shard));
+            }
+        }
+    }
+
+    /// Close of a portal, if there is one of this name, with what servers have of it.
+    pub(super) async fn drop_portal(&mut self, name: &[u8]) -> Result<Stepped, End> {
+        let Some(sharded) = self.sharded.as_mut() else {
+            return Ok(Stepped::Done);
+        };
+        let mut closing = None;
+        if let Some(at) = sharded.portals.iter().position(|one| *one.name == *name) {
+            let servers = sharded.portals.swap_remove(at).servers;
+            closing = servers.map(|servers| (servers.portal, servers.shards));
+        }
+        if let Some(at) = sharded.afar.iter().position(|(of, _)| **of == *name) {
+            let (portal, shard) = sharded.afar.swap_remove(at);
+            // Servers forget an unnamed one by themselves.
+            closing = (!portal.is_empty()).then(|| (portal, vec![shard]));
+        }
+        let Some((portal, shards)) = closing else {
+            return Ok(Stepped::Done);
+        };
+        if !sharded.transaction.is_open() || sharded.transaction.is_failed() {
+            return Ok(Stepped::Done);
+        }
+        let mut messages = Vec::new();
+        Target::Portal(&portal).encode_close(&mut messages);
+        messages.extend_from_slice(&SYNC);
+        Box::pin(self.call_at(&shards, messages, CLOSING, Shown::Errors)).await
+    }
+
+    /// Has these shards' servers, which the transaction has, do something.
+    async fn call_at(
+        &mut self,
+        shards: &[usize],
+        messages: Vec<u8>,
+        owed: &Answers,
+        shown: Shown,
+    ) -> Result<Stepped, End> {
+        let mut legs = match self.legs_at(shards).await? {
+            Ok(legs) => legs,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let call = Call {
+            messages: &[messages],
+            owed,
+            commits: false,
+            shown,
+        };
+        let outcome = self.call(&mut legs, &call).await;
+        self.end_call(legs, &Effects::default(), outcome)
+    }
+
+    /// The transaction's servers of these shards, in order.
+    async fn legs_at(&mut self, shards: &[usize]) -> Result<Result<Vec<Leg>, Error>, End> {
+        let mut legs = Vec::with_capacity(shards.len());
+        for &shard in shards {
+            match self.take_leg(shard, Want::Write).await? {
+                Ok(leg) => legs.push(leg),
+                Err(error) => {
+                    self.end_step(legs, &Effects::default(), None);
+                    return Ok(Err(error));
+                }
+            }
+        }
+        Ok(Ok(legs))
+    }
+
+    /// The description of a portal's rows: with its rows, if it is executed at once.
+    pub(super) async fn describe_portal(
+        &mut self,
+        name: &[u8],
+        follows: bool,
+    ) -> Result<Stepped, End> {
+        if let Some(shard) = self.afar(name) {
+            let mut messages = Vec::new();
+            Target::Portal(name).encode_describe(&mut messages);
+            messages.extend_from_slice(&SYNC);
+            return self
+                .call_at(&[shard], messages, AFAR_DESCRIBED, Shown::Description)
+                .await;
+        }
+        let mut portal = match self.portal(name) {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let Ok(bind) = Bind::parse(&portal.bind) else {
+            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
+        };
+        let planned = match self.plan_portal(&portal.statement, &bind, false).await? {
+            Ok(planned) => planned,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        let (runs, fetches) = match planned.as_ref().map(|planned| &planned.verdict) {
+            Some(Verdict::Run(_)) => (true, None),
+            Some(Verdict::Fetch { cursor, .. }) => (true, Some(cursor.as_bytes())),
+            _ => (false, None),
+        };
+        let went = if !runs {
+            self.stream.write(&NO_DATA);
+            Stepped::Done
+        } else if let (Some(cursor), false) = (fetches, follows) {
+            let described = self.cursor_description(cursor).to_vec();
+            self.stream.send_vec(described);
+            Stepped::Done
+        } else if follows && matches!(portal.state, State::Bound) {
+            portal.described = true;
+            Stepped::Done
+        } else {
+            self.describe(&portal.statement, Some(&bind)).await?
+        };
+        self.sharded().portals.push(portal);
+        Ok(went)
+    }
+
+    /// Execute. `lone`: of its batch. `behind`: what follows of that.
+    pub(super) async fn execute(
+        &mut self,
+        execute: Execute<'_>,
+        lone: bool,
+        behind: &[u8],
+    ) -> Result<Stepped, End> {
+        let rows = u64::try_from(execute.rows_max)
+            .ok()
+            .filter(|rows| *rows > 0);
+        if let Some(shard) = self.afar(execute.portal) {
+            let mut messages = Vec::new();
+            execute.encode(&mut messages);
+            messages.extend_from_slice(&SYNC);
+            return self
+                .call_at(&[shard], messages, AFAR_EXECUTED, Shown::Description)
+                .await;
+        }
+        let mut portal = match self.portal(execute.portal) {
+            Ok(portal) => portal,
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
+        if self.sharded().transaction.is_failed() && !matches!(portal.state, State::Bound) {
+            self.sharded().portals.push(portal);
+            return Ok(self.failed_with(&in_failed_transaction()));
+        }
+        let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
+        let (went, state) = match state {
+            State::Bound => self.execute_bound(&mut portal, rows, lone, behind).await?,
+            State::Open(merge, flow) => {
+                self.execute_open(&portal, rows, "SELECT", (merge, flow))
+                    .await?
+            }
+            State::Stored(stored) => (Stepped::Done, self.give(stored, rows)),
+            State::Done(Some(tag)) => {
+                self.complete(tag);
+                (Stepped::Done, State::Done(Some(tag)))
+            }
+            state @ (State::Done(None) | State::Failed(Why::Error)) => {
+                let name = String::from_utf8_lossy(&portal.name);
+                let text = format!("portal \"{name}\" cannot be run");
+                let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+                let error = Error::error(Fault::Client, code, text);
+                (self.failed_with(&error), state)
+            }
+            state @ State::Failed(Why::Savepoint) => {
+                let what = "a portal that was opened after the savepoint that was rolled back to";
+                (self.failed_with(&refused(what)), state)
+            }
+        };
+        portal.state = state;
+        self.sharded().portals.push(portal);
+        Ok(went)
+    }
+
+    /// The first Execute.
+    async fn execute_bound(
+        &mut self,
+        portal: &mut Portal,
+        rows: Option<u64>,
+        lone: bool,
+        behind: &[u8],
+    ) -> Result<(Stepped, State), End> {
+        let failed = |went| Ok((went, State::Failed(Why::Error)));
+        let Ok(bind) = Bind::parse(&portal.bind) else {
+            return failed(self.failed_with(&Error::protocol_violation("Bind")));
+        };
+        let statement = Rc::clone(&portal.statement);
+        let mut planned = match self
+            .plan_portal(&statement, &bind, portal.described)
+            .await?
+        {
+            Ok(Some(planned)) => planned,
+            Ok(None) => {
+                self.stream.write(&EMPTY_QUERY_RESPONSE);
+                return Ok((Stepped::Done, State::Done(None)));
+            }
+            Err(error) => return failed(self.failed_with(&error)),
+        };
+        let ends = matches!(
+            planned.verdict,
+            Verdict::Commit { .. } | Verdict::Rollback { .. } | Verdict::RollbackTo(_)
+        );
+        if self.sharded().transaction.is_failed() && !ends {
+            return Ok((self.failed_with(&in_failed_transaction()), State::Bound));
+        }
+        let goes_on = !lone || self.sharded().transaction.is_open();
+        planned.wanted = match (&planned.verdict, rows) {
+            (Verdict::Run(run), Some(rows)) if planned.selects && run.executed.is_none() => {
+                match goes_on || has_ties(run) {
+                    true => self.slice(Some(rows)),
+                    false => Wanted::First(rows),
+                }
+            }
+            (Verdict::Run(run), Some(_)) if run.moving.is_some() => {
+                return failed(
+                    self.failed_with(&refused("a row limit of an UPDATE that moves rows")),
+                );
+            }
+            (Verdict::Run(run), Some(_)) if run.copying.is_none() => Wanted::Stored,
+            (Verdict::Fetch { .. }, Some(_)) => {
+                return failed(self.failed_with(&refused("a row limit of FETCH")));
+            }
+            _ => Wanted::All,
+        };
+        if planned.copies_in() {
+            // As on a server: what comes from here on belongs to the data, or is ignored, or wrong.
+            self.inbound.put_back(behind);
+            self.sharded().put_back = true;
+        }
+        let together = !lone
+            || planned.changes_many(self.cluster.shards())
+            || matches!(planned.wanted, Wanted::Slice { .. });
+        let sharded = self.sharded();
+        if together && !sharded.transaction.is_open() && !planned.verdict.is_control() {
+            sharded.transaction.begin(BEGIN);
+            sharded.ours = true;
+        }
+        let alters = planned.changes || matches!(planned.verdict, Verdict::Savepoint(_));
+        if alters && self.open_bound().await? == Stepped::Failed {
+            return failed(Stepped::Failed);
+        }
+        let went = self.run_step(&planned).await?;
+        if planned.verdict.is_control() {
+            // What was a transaction of ours is the client's, or over.
+            self.sharded().ours = false;
+        }
+        if went == Stepped::Failed {
+            return failed(went);
+        }
+        let again = (planned.selects && planned.wanted == Wanted::All).then_some("SELECT 0");
+        drop(planned);
+        let state = match self.sharded().left.take() {
+            Some(Left::Open(merge, flow, servers)) => {
+                portal.servers = Some(servers);
+                if !merge.is_complete() {
+                    self.stream.write(&PORTAL_SUSPENDED);
+                }
+                State::Open(merge, flow)
+            }
+            Some(Left::Stored(stored)) => self.give(stored, rows),
+            None => State::Done(again),
+        };
+        Ok((went, state))
+    }
+
+    /// A slice of a portal that has none yet, with a name for it.
+    fn slice(&mut self, rows: Option<u64>) -> Wanted {
+        let number = &mut self.sharded().portal_number;
+        *number += 1;
+        Wanted::Slice {
+            portal: format!("__pgdog_portal_{number}").into_bytes().into(),
+            rows,
+        }
+    }
+
+    /// The next Execute of a portal that servers have.
+    async fn execute_open(
+        &mut self,
+        portal: &Portal,
+        rows: Option<u64>,
+        verb: &'static str,
+        (mut merge, flow): (Box<Merge>, Flow),
+    ) -> Result<(Stepped, State), End> {
+        if merge.is_complete() {
+            self.complete(&format!("{verb} 0"));
+            return Ok((Stepped::Done, State::Open(merge, flow)));
+        }
+        let failed = State::Failed(Why::Error);
+        let shards = portal.servers.iter().flat_map(|servers| &servers.shards);
+        let shards: Vec<_> = shards.copied().collect();
+        let mut legs = match self.legs_at(&shards).await? {
+            Ok(legs) => legs,
+            Err(error) => return Ok((self.failed_with(&error), failed)),
+        };
+        merge.allow(rows, verb);
+        self.aim(&legs);
+        let flowed = scatter::flow(self, &mut legs, None, (merge, flow)).await;
+        let (outcome, left) = match flowed {
+            Ok((outcome, left)) => (Ok(outcome), left),
+            Err(end) => (Err(end), None),
+        };
+        let went = self.end_call(legs, &Effects::default(), outcome)?;
+        Ok(match (went, left) {
+            (Stepped::Done, Some((merge, flow))) => {
+                match (merge.is_complete(), rows) {
+                    (false, Some(rows)) if verb == "FETCH" => {
+                        self.complete(&format!("FETCH {rows}"))
+                    }
+                    (false, _) => self.stream.write(&PORTAL_SUSPENDED),
+                    (true, _) => {}
+                }
+                (went, State::Open(merge, flow))
+            }
+            _ => (Stepped::Failed, failed),
+        })
+    }
+
+    /// Opens a portal on these servers, and gives the client its first rows. What it leaves is in `left`.
+    pub(super) async fn open_portal(
+        &mut self,
+        step: &Planned<'_>,
+        run: &Run,
+        asked: Asked<'_>,
+        legs: &mut [Leg],
+    ) -> Result<Outcome, End> {
+        let described = match step.is_described() {
+            true => Description::Forwarded,
+            false => Description::Kept,
+        };
+        let plan = std::sync::Arc::new(run.merge.clone());
+        let facts = self.value_facts();
+        let merge = Merge::new(plan, asked.slice, legs.len(), facts, described, LIMITS);
+        let mut merge = match asked.promised {
+            Some(promised) => merge.promised(promised),
+            None => merge,
+        };
+        let mut flow = Flow::new(asked.portal, legs.len(), &run.merge, asked.slice);
+        let only_opened = asked.rows == Some(0);
+        merge = merge.paced(!only_opened);
+        merge.allow(asked.rows, "SELECT");
+        let begin = (!only_opened).then(|| flow.begin(merge.rows_left()));
+        let (messages, owed) = step.opening(run, asked.portal, begin);
+        let call = Call {
+            messages: &[messages],
+            owed,
+            commits: false,
+            shown: Shown::Errors,
+        };
+        self.aim(legs);
+        let merge = Box::new(merge);
+        let (outcome, left) = scatter::flow(self, legs, Some(&call), (merge, flow)).await?;
+        if let (Outcome::Done(_), Some((merge, flow))) = (&outcome, left) {
+            let servers = Servers {
+                portal: asked.portal.into(),
+                shards: legs.iter().map(|leg| leg.shard).collect(),
+                depth: self.sharded().transaction.savepoints(),
+            };
+            self.sharded().left = Some(Left::Open(merge, flow, servers));
+        }
+        Ok(outcome)
+    }
+
+    /// DECLARE: a portal that is opened at once.
+    pub(super) async fn declare_portal(&mut self, mut portal: Portal) -> Result<Stepped, End> {
+        let went = match self.open_one(&mut portal).await? {
+            Ok(went) => went,
+            Err(error) => self.failed_with(&error),
+        };
+        if went == Stepped::Done {
+            self.sharded().portals.push(portal);
+        }
+        Ok(went)
+    }
+
+    /// FETCH.
+    pub(super) async fn fetch_portal(
+        &mut self,
+        name: &[u8],
+        rows: Option<u64>,
+        described: bool,
+    ) -> Result<Stepped, End> {
+        let Ok(mut portal) = self.portal(name) else {
+            let name = String::from_utf8_lossy(name);
+            let text = format!("cursor \"{name}\" does not exist");
+            let error = Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text);
+            return Ok(self.failed_with(&error));
+        };
+        let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
+        let (went, state) = match state {
+            State::Open(merge, flow) => {
+                if described {
+                    self.stream.send_vec(merge.row_description().to_vec());
+                }
+                self.execute_open(&portal, rows, "FETCH", (merge, flow))
+                    .await?
+            }
+            state => {
+                let what = "FETCH of a portal that is no open cursor";
+                (self.failed_with(&refused(what)), state)
+            }
+        };
+        portal.state = state;
+        self.sharded().portals.push(portal);
+        Ok(went)
+    }
+
+    /// RowDescription of what FETCH gives.
+    fn cursor_description(&mut self, name: &[u8]) -> &[u8] {
+        let mut portals = self.sharded().portals.iter();
+        match portals
+            .find(|portal| *portal.name == *name)
+            .map(|portal| &portal.state)
+        {
+            Some(State::Open(merge, _)) => merge.row_description(),
+            _ => &NO_DATA,
+        }
+    }
+
+    /// Opens what is still bound and would see something else later.
+    async fn open_bound(&mut self) -> Result<Stepped, End> {
+        let sharded = self.sharded();
+        if !sharded.transaction.is_open() || sharded.transaction.is_failed() {
+            return Ok(Stepped::Done);
+        }
+        let mut portals = std::mem::take(&mut sharded.portals);
+        let mut went = Ok(Stepped::Done);
+        for portal in &mut portals {
+            if matches!(portal.state, State::Bound) && matches!(went, Ok(Stepped::Done)) {
+                // Why it cannot be planned is told when it is executed, if it ever is.
+                let opened = self.open_one(portal).await;
+                went = opened.map(|opened| opened.unwrap_or(Stepped::Done));
+            }
+        }
+        self.sharded().portals.append(&mut portals);
+        went
+    }
+
+    /// Opens one, if it can be. Errors within: it cannot be planned, which nobody was told.
+    async fn open_one(&mut self, portal: &mut Portal) -> Result<Result<Stepped, Error>, End> {
+        let Ok(bind) = Bind::parse(&portal.bind) else {
+            return Ok(Err(Error::protocol_violation("Bind")));
+        };
+        let described = portal.described;
+        let mut planned = match self
+            .plan_portal(&portal.statement, &bind, described)
+            .await?
+        {
+            Ok(Some(planned)) => planned,
+            Ok(None) => return Ok(Ok(Stepped::Done)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let opens = match &planned.verdict {
+            Verdict::Run(run) => planned.selects && run.executed.is_none(),
+            _ => false,
+        };
+        if !opens {
+            return Ok(Ok(Stepped::Done));
+        }
+        planned.wanted = self.slice(Some(0));
+        let went = self.run_step(&planned).await?;
+        drop(planned);
+        portal.state = match (went, self.sharded().left.take()) {
+            (Stepped::Done, Some(Left::Open(merge, flow, servers))) => {
+                portal.servers = Some(servers);
+                State::Open(merge, flow)
+            }
+            _ => State::Failed(Why::Error),
+        };
+        Ok(Ok(went))
+    }
+
+    /// At Sync: portals live as long as the transaction does.
+    pub(super) async fn keep_portals(&mut self) -> Result<(), End> {
+        let sharded = self.sharded();
+        if !sharded.transaction.is_open() {
+            sharded.portals.clear();
+            return Ok(());
+        }
+        let is_over = |portal: &Portal| {
+            portal.name.is_empty()
+                && portal.servers.is_none()
+                && matches!(portal.state, State::Done(_) | State::Failed(_))
+        };
+        sharded.portals.retain(|portal| !is_over(portal));
+        let _: Stepped = self.open_bound().await?; // told, either way
+        Ok(())
+    }
+
+    /// Runs a call whose rows the client gets in slices, and keeps them.
+    pub(super) async fn call_and_store(
+        &mut self,
+        legs: &mut [Leg],
+        call: &Call<'_>,
+        described: bool,
+    ) -> Result<Outcome, End> {
+        let mut kept = Kept::whole();
+        let outcome = self.call_for(legs, call, &mut kept).await?;
+        if outcome == Outcome::Failed {
+            self.link.meter.error();
+            self.stream.send_vec(kept.error.unwrap_or_default());
+            return Ok(outcome);
+        }
+        let Messages::Whole(bytes) = kept.messages else {
+            return Ok(outcome);
+        };
+        let mut has_rows = false;
+        let mut stored = Stored {
+            rows: Vec::new(),
+            at: 0,
+            tag: Vec::new(),
+            held: Charge::new(&self.state),
+        };
+        let mut told = Vec::new();
+        let mut start = 0;
+        let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
+        while let Some(Ok(frame)) = frames.next() {
+            let message = bytes.get(start..frames.at()).unwrap_or_default();
+            start = frames.at();
+            match frame.tag {
+                tag::ROW_DESCRIPTION => {
+                    has_rows = true;
+                    if described {
+                        told.extend_from_slice(message);
+                    }
+                }
+                tag::NO_DATA if !described => {}
+                tag::DATA_ROW => stored.rows.extend_from_slice(message),
+                tag::COMMAND_COMPLETE if has_rows => {
+                    if let Ok(complete) = CommandComplete::parse(frame.body) {
+                        stored.tag = complete.tag.to_vec();
+                    }
+                }
+                _ => told.extend_from_slice(message),
+            }
+        }
+        self.stream.send_vec(told);
+        if has_rows {
+            stored.rows.shrink_to_fit();
+            // It was counted before, and has not grown since.
+            let _: Result<(), Error> = stored.held.set(stored.rows.capacity());
+            self.sharded().left = Some(Left::Stored(stored));
+        }
+        Ok(outcome)
+    }
+
+    /// Gives the client the next rows of those that are here.
+    fn give(&mut self, mut stored: Stored, rows: Option<u64>) -> State {
+        let mut given = 0;
+        let from = stored.at;
+        while rows.is_none_or(|rows| given < rows) {
+            let rest = stored.rows.get(stored.at..).unwrap_or_default();
+            let Ok(Some(header)) = peek(rest, BODY_BYTES_MAX) else {
+                break;
+            };
+            stored.at += header.frame_bytes();
+            given += 1;
+        }
+        let rows_given = stored.rows.get(from..stored.at).unwrap_or_default();
+        self.stream.send_vec(rows_given.to_vec());
+        if rows == Some(given) {
+            self.stream.write(&PORTAL_SUSPENDED);
+            return State::Stored(stored);
+        }
+        // As PostgreSQL: the rows of this slice.
+        let complete = CommandComplete { tag: &stored.tag };
+        let tag = match complete.split() {
+            (command, Some(_)) => [command, b" ", given.to_string().as_bytes()].concat(),
+            _ => stored.tag.clone(),
+        };
+        let mut message = Vec::new();
+        CommandComplete { tag: &tag }.encode(&mut message);
+        self.stream.send_vec(message);
+        stored.rows = Vec::new();
+        stored.at = 0;
+        let _: Result<(), Error> = stored.held.set(0);
+        State::Stored(stored)
+    }
+}
+
+/// Does a row limit not say where it ends?
+fn has_ties(run: &Run) -> bool {
+    let parts = run.gathering.as_deref();
+    let merge = parts.map_or(&run.merge, |across| &across.asked.plan);
+    merge.limit.with_ties
+}

@@ -1,0 +1,383 @@
+//! Portals with row limits over shards: what one PostgreSQL answers to the same messages.
+
+use super::super::support::process::{poll, PATIENCE};
+use super::super::support::wire::{
+    bind, close, describe, execute, flush, parse, query, sync, tagged, Message, Wire,
+};
+use super::{filled, Random};
+
+/// Parse, Bind, Describe of a portal.
+fn opened(portal: &str, sql: &str) -> Vec<u8> {
+    [
+        parse("", sql),
+        bind(portal, "", &[]),
+        describe(b'P', portal),
+    ]
+    .concat()
+}
+
+/// What a client sends up to a ReadyForQuery.
+type Batch = Vec<Vec<u8>>;
+
+/// Sends the same to both, batch after batch, and compares.
+#[track_caller]
+fn same(one: &mut Wire, client: &mut Wire, batches: &[Batch]) {
+    for (number, batch) in batches.iter().enumerate() {
+        let expected = one.ask(batch);
+        assert_eq!(client.ask(batch), expected, "batch {number}");
+    }
+}
+
+const BY_ID: &str = "SELECT id, name, age FROM users ORDER BY id";
+
+#[test]
+fn a_suspended_portal_goes_on_where_it_was() {
+    let (mut one, shards) = filled("portals");
+    let mut client = shards.client();
+    for sql in [
+        BY_ID,
+        "SELECT id FROM users ORDER BY age DESC NULLS LAST, id LIMIT 20",
+        "SELECT name, id FROM users WHERE id > 5 ORDER BY name NULLS FIRST, id OFFSET 30",
+        "SELECT country, count(*), avg(balance) FROM users GROUP BY country ORDER BY country",
+        "SELECT DISTINCT level FROM users ORDER BY level",
+        "SELECT id, rank() OVER (ORDER BY age, id) FROM users ORDER BY id",
+        "SELECT id FROM users WHERE age > (SELECT avg(age) FROM users) ORDER BY id",
+        "SELECT id FROM users WHERE id = 7",
+        "SELECT id FROM users WHERE id < 0 ORDER BY id",
+        "SELECT code FROM countries ORDER BY code",
+        "SELECT count(*) FROM users",
+        "SELECT 1",
+        "SELECT id FROM users ORDER BY id LIMIT 0",
+        "VALUES (1), (2), (3)",
+        "SHOW standard_conforming_strings",
+        "INSERT INTO countries VALUES ('nl', 'Netherlands', false), ('at', 'Austria', false) RETURNING code",
+        "UPDATE users SET age = 50 WHERE id IN (1, 2, 3, 4, 5, 6) RETURNING age",
+        "UPDATE users SET age = 51 WHERE id < 20",
+        "DELETE FROM countries WHERE code = 'nl'",
+    ] {
+        for rows in [1, 3, 10, 500] {
+            let slice = vec![execute("c", rows), sync()];
+            let mut batches = vec![
+                vec![query("BEGIN")],
+                vec![opened("c", sql), execute("c", rows), sync()],
+            ];
+            batches.extend(vec![slice; if rows == 1 { 5 } else { 3 }]);
+            let all: Batch = vec![execute("c", 0), sync()];
+            // What has run cannot run again, but a query has no more rows.
+            batches.extend([all.clone(), vec![close(b'P', "c"), sync()], all]);
+            batches.extend([vec![query("ROLLBACK")]]);
+            same(&mut one, &mut client, &batches);
+        }
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_portal_ends_with_its_transaction() {
+    let (mut one, shards) = filled("portals_end");
+    let mut client = shards.client();
+    let open = |portal: &str, rows: i32| vec![opened(portal, BY_ID), execute(portal, rows)];
+    let with = |mut batch: Batch, more: &[Vec<u8>]| {
+        batch.extend(more.to_vec());
+        batch
+    };
+    let next = |portal: &str| vec![execute(portal, 2), sync()];
+    let batches: Vec<Batch> = vec![
+        // Without a transaction it is over at Sync, and goes on before.
+        with(open("c", 2), &[sync()]),
+        next("c"),
+        with(open("", 2), &[execute("", 3), execute("", 200), sync()]),
+        next(""),
+        with(open("c", 3), &[flush(), execute("c", 4), flush(), sync()]),
+        with(open("c", 90), &[sync()]),
+        with(open("c", 91), &[sync()]),
+        // With one, it is over at COMMIT and ROLLBACK; names are taken until then.
+        vec![query("BEGIN")],
+        with(open("c", 2), &[sync()]),
+        next("c"),
+        with(open("d", 5), &[sync()]),
+        next("c"),
+        vec![query("COMMIT")],
+        next("c"),
+        vec![query("BEGIN")],
+        with(open("c", 2), &[sync()]),
+        with(open("c", 2), &[sync()]),
+        next("c"),
+        vec![query("ROLLBACK")],
+        next("c"),
+        vec![query("BEGIN")],
+        with(open("c", 2), &[sync()]),
+        vec![query("COMMIT AND CHAIN")],
+        next("c"),
+        vec![query("ROLLBACK")],
+        // One without a name gives way to the next one, and to a Query.
+        vec![query("BEGIN")],
+        with(open("", 2), &[sync()]),
+        next(""),
+        with(open("", 1), &[sync()]),
+        next(""),
+        vec![query("SELECT count(*) FROM users")],
+        next(""),
+        vec![query("ROLLBACK")],
+    ];
+    same(&mut one, &mut client, &batches);
+    // Nothing is left of it on any server.
+    for number in 0..3 {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+        let mut shard = shards.shard(number);
+        poll(PATIENCE, "no open transaction", || {
+            (shard.value(open) == "0").then_some(())
+        });
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_transaction_goes_on_while_a_portal_is_suspended() {
+    let (mut one, shards) = filled("portals_amid");
+    let mut client = shards.client();
+    let next = |portal: &str, rows| vec![execute(portal, rows), sync()];
+    let batches: Vec<Batch> = vec![
+        vec![query("BEGIN")],
+        vec![opened("a", BY_ID), execute("a", 4), sync()],
+        // It does not see what is done after it was opened, nor after it was bound.
+        vec![opened("b", "SELECT id, age FROM users ORDER BY id"), sync()],
+        vec![query("UPDATE users SET age = 99, name = 'later'")],
+        vec![
+            opened(
+                "c",
+                "SELECT age, count(*) FROM users GROUP BY age ORDER BY age",
+            ),
+            sync(),
+        ],
+        vec![query("DELETE FROM users WHERE id > 50")],
+        next("b", 3),
+        next("a", 3),
+        next("c", 1),
+        vec![query("SELECT count(*), max(age) FROM users")],
+        next("a", 30),
+        next("b", 0),
+        next("c", 0),
+        vec![
+            opened("e", "SELECT id FROM users ORDER BY id"),
+            parse("", "DELETE FROM users"),
+            bind("", "", &[]),
+            execute("", 0),
+            execute("e", 2),
+            execute("e", 3),
+            sync(),
+        ],
+        next("e", 4),
+        next("a", 200),
+        vec![query("ROLLBACK")],
+        // Savepoints: what was bound before them stays, and where it is.
+        vec![query("BEGIN")],
+        vec![opened("a", BY_ID), execute("a", 2), sync()],
+        vec![query("SAVEPOINT s")],
+        vec![opened("b", BY_ID), execute("b", 2), sync()],
+        next("a", 2),
+        vec![query("SELECT 1 / 0")],
+        next("a", 2),
+        next("nothing", 2),
+        vec![query("ROLLBACK TO s")],
+        next("b", 2),
+        vec![query("ROLLBACK TO s")],
+        next("a", 2),
+        vec![opened("b", BY_ID), execute("b", 2), sync()],
+        vec![query("RELEASE s")],
+        vec![query("SAVEPOINT s")],
+        next("b", 2),
+        vec![query("ROLLBACK TO s")],
+        next("b", 2),
+        next("a", 1),
+        // One that fails is over.
+        vec![query("SAVEPOINT t")],
+        vec![
+            parse("", "SELECT id / (id - id) FROM users"),
+            bind("f", "", &[]),
+            execute("f", 2),
+            sync(),
+        ],
+        vec![query("ROLLBACK TO t")],
+        next("f", 2),
+        vec![query("ROLLBACK TO t")],
+        next("a", 0),
+        vec![query("COMMIT")],
+    ];
+    same(&mut one, &mut client, &batches);
+    shards.pgdog.stop();
+}
+
+#[test]
+fn portals_of_one_shard_and_of_several_live_side_by_side() {
+    let (mut one, shards) = filled("portals_beside");
+    let mut client = shards.client();
+    let of_user = |id: u32| {
+        format!("SELECT n FROM generate_series(1, 9) n, users WHERE id = {id} ORDER BY n")
+    };
+    let next = |portal: &str, rows| vec![execute(portal, rows), sync()];
+    let mut batches: Vec<Batch> = vec![vec![query("BEGIN")]];
+    for id in 1..9 {
+        let name = format!("u{id}");
+        batches.push(vec![opened(&name, &of_user(id)), execute(&name, 2), sync()]);
+    }
+    batches.push(vec![opened("all", BY_ID), execute("all", 5), sync()]);
+    for id in 1..9 {
+        let name = format!("u{id}");
+        batches.extend([next(&name, 3), next("all", 2)]);
+        batches.push(vec![describe(b'P', &name), sync()]);
+        if id % 2 == 0 {
+            batches.push(vec![close(b'P', &name), sync()]);
+        }
+    }
+    batches.push(vec![
+        execute("u1", 0),
+        execute("u3", 0),
+        execute("all", 0),
+        sync(),
+    ]);
+    batches.push(vec![query("COMMIT")]);
+    same(&mut one, &mut client, &batches);
+    shards.pgdog.stop();
+}
+
+#[test]
+fn cursors_are_fetched_from_forward() {
+    let (mut one, shards) = filled("cursors");
+    let mut client = shards.client();
+    let simple = |sql: &str| vec![query(sql)];
+    let declared = |name: &str, sql: &str| simple(&format!("DECLARE {name} CURSOR FOR {sql}"));
+    let extended = |sql: &str| {
+        vec![
+            parse("", sql),
+            bind("", "", &[]),
+            describe(b'P', ""),
+            execute("", 0),
+            sync(),
+        ]
+    };
+    let batches: Vec<Batch> = vec![
+        declared("c", BY_ID),
+        simple("BEGIN"),
+        declared("c", BY_ID),
+        simple("FETCH 3 FROM c"),
+        simple("FETCH c"),
+        simple("UPDATE users SET name = 'changed'"),
+        simple("FETCH FORWARD 4 FROM c"),
+        extended("FETCH 2 FROM c"),
+        vec![execute("c", 2), sync()],
+        declared("\"D\"", "SELECT DISTINCT level FROM users ORDER BY level"),
+        extended("FETCH ALL FROM \"D\""),
+        simple("FETCH 1 FROM \"D\""),
+        simple("CLOSE \"D\""),
+        simple("SAVEPOINT s"),
+        simple("SELECT 1 / 0"),
+        simple("ROLLBACK TO s"),
+        simple("FETCH 1 FROM c"),
+        declared("c", BY_ID),
+        simple("ROLLBACK TO s"),
+        simple("FETCH ALL c"),
+        simple("FETCH NEXT FROM c"),
+        // One of a single shard, and one of several.
+        declared("e", "SELECT n FROM users, generate_series(1, 9) n WHERE id = 5 ORDER BY n"),
+        extended("DECLARE f NO SCROLL CURSOR FOR SELECT count(*) FROM orders"),
+        simple("FETCH 2 FROM e; FETCH 2 FROM f; FETCH 1 FROM e"),
+        simple("CLOSE ALL"),
+        simple("COMMIT"),
+        simple("BEGIN; DECLARE g CURSOR FOR SELECT id FROM users ORDER BY id DESC; FETCH 2 FROM g; COMMIT"),
+        simple("FETCH g"),
+    ];
+    same(&mut one, &mut client, &batches);
+    client.query("BEGIN");
+    for sql in [
+        "DECLARE c SCROLL CURSOR FOR SELECT id FROM users",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM users",
+        "DECLARE c BINARY CURSOR FOR SELECT id FROM users",
+        "DECLARE c CURSOR FOR SELECT id FROM users; FETCH BACKWARD 1 FROM c",
+        "DECLARE c CURSOR FOR SELECT id FROM users; MOVE 1 FROM c",
+    ] {
+        assert_eq!(client.query(sql), "E:0A000 Z:E", "{sql}");
+        client.query("ROLLBACK");
+        client.query("BEGIN");
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn servers_rest_while_a_portal_is_suspended() {
+    let (_, shards) = filled("portals_rest");
+    let mut client = shards.client();
+    client.query("BEGIN");
+    let sql = "SELECT u.id, n, repeat('x', 1000) FROM users u, generate_series(1, 1000) n ORDER BY u.id, n";
+    client.ask(&[opened("c", sql), execute("c", 1000), sync()]);
+    for number in 0..3 {
+        let mut shard = shards.shard(number);
+        let states = "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%repeat%'";
+        let states = shard.rows(states);
+        assert_eq!(states, [["idle in transaction"]], "shard {number}");
+    }
+    // What follows is cancelled like anything else.
+    let key = client.key();
+    let wait = "SELECT pg_sleep(60) FROM users WHERE id = 3";
+    client.send(&query(wait));
+    let mut shard = shards.shard(0);
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60) FROM users WHERE id = 3' AND state = 'active'";
+    poll(PATIENCE, "the query to sleep", || {
+        (shard.value(asleep) == "1").then_some(())
+    });
+    Wire::cancel(shards.pgdog.port(), &key);
+    client.expect_cancelled('E');
+    assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    shards.pgdog.stop();
+}
+
+/// All rows of a query, slice by slice, as one reply.
+pub(super) fn sliced(
+    client: &mut Wire,
+    sql: &str,
+    binary: bool,
+    random: &mut Random,
+) -> Vec<Message> {
+    let rows = i32::try_from(1 + random.below(40)).unwrap();
+    let formats: &[u8] = match binary {
+        true => &[b'c', 0, 0, 0, 0, 0, 0, 0, 1, 0, 1],
+        false => &[b'c', 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    let mut batch = [
+        parse("", sql),
+        tagged(b'B', formats),
+        describe(b'P', "c"),
+        execute("c", rows),
+        sync(),
+    ]
+    .concat();
+    let mut all = Vec::new();
+    loop {
+        client.send(&batch);
+        let messages = client.read_until(b'Z');
+        let given = messages
+            .iter()
+            .filter(|message| message.tag == b'D')
+            .count();
+        let goes_on = messages.iter().any(|message| message.tag == b's');
+        assert!(!goes_on || given == usize::try_from(rows).unwrap(), "{sql}");
+        all.extend(messages);
+        if !goes_on {
+            break;
+        }
+        batch = [execute("c", rows), sync()].concat();
+    }
+    let ended = client.query("ROLLBACK");
+    assert_eq!(ended, "C:ROLLBACK Z:I");
+    let total = all.iter().filter(|message| message.tag == b'D').count();
+    all.retain(|message| match message.tag {
+        b'Z' | b's' => false,
+        b'1' | b'2' => binary, // as of a Query
+        _ => true,
+    });
+    for message in all.iter_mut().filter(|message| message.tag == b'C') {
+        message.body = format!("SELECT {total}\0").into_bytes();
+    }
+    all
+}
