@@ -2,7 +2,10 @@
 
 use super::sharding::Pair;
 use super::shards::Shards;
-use super::support::wire::{bind, describe, execute, parse, query, run, sync, Wire};
+use super::support::postgres::Postgres;
+use super::support::wire::{
+    bind, copy_data, copy_done, describe, execute, parse, query, run, sync, Wire,
+};
 
 /// `[shard, key of a user who lives there]`.
 fn keys(pair: &Pair) -> Vec<String> {
@@ -286,6 +289,40 @@ fn a_syntax_error_fails_the_transaction_on_every_shard() {
         ["0", "0", "0"]
     );
     pair.shards.pgdog.stop();
+}
+
+/// Whoever reads a command tag takes it for done: of the last statement of a text it comes when that is committed.
+#[test]
+fn what_the_commit_refuses_has_no_command_tag() {
+    let shards = Shards::start("sql_tags", "", "");
+    let mut client = shards.client();
+    let mut one = Postgres::shared().admin(&Postgres::shared().database("sql_tags_one"));
+    let table = "CREATE TABLE o (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)";
+    for wire in [&mut client, &mut one] {
+        assert_eq!(wire.query(table), "C:CREATE_TABLE Z:I");
+    }
+    for sql in [
+        "INSERT INTO o VALUES (1), (1)",
+        "INSERT INTO o VALUES (2); INSERT INTO o VALUES (3), (3)",
+        "INSERT INTO o VALUES (5), (5) RETURNING id",
+        "INSERT INTO o VALUES (6) RETURNING id; SELECT 6",
+        "BEGIN; INSERT INTO o VALUES (6); SELECT 6; COMMIT",
+        "INSERT INTO o VALUES (7)",
+    ] {
+        assert_eq!(client.query(sql), one.query(sql), "{sql}");
+    }
+    for rows in ["8\n8\n", "9\n"] {
+        let replies = [&mut client, &mut one].map(|wire| {
+            assert_eq!(wire.begin_copy("COPY o FROM STDIN"), "G");
+            wire.ask(&[copy_data(rows.as_bytes()), copy_done()])
+        });
+        assert_eq!(replies[0], replies[1], "{rows}");
+    }
+    assert_eq!(
+        shards.each("SELECT string_agg(id::text, ',' ORDER BY id) FROM o"),
+        ["6,7,9"; 3]
+    );
+    shards.pgdog.stop();
 }
 
 /// On all servers that are at work, as on one.

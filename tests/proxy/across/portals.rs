@@ -300,6 +300,7 @@ fn cursors_are_fetched_from_forward() {
         client.query("ROLLBACK");
         client.query("BEGIN");
     }
+    assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
     shards.pgdog.stop();
 }
 

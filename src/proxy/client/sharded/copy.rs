@@ -520,7 +520,7 @@ impl CopyIn<'_> {
     }
 
     /// The command tag, which the client gets.
-    fn complete(&self) -> Vec<u8> {
+    fn complete(&mut self) -> Vec<u8> {
         let first = self.parts.first().map_or(&[][..], |part| &part.tag);
         let tag = match self.split {
             None => first.to_vec(),
@@ -530,9 +530,7 @@ impl CopyIn<'_> {
                 format!("COPY {rows}").into_bytes()
             }
         };
-        let mut message = Vec::new();
-        CommandComplete { tag: &tag }.encode(&mut message);
-        self.session.stream.send_vec(message);
+        self.session.complete_with(&tag);
         tag
     }
 }

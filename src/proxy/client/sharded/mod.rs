@@ -62,6 +62,8 @@ pub(super) struct Sharded {
     pub(super) transaction: Transaction,
     /// The transaction is one of ours, for the batch or text under way.
     ours: bool,
+    /// CommandComplete of the last statement of a text whose transaction is ours: it is for when that is committed.
+    withheld: Option<Vec<u8>>,
     /// What the batch under way, or the open transaction, has bound.
     portals: Vec<portals::Portal>,
     /// Portals of the open transaction that servers of these shards have under the client's names.

@@ -631,12 +631,17 @@ impl<'a> Scatter<'a> {
         progress
     }
 
-    fn write(&mut self, out: Vec<u8>) {
+    fn write(&mut self, mut out: Vec<u8>) {
         if let Some(kept) = &mut self.kept {
             if let (Err(error), false) = (kept.take(&out), self.failed) {
                 self.refuse(&error);
             }
             return;
+        }
+        if let Some(withheld) = &mut self.session.sharded().withheld {
+            if let Some(at) = completion_at(&out) {
+                *withheld = out.split_off(at);
+            }
         }
         if !out.is_empty() {
             self.begun = true;
@@ -686,6 +691,17 @@ impl<'a> Scatter<'a> {
             }
         }
     }
+}
+
+/// Where a CommandComplete begins that ends these messages.
+fn completion_at(messages: &[u8]) -> Option<usize> {
+    let mut frames = Frames::new(messages, BODY_BYTES_MAX);
+    let (mut start, mut last) = (0, None);
+    while let Some(Ok(frame)) = frames.next() {
+        last = (frame.tag == tag::COMMAND_COMPLETE).then_some(start);
+        start = frames.at();
+    }
+    last
 }
 
 /// A server is lost. `begun`: the client has got something of the reply.

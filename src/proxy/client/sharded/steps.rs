@@ -49,7 +49,7 @@ impl Session {
         // Several statements are one transaction, and so is one that all of several shards must have done or none.
         let mut ours = false;
         let mut went = Stepped::Done;
-        for step in steps {
+        for (at, step) in steps.iter().enumerate() {
             let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
             let transaction = &mut self.sharded().transaction;
             if together && !transaction.is_open() && !step.verdict.is_control() {
@@ -62,17 +62,19 @@ impl Session {
                 self.complete(step.tag_of_begin());
                 continue;
             }
+            let is_last = at + 1 == steps.len();
+            self.sharded().withheld = (ours && is_last).then(Vec::new);
             went = self.run_step(step).await?;
             ours &= self.sharded().transaction.is_open();
             if went == Stepped::Failed {
                 break;
             }
         }
-        if ours {
-            match went {
-                Stepped::Done => drop(self.commit(false, None).await?),
-                Stepped::Failed => self.roll_back(false).await?,
-            }
+        let completion = self.sharded().withheld.take().unwrap_or_default();
+        if ours && went == Stepped::Failed {
+            self.roll_back(false).await?;
+        } else if !ours || self.commit(false, None).await? == Stepped::Done {
+            self.stream.send_vec(completion);
         }
         Ok(())
     }
@@ -563,13 +565,18 @@ impl Session {
         usize::try_from(turn % count.max(1) as u64).unwrap_or_default()
     }
 
-    pub(super) fn complete(&self, tag: &str) {
+    pub(super) fn complete(&mut self, tag: &str) {
+        self.complete_with(tag.as_bytes());
+    }
+
+    /// CommandComplete for the client, which waits for the commit if that comes with it.
+    pub(super) fn complete_with(&mut self, tag: &[u8]) {
         let mut message = Vec::new();
-        CommandComplete {
-            tag: tag.as_bytes(),
+        CommandComplete { tag }.encode(&mut message);
+        match &mut self.sharded().withheld {
+            Some(withheld) => *withheld = message,
+            None => self.stream.send_vec(message),
         }
-        .encode(&mut message);
-        self.stream.send_vec(message);
     }
 
     fn warn(&self, code: SqlState, text: &'static str) {
