@@ -78,6 +78,10 @@ $db->do("ALTER TABLE item DROP COLUMN extra");
 
 # A query that is given up.
 $db->do("SELECT pg_sleep(60)", { pg_async => PG_ASYNC });
+my $watcher = connection();
+my $sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+select(undef, undef, undef, 0.02) until $watcher->selectrow_array($sleeps);
+$watcher->disconnect;
 check($db->pg_cancel, "cancel");
 check($db->selectrow_array("SELECT 1") == 1, "after the cancel");
 

@@ -25,7 +25,8 @@ fn all_statements_together_have_a_budget() {
         assert_eq!(begin.query("BEGIN"), "C:BEGIN Z:T");
     }
     assert_eq!(ends(first.ask(&[hold])), "s Z:T");
-    let sql = "SELECT DISTINCT u.id + 0, n, repeat('x', 1000) FROM users u, generate_series(1, 300) n";
+    let sql =
+        "SELECT DISTINCT u.id + 0, n, repeat('x', 1000) FROM users u, generate_series(1, 300) n";
     assert!(second.query(sql).ends_with("E:53200 Z:E"));
     assert_eq!(second.query("ROLLBACK"), "C:ROLLBACK Z:I");
     // Who needs little is served, and so is who waits for rows.

@@ -1,7 +1,9 @@
 //! Cursors over several shards: DECLARE, FETCH and CLOSE of what is a portal here. One of a single shard is its server's.
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::merge::refused;
+use crate::protocol::backend::NO_DATA;
+use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{Place, Run, Verdict};
 use crate::sql::cursors::{declared, fetched};
 use crate::sql::session::{Effect, Effects};
@@ -9,6 +11,7 @@ use crate::sql::statement::{Kind, Statement};
 
 use super::super::{End, Session};
 use super::plan::{Form, Planned};
+use super::portals::{Portal, State, Why};
 use super::route::Source;
 use super::steps::Stepped;
 
@@ -157,6 +160,62 @@ impl Session {
             if left && sharded.transaction.is_open() {
                 sharded.afar.push((name.clone(), shard));
             }
+        }
+    }
+
+    /// Keeps a portal that is opened at once.
+    async fn declare_portal(&mut self, mut portal: Portal) -> Result<Stepped, End> {
+        let went = match self.open_one(&mut portal).await? {
+            Ok(went) => went,
+            Err(error) => self.failed_with(&error),
+        };
+        if went == Stepped::Done {
+            self.sharded().portals.push(portal);
+        }
+        Ok(went)
+    }
+
+    /// Gives the next rows of one.
+    async fn fetch_portal(
+        &mut self,
+        name: &[u8],
+        rows: Option<u64>,
+        described: bool,
+    ) -> Result<Stepped, End> {
+        let Ok(mut portal) = self.portal(name) else {
+            let name = String::from_utf8_lossy(name);
+            let text = format!("cursor \"{name}\" does not exist");
+            let error = Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text);
+            return Ok(self.failed_with(&error));
+        };
+        let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
+        let (went, state) = match state {
+            State::Open(merge, flow) => {
+                if described {
+                    self.stream.send_vec(merge.row_description().to_vec());
+                }
+                self.execute_open(&portal, rows, "FETCH", (merge, flow))
+                    .await?
+            }
+            state => {
+                let what = "FETCH of a portal that is no open cursor";
+                (self.failed_with(&refused(what)), state)
+            }
+        };
+        portal.state = state;
+        self.sharded().portals.push(portal);
+        Ok(went)
+    }
+
+    /// RowDescription of what FETCH gives.
+    pub(super) fn cursor_description(&mut self, name: &[u8]) -> &[u8] {
+        let mut portals = self.sharded().portals.iter();
+        match portals
+            .find(|portal| *portal.name == *name)
+            .map(|portal| &portal.state)
+        {
+            Some(State::Open(merge, _)) => merge.row_description(),
+            _ => &NO_DATA,
         }
     }
 }

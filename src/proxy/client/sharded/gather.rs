@@ -20,8 +20,9 @@ use crate::sql::session::Effects;
 
 use super::super::{End, Session};
 use super::charge::Charge;
+use super::kept::{Kept, Messages};
 use super::plan::{put_parse, Form, Planned};
-use super::scatter::{Answers, Call, Kept, Messages, Shown};
+use super::scatter::{Answers, Call, Shown};
 use super::steps::Stepped;
 use super::Leg;
 

@@ -11,6 +11,7 @@ mod cursors;
 mod execute;
 mod flow;
 mod gather;
+mod kept;
 mod lookups;
 mod moves;
 mod plan;
@@ -21,6 +22,7 @@ mod route;
 mod route_copy;
 mod scatter;
 mod steps;
+mod stored;
 mod two_phase;
 mod unique_ids;
 

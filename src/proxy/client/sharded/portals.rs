@@ -16,12 +16,9 @@ use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
 use crate::merge::{refused, Description, Merge};
 use crate::prepared::Statement;
-use crate::protocol::backend::{
-    tag, CommandComplete, BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED,
-};
+use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED};
 use crate::protocol::batch::messages;
 use crate::protocol::exchange::{Fate, Owed};
-use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend::{tag as frontend, Bind, Execute, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{Run, Verdict};
@@ -30,11 +27,11 @@ use crate::sql::session::Effects;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
-use super::charge::Charge;
 use super::flow::Flow;
 use super::plan::{Planned, Wanted};
-use super::scatter::{self, Answers, Call, Kept, Messages, Outcome, Shown, LIMITS};
+use super::scatter::{self, Answers, Call, Outcome, Shown, LIMITS};
 use super::steps::{in_failed_transaction, Stepped, BEGIN};
+use super::stored::Stored;
 use super::{Leg, Sharded};
 
 /// Portals that a batch or transaction may have: a client that wants more is refused.
@@ -66,12 +63,12 @@ pub(super) struct Portal {
     described: bool,
     /// Savepoints that were in force when it was bound.
     depth: usize,
-    state: State,
+    pub(super) state: State,
     /// Who has a portal of ours for it.
     servers: Option<Servers>,
 }
 
-enum State {
+pub(super) enum State {
     Bound,
     Open(Box<Merge>, Flow),
     Stored(Stored),
@@ -82,7 +79,7 @@ enum State {
 }
 
 #[derive(Clone, Copy)]
-enum Why {
+pub(super) enum Why {
     /// It has failed.
     Error,
     /// It was opened amid what was rolled back.
@@ -95,15 +92,6 @@ pub(super) struct Servers {
     shards: Vec<usize>,
     /// Savepoints that were in force when they got it.
     depth: usize,
-}
-
-/// Rows that are here.
-pub(super) struct Stored {
-    /// DataRows, one behind the other; those before `at` are given.
-    rows: Vec<u8>,
-    at: usize,
-    tag: Vec<u8>,
-    held: Charge,
 }
 
 /// What a statement has left of its rows.
@@ -225,7 +213,7 @@ impl Session {
     }
 
     /// Takes a portal out.
-    fn portal(&mut self, name: &[u8]) -> Result<Portal, Error> {
+    pub(super) fn portal(&mut self, name: &[u8]) -> Result<Portal, Error> {
         let portals = &mut self.sharded().portals;
         let at = portals.iter().position(|portal| *portal.name == *name);
         at.map(|at| portals.swap_remove(at)).ok_or_else(|| {
@@ -422,7 +410,10 @@ impl Session {
                 self.execute_open(&portal, rows, "SELECT", (merge, flow))
                     .await?
             }
-            State::Stored(stored) => (Stepped::Done, self.give(stored, rows)),
+            State::Stored(mut stored) => {
+                self.stream.send_vec(stored.give(rows));
+                (Stepped::Done, State::Stored(stored))
+            }
             State::Done(Some(tag)) => {
                 self.complete(tag);
                 (Stepped::Done, State::Done(Some(tag)))
@@ -529,7 +520,10 @@ impl Session {
                 }
                 State::Open(merge, flow)
             }
-            Some(Left::Stored(stored)) => self.give(stored, rows),
+            Some(Left::Stored(mut stored)) => {
+                self.stream.send_vec(stored.give(rows));
+                State::Stored(stored)
+            }
             None => State::Done(again),
         };
         Ok((went, state))
@@ -546,7 +540,7 @@ impl Session {
     }
 
     /// The next Execute of a portal that servers have.
-    async fn execute_open(
+    pub(super) async fn execute_open(
         &mut self,
         portal: &Portal,
         rows: Option<u64>,
@@ -632,62 +626,6 @@ impl Session {
         Ok(outcome)
     }
 
-    /// DECLARE: a portal that is opened at once.
-    pub(super) async fn declare_portal(&mut self, mut portal: Portal) -> Result<Stepped, End> {
-        let went = match self.open_one(&mut portal).await? {
-            Ok(went) => went,
-            Err(error) => self.failed_with(&error),
-        };
-        if went == Stepped::Done {
-            self.sharded().portals.push(portal);
-        }
-        Ok(went)
-    }
-
-    /// FETCH.
-    pub(super) async fn fetch_portal(
-        &mut self,
-        name: &[u8],
-        rows: Option<u64>,
-        described: bool,
-    ) -> Result<Stepped, End> {
-        let Ok(mut portal) = self.portal(name) else {
-            let name = String::from_utf8_lossy(name);
-            let text = format!("cursor \"{name}\" does not exist");
-            let error = Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text);
-            return Ok(self.failed_with(&error));
-        };
-        let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
-        let (went, state) = match state {
-            State::Open(merge, flow) => {
-                if described {
-                    self.stream.send_vec(merge.row_description().to_vec());
-                }
-                self.execute_open(&portal, rows, "FETCH", (merge, flow))
-                    .await?
-            }
-            state => {
-                let what = "FETCH of a portal that is no open cursor";
-                (self.failed_with(&refused(what)), state)
-            }
-        };
-        portal.state = state;
-        self.sharded().portals.push(portal);
-        Ok(went)
-    }
-
-    /// RowDescription of what FETCH gives.
-    fn cursor_description(&mut self, name: &[u8]) -> &[u8] {
-        let mut portals = self.sharded().portals.iter();
-        match portals
-            .find(|portal| *portal.name == *name)
-            .map(|portal| &portal.state)
-        {
-            Some(State::Open(merge, _)) => merge.row_description(),
-            _ => &NO_DATA,
-        }
-    }
-
     /// Opens what is still bound and would see something else later.
     async fn open_bound(&mut self) -> Result<Stepped, End> {
         let sharded = self.sharded();
@@ -708,7 +646,10 @@ impl Session {
     }
 
     /// Opens one, if it can be. Errors within: it cannot be planned, which nobody was told.
-    async fn open_one(&mut self, portal: &mut Portal) -> Result<Result<Stepped, Error>, End> {
+    pub(super) async fn open_one(
+        &mut self,
+        portal: &mut Portal,
+    ) -> Result<Result<Stepped, Error>, End> {
         let Ok(bind) = Bind::parse(&portal.bind) else {
             return Ok(Err(Error::protocol_violation("Bind")));
         };
@@ -756,96 +697,6 @@ impl Session {
         sharded.portals.retain(|portal| !is_over(portal));
         let _: Stepped = self.open_bound().await?; // told, either way
         Ok(())
-    }
-
-    /// Runs a call whose rows the client gets in slices, and keeps them.
-    pub(super) async fn call_and_store(
-        &mut self,
-        legs: &mut [Leg],
-        call: &Call<'_>,
-        described: bool,
-    ) -> Result<Outcome, End> {
-        let mut kept = Kept::whole();
-        let outcome = self.call_for(legs, call, &mut kept).await?;
-        if outcome == Outcome::Failed {
-            self.link.meter.error();
-            self.stream.send_vec(kept.error.unwrap_or_default());
-            return Ok(outcome);
-        }
-        let Messages::Whole(bytes) = kept.messages else {
-            return Ok(outcome);
-        };
-        let mut has_rows = false;
-        let mut stored = Stored {
-            rows: Vec::new(),
-            at: 0,
-            tag: Vec::new(),
-            held: Charge::new(&self.state),
-        };
-        let mut told = Vec::new();
-        let mut start = 0;
-        let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
-        while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
-            match frame.tag {
-                tag::ROW_DESCRIPTION => {
-                    has_rows = true;
-                    if described {
-                        told.extend_from_slice(message);
-                    }
-                }
-                tag::NO_DATA if !described => {}
-                tag::DATA_ROW => stored.rows.extend_from_slice(message),
-                tag::COMMAND_COMPLETE if has_rows => {
-                    if let Ok(complete) = CommandComplete::parse(frame.body) {
-                        stored.tag = complete.tag.to_vec();
-                    }
-                }
-                _ => told.extend_from_slice(message),
-            }
-        }
-        self.stream.send_vec(told);
-        if has_rows {
-            stored.rows.shrink_to_fit();
-            // It was counted before, and has not grown since.
-            let _: Result<(), Error> = stored.held.set(stored.rows.capacity());
-            self.sharded().left = Some(Left::Stored(stored));
-        }
-        Ok(outcome)
-    }
-
-    /// Gives the client the next rows of those that are here.
-    fn give(&mut self, mut stored: Stored, rows: Option<u64>) -> State {
-        let mut given = 0;
-        let from = stored.at;
-        while rows.is_none_or(|rows| given < rows) {
-            let rest = stored.rows.get(stored.at..).unwrap_or_default();
-            let Ok(Some(header)) = peek(rest, BODY_BYTES_MAX) else {
-                break;
-            };
-            stored.at += header.frame_bytes();
-            given += 1;
-        }
-        let rows_given = stored.rows.get(from..stored.at).unwrap_or_default();
-        self.stream.send_vec(rows_given.to_vec());
-        if rows == Some(given) {
-            self.stream.write(&PORTAL_SUSPENDED);
-            return State::Stored(stored);
-        }
-        // As PostgreSQL: the rows of this slice.
-        let complete = CommandComplete { tag: &stored.tag };
-        let tag = match complete.split() {
-            (command, Some(_)) => [command, b" ", given.to_string().as_bytes()].concat(),
-            _ => stored.tag.clone(),
-        };
-        let mut message = Vec::new();
-        CommandComplete { tag: &tag }.encode(&mut message);
-        self.stream.send_vec(message);
-        stored.rows = Vec::new();
-        stored.at = 0;
-        let _: Result<(), Error> = stored.held.set(0);
-        State::Stored(stored)
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Instant;
 use cores::Buf;
 
 use crate::error::{Error, Fault, Survives};
-use crate::merge::gather::Gathered;
 use crate::merge::plan::Slice;
 use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
 use crate::metrics::{nanoseconds, Answered};
@@ -28,10 +27,11 @@ use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT}
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
 use super::charge::Charge;
 use super::flow::Flow;
+use super::kept::Kept;
 use super::Leg;
 
 /// Bytes of one message of one server that are kept until it is all there.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Turns in one poll before other tasks get theirs.
 const BURST: usize = 16;
 /// Bytes written to the client at a time.
@@ -105,68 +105,6 @@ pub(super) enum Outcome {
     Done(Vec<u8>),
     /// One of them, or we, said no; the client has been told. All are at rest.
     Failed,
-}
-
-/// What is kept of the answers to a call that are not for the client.
-pub(super) struct Kept {
-    /// Whole messages as they come, until `full`.
-    pub(super) messages: Messages,
-    /// ErrorResponse, if it failed.
-    pub(super) error: Option<Vec<u8>>,
-}
-
-/// How they are kept.
-pub(super) enum Messages {
-    /// As they are.
-    Whole(Vec<u8>),
-    /// Their rows.
-    Rows(Gathered),
-}
-
-impl Kept {
-    pub(super) fn whole() -> Self {
-        Self {
-            messages: Messages::Whole(Vec::new()),
-            error: None,
-        }
-    }
-
-    pub(super) fn rows(gathered: Gathered) -> Self {
-        Self {
-            messages: Messages::Rows(gathered),
-            error: None,
-        }
-    }
-
-    /// Bytes of memory.
-    fn held_bytes(&self) -> usize {
-        match &self.messages {
-            Messages::Whole(kept) => kept.capacity(),
-            Messages::Rows(gathered) => gathered.held_bytes(),
-        }
-    }
-
-    /// Takes whole messages. Errors: there are too many, or rows that cannot be kept.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let mut start = 0;
-        let mut frames = Frames::new(bytes, BODY_BYTES_MAX);
-        while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
-            if frame.tag == tag::ERROR_RESPONSE {
-                self.error.get_or_insert_with(|| message.to_vec());
-                continue;
-            }
-            match &mut self.messages {
-                Messages::Whole(kept) if kept.len() + message.len() > MESSAGE_BYTES_MAX => {
-                    return Err(too_large());
-                }
-                Messages::Whole(kept) => kept.extend_from_slice(message),
-                Messages::Rows(gathered) => gathered.take(message)?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Replies of one server that nobody has merged yet.
@@ -726,7 +664,7 @@ pub(super) fn lost(leg: &Leg, lost: &Lost, begun: bool) -> End {
     })
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     let text = format!("result needs more than {MESSAGE_BYTES_MAX} bytes of buffer");
     Error::error(Fault::Proxy, SqlState::OUT_OF_MEMORY, text)
 }

@@ -18,9 +18,10 @@ use crate::sql::session::{Effect, Effects};
 use super::super::{End, Session};
 use super::copy;
 use super::flow::rows_max as rows_max_of;
+use super::kept::Kept;
 use super::plan::{Form, Planned, Wanted, RESULTS};
 use super::portals::Asked;
-use super::scatter::{self, Call, Kept, Outcome, Shown};
+use super::scatter::{self, Call, Outcome, Shown};
 use super::two_phase::Fared;
 use super::Leg;
 
