@@ -645,7 +645,7 @@ fn set_changes_a_setting_on_all_cores_at_once() {
     for (command, reply) in [
         ("SET query_timeout = '1500'", "C:SET Z:I"),
         ("SET client_encoding TO 'UTF8'", "C:SET Z:I"),
-        ("SET mirror_queue TO 5", "N:00000 C:SET Z:I"), // has no effect yet, and that is said
+        ("SET canonicalize_type_information TO on", "C:SET Z:I"),
         ("SET nonsense TO 5", "E:42704 Z:I"),
         ("SET port TO 5", "E:42704 Z:I"),
         ("SET default_pool_size TO none", "E:22023 Z:I"),
