@@ -1,6 +1,7 @@
 //! Portals with row limits over shards: what one PostgreSQL answers to the same messages.
 
 use super::super::support::process::{poll, PATIENCE};
+use super::super::support::programs::{python, script};
 use super::super::support::wire::{
     bind, close, describe, execute, flush, parse, query, sync, tagged, Message, Wire,
 };
@@ -381,4 +382,61 @@ pub(super) fn sliced(
         message.body = format!("SELECT {total}\0").into_bytes();
     }
     all
+}
+
+#[test]
+fn drivers_fetch_in_slices() {
+    let (_, shards) = filled("slices");
+    let port = shards.pgdog.port();
+    let jar = ["-cp", "/usr/share/java/postgresql.jar"];
+    for said in [
+        python("psycopg3_slices.py", port, &shards.name),
+        script("java", &jar, "Slices.java", port, &shards.name),
+    ] {
+        let out = said.ok();
+        assert!(out.ends_with("all well\n"), "{out}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let parameters = format!(
+        "host=127.0.0.1 port={port} user=alice password=hunter2 dbname={}",
+        shards.name
+    );
+    runtime
+        .block_on(tokio_postgres_slices(&parameters))
+        .unwrap();
+    shards.pgdog.stop();
+}
+
+async fn tokio_postgres_slices(parameters: &str) -> Result<(), tokio_postgres::Error> {
+    let (mut client, connection) =
+        tokio_postgres::connect(parameters, tokio_postgres::NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let sql = "SELECT id::text FROM users ORDER BY id";
+    let names = |rows: &[tokio_postgres::Row]| -> Vec<String> {
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let whole = names(&client.query(sql, &[]).await?);
+    assert!(whole.len() > 50);
+    let transaction = client.transaction().await?;
+    let portal = transaction.bind(sql, &[]).await?;
+    let mut found = Vec::new();
+    loop {
+        let rows = transaction.query_portal(&portal, 7).await?;
+        found.extend(names(&rows));
+        if rows.len() < 7 {
+            break;
+        }
+        let counted = transaction
+            .query_one("SELECT count(*) FROM users", &[])
+            .await?;
+        assert!(counted.get::<_, i64>(0) > 50);
+    }
+    assert_eq!(found, whole);
+    drop(portal);
+    transaction.commit().await?;
+    drop(client);
+    connection.await.expect("no panic")
 }
