@@ -9,8 +9,8 @@ use crate::support::{Config, Postgres, Wire};
 
 const BACKEND: &str = "SELECT pg_backend_pid()";
 
-/// Rows without end.
-const ENDLESS: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 100000000)";
+/// Rows without end. In FROM the series would be stored as a whole before the first row is sent.
+const ENDLESS: &str = "SELECT repeat('x', 1000), generate_series(1, 100000000)";
 
 /// A name, and how a client gets there.
 type State = (&'static str, fn(&mut Wire));
