@@ -9,31 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} rows=${2:-3000000}
-PG=${PG_BIN:-/usr/lib/postgresql/15/bin}
-PGDOG=${PGDOG:-${CARGO_TARGET_DIR:-target}/release/pgdog}
-folder=$(mktemp -d "${TMPDIR:-/tmp}/pgdog-aggregate.XXXXXX")
-postgres_pid='' pgdog_pids=()
-cleanup() {
-  for pid in "${pgdog_pids[@]}"; do { kill "$pid" && wait "$pid" || true; } 2>/dev/null; done
-  [ -z "$postgres_pid" ] || { kill -INT "$postgres_pid" && wait "$postgres_pid" || true; } 2>/dev/null
-  rm -rf "$folder"
-}
-trap cleanup EXIT
-taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-free() { local port=$1; while taken "$port"; do port=$((port + 1)); done; echo "$port"; }
-as_owner=()
-if [ "$(id -u)" = 0 ]; then
-  chown postgres "$folder"
-  as_owner=(setpriv --reuid=postgres --regid=postgres --init-groups)
-fi
-pg_port=$(free 25432)
-(cd / && "${as_owner[@]}" "$PG/initdb" -D "$folder/data" -U postgres -A trust --locale=C.UTF-8 -E UTF8 --no-sync) >"$folder/initdb.log"
-(cd / && exec "${as_owner[@]}" "$PG/postgres" -D "$folder/data" -p "$pg_port" -c listen_addresses=127.0.0.1 \
-  -c unix_socket_directories="$folder" -c fsync=off -c work_mem=256MB -c max_parallel_workers_per_gather=0) >"$folder/postgres.log" 2>&1 &
-postgres_pid=$!
-until taken "$pg_port"; do kill -0 "$postgres_pid"; sleep 0.1; done
-export PGHOST=127.0.0.1 PGUSER=postgres PGPASSWORD=postgres
-psql() { "$PG/psql" -XqAt -v ON_ERROR_STOP=1 "$@"; }
+postgres_options=(-c work_mem=256MB -c max_parallel_workers_per_gather=0)
+. perf/postgres.sh
 for shard in 0 1 2; do
   PGPORT=$pg_port psql -c "CREATE DATABASE s$shard" postgres
   PGPORT=$pg_port psql -c "CREATE TABLE sale (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
