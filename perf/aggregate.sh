@@ -14,7 +14,7 @@ postgres_options=(-c work_mem=256MB -c max_parallel_workers_per_gather=0)
 for shard in 0 1 2; do
   PGPORT=$pg_port psql -c "CREATE DATABASE s$shard" postgres
   PGPORT=$pg_port psql -c "CREATE TABLE sale (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
-    INSERT INTO sale SELECT n, n * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" "s$shard"
+    INSERT INTO sale SELECT n, n::int8 * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" "s$shard"
 done
 printf '[[users]]\nname = "postgres"\nall_databases = true\npassword = "postgres"\n' >"$folder/users.toml"
 declare -A ports pids
@@ -61,7 +61,7 @@ python3 - "$folder/aggregate.csv" <<'PY'
 import collections, statistics, sys
 runs = collections.defaultdict(list)
 for line in open(sys.argv[1]):
-    name, workers, clients, seconds, cpu = line.strip().split(",")
+    name, workers, clients, seconds, cpu = line.strip().rsplit(",", 4)
     runs[name, clients, workers].append((float(seconds), float(cpu)))
 for (name, clients, workers), found in runs.items():
     seconds, cpu = (statistics.median(column) for column in zip(*found))
