@@ -166,6 +166,12 @@ impl Builder<'_> {
             self.problems.warnings.push(entry.problem("column", reason));
             return;
         }
+        if value.primary && table.is_none() {
+            let reason = "takes a name: other tables follow a table, this has no effect";
+            self.problems
+                .warnings
+                .push(entry.problem("primary", reason));
+        }
         tables.columns.push(ShardedColumn {
             schema,
             table,

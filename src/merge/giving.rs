@@ -52,7 +52,7 @@ impl Merge {
             let bytes = finished.iter().map(finished_bytes).sum();
             self.rows = Rows::Finished(finished.into_iter(), bytes);
         }
-        if let (Rows::Finished(rows, _), Some(columns)) = (&mut self.rows, &self.columns) {
+        if let (Rows::Finished(rows, bytes), Some(columns)) = (&mut self.rows, &self.columns) {
             loop {
                 if self.pace.is_reached(self.sink.given()) {
                     return Ok(Progress::Suspended);
@@ -63,14 +63,18 @@ impl Merge {
                 if out.len() >= end {
                     return Ok(Progress::Writing);
                 }
-                let Some((order, body)) = rows.next() else {
+                let Some(group) = rows.next() else {
                     break;
                 };
+                *bytes -= finished_bytes(&group);
+                let (order, body) = group;
                 let row = self.places.find(&body, columns.count)?;
                 self.sink.row(&columns.distinct, row, &order, out)?;
             }
         }
         self.complete(out)?;
+        self.rows = Rows::Pass;
+        self.sink.forget();
         Ok(Progress::Done)
     }
 

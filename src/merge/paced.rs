@@ -49,20 +49,20 @@ impl Merge {
         self
     }
 
-    /// The same merge for legs that are portals, of which the client has asked for nothing so far. What they answer to
-    /// Execute is fed; `asked`: they have one to answer.
+    /// The same merge for legs that are portals, of which the client has asked for so many rows. What they answer to Execute
+    /// is fed; for no rows they have none to answer.
     #[must_use]
-    pub fn paced(mut self, asked: bool) -> Self {
+    pub fn paced(mut self, rows: u64) -> Self {
         if matches!(self.rows, Rows::Pass) {
             self.rows = Rows::Queued;
         }
         self.pace = Pace::Slices {
             before: 0,
-            rows: Some(0),
+            rows: Some(rows),
             verb: "SELECT",
         };
         for leg in &mut self.legs {
-            leg.suspended = !asked;
+            leg.suspended = rows == 0;
         }
         self
     }

@@ -86,6 +86,12 @@ impl Sink {
         self.given
     }
 
+    /// No further row comes: what DISTINCT remembers is of no use any more.
+    pub(super) fn forget(&mut self) {
+        self.seen = Seen::Nothing;
+        self.held_bytes = 0;
+    }
+
     /// Rows that OFFSET still leaves out.
     pub(super) const fn left_to_skip(&self) -> u64 {
         self.slice.offset.saturating_sub(self.skipped)

@@ -136,6 +136,8 @@ pub struct Frame<'a> {
     pub tag: u8,
     /// Bytes after the header.
     pub body: &'a [u8],
+    /// Header and body.
+    pub message: &'a [u8],
     /// Where header and body lie in the buffer given to [`Frames::new`].
     pub range: Range<usize>,
 }
@@ -238,6 +240,7 @@ impl<'a> Iterator for Frames<'a> {
         Some(Ok(Frame {
             tag: header.tag,
             body,
+            message: whole,
             range: start..self.at,
         }))
     }

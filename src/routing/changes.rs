@@ -37,6 +37,7 @@ impl<'s> Router<'_, 's> {
                     columns,
                     rows,
                     conflict_sets,
+                    ..
                 },
             ) => {
                 if conflict_sets.iter().any(|name| **name == *column.column) {
@@ -378,6 +379,7 @@ impl<'s> Router<'_, 's> {
                         columns,
                         rows,
                         conflict_sets,
+                        ..
                     },
                 ) => {
                     let set_by_conflict = conflict_sets.iter().any(|name| **name == *column.column);

@@ -6,11 +6,9 @@ use crate::sharding::{ShardingTables, TableKind};
 use crate::sql::generated_keys::Gap;
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Statement;
+use crate::types::oid;
 
 use super::route::Schema;
-
-/// OID of `bigint`.
-const INT8: u32 = 20;
 
 /// A primary key that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +17,13 @@ pub struct MissingKey<'s> {
     pub column: &'s str,
     /// How it is missing. `None`: in a form in which it cannot be added.
     pub gap: Option<Gap>,
+}
+
+/// Does a statement add rows, at any level?
+pub fn inserts(statement: &Statement) -> bool {
+    let writes = statement.keys.iter().flat_map(|keys| &keys.writes);
+    let mut changes = writes.map(|write| &write.change);
+    changes.any(|change| matches!(change, Change::Insert { .. } | Change::Merge { .. }))
 }
 
 /// The first INSERT of a statement, at any level, without the primary key of a table that `mode` is for. Keys are columns of
@@ -38,7 +43,7 @@ pub fn missing_key<'s>(
         let (in_schema, name) = (reference.schema.as_deref(), &*reference.name);
         let columns = schema.columns(in_schema, name)?;
         let position = columns.iter().position(|column| {
-            column.primary && column.type_oid == INT8 && !column.generated && !column.always
+            column.primary && column.type_oid == oid::INT8 && !column.generated && !column.always
         })?;
         if mode == PrimaryKeyRewrite::RewriteOmni {
             let has_column = |wanted: &str| columns.iter().any(|column| *column.name == *wanted);
@@ -60,6 +65,11 @@ pub fn missing_key<'s>(
 /// How a column is missing, which is in this position of its table. `None`: it is not.
 fn gap(write: &Write, column: &str, position: usize) -> Option<Option<Gap>> {
     match &write.change {
+        // Whether it is an identity nobody has asked.
+        Change::Insert {
+            ignores_identity: true,
+            ..
+        } => Some(None),
         Change::Insert { columns, rows, .. } => {
             let named = columns.iter().position(|name| **name == *column);
             let at = match columns.is_empty() {
@@ -123,7 +133,7 @@ mod tests {
             has_default: true,
             generated: false,
             always,
-            type_oid: INT8,
+            type_oid: oid::INT8,
             primary,
         }
     }
@@ -156,6 +166,8 @@ mod tests {
             ("INSERT INTO t (n) SELECT 1", Some(None)),
             ("INSERT INTO t (n, id) SELECT 1, 2", None),
             ("INSERT INTO t SELECT 1", Some(None)),
+            ("INSERT INTO t (id) OVERRIDING USER VALUE VALUES (1)", Some(None)),
+            ("INSERT INTO t (id) OVERRIDING SYSTEM VALUE VALUES (1)", None),
             ("WITH a AS (INSERT INTO t (n) VALUES (1) RETURNING n) SELECT * FROM a", Some(None)),
             (
                 "MERGE INTO t USING s ON t.id = s.id WHEN NOT MATCHED THEN INSERT (n) VALUES (1)",

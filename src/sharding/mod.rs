@@ -25,5 +25,6 @@ pub use rules::{Rule, RuleKey, Rules};
 pub use schemas::{search_path, SchemaShards};
 pub use shards::{Shards, SHARDS_MAX};
 pub use tables::{
-    Function, Lookup, LookupAnswer, Placement, ShardedColumn, ShardingTables, TableKind,
+    lookup_failed, Function, Lookup, LookupAnswer, Placement, ShardedColumn, ShardingTables,
+    TableKind,
 };

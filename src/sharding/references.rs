@@ -3,23 +3,49 @@
 //! A table whose column refers to the anchor's key has its rows where the anchor's are: it is sharded by that column, and so
 //! are tables that refer to that one's. Only so can its constraint hold on every shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::schema::{Reference, Schema};
 use super::tables::{ShardedColumn, ShardingTables};
 
+/// A table: its schema and name.
+type Name<'a> = (&'a str, &'a str);
+
 /// The same tables, and those that follow an anchor. `None`: no more than these.
 pub fn with_followers(tables: &ShardingTables, schema: &Schema) -> Option<ShardingTables> {
-    let anchors = tables.columns.iter().filter(|column| column.primary);
-    let mut next: Vec<ShardedColumn> = anchors.cloned().collect();
-    if next.is_empty() {
+    if !tables.has_anchors() {
         return None;
     }
-    // By schema and table; `None` for one that follows by two columns, or two anchors: nobody knows which.
-    let mut found: BTreeMap<(Box<str>, Box<str>), Option<ShardedColumn>> = BTreeMap::new();
+    // In an order that is the same on all cores.
+    let mut references: Vec<_> = schema.references().collect();
+    references.sort_by_key(|(child, reference)| (*child, reference.oid));
+    // Nobody knows by which of several columns a table follows, so it follows by none, and nobody follows it.
+    let mut undecided = BTreeSet::new();
+    let followers = loop {
+        match followers(tables, schema, &references, &undecided) {
+            Ok(followers) => break followers,
+            Err(another) => undecided.insert(another),
+        };
+    };
+    (!followers.is_empty()).then(|| {
+        let mut all = tables.clone();
+        all.columns.extend(followers);
+        all
+    })
+}
+
+/// The tables that follow an anchor, without those that are undecided. Errors: another one that is.
+fn followers<'s>(
+    tables: &ShardingTables,
+    schema: &'s Schema,
+    references: &[(Name<'s>, &'s Reference)],
+    undecided: &BTreeSet<Name<'s>>,
+) -> Result<Vec<ShardedColumn>, Name<'s>> {
+    let anchors = tables.columns.iter().filter(|column| column.primary);
+    let mut next: Vec<ShardedColumn> = anchors.cloned().collect();
+    let mut found: BTreeMap<Name<'s>, ShardedColumn> = BTreeMap::new();
     while let Some(anchor) = next.pop() {
-        for (child, reference) in schema.references() {
-            let (of_schema, name) = child;
+        for (child, reference) in references {
             let target = anchor.table.as_deref() == Some(&*reference.table);
             let within = anchor.schema.as_deref();
             let within = within.is_none_or(|schema| *schema == *reference.schema);
@@ -28,33 +54,27 @@ pub fn with_followers(tables: &ShardingTables, schema: &Schema) -> Option<Shardi
             let Some((own, _)) = pair.filter(|_| target && within) else {
                 continue;
             };
-            if is_listed(tables, schema, child) {
+            if undecided.contains(child) || is_listed(tables, schema, *child) {
                 continue;
             }
             let follower = ShardedColumn {
-                schema: Some(of_schema.into()),
-                table: Some(name.into()),
+                schema: Some(child.0.into()),
+                table: Some(child.1.into()),
                 column: own.to_string(),
                 primary: false,
                 ..anchor.clone()
             };
-            match found.get_mut(&(of_schema.into(), name.into())) {
+            match found.get(child) {
                 None => {
-                    let key = (of_schema.into(), name.into());
-                    found.insert(key, Some(follower.clone()));
+                    found.insert(*child, follower.clone());
                     next.push(follower);
                 }
-                Some(known) if known.as_ref() != Some(&follower) => *known = None,
+                Some(known) if *known != follower => return Err(*child),
                 Some(_) => {}
             }
         }
     }
-    let followers: Vec<_> = found.into_values().flatten().collect();
-    (!followers.is_empty()).then(|| {
-        let mut all = tables.clone();
-        all.columns.extend(followers);
-        all
-    })
+    Ok(found.into_values().collect())
 }
 
 /// Does the configuration say what this table is?
@@ -73,6 +93,11 @@ fn is_listed(tables: &ShardingTables, schema: &Schema, (of, name): (&str, &str))
 }
 
 impl ShardingTables {
+    /// May other tables follow one of these?
+    pub fn has_anchors(&self) -> bool {
+        self.columns.iter().any(|column| column.primary)
+    }
+
     /// Are rows that refer to each other by a foreign key on one shard, because tables with these keys have an anchor?
     pub fn is_anchored(&self, column: &ShardedColumn) -> bool {
         let mut columns = self.columns.iter();
@@ -153,6 +178,9 @@ mod tests {
             "5 gifts.taker users.id",
             "6 listed.user_id users.id",
             "7 users.parent users.id",
+            // Of what follows by either of two nobody follows.
+            "8 cards.gift gifts.giver",
+            "9 cards.other gifts.taker",
         ];
         assert_eq!(
             followers(&anchor, &references),

@@ -25,7 +25,7 @@ pub struct Table {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The constraint.
-    oid: u32,
+    pub(super) oid: u32,
     /// Of the table that it refers to.
     pub schema: Box<str>,
     /// That table.
@@ -68,12 +68,12 @@ pub enum TableKind {
 
 impl Schema {
     /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
-    /// PostgreSQL 12 none is), its type, whether it is alone the primary key, and an identity that is always generated; in the
+    /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated; in the
     /// order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
         a.atthasdef OR a.attidentity <> '', \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
-        i.indnatts = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a' \
+        coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a' \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \

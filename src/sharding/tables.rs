@@ -190,13 +190,6 @@ impl ShardedColumn {
                 "no translation for sharding key",
             ));
         };
-        let failed = |reason: String| {
-            Error::error(
-                Fault::Proxy,
-                SqlState::SYSTEM_ERROR,
-                format!("sharding key lookup failed: {reason}"),
-            )
-        };
         let by_number = self
             .lookup
             .as_ref()
@@ -205,7 +198,7 @@ impl ShardedColumn {
             let shard = integer(answer).and_then(|shard| u32::try_from(shard).ok());
             return match shard.filter(|shard| *shard < self.shards) {
                 Some(shard) => Ok(Placement::Shard(shard)),
-                None => Err(failed(format!(
+                None => Err(lookup_failed(&format!(
                     "it returned no shard below {}",
                     self.shards
                 ))),
@@ -213,7 +206,7 @@ impl ShardedColumn {
         }
         match self.key_type.text(answer) {
             Ok(key) => Ok(self.apply(&key)),
-            Err(_) => Err(failed(format!("it returned no {}", self.key_type))),
+            Err(_) => Err(lookup_failed(&format!("it returned no {}", self.key_type))),
         }
     }
 
@@ -267,6 +260,12 @@ impl Placement<'_> {
             Placement::Ask(_) => None,
         }
     }
+}
+
+/// Why a key could not be looked up.
+pub fn lookup_failed(reason: &str) -> Error {
+    let text = format!("sharding key lookup failed: {reason}");
+    Error::error(Fault::Proxy, SqlState::SYSTEM_ERROR, text)
 }
 
 #[cfg(test)]

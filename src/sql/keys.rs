@@ -185,6 +185,8 @@ pub enum Change {
         rows: Rows,
         /// Columns that ON CONFLICT DO UPDATE sets.
         conflict_sets: Vec<Box<str>>,
+        /// `OVERRIDING USER VALUE`: what is given for an identity is ignored.
+        ignores_identity: bool,
     },
     /// UPDATE
     Update {

@@ -274,25 +274,16 @@ impl Effects {
 
     /// The same, where one of its statements (from 0) is known to do this to a setting, and nothing else.
     pub fn doing(self, statement: u32, change: Change) -> Self {
+        let effect = Effect::Setting(change);
+        let mut steps = self.steps().to_vec();
+        steps.retain(|step| step.statement != statement);
+        let at = steps.partition_point(|step| step.statement < statement);
+        steps.insert(at, Step { statement, effect });
         let mut known = Self {
             steps: Steps::None,
             ..self
         };
-        let (before, after): (Vec<_>, Vec<_>) = match self.steps {
-            Steps::None => Default::default(),
-            Steps::One(step) => [step]
-                .into_iter()
-                .partition(|step| step.statement < statement),
-            Steps::Many(steps) => steps
-                .into_iter()
-                .partition(|step| step.statement < statement),
-        };
-        let effect = Effect::Setting(change);
-        let this = Step { statement, effect };
-        let after = after.into_iter().filter(|step| step.statement > statement);
-        for step in before.into_iter().chain([this]).chain(after) {
-            known.push_step(step);
-        }
+        steps.into_iter().for_each(|step| known.push_step(step));
         known
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::cursor::Name;
 use super::lexer::{Dialect, Kind, Lexer};
+use super::quote;
 use super::set::{Change, Scope, Value};
 
 /// What a session has set, by startup parameters or statements. Immutable and shared.
@@ -181,9 +182,9 @@ impl Settings {
 
     /// Sets to a value in the encoding that goes with these settings, in words that are ASCII. `None`: it has escapes.
     fn in_any_encoding(&self, entry: &Setting, scope: Scope) -> Option<Vec<u8>> {
-        let mut text = b"SELECT pg_catalog.set_config('".to_vec();
-        text.extend(&entry.name[..]);
-        text.extend(b"',pg_catalog.convert_from(pg_catalog.decode('");
+        let mut text = b"SELECT pg_catalog.set_config(".to_vec();
+        text.extend(quote::literal(&entry.name));
+        text.extend(b",pg_catalog.convert_from(pg_catalog.decode('");
         for byte in entry.value.text()?.iter() {
             text.extend(format!("{byte:02x}").bytes());
         }
@@ -386,9 +387,9 @@ fn set(text: &mut Vec<u8>, entry: &Setting, scope: Scope) {
     };
     match &entry.value {
         Value::List(literal) => {
-            text.extend(b"SELECT pg_catalog.set_config('");
-            text.extend(&entry.name[..]);
-            text.extend(b"',");
+            text.extend(b"SELECT pg_catalog.set_config(");
+            text.extend(quote::literal(&entry.name));
+            text.push(b',');
             text.extend(&literal[..]);
             text.push(b',');
             text.extend(local);

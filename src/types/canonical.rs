@@ -43,14 +43,18 @@ impl ServerTypes {
 }
 
 impl Canonical {
-    /// What the OIDs of `here` are on the first server. `None`: all are the same.
-    pub fn of(first: &ServerTypes, here: &ServerTypes) -> Option<Self> {
+    /// What the OIDs of `here` are on the first server.
+    pub fn of(first: &ServerTypes, here: &ServerTypes) -> Self {
         let differing = here.0.iter().filter_map(|(name, oid)| {
             let canonical = *first.0.get(name)?;
             (canonical != *oid).then_some((*oid, canonical))
         });
-        let map: HashMap<_, _> = differing.collect();
-        (!map.is_empty()).then_some(Self(map))
+        Self(differing.collect())
+    }
+
+    /// Are all the same?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Is it a message whose OIDs are to be changed?
@@ -112,9 +116,9 @@ mod tests {
     fn oids_become_those_of_the_first() {
         let first = types(&[("mood", 16400), ("_mood", 16399), ("only", 16500)]);
         let here = types(&[("mood", 16500), ("_mood", 16399), ("here", 16600)]);
-        let canonical = Canonical::of(&first, &here).unwrap();
+        let canonical = Canonical::of(&first, &here);
         assert_eq!(canonical, Canonical(HashMap::from([(16500, 16400)])));
-        assert_eq!(Canonical::of(&first, &first), None);
+        assert!(Canonical::of(&first, &first).is_empty());
         let ambiguous = first.ambiguous([&first, &here].into_iter());
         assert_eq!(ambiguous, HashSet::from([16400, 16500]));
 

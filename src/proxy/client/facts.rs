@@ -38,35 +38,54 @@ pub(crate) struct Facts {
     pub(crate) text: TextFacts,
     /// Functions whose answer may depend on the rows that their server has.
     pub(crate) readers: HashSet<Box<str>>,
+    /// `None`: it was never learnt.
+    layout: Option<Rc<Layout>>,
+}
+
+/// What is good until something newer is known, also when a definition has changed: without it rows would be looked for in
+/// the wrong place.
+#[derive(Default)]
+struct Layout {
     /// Which rows are where, with tables that follow others by their foreign keys; `None`: as it is configured.
     followed: Option<ShardingTables>,
     /// How types are numbered, if clients are to see the numbers of the first shard.
-    types: Types,
+    types: Rc<Types>,
 }
 
 /// The types of all shards.
 #[derive(Default)]
 struct Types {
-    /// Of each shard that has answered: how the first one numbers them, if it does so otherwise.
-    canonical: Vec<Option<Option<Rc<Canonical>>>>,
+    /// Of each shard that has answered: how the first one numbers them.
+    canonical: Vec<Option<Rc<Canonical>>>,
     /// Numbers of the first shard that are not the same everywhere.
     ambiguous: HashSet<u32>,
 }
 
 impl Facts {
-    /// How the first shard numbers the types of this one, if it does so otherwise. `None`: that is not known.
-    pub(super) fn types_of(&self, shard: usize) -> Option<Option<Rc<Canonical>>> {
-        self.types.canonical.get(shard)?.clone()
+    /// Is nothing known of functions and tables?
+    pub(super) fn are_unknown(&self) -> bool {
+        self.text.encoding.is_empty() // every server has one
+    }
+
+    /// How the first shard numbers the types of this one. `None`: that is not known.
+    pub(super) fn types_of(&self, shard: usize) -> Option<Rc<Canonical>> {
+        let layout = self.layout.as_ref()?;
+        layout.types.canonical.get(shard)?.clone()
     }
 
     /// Does a type of this number mean something else on another shard?
     pub(super) fn is_ambiguous(&self, oid: u32) -> bool {
-        self.types.ambiguous.contains(&oid)
+        let layout = self.layout.as_ref();
+        layout.is_some_and(|layout| layout.types.ambiguous.contains(&oid))
     }
 
-    /// Which rows are where.
-    pub(super) fn sharding<'a>(&'a self, cluster: &'a Cluster) -> &'a ShardingTables {
-        self.followed.as_ref().unwrap_or(&cluster.sharding)
+    /// Which rows are where. `None`: tables may follow others, and which ones do is not known.
+    pub(super) fn sharding<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a ShardingTables> {
+        let configured = &cluster.sharding;
+        match &self.layout {
+            Some(layout) => Some(layout.followed.as_ref().unwrap_or(configured)),
+            None => (!configured.has_anchors()).then_some(configured),
+        }
     }
 }
 
@@ -91,8 +110,9 @@ const READERS: &str = "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p \
 
 /// When that was learnt.
 pub(crate) struct Learnt {
-    pub(crate) facts: Rc<Facts>,
-    at: Instant,
+    facts: Rc<Facts>,
+    /// `None`: a definition has changed since, and only its layout is left.
+    at: Option<Instant>,
 }
 
 impl Cluster {
@@ -108,17 +128,30 @@ impl Cluster {
     /// Is that recent?
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         let learnt = self.facts.borrow();
-        let age = learnt
-            .as_ref()
-            .map(|learnt| now.saturating_duration_since(learnt.at));
-        age.is_some_and(|age| age < AGE_MAX)
+        let at = learnt.as_ref().and_then(|learnt| learnt.at);
+        at.is_some_and(|at| now.saturating_duration_since(at) < AGE_MAX)
+    }
+
+    /// Is more known than what outlives a change of definitions?
+    fn is_known(&self) -> bool {
+        let learnt = self.facts.borrow();
+        learnt.as_ref().is_some_and(|learnt| learnt.at.is_some())
     }
 
     /// A definition has changed.
     pub(crate) fn forget_facts(&self) {
         let forgotten = &self.learning.forgotten;
         forgotten.set(forgotten.get() + 1);
-        self.facts.replace(None);
+        if let Some(learnt) = &mut *self.facts.borrow_mut() {
+            let layout = learnt.facts.layout.clone();
+            *learnt = Learnt {
+                facts: Rc::new(Facts {
+                    layout,
+                    ..Facts::default()
+                }),
+                at: None,
+            };
+        }
     }
 }
 
@@ -134,7 +167,7 @@ impl Session {
                 return Ok(());
             }
             let Some(turn) = Turn::begin(&cluster) else {
-                if cluster.facts.borrow().is_some() {
+                if cluster.is_known() {
                     return Ok(());
                 }
                 cluster.learning.ended().await;
@@ -151,93 +184,119 @@ impl Session {
     }
 
     async fn ask_catalogue(&mut self) -> Result<Learnt, End> {
-        let aim = Aim {
-            shard: 0,
-            want: Want::Read,
-            writes: false,
-        };
         let mut at = self.state.core.now();
-        let mut facts = match self.obtain(aim, Way::First).await? {
-            Ok(mut held) => match learn(&mut held).await {
-                Ok(mut facts) => {
-                    self.release(held, false);
-                    facts.followed = with_followers(&self.cluster.sharding, &facts.schema);
-                    facts
+        let soon = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
+        let anchored = self.cluster.sharding.has_anchors();
+        let before = self.cluster.known().layout.clone();
+        let asked = self.ask_shard(0, async |server| learn(server, anchored).await);
+        let mut facts = match asked.await? {
+            Ok(mut facts) => {
+                let followed = with_followers(&self.cluster.sharding, &facts.schema);
+                let types = before.map(|before| Rc::clone(&before.types));
+                facts.layout = Some(Rc::new(Layout {
+                    followed,
+                    types: types.unwrap_or_default(),
+                }));
+                facts
+            }
+            Err(unasked) => {
+                // Whoever needs this server will hear of it.
+                if unasked == Unasked::Nobody {
+                    at = soon;
                 }
-                Err(RunError::Server(body)) => {
-                    self.release(held, true);
-                    let reason = String::from_utf8_lossy(&body).replace('\0', " ");
-                    let database = &self.cluster.names.database;
-                    tracing::warn!(%database, "cannot read the catalogue: {reason}");
-                    Facts::default()
+                Facts {
+                    layout: before,
+                    ..Facts::default()
                 }
-                Err(RunError::Lost(lost)) => {
-                    tracing::warn!("server connection lost: {lost}");
-                    Facts::default()
-                }
-            },
-            // Whoever needs this server will hear of it. Asked again soon.
-            Err(_) => {
-                at = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
-                Facts::default()
             }
         };
-        if self.state.config().routing.canonical_types && self.cluster.shards() > 1 {
-            facts.types = self.ask_types().await?;
-            if facts.types.canonical.iter().any(Option::is_none) {
-                at = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
+        let several = self.cluster.shards() > 1 && self.state.config().routing.canonical_types;
+        // Who holds servers might wait for itself: then what was known goes on to count.
+        if several && !self.holds_servers() {
+            let types = self.ask_types().await?;
+            if types.canonical.iter().any(Option::is_none) {
+                at = soon;
             }
+            let layout = facts.layout.take();
+            facts.layout = Some(Rc::new(Layout {
+                followed: layout.and_then(|layout| layout.followed.clone()),
+                types: Rc::new(types),
+            }));
         }
         Ok(Learnt {
             facts: Rc::new(facts),
-            at,
+            at: Some(at),
         })
     }
-}
 
-impl Session {
+    /// Asks a server of a shard, with a connection that goes back to its pool.
+    async fn ask_shard<T>(
+        &mut self,
+        shard: usize,
+        question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
+    ) -> Result<Result<T, Unasked>, End> {
+        let aim = Aim {
+            shard,
+            want: Want::Read,
+            writes: false,
+        };
+        let Ok(mut held) = self.obtain(aim, Way::First).await? else {
+            return Ok(Err(Unasked::Nobody));
+        };
+        Ok(match question(&mut held).await {
+            Ok(answer) => {
+                self.release(held, false);
+                Ok(answer)
+            }
+            Err(RunError::Server(body)) => {
+                self.release(held, true);
+                let reason = String::from_utf8_lossy(&body).replace('\0', " ");
+                let database = &self.cluster.names.database;
+                tracing::warn!(%database, shard, "cannot read the catalogue: {reason}");
+                Err(Unasked::Failed)
+            }
+            Err(RunError::Lost(lost)) => {
+                tracing::warn!("server connection lost: {lost}");
+                Err(Unasked::Failed)
+            }
+        })
+    }
+
     /// Asks every shard for its types. Of one that does not answer, and of all if it is the first, they are not known.
     async fn ask_types(&mut self) -> Result<Types, End> {
         let mut all = Vec::new();
         for shard in 0..self.cluster.shards() {
-            let aim = Aim {
-                shard,
-                want: Want::Read,
-                writes: false,
-            };
-            let mut types = ServerTypes::default();
-            let known = match self.obtain(aim, Way::First).await? {
-                Ok(mut held) => match rows(&mut held, TYPES_QUERY, |row| types.add(row)).await {
-                    Ok(()) => {
-                        self.release(held, false);
-                        true
-                    }
-                    Err(RunError::Server(_)) => {
-                        self.release(held, true);
-                        false
-                    }
-                    Err(RunError::Lost(_)) => false,
-                },
-                Err(_) => false,
-            };
-            all.push(known.then_some(types));
+            let asked = self.ask_shard(shard, async |server| {
+                let mut types = ServerTypes::default();
+                rows(server, TYPES_QUERY, |row| types.add(row)).await?;
+                Ok(types)
+            });
+            all.push(asked.await?.ok());
         }
         let Some(Some(first)) = all.first() else {
-            let unknown = vec![None; all.len()];
             return Ok(Types {
-                canonical: unknown,
+                canonical: vec![None; all.len()],
                 ambiguous: HashSet::new(),
             });
         };
         let of = |here: &Option<ServerTypes>| {
             let here = here.as_ref()?;
-            Some(Canonical::of(first, here).map(Rc::new))
+            Some(Rc::new(Canonical::of(first, here)))
         };
         Ok(Types {
             canonical: all.iter().map(of).collect(),
             ambiguous: first.ambiguous(all.iter().flatten()),
         })
     }
+}
+
+/// Why a server has not been asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unasked {
+    /// There is none to be had at the moment.
+    Nobody,
+    /// It did not answer the question.
+    Failed,
 }
 
 /// Who asks the catalogue for a core.
@@ -282,13 +341,14 @@ impl Drop for Turn {
     }
 }
 
-async fn learn(server: &mut Server) -> Result<Facts, RunError> {
+/// `references`: foreign keys, too.
+async fn learn(server: &mut Server, references: bool) -> Result<Facts, RunError> {
     let mut facts = Facts::default();
     rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
-    rows(server, Schema::REFERENCES, |row| {
-        facts.schema.add_reference(row);
-    })
-    .await?;
+    if references {
+        let add = |row: &[Option<&[u8]>]| facts.schema.add_reference(row);
+        rows(server, Schema::REFERENCES, add).await?;
+    }
     rows(server, COLLATIONS_QUERY, |row| {
         if let [by_bytes, equal, plain] = row {
             facts.text.plain = *plain == Some(b"t");

@@ -101,19 +101,12 @@ impl Collector {
 
     /// What came besides the answer, and is the client's: ParameterStatus and NotificationResponse.
     pub(crate) fn asides(&self) -> Vec<u8> {
-        let mut asides = Vec::new();
-        let mut at = 0;
-        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX);
-        while let Some(Ok(frame)) = frames.next() {
-            if matches!(
-                frame.tag,
-                tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE
-            ) {
-                asides.extend_from_slice(self.bytes.get(at..frames.at()).unwrap_or_default());
-            }
-            at = frames.at();
-        }
-        asides
+        let frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
+        let asides = frames.filter(|frame| {
+            let tags = [tag::PARAMETER_STATUS, tag::NOTIFICATION_RESPONSE];
+            tags.contains(&frame.tag)
+        });
+        asides.flat_map(|frame| frame.message).copied().collect()
     }
 
     /// Was there more than is kept?

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::TwoPhaseCommit;
 use crate::routing::two_phase::gid::TransactionId;
-use crate::routing::two_phase::orphans::{News, QUERY};
+use crate::routing::two_phase::orphans::{News, Place, QUERY};
 
 use super::super::client::Visitor;
 use super::super::cluster::Cluster;
@@ -19,7 +19,13 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Looks on and on: on one core, for all.
 pub(crate) async fn watch(state: Rc<CoreState>) {
     loop {
-        for cluster in watched(&state) {
+        let watched = watched(&state);
+        let places: Vec<_> = watched
+            .iter()
+            .flat_map(|cluster| (0..cluster.shards()).map(|shard| place(cluster, shard)))
+            .collect();
+        state.commits.orphans.borrow_mut().retain(&places);
+        for cluster in watched {
             for shard in 0..cluster.shards() {
                 let look = Box::pin(look(&state, &cluster, shard));
                 let deadline = state.core.now() + LOOK_TIMEOUT;
@@ -49,6 +55,10 @@ fn watched(state: &CoreState) -> Vec<Rc<Cluster>> {
     clusters
 }
 
+fn place(cluster: &Cluster, shard: usize) -> Place {
+    (cluster.names.database.clone(), cluster.number_of(shard))
+}
+
 async fn look(state: &Rc<CoreState>, cluster: &Rc<Cluster>, shard: usize) {
     let visitor = Visitor::new(state, cluster.writer_of(shard));
     let answer = match visitor.run(QUERY).await {
@@ -67,7 +77,7 @@ async fn look(state: &Rc<CoreState>, cluster: &Rc<Cluster>, shard: usize) {
         id.process == commits.process || commits.unfinished.borrow().iter().any(|one| one.id == id)
     };
     let database = &cluster.names.database;
-    let place = (database.clone(), cluster.number_of(shard));
+    let place = place(cluster, shard);
     let News { found, gone } = commits.orphans.borrow_mut().look(&place, &prepared, known);
     for gid in found {
         tracing::warn!(

@@ -20,8 +20,17 @@ pub type Place = (String, u32);
 /// What was seen at the last look.
 #[derive(Clone, Debug, Default)]
 pub struct Orphans {
-    /// By shard and GID; whether it has been told.
-    seen: BTreeMap<(Place, String), bool>,
+    /// By shard and GID.
+    seen: BTreeMap<Place, BTreeMap<String, Seen>>,
+}
+
+/// How often it was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It may be on its way.
+    Once,
+    /// It was told.
+    Again,
 }
 
 /// What a look has found out.
@@ -46,34 +55,36 @@ impl Orphans {
             .iter()
             .filter(|gid| any_id(gid).is_some_and(|id| !is_known(id)))
             .take(ORPHANS_MAX);
-        let before = self.of(place);
-        self.seen.retain(|(of, _), _| of != place);
+        let here = self.seen.entry(place.clone()).or_default();
+        let mut before = std::mem::take(here);
         for gid in orphans {
-            let told = before.get(gid).copied();
-            if told == Some(false) {
-                news.found.push(gid.clone());
-            }
-            self.seen
-                .insert((place.clone(), gid.clone()), told.is_some());
+            let seen = match before.remove(gid) {
+                None => Seen::Once,
+                Some(earlier) => {
+                    if earlier == Seen::Once {
+                        news.found.push(gid.clone());
+                    }
+                    Seen::Again
+                }
+            };
+            here.insert(gid.clone(), seen);
         }
-        for (gid, told) in before {
-            let there = self.seen.contains_key(&(place.clone(), gid.clone()));
-            if told && !there {
-                news.gone.push(gid);
-            }
-        }
+        let told = before.into_iter().filter(|(_, seen)| *seen == Seen::Again);
+        news.gone = told.map(|(gid, _)| gid).collect();
         news
     }
 
-    fn of(&self, place: &Place) -> BTreeMap<String, bool> {
-        let here = self.seen.iter().filter(|((of, _), _)| of == place);
-        here.map(|((_, gid), told)| (gid.clone(), *told)).collect()
+    /// No others are looked at any more.
+    pub fn retain(&mut self, places: &[Place]) {
+        self.seen.retain(|place, _| places.contains(place));
     }
 
     /// Those that were told of.
     pub fn iter(&self) -> impl Iterator<Item = (&Place, &str)> {
-        let told = self.seen.iter().filter(|(_, told)| **told);
-        told.map(|((place, gid), _)| (place, &**gid))
+        self.seen.iter().flat_map(|(place, here)| {
+            let told = here.iter().filter(|(_, seen)| **seen == Seen::Again);
+            told.map(move |(gid, _)| (place, &**gid))
+        })
     }
 }
 
@@ -102,6 +113,11 @@ mod tests {
         assert_eq!(orphans.look(&other, &[], known), none);
         let gone = orphans.look(&place, &[], known);
         assert_eq!(gone.gone, [gid(2)]);
+        assert_eq!(orphans.iter().count(), 0);
+        // A shard that is not looked at any more.
+        orphans.look(&place, &prepared, known);
+        orphans.look(&place, &prepared, known);
+        orphans.retain(&[other]);
         assert_eq!(orphans.iter().count(), 0);
     }
 

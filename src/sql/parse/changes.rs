@@ -60,6 +60,7 @@ impl<'t> Reader<'t> {
             columns,
             rows,
             conflict_sets,
+            ignores_identity: insert.r#override() == pb::OverridingKind::OverridingUserValue,
         };
         self.write(target, level, change);
         Vec::new()

@@ -21,10 +21,21 @@ use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
+use super::afar::is_about_cursors;
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::scatter::{Call, Shown};
 use super::steps::{in_failed_transaction, Stepped};
+
+/// A batch that one server can do.
+pub(super) struct Relayed {
+    pub(super) shard: usize,
+    pub(super) want: Want,
+    /// It may do more than read.
+    pub(super) changes: bool,
+    /// What its statements do to cursors.
+    pub(super) cursors: Vec<Effects>,
+}
 
 impl Session {
     /// The one server that can do all of a batch, and whether that may do more than read. `None`: it is run here.
@@ -32,7 +43,7 @@ impl Session {
         &mut self,
         batch: &[u8],
         end: BatchEnd,
-    ) -> Result<Option<(usize, Want, bool)>, Error> {
+    ) -> Result<Option<Relayed>, Error> {
         let sharded = self.sharded();
         if end != BatchEnd::Sync || sharded.ours || !sharded.portals.is_empty() {
             return Ok(None);
@@ -42,7 +53,7 @@ impl Session {
         }
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut cursors) = (Vec::new(), Vec::new());
         let (mut prepares, mut changes) = (false, false);
         for (header, body) in messages(batch) {
             match header.tag {
@@ -90,6 +101,9 @@ impl Session {
                         changes |= planned.changes;
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
                         verdicts.push((planned.verdict, planned.effects.sets()));
+                        if is_about_cursors(&planned.effects) {
+                            cursors.push(planned.effects);
+                        }
                     }
                 }
                 _ => {}
@@ -100,7 +114,12 @@ impl Session {
         }
         let verdicts = verdicts.iter().map(|(verdict, sets)| (verdict, *sets));
         let found = self.one_server_for(verdicts);
-        Ok(found.map(|(shard, want)| (shard, want, changes)))
+        Ok(found.map(|(shard, want)| Relayed {
+            shard,
+            want,
+            changes,
+            cursors,
+        }))
     }
 
     /// The shared statement of a Parse's content.

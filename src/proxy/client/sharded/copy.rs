@@ -224,11 +224,8 @@ impl CopyIn<'_> {
     /// Looks at the whole messages of one server.
     fn take(&mut self, at: usize) -> Result<(), End> {
         let bytes = std::mem::take(&mut self.parts[at].replies.bytes);
-        let mut start = 0;
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
             match frame.tag {
                 tag::COPY_IN_RESPONSE if self.stage == Stage::Failed => self.stop(at),
                 tag::COPY_IN_RESPONSE => {
@@ -241,7 +238,7 @@ impl CopyIn<'_> {
                     }
                 }
                 tag::ERROR_RESPONSE if self.stage != Stage::Failed => {
-                    self.session.stream.write(message);
+                    self.session.stream.write(frame.message);
                     self.session.link.meter.error();
                     if self.stage == Stage::Asked {
                         // It may know better which columns there are; the next attempt asks.
@@ -251,12 +248,12 @@ impl CopyIn<'_> {
                 }
                 // What happens to all rows on every server is told once.
                 tag::NOTICE_RESPONSE if self.split.is_some() || at == 0 => {
-                    self.session.stream.write(message);
+                    self.session.stream.write(frame.message);
                 }
                 _ => {}
             }
         }
-        let rest = bytes.get(start..).unwrap_or_default();
+        let rest = frames.rest();
         if rest.len() > MESSAGE_BYTES_MAX {
             return Err(End::Fatal(Error {
                 survives: Survives::Nothing,

@@ -6,7 +6,6 @@ use crate::protocol::backend::NO_DATA;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{Place, Run, Verdict};
 use crate::sql::cursors::{declared, fetched};
-use crate::sql::session::{Effect, Effects};
 use crate::sql::statement::{Kind, Statement};
 
 use super::super::{End, Session};
@@ -83,7 +82,7 @@ impl Session {
             }
             Kind::Close(None) if self.cluster.shards() > 1 => Ok(Some(Verdict::Close(None))),
             Kind::Fetch(cursor) | Kind::Close(Some(cursor)) => {
-                let shard = self.afar(cursor.as_bytes());
+                let shard = self.sharded().afar.shard_of(cursor.as_bytes());
                 Ok(shard.map(|shard| Verdict::Run(Box::new(Run::at(Place::These(vec![shard]))))))
             }
             _ => Ok(None),
@@ -140,27 +139,14 @@ impl Session {
             self.sharded().afar.clear();
             return self.run_on_legs(step, "CLOSE CURSOR ALL").await;
         };
+        if !self.is_ours(cursor, &[]) {
+            return Ok(self.no_cursor(cursor.as_bytes()));
+        }
         let went = self.drop_portal(cursor.as_bytes()).await?;
         if went == Stepped::Done {
             self.complete("CLOSE CURSOR");
         }
         Ok(went)
-    }
-
-    /// A statement has run on the server of this shard: cursors that are there now, or no more.
-    pub(super) fn note_cursors(&mut self, effects: &Effects, shard: usize) {
-        for step in effects.steps() {
-            let (name, left) = match &step.effect {
-                Effect::Declare { name, .. } => (name, true),
-                Effect::Close(name) => (name, false),
-                _ => continue,
-            };
-            let sharded = self.sharded();
-            sharded.afar.retain(|(of, _)| of != name);
-            if left && sharded.transaction.is_open() {
-                sharded.afar.push((name.clone(), shard));
-            }
-        }
     }
 
     /// Keeps a portal that is opened at once.
@@ -170,9 +156,19 @@ impl Session {
             Err(error) => self.failed_with(&error),
         };
         if went == Stepped::Done {
+            if !matches!(portal.state, State::Open(..)) {
+                return Ok(self.failed_with(&refused("DECLARE CURSOR")));
+            }
             self.sharded().portals.push(portal);
         }
         Ok(went)
+    }
+
+    fn no_cursor(&mut self, name: &[u8]) -> Stepped {
+        let name = String::from_utf8_lossy(name);
+        let text = format!("cursor \"{name}\" does not exist");
+        let error = Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text);
+        self.failed_with(&error)
     }
 
     /// Gives the next rows of one.
@@ -183,10 +179,7 @@ impl Session {
         described: bool,
     ) -> Result<Stepped, End> {
         let Ok(mut portal) = self.portal(name) else {
-            let name = String::from_utf8_lossy(name);
-            let text = format!("cursor \"{name}\" does not exist");
-            let error = Error::error(Fault::Client, SqlState::INVALID_CURSOR_NAME, text);
-            return Ok(self.failed_with(&error));
+            return Ok(self.no_cursor(name));
         };
         let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
         let (went, state) = match state {

@@ -24,7 +24,6 @@ use super::kept::{Kept, Messages};
 use super::plan::{put_parse, Form, Planned};
 use super::scatter::{Answers, Call, Shown};
 use super::steps::Stepped;
-use super::Leg;
 
 /// Bytes of the rows that stand in the text of another query, all parts together. The server has to read that text.
 const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -37,7 +36,7 @@ const DESCRIPTION: &Answers = &[
 ];
 
 /// What a server says of the client's own statement.
-struct Promise {
+pub(super) struct Promise {
     /// Types of parameters, as in Parse.
     types: Vec<u32>,
     /// RowDescription, a whole message.
@@ -57,7 +56,7 @@ impl Session {
             // What its last part is asked is not known before the others have been. Its visible columns are the
             // client's own.
             Some(across) if across.asked.plan.hidden > 0 => {
-                return self.run_in_parts(step, run, apart).await;
+                return self.run_in_parts(step, run, apart, None).await;
             }
             Some(across) => (&across.asked.plan, None),
             None => (&run.merge, run.text.as_deref()),
@@ -68,19 +67,29 @@ impl Session {
         let rows = promise.rows.get(HEADER_BYTES..).unwrap_or_default();
         match (can_merge(plan, rows, &self.value_facts()), &run.gathering) {
             (true, None) => self.run_as(step, run, None).await,
-            (true, Some(across)) => self.run_in_parts(step, run, across).await,
-            (false, _) => self.run_in_parts(step, run, apart).await,
+            (true, Some(across)) => self.run_in_parts(step, run, across, Some(promise)).await,
+            // That is of another text than the client's, if there is one.
+            (false, _) => {
+                let promise = text.is_none().then_some(promise);
+                self.run_in_parts(step, run, apart, promise).await
+            }
         }
     }
 
-    /// Runs the parts of a SELECT one after the other. The client gets the last one's rows.
+    /// Runs the parts of a SELECT one after the other. The client gets the last one's rows. `promise`: what a server says of the
+    /// client's statement, if it was asked already.
     pub(super) async fn run_in_parts(
         &mut self,
         step: &Planned<'_>,
         run: &Run,
         across: &Across,
+        promise: Option<Promise>,
     ) -> Result<Stepped, End> {
-        let Some(promise) = self.promise_of(step, None).await? else {
+        let promise = match promise {
+            Some(promise) => Some(promise),
+            None => self.promise_of(step, None).await?,
+        };
+        let Some(promise) = promise else {
             return Ok(Stepped::Failed);
         };
         let mut gathered: Vec<Gathered> = Vec::with_capacity(across.gathered.len());
@@ -177,11 +186,8 @@ impl Session {
             types: Vec::new(),
             rows: Box::default(),
         };
-        let mut start = 0;
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
             match frame.tag {
                 tag::PARAMETER_DESCRIPTION => {
                     let types = ParameterDescription::parse(frame.body);
@@ -189,7 +195,7 @@ impl Session {
                         .map(|found| found.types.iter().collect())
                         .unwrap_or_default();
                 }
-                tag::ROW_DESCRIPTION => promise.rows = message.into(),
+                tag::ROW_DESCRIPTION => promise.rows = frame.message.into(),
                 _ => {}
             }
         }
@@ -210,17 +216,9 @@ impl Session {
     ) -> Result<bool, End> {
         let want = step.want(self.is_decided());
         let shards = self.shards_at(place);
-        let mut legs: Vec<Leg> = Vec::with_capacity(shards.len());
-        for shard in shards {
-            match self.take_leg(shard, want).await? {
-                Ok(leg) => legs.push(leg),
-                Err(error) => {
-                    self.tell(&error);
-                    self.end_step(legs, &Effects::default(), None);
-                    return Ok(false);
-                }
-            }
-        }
+        let Some(mut legs) = self.take_legs(&shards, want).await? else {
+            return Ok(false);
+        };
         let outcome = self.call_for(&mut legs, call, kept).await;
         let went = self.end_call(legs, &Effects::default(), outcome)?;
         if went == Stepped::Done && kept.error.is_none() {

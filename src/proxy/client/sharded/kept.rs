@@ -9,7 +9,7 @@ use super::scatter::{too_large, MESSAGE_BYTES_MAX};
 
 /// What is kept of the answers to a call that are not for the client.
 pub(super) struct Kept {
-    /// Whole messages as they come, until `full`.
+    /// What has come, but for errors.
     pub(super) messages: Messages,
     /// ErrorResponse, if it failed.
     pub(super) error: Option<Vec<u8>>,
@@ -48,21 +48,18 @@ impl Kept {
 
     /// Takes whole messages. Errors: there are too many, or rows that cannot be kept.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let mut start = 0;
         let mut frames = Frames::new(bytes, BODY_BYTES_MAX);
         while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
             if frame.tag == tag::ERROR_RESPONSE {
-                self.error.get_or_insert_with(|| message.to_vec());
+                self.error.get_or_insert_with(|| frame.message.to_vec());
                 continue;
             }
             match &mut self.messages {
-                Messages::Whole(kept) if kept.len() + message.len() > MESSAGE_BYTES_MAX => {
+                Messages::Whole(kept) if kept.len() + frame.message.len() > MESSAGE_BYTES_MAX => {
                     return Err(too_large());
                 }
-                Messages::Whole(kept) => kept.extend_from_slice(message),
-                Messages::Rows(gathered) => gathered.take(message)?,
+                Messages::Whole(kept) => kept.extend_from_slice(frame.message),
+                Messages::Rows(gathered) => gathered.take(frame.message)?,
             }
         }
         Ok(())

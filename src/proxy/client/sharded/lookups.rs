@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::error::{Error, Fault};
+use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::lookup::{answered, failed, question, timed_out};
 use crate::sharding::lookups::{placement, KeyName, Translated};
@@ -69,7 +70,9 @@ impl Session {
             return Some(placement(*known));
         }
         let now = self.state.core.now();
-        if let Some(known) = self.cluster.lookups.borrow_mut().get(&name, now) {
+        let mut lookups = self.cluster.lookups.borrow_mut();
+        // One in another encoding is refused when it is to be asked for.
+        if let Some(known) = lookups.get(&name, now).filter(|_| self.stores(key)) {
             translations.known.borrow_mut().insert(name, known);
             return Some(placement(known));
         }
@@ -82,6 +85,14 @@ impl Session {
         Some(Placement::Shard(0))
     }
 
+    /// Does the server store this key as the client has it?
+    fn stores(&self, key: &Key<'_>) -> bool {
+        match key {
+            Key::Text(text) => text.is_ascii() || self.has_servers_encoding(),
+            Key::Null | Key::Integer(_) | Key::Uuid(_) | Key::Vector(_) => true,
+        }
+    }
+
     /// Does the plan that was made last lack something?
     pub(super) fn must_look_up(&self) -> bool {
         let sharded = self.sharded.as_deref();
@@ -92,6 +103,10 @@ impl Session {
     pub(super) async fn look_up(&mut self) -> Result<Result<(), Error>, End> {
         let lacking = self.sharded().translations.lacking.take();
         for (name, wanted) in lacking {
+            if !self.stores(&wanted.key) {
+                let what = "a sharding key that a query translates, in this client_encoding";
+                return Ok(Err(refused(what)));
+            }
             let shard = self.shard_to_ask();
             let asked = translate(
                 Rc::clone(&self.state),
@@ -153,9 +168,19 @@ impl Session {
         let changes =
             named.any(|table| table.usage != TableUse::Read && tables.contains(&table.name));
         if changes {
-            self.cluster.lookups.borrow_mut().forget();
+            self.forget_translations();
             self.sharded().retranslates = true;
         }
+    }
+
+    /// A translation may have changed, for whatever user of the database.
+    pub(super) fn forget_translations(&self) {
+        let database = &self.cluster.names.database;
+        let pools = self.state.pools();
+        let same = pools
+            .clusters()
+            .filter(|other| other.names.database == *database);
+        same.for_each(|cluster| cluster.lookups.borrow_mut().forget());
     }
 }
 

@@ -4,6 +4,7 @@
 //! BEGIN is answered here. A server joins the transaction when a statement needs its shard (`routing::transaction`), and
 //! all end it together.
 
+mod afar;
 mod batch;
 mod charge;
 mod copy;
@@ -31,13 +32,15 @@ use std::task::{Context, Poll};
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
-use crate::protocol::backend::TransactionStatus;
+use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::transaction::Transaction;
+use crate::sql::session::Effects;
+use crate::types::canonical::Canonical;
 
 use super::super::cluster::Want;
 use super::super::core_state::Activity;
@@ -48,6 +51,9 @@ use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::obtain::Aim;
 use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
+use afar::Afar;
+use batch::Relayed;
+use steps::Stepped;
 
 /// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
 const WRITE_BYTES_MIN: usize = 64 * 1024 * 1024;
@@ -68,8 +74,8 @@ pub(super) struct Sharded {
     withheld: Option<Vec<u8>>,
     /// What the batch under way, or the open transaction, has bound.
     portals: Vec<portals::Portal>,
-    /// Portals of the open transaction that servers of these shards have under the client's names.
-    afar: Vec<(Box<[u8]>, usize)>,
+    /// What servers have under the client's names.
+    afar: Afar,
     /// What the statement under way has left of its rows.
     left: Option<portals::Left>,
     /// The last number of a portal on servers.
@@ -152,7 +158,7 @@ impl Session {
             sharded.translations.clear();
             if sharded.retranslates {
                 sharded.retranslates = !ended;
-                self.cluster.lookups.borrow_mut().forget();
+                self.forget_translations();
             }
         }
         if outcome.is_err() {
@@ -178,7 +184,12 @@ impl Session {
         let batch = bytes.get(..length).unwrap_or_default().to_vec();
         match (end, batch.first()) {
             (BatchEnd::Simple, Some(&tag::QUERY)) => {
-                self.drop_portal(b"").await?;
+                if self.drop_portal(b"").await? == Stepped::Failed {
+                    // The client was told.
+                    self.inbound.skip_bytes(length);
+                    self.stream.write(&ready_for_query(self.status()));
+                    return Ok(());
+                }
                 let written = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
                 let replaced = match self.with_ids(written) {
                     Ok(replaced) => replaced,
@@ -237,9 +248,15 @@ impl Session {
                     }
                 };
                 match found {
-                    Ok(Some((shard, want, changes))) => {
+                    Ok(Some(relayed)) => {
+                        let Relayed {
+                            shard,
+                            want,
+                            changes,
+                            cursors,
+                        } = relayed;
                         self.relay_to(shard, want, changes).await?;
-                        self.note_afar(&batch, shard);
+                        self.note_afar(&batch, &cursors, shard);
                         Ok(())
                     }
                     Ok(None) => {
@@ -352,15 +369,56 @@ impl Session {
         settled.map(drop)
     }
 
+    /// The servers of these shards, in their order, so that two clients never wait for each other here. `None`: one could not
+    /// be had, and the client was told.
+    async fn take_legs(&mut self, shards: &[usize], want: Want) -> Result<Option<Vec<Leg>>, End> {
+        let mut legs = Vec::with_capacity(shards.len());
+        for &shard in shards {
+            match self.take_leg(shard, want).await? {
+                Ok(leg) => legs.push(leg),
+                Err(error) => {
+                    self.tell(&error);
+                    self.end_step(legs, &Effects::default(), None);
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(legs))
+    }
+
+    /// How the client is to see the types of a shard, if otherwise than that shard numbers them.
+    fn types_of(&self, shard: usize) -> Result<Option<Rc<Canonical>>, Error> {
+        if self.cluster.shards() == 1 || !self.state.config().routing.canonical_types {
+            return Ok(None);
+        }
+        match self.cluster.known().types_of(shard) {
+            Some(types) => Ok(Some(types).filter(|types| !types.is_empty())),
+            None => Err(not_known_yet(&format!(
+                "how shard {shard} numbers its types"
+            ))),
+        }
+    }
+
+    /// Has it servers that others cannot have?
+    pub(in super::super) fn holds_servers(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_some_and(|sharded| !sharded.legs.is_empty())
+    }
+
     /// The server of a shard: one that the session has, or one that joins. An error is for the client, who has not heard
     /// of it.
     async fn take_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
         let legs = &mut self.sharded().legs;
         let kept = legs.iter().position(|leg| leg.shard == shard);
-        let mut leg = match kept.map(|at| legs.remove(at)) {
-            Some(leg) if leg.held.exchange.status() != TransactionStatus::Idle => {
-                return Ok(Ok(leg));
-            }
+        let joined = |at: &usize| legs[*at].held.exchange.status() != TransactionStatus::Idle;
+        if let Some(at) = kept.filter(joined) {
+            return Ok(Ok(legs.remove(at)));
+        }
+        let types = match self.types_of(shard) {
+            Ok(types) => types,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut leg = match kept.map(|at| self.sharded().legs.remove(at)) {
             // Kept since an earlier transaction: it joins like any other.
             Some(leg) => Leg {
                 changed: false,
@@ -371,15 +429,7 @@ impl Session {
                 Err(error) => return Ok(Err(error)),
             },
         };
-        if self.cluster.shards() > 1 && self.state.config().routing.canonical_types {
-            let Some(types) = self.cluster.known().types_of(shard) else {
-                self.release(leg.held, false);
-                return Ok(Err(types_unknown(shard)));
-            };
-            leg.held.types = types;
-        } else {
-            leg.held.types = None;
-        }
+        leg.held.types = types;
         if want == Want::Write || self.sharded().transaction.is_open() {
             self.note_writes(&mut leg.held, shard, want);
         }
@@ -498,9 +548,9 @@ impl Session {
     }
 }
 
-/// `canonicalize_type_information` is on, and the shard has not said yet how it numbers its types.
-fn types_unknown(shard: usize) -> Error {
-    let text = format!("the types of shard {shard} are not known yet, try again");
+/// A catalogue has not said yet what a statement depends on.
+pub(super) fn not_known_yet(what: &str) -> Error {
+    let text = format!("{what} is not known yet, try again");
     Error::error(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text)
 }
 

@@ -54,8 +54,8 @@ pub(super) enum Wanted {
     /// A slice, and later others, of servers that have a portal of this name.
     Slice {
         portal: Box<[u8]>,
-        /// Of the first slice; 0: it is only opened. `None`: all.
-        rows: Option<u64>,
+        /// Of the first slice; 0: it is only opened.
+        rows: u64,
     },
     /// Slices of what is computed at once, which is kept here.
     Stored,

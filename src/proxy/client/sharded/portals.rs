@@ -3,7 +3,7 @@
 //! ```text
 //!             Execute                      Execute of all, or of the last rows
 //!   Bound ─────────────────────────────────────────────────────────────────────► Done
-//!     │ Execute with a row limit, or FETCH                                         ▲
+//!     │ Execute with a row limit, DECLARE                                          ▲
 //!     ├──► Open:   a SELECT: each server has a portal, which is asked for rows ────┤
 //!     └──► Stored: anything else: it is done, its rows are here ───────────────────┘
 //! ```
@@ -17,9 +17,8 @@ use crate::merge::plan::Slice;
 use crate::merge::{refused, Description, Merge};
 use crate::prepared::Statement;
 use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED};
-use crate::protocol::batch::messages;
 use crate::protocol::exchange::{Fate, Owed};
-use crate::protocol::frontend::{tag as frontend, Bind, Execute, Target, SYNC};
+use crate::protocol::frontend::{Bind, Execute, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{Run, Verdict};
 use crate::sql::session::Effects;
@@ -35,7 +34,7 @@ use super::stored::Stored;
 use super::{Leg, Sharded};
 
 /// Portals that a batch or transaction may have: a client that wants more is refused.
-const PORTALS_MAX: usize = 1024;
+pub(super) const PORTALS_MAX: usize = 1024;
 
 /// What answers Close of a portal of ours.
 const CLOSING: &Answers = &[
@@ -103,7 +102,7 @@ pub(super) enum Left {
 /// A slice of a portal that servers have not got yet.
 pub(super) struct Asked<'a> {
     pub(super) portal: &'a [u8],
-    pub(super) rows: Option<u64>,
+    pub(super) rows: u64,
     pub(super) slice: Slice,
     pub(super) promised: Option<Box<[u8]>>,
 }
@@ -118,12 +117,14 @@ impl Sharded {
                 servers.depth = servers.depth.min(depth);
             }
         }
+        self.afar.released(depth);
     }
 
     /// After ROLLBACK TO: portals bound since are gone. Those that servers got since are gone there.
     pub(super) fn rolled_back_to_savepoint(&mut self) {
         let depth = self.transaction.savepoints();
         self.portals.retain(|portal| portal.depth < depth);
+        self.afar.rolled_back(depth);
         for portal in &mut self.portals {
             let opened = |servers: &mut Servers| servers.depth >= depth;
             if portal.servers.take_if(opened).is_some() {
@@ -166,10 +167,10 @@ impl Session {
         bind: &[u8],
     ) -> Result<Portal, Error> {
         let sharded = self.sharded();
-        let taken = |other: &[u8]| !name.is_empty() && name == other;
         let mut portals = sharded.portals.iter();
-        let mut afar = sharded.afar.iter();
-        if portals.any(|portal| taken(&portal.name)) || afar.any(|(other, _)| taken(other)) {
+        let taken =
+            portals.any(|portal| *portal.name == *name) || sharded.afar.shard_of(name).is_some();
+        if taken && !name.is_empty() {
             let name = String::from_utf8_lossy(name);
             let text = format!("cursor \"{name}\" already exists");
             return Err(Error::error(
@@ -225,47 +226,6 @@ impl Session {
         })
     }
 
-    /// The shard whose server has a portal of this name.
-    pub(super) fn afar(&mut self, name: &[u8]) -> Option<usize> {
-        let mut afar = self.sharded().afar.iter();
-        let found = afar.find(|(of, _)| **of == *name);
-        found.map(|(_, shard)| *shard)
-    }
-
-    /// Notes portals that a batch has left on the server of this shard, in an open transaction.
-    pub(super) fn note_afar(&mut self, batch: &[u8], shard: usize) {
-        let Some(sharded) = self.sharded.as_mut() else {
-            return;
-        };
-        if !sharded.transaction.is_open() {
-            return;
-        }
-        for (header, body) in messages(batch) {
-            let (name, left) = match header.tag {
-                frontend::BIND => match Bind::parse(body) {
-                    Ok(bind) => (bind.portal, true),
-                    Err(_) => continue,
-                },
-                frontend::EXECUTE => match Execute::parse(body) {
-                    Ok(Execute {
-                        portal,
-                        rows_max: 0,
-                    }) => (portal, false),
-                    _ => continue,
-                },
-                frontend::CLOSE => match Target::parse(body) {
-                    Ok(Target::Portal(name)) => (name, false),
-                    _ => continue,
-                },
-                _ => continue,
-            };
-            sharded.afar.retain(|(of, _)| **of != *name);
-            if left && sharded.afar.len() < PORTALS_MAX {
-                sharded.afar.push((name.into(), shard));
-            }
-        }
-    }
-
     /// Close of a portal, if there is one of this name, with what servers have of it.
     pub(super) async fn drop_portal(&mut self, name: &[u8]) -> Result<Stepped, End> {
         let Some(sharded) = self.sharded.as_mut() else {
@@ -276,10 +236,9 @@ impl Session {
             let servers = sharded.portals.swap_remove(at).servers;
             closing = servers.map(|servers| (servers.portal, servers.shards));
         }
-        if let Some(at) = sharded.afar.iter().position(|(of, _)| **of == *name) {
-            let (portal, shard) = sharded.afar.swap_remove(at);
+        if let Some(shard) = sharded.afar.forget(name) {
             // Servers forget an unnamed one by themselves.
-            closing = (!portal.is_empty()).then(|| (portal, vec![shard]));
+            closing = (!name.is_empty()).then(|| (name.into(), vec![shard]));
         }
         let Some((portal, shards)) = closing else {
             return Ok(Stepped::Done);
@@ -293,7 +252,7 @@ impl Session {
         Box::pin(self.call_at(&shards, messages, CLOSING, Shown::Errors)).await
     }
 
-    /// Has these shards' servers, which the transaction has, do something.
+    /// Has these shards' servers, which the transaction has, do something of which nothing is left to note.
     async fn call_at(
         &mut self,
         shards: &[usize],
@@ -301,9 +260,8 @@ impl Session {
         owed: &Answers,
         shown: Shown,
     ) -> Result<Stepped, End> {
-        let mut legs = match self.legs_at(shards).await? {
-            Ok(legs) => legs,
-            Err(error) => return Ok(self.failed_with(&error)),
+        let Some(mut legs) = self.take_legs(shards, Want::Write).await? else {
+            return Ok(Stepped::Failed);
         };
         let call = Call {
             messages: &[messages],
@@ -311,23 +269,10 @@ impl Session {
             commits: false,
             shown,
         };
-        let outcome = self.call(&mut legs, &call).await;
+        // Not by `call`, before which servers' unnamed portals are taken for gone.
+        self.aim(&legs);
+        let outcome = scatter::run(self, &mut legs, &call, None).await;
         self.end_call(legs, &Effects::default(), outcome)
-    }
-
-    /// The transaction's servers of these shards, in order.
-    async fn legs_at(&mut self, shards: &[usize]) -> Result<Result<Vec<Leg>, Error>, End> {
-        let mut legs = Vec::with_capacity(shards.len());
-        for &shard in shards {
-            match self.take_leg(shard, Want::Write).await? {
-                Ok(leg) => legs.push(leg),
-                Err(error) => {
-                    self.end_step(legs, &Effects::default(), None);
-                    return Ok(Err(error));
-                }
-            }
-        }
-        Ok(Ok(legs))
     }
 
     /// The description of a portal's rows: with its rows, if it is executed at once.
@@ -336,7 +281,7 @@ impl Session {
         name: &[u8],
         follows: bool,
     ) -> Result<Stepped, End> {
-        if let Some(shard) = self.afar(name) {
+        if let Some(shard) = self.sharded().afar.shard_of(name) {
             let mut messages = Vec::new();
             Target::Portal(name).encode_describe(&mut messages);
             messages.extend_from_slice(&SYNC);
@@ -348,6 +293,16 @@ impl Session {
             Ok(portal) => portal,
             Err(error) => return Ok(self.failed_with(&error)),
         };
+        let went = self.describe_one(&mut portal, follows).await;
+        self.sharded().portals.push(portal);
+        went
+    }
+
+    async fn describe_one(&mut self, portal: &mut Portal, follows: bool) -> Result<Stepped, End> {
+        if let State::Open(merge, _) = &portal.state {
+            self.stream.write(merge.row_description());
+            return Ok(Stepped::Done);
+        }
         let Ok(bind) = Bind::parse(&portal.bind) else {
             return Ok(self.failed_with(&Error::protocol_violation("Bind")));
         };
@@ -355,26 +310,20 @@ impl Session {
             Ok(planned) => planned,
             Err(error) => return Ok(self.failed_with(&error)),
         };
-        let (runs, fetches) = match planned.as_ref().map(|planned| &planned.verdict) {
-            Some(Verdict::Run(_)) => (true, None),
-            Some(Verdict::Fetch { cursor, .. }) => (true, Some(cursor.as_bytes())),
-            _ => (false, None),
-        };
-        let went = if !runs {
-            self.stream.write(&NO_DATA);
-            Stepped::Done
-        } else if let (Some(cursor), false) = (fetches, follows) {
-            let described = self.cursor_description(cursor).to_vec();
-            self.stream.send_vec(described);
-            Stepped::Done
-        } else if follows && matches!(portal.state, State::Bound) {
-            portal.described = true;
-            Stepped::Done
-        } else {
-            self.describe(&portal.statement, Some(&bind)).await?
-        };
-        self.sharded().portals.push(portal);
-        Ok(went)
+        match planned.map(|planned| planned.verdict) {
+            Some(Verdict::Fetch { cursor, .. }) if !follows => {
+                let described = self.cursor_description(cursor.as_bytes()).to_vec();
+                self.stream.send_vec(described);
+            }
+            Some(Verdict::Run(_) | Verdict::Fetch { .. }) => {
+                if !follows || !matches!(portal.state, State::Bound) {
+                    return self.describe(&portal.statement, Some(&bind)).await;
+                }
+                portal.described = true;
+            }
+            _ => self.stream.write(&NO_DATA),
+        }
+        Ok(Stepped::Done)
     }
 
     /// Execute. `lone`: of its batch. `behind`: what follows of that.
@@ -387,7 +336,7 @@ impl Session {
         let rows = u64::try_from(execute.rows_max)
             .ok()
             .filter(|rows| *rows > 0);
-        if let Some(shard) = self.afar(execute.portal) {
+        if let Some(shard) = self.sharded().afar.shard_of(execute.portal) {
             let mut messages = Vec::new();
             execute.encode(&mut messages);
             messages.extend_from_slice(&SYNC);
@@ -470,7 +419,7 @@ impl Session {
         planned.wanted = match (&planned.verdict, rows) {
             (Verdict::Run(run), Some(rows)) if planned.selects && run.executed.is_none() => {
                 match goes_on || has_ties(run) {
-                    true => self.slice(Some(rows)),
+                    true => self.slice(rows),
                     false => Wanted::First(rows),
                 }
             }
@@ -530,7 +479,7 @@ impl Session {
     }
 
     /// A slice of a portal that has none yet, with a name for it.
-    fn slice(&mut self, rows: Option<u64>) -> Wanted {
+    fn slice(&mut self, rows: u64) -> Wanted {
         let number = &mut self.sharded().portal_number;
         *number += 1;
         Wanted::Slice {
@@ -554,9 +503,8 @@ impl Session {
         let failed = State::Failed(Why::Error);
         let shards = portal.servers.iter().flat_map(|servers| &servers.shards);
         let shards: Vec<_> = shards.copied().collect();
-        let mut legs = match self.legs_at(&shards).await? {
-            Ok(legs) => legs,
-            Err(error) => return Ok((self.failed_with(&error), failed)),
+        let Some(mut legs) = self.take_legs(&shards, Want::Write).await? else {
+            return Ok((Stepped::Failed, failed));
         };
         merge.allow(rows, verb);
         self.aim(&legs);
@@ -601,10 +549,8 @@ impl Session {
             None => merge,
         };
         let mut flow = Flow::new(asked.portal, legs.len(), &run.merge, asked.slice);
-        let only_opened = asked.rows == Some(0);
-        merge = merge.paced(!only_opened);
-        merge.allow(asked.rows, "SELECT");
-        let begin = (!only_opened).then(|| flow.begin(merge.rows_left()));
+        merge = merge.paced(asked.rows);
+        let begin = (asked.rows > 0).then(|| flow.begin(merge.rows_left()));
         let (messages, owed) = step.opening(run, asked.portal, begin);
         let call = Call {
             messages: &[messages],
@@ -669,7 +615,7 @@ impl Session {
         if !opens {
             return Ok(Ok(Stepped::Done));
         }
-        planned.wanted = self.slice(Some(0));
+        planned.wanted = self.slice(0);
         let went = self.run_step(&planned).await?;
         drop(planned);
         portal.state = match (went, self.sharded().left.take()) {

@@ -28,17 +28,10 @@ impl Session {
                 continue;
             }
             let want = step.want(self.is_decided());
-            let mut legs = Vec::new();
-            for shard in self.shards_at(&Place::Joined) {
-                match self.take_leg(shard, want).await? {
-                    Ok(leg) => legs.push(leg),
-                    Err(error) => {
-                        self.tell(&error);
-                        self.end_step(legs, &step.effects, None);
-                        return Ok(Stepped::Failed);
-                    }
-                }
-            }
+            let shards = self.shards_at(&Place::Joined);
+            let Some(mut legs) = self.take_legs(&shards, want).await? else {
+                return Ok(Stepped::Failed);
+            };
             let messages = [scatter::query(&text)];
             let call = Call {
                 messages: &messages,

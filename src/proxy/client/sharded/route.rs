@@ -8,7 +8,7 @@ use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::moves::{Moving, Target};
-use crate::routing::primary_key::missing_key;
+use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
 use crate::routing::route::{
     key_changes, route, route_key, ColumnOf, Database, Route, Schema, TableColumn,
@@ -29,6 +29,7 @@ use crate::sql::statement::{Kind, Statement, TableUse};
 use super::super::facts::Facts;
 use super::super::role::{asked_role, invalid};
 use super::super::Session;
+use super::not_known_yet;
 use super::route_copy::copying;
 
 /// Where a statement has come from.
@@ -97,13 +98,19 @@ impl Session {
         }
         let config = self.state.config();
         let cluster = std::rc::Rc::clone(&self.cluster);
-        let tables = facts.sharding(&cluster);
+        let Some(tables) = facts.sharding(&cluster) else {
+            return Err(not_known_yet("which tables follow others"));
+        };
         let view = View::new(self, &facts);
         if let Some(foreign) = view.foreign(statement) {
             return Err(refused(&format!("foreign table \"{foreign}\"")));
         }
-        if let Some(missing) = missing_key(statement, config.routing.primary_key, tables, &view) {
-            return Err(lacks_key(missing.column, config.routing.primary_key));
+        let mode = config.routing.primary_key;
+        if mode != PrimaryKeyRewrite::Ignore && facts.are_unknown() && inserts(statement) {
+            return Err(not_known_yet("which key a table has"));
+        }
+        if let Some(missing) = missing_key(statement, mode, tables, &view) {
+            return Err(lacks_key(missing.column, mode));
         }
         let search_path = match tables.schemas.is_empty() {
             true => None,

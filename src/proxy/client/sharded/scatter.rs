@@ -297,11 +297,16 @@ pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
 }
 
 impl Session {
+    /// Are texts on their way as the servers store them?
+    pub(super) fn has_servers_encoding(&self) -> bool {
+        let encoding = self.reported("client_encoding");
+        !encoding.is_empty() && *encoding == *self.cluster.known().text.encoding
+    }
+
     /// What the shards' values look like under the settings of this session.
     pub(super) fn value_facts(&self) -> types::Session {
         let facts = self.cluster.known();
-        let encoding = self.reported("client_encoding");
-        let same_encoding = !encoding.is_empty() && *encoding == *facts.text.encoding;
+        let same_encoding = self.has_servers_encoding();
         let digits = self.settings.current().get(b"extra_float_digits");
         let exact = |digits: &Value| {
             let text = digits.text()?;
@@ -433,8 +438,23 @@ impl<'a> Scatter<'a> {
         matches!(self.output, Output::Merged { flow: Some(_), .. })
     }
 
+    /// Is there a server that has to be asked for more rows?
+    fn needs_more(&self) -> bool {
+        let Output::Merged { merge, .. } = &self.output else {
+            return false;
+        };
+        let mut legs = self.legs.iter().enumerate();
+        legs.any(|(at, leg)| leg.held.is_resting() && merge.needs(at))
+    }
+
     /// Asks those servers for more rows of their portals without whose rows it does not go on. True: there are some.
     fn ask_on(&mut self) -> bool {
+        if self.timed_out && self.needs_more() {
+            // All of them were at rest when it was cancelled.
+            let error = self.session.timeout_error();
+            self.refuse(&error);
+            return true;
+        }
         let Output::Merged {
             merge,
             flow: Some(flow),
@@ -459,12 +479,9 @@ impl<'a> Scatter<'a> {
     fn take(&mut self, at: usize) -> Result<(), End> {
         let bytes = std::mem::take(&mut self.replies[at].bytes);
         let mut out = Vec::new();
-        let mut start = 0;
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         let mut failed = false;
         while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
             if frame.tag == tag::DATA_ROW && self.first_row.is_none() {
                 self.first_row = Some(self.session.state.core.clock());
             }
@@ -484,7 +501,7 @@ impl<'a> Scatter<'a> {
                 (Output::Merged { no_data, .. }, tag::NO_DATA) if !*no_data => {}
                 (Output::Merged { merge, flow, .. }, _) => {
                     if let (tag::DATA_ROW, Some(flow)) = (frame.tag, flow) {
-                        flow.saw(at, message.len());
+                        flow.saw(at, frame.message.len());
                     }
                     if frame.tag == tag::COMMAND_COMPLETE && at == 0 {
                         for note in self.notes.drain(..) {
@@ -493,23 +510,23 @@ impl<'a> Scatter<'a> {
                             merge.feed(at, &row, &mut out);
                         }
                     }
-                    merge.feed(at, message, &mut out);
+                    merge.feed(at, frame.message, &mut out);
                     failed |= merge.has_failed();
                 }
                 (_, tag::ERROR_RESPONSE) => {
                     if !self.failed && !failed {
-                        out.extend_from_slice(message);
+                        out.extend_from_slice(frame.message);
                     }
                     failed = true;
                 }
-                (Output::Description, _) => out.extend_from_slice(message),
+                (Output::Description, _) => out.extend_from_slice(frame.message),
                 (Output::Errors, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS) if at == 0 => {
-                    out.extend_from_slice(message);
+                    out.extend_from_slice(frame.message);
                 }
                 (Output::Errors, _) => {}
             }
         }
-        let rest = bytes.get(start..).unwrap_or_default();
+        let rest = frames.rest();
         if rest.len() > MESSAGE_BYTES_MAX {
             // What follows of this message would be read as others.
             return Err(End::Fatal(Error {
@@ -534,7 +551,9 @@ impl<'a> Scatter<'a> {
         let replies = self.replies.iter().map(|replies| replies.bytes.capacity());
         let kept = self.kept.as_ref().map_or(0, |kept| kept.held_bytes());
         let bytes = merge.held_bytes() + replies.sum::<usize>() + kept;
-        if let (Err(error), false) = (self.held.set(bytes), self.failed) {
+        // What is complete has been told.
+        let over = self.failed || merge.is_complete();
+        if let (Err(error), false) = (self.held.set(bytes), over) {
             self.refuse(&error);
         }
     }
@@ -547,6 +566,9 @@ impl<'a> Scatter<'a> {
         }
         match &mut self.kept {
             Some(kept) => {
+                // Also where the merge has handed over all that it had.
+                let mut message = Vec::new();
+                put_error(&mut message, error);
                 kept.error.get_or_insert(message);
             }
             None => self.write(message),
@@ -562,6 +584,9 @@ impl<'a> Scatter<'a> {
         let mut out = Vec::new();
         let progress = merge.pump(WRITE_BYTES, &mut out);
         let failed = merge.has_failed();
+        if progress == Progress::Done && self.kept.is_none() {
+            self.withhold(&mut out);
+        }
         self.write(out);
         if failed {
             self.fail();
@@ -569,17 +594,21 @@ impl<'a> Scatter<'a> {
         progress
     }
 
-    fn write(&mut self, mut out: Vec<u8>) {
+    /// Takes a CommandComplete off the end of a reply that has to wait for its transaction's commit.
+    fn withhold(&mut self, out: &mut Vec<u8>) {
+        if let Some(withheld) = &mut self.session.sharded().withheld {
+            if let Some(at) = completion_at(out) {
+                *withheld = out.split_off(at);
+            }
+        }
+    }
+
+    fn write(&mut self, out: Vec<u8>) {
         if let Some(kept) = &mut self.kept {
             if let (Err(error), false) = (kept.take(&out), self.failed) {
                 self.refuse(&error);
             }
             return;
-        }
-        if let Some(withheld) = &mut self.session.sharded().withheld {
-            if let Some(at) = completion_at(&out) {
-                *withheld = out.split_off(at);
-            }
         }
         if !out.is_empty() {
             self.begun = true;
@@ -633,13 +662,10 @@ impl<'a> Scatter<'a> {
 
 /// Where a CommandComplete begins that ends these messages.
 fn completion_at(messages: &[u8]) -> Option<usize> {
-    let mut frames = Frames::new(messages, BODY_BYTES_MAX);
-    let (mut start, mut last) = (0, None);
-    while let Some(Ok(frame)) = frames.next() {
-        last = (frame.tag == tag::COMMAND_COMPLETE).then_some(start);
-        start = frames.at();
-    }
-    last
+    let last = Frames::new(messages, BODY_BYTES_MAX)
+        .map_while(Result::ok)
+        .last()?;
+    (last.tag == tag::COMMAND_COMPLETE).then_some(last.range.start)
 }
 
 /// A server is lost. `begun`: the client has got something of the reply.

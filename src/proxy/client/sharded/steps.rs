@@ -237,7 +237,7 @@ impl Session {
             return Box::pin(self.run_or_apart(step, run, apart)).await;
         }
         if let Some(across) = &run.gathering {
-            return Box::pin(self.run_in_parts(step, run, across)).await;
+            return Box::pin(self.run_in_parts(step, run, across, None)).await;
         }
         self.run_as(step, run, None).await
     }
@@ -266,21 +266,12 @@ impl Session {
         }
         let shards = self.shards_at(&run.place);
         let want = step.want(self.is_decided());
-        let mut legs = Vec::with_capacity(shards.len());
-        // In the order of shards, so that two clients never wait for each other here.
-        for shard in shards {
-            match self.take_leg(shard, want).await? {
-                Ok(mut leg) => {
-                    leg.scrub |= ties.scrub();
-                    leg.changed |= step.changes;
-                    legs.push(leg);
-                }
-                Err(error) => {
-                    self.tell(&error);
-                    self.end_step(legs, &Effects::default(), None);
-                    return Ok(Stepped::Failed);
-                }
-            }
+        let Some(mut legs) = self.take_legs(&shards, want).await? else {
+            return Ok(Stepped::Failed);
+        };
+        for leg in &mut legs {
+            leg.scrub |= ties.scrub();
+            leg.changed |= step.changes;
         }
         if let Some(Copying::In(rows)) = &run.copying {
             let request = copy::Request {
@@ -347,8 +338,17 @@ impl Session {
 
     /// Runs a call on servers that the session has in its hands.
     pub(super) async fn call(&mut self, legs: &mut [Leg], call: &Call<'_>) -> Result<Outcome, End> {
-        self.aim(legs);
+        self.aim_anew(legs);
         scatter::run(self, legs, call, None).await
+    }
+
+    /// These servers are to do something that takes the unnamed portal of each, whosever it was.
+    pub(super) fn aim_anew(&mut self, legs: &[Leg]) {
+        let unnamed = self.sharded().afar.shard_of(b"");
+        if legs.iter().any(|leg| Some(leg.shard) == unnamed) {
+            self.sharded().afar.forget(b"");
+        }
+        self.aim(legs);
     }
 
     /// The same, of which the client hears nothing.
@@ -358,7 +358,7 @@ impl Session {
         call: &Call<'_>,
         kept: &mut Kept,
     ) -> Result<Outcome, End> {
-        self.aim(legs);
+        self.aim_anew(legs);
         scatter::run(self, legs, call, Some(kept)).await
     }
 

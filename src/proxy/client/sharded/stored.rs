@@ -78,32 +78,29 @@ impl Session {
             held: Charge::new(&self.state),
         };
         let mut told = Vec::new();
-        let mut start = 0;
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         while let Some(Ok(frame)) = frames.next() {
-            let message = bytes.get(start..frames.at()).unwrap_or_default();
-            start = frames.at();
             match frame.tag {
                 tag::ROW_DESCRIPTION => {
                     has_rows = true;
                     if described {
-                        told.extend_from_slice(message);
+                        told.extend_from_slice(frame.message);
                     }
                 }
                 tag::NO_DATA if !described => {}
-                tag::DATA_ROW => stored.rows.extend_from_slice(message),
+                tag::DATA_ROW => stored.rows.extend_from_slice(frame.message),
                 tag::COMMAND_COMPLETE if has_rows => {
                     if let Ok(complete) = CommandComplete::parse(frame.body) {
                         stored.tag = complete.tag.to_vec();
                     }
                 }
-                _ => told.extend_from_slice(message),
+                _ => told.extend_from_slice(frame.message),
             }
         }
         self.stream.send_vec(told);
         if has_rows {
             stored.rows.shrink_to_fit();
-            // It was counted before, and has not grown since.
+            // Not more than what its call has counted.
             let _: Result<(), Error> = stored.held.set(stored.rows.capacity());
             self.sharded().left = Some(Left::Stored(stored));
         }

@@ -82,7 +82,9 @@ impl Session {
         let view = View::new(self, &facts);
         let parts = Statements::new(text, dialect);
         let lacking = parts.zip(statements).filter_map(|(part, statement)| {
-            let missing = missing_key(statement, mode, facts.sharding(&self.cluster), &view)?;
+            // Where it is not known, routing refuses the statement.
+            let tables = facts.sharding(&self.cluster)?;
+            let missing = missing_key(statement, mode, tables, &view)?;
             Some(Lacking {
                 start: part.start,
                 end: part.start + part.text.len(),

@@ -1,0 +1,112 @@
+//! Portals and cursors that the server of one shard has under the client's own names: where they are.
+
+use crate::protocol::batch::messages;
+use crate::protocol::frontend::{tag, Bind, Target};
+use crate::sql::session::{Effect, Effects};
+
+use super::super::Session;
+use super::portals::PORTALS_MAX;
+
+/// Those of the open transaction. What exceeds [`PORTALS_MAX`] is not found again.
+#[derive(Default)]
+pub(super) struct Afar(Vec<One>);
+
+struct One {
+    name: Box<[u8]>,
+    shard: usize,
+    /// Savepoints that were in force when it was made.
+    depth: usize,
+}
+
+impl Afar {
+    /// The shard whose server has one of this name.
+    pub(super) fn shard_of(&self, name: &[u8]) -> Option<usize> {
+        let found = self.0.iter().find(|one| *one.name == *name);
+        found.map(|one| one.shard)
+    }
+
+    fn note(&mut self, name: &[u8], shard: usize, depth: usize) {
+        self.forget(name);
+        if self.0.len() < PORTALS_MAX {
+            let name = name.into();
+            self.0.push(One { name, shard, depth });
+        }
+    }
+
+    /// It is not there any more. Gives where it was.
+    pub(super) fn forget(&mut self, name: &[u8]) -> Option<usize> {
+        let at = self.0.iter().position(|one| *one.name == *name)?;
+        Some(self.0.swap_remove(at).shard)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// So many savepoints are left after RELEASE.
+    pub(super) fn released(&mut self, depth: usize) {
+        for one in &mut self.0 {
+            one.depth = one.depth.min(depth);
+        }
+    }
+
+    /// After ROLLBACK TO the savepoint that makes so many: what was made since is gone.
+    pub(super) fn rolled_back(&mut self, depth: usize) {
+        self.0.retain(|one| one.depth < depth);
+    }
+}
+
+impl Session {
+    /// What a batch has left on the server of this shard, in an open transaction. `cursors`: what its statements did to
+    /// cursors.
+    pub(super) fn note_afar(&mut self, batch: &[u8], cursors: &[Effects], shard: usize) {
+        for (header, body) in messages(batch) {
+            match header.tag {
+                tag::BIND => {
+                    if let Ok(bind) = Bind::parse(body) {
+                        self.note_one(bind.portal, shard, true);
+                    }
+                }
+                tag::CLOSE => {
+                    if let Ok(Target::Portal(name)) = Target::parse(body) {
+                        self.note_one(name, shard, false);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for effects in cursors {
+            self.note_cursors(effects, shard);
+        }
+    }
+
+    /// A statement has run on the server of this shard: cursors that are there now, or no more.
+    pub(super) fn note_cursors(&mut self, effects: &Effects, shard: usize) {
+        for step in effects.steps() {
+            match &step.effect {
+                Effect::Declare { name, .. } => self.note_one(name, shard, true),
+                Effect::Close(name) => self.note_one(name, shard, false),
+                _ => {}
+            }
+        }
+    }
+
+    fn note_one(&mut self, name: &[u8], shard: usize, made: bool) {
+        let Some(sharded) = self.sharded.as_mut() else {
+            return;
+        };
+        let transaction = &sharded.transaction;
+        if made && transaction.is_open() && !transaction.is_failed() {
+            let depth = transaction.savepoints();
+            sharded.afar.note(name, shard, depth);
+        } else if !made {
+            sharded.afar.forget(name);
+        }
+    }
+}
+
+/// Does this do anything to cursors?
+pub(super) fn is_about_cursors(effects: &Effects) -> bool {
+    let mut steps = effects.steps().iter();
+    steps.any(|step| matches!(step.effect, Effect::Declare { .. } | Effect::Close(_)))
+}
