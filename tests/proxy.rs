@@ -15,6 +15,8 @@ mod support;
 mod across;
 #[path = "proxy/admin.rs"]
 mod admin;
+#[path = "proxy/admin_statements.rs"]
+mod admin_statements;
 #[path = "proxy/ahead.rs"]
 mod ahead;
 #[path = "proxy/auth.rs"]
@@ -101,10 +103,14 @@ mod shutdown;
 mod startup;
 #[path = "proxy/state.rs"]
 mod state;
+#[path = "proxy/statements.rs"]
+mod statements;
 #[path = "proxy/streaming.rs"]
 mod streaming;
 #[path = "proxy/systemd.rs"]
 mod systemd;
+#[path = "proxy/ties.rs"]
+mod ties;
 #[path = "proxy/timeouts.rs"]
 mod timeouts;
 #[path = "proxy/tls.rs"]

@@ -64,7 +64,7 @@ async def main():
     row = await conn.fetchrow("SELECT $1::mood AS mood, $2::pair[] AS pairs", "glad", [("sad", asyncpg.Range(1, 3))])
     assert row["mood"] == "glad" and row["pairs"] == [("sad", asyncpg.Range(1, 3))], row
 
-    # A column more: what was prepared is prepared anew, in a transaction it is an error once.
+    # A column more: what was prepared is prepared anew; in a transaction it is an error, once, if its server had it.
     all_of = "SELECT * FROM item WHERE id = 7"
     assert len(await conn.fetchrow(all_of)) == 4
     await conn.execute("ALTER TABLE item ADD COLUMN extra int DEFAULT 5")

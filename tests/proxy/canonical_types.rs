@@ -44,6 +44,11 @@ fn told(client: &mut Wire, messages: &[Vec<u8>]) -> u32 {
 fn clients_see_the_types_of_the_first_shard() {
     let (shards, oids) = started("canonical_on", "canonicalize_type_information = true");
     let mut client = shards.client();
+    // A definition changes what is known, and nothing waits for that to be asked again.
+    assert_eq!(
+        client.query("CREATE TABLE other (id int); INSERT INTO other VALUES (1)"),
+        "C:CREATE_TABLE C:INSERT_0_1 Z:I"
+    );
     for id in 0..12 {
         let sql = format!("INSERT INTO t VALUES ({id}, 'happy')");
         assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:I");

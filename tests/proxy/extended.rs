@@ -1,8 +1,8 @@
 //! The query protocols message by message: pipelines, portals, errors and where they resynchronise.
 
 use crate::support::wire::{
-    bind, close, describe, execute, flush, function_call, parse, query, run, sync, tagged,
-    transcript,
+    bind, close, describe, execute, flush, fully_described, function_call, parse, query, run, sync,
+    tagged, transcript,
 };
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
@@ -348,14 +348,7 @@ fn flush_then_sync_is_answered_when_the_server_has_synced() {
 #[test]
 fn describe_of_begin() {
     let (pgdog, _, mut client) = start();
-    let batch = [
-        parse("b", "BEGIN"),
-        describe(b'S', "b"),
-        bind("", "b", &[]),
-        describe(b'P', ""),
-        execute("", 0),
-        sync(),
-    ];
+    let batch = fully_described("b", "BEGIN");
     assert_eq!(client.ask(&batch), "1 t n 2 n C:BEGIN Z:T");
     let commit = [
         parse("", "COMMIT"),

@@ -612,10 +612,13 @@ fn writes_go_on_when_a_proof_comes_that_is_late() {
     let mut direct = Postgres::shared().admin(&database);
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
                AND application_name = 'pgdog check' AND state = 'idle' AND clock_timestamp() - state_change < '300 ms'";
-    let pid = poll(PATIENCE, "a check", || {
-        direct.rows(sql).first().map(|row| row[0].parse().unwrap())
+    let stopped = poll(PATIENCE, "a check that is done", || {
+        let pid = direct.rows(sql).first()?[0].parse().unwrap();
+        let stopped = Stopped::new(pid);
+        let at_rest =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'idle'");
+        (direct.value(&at_rest) == "1").then_some(stopped)
     });
-    let stopped = Stopped::new(pid);
     let mut admin = pgdog.admin();
     let waits = |admin: &mut Wire| {
         let rows = admin.rows("SHOW CLIENTS state");

@@ -417,11 +417,8 @@ fn pools_of_a_full_server_make_room_for_each_other() {
     postgres.restart();
     let pools = [ALICE, MD5_USER, PLAIN_USER].map(|user| (user, &*database));
     let pgdog = crowded(postgres.port(), &pools).start();
-    for round in 0..2 {
-        for pool in pools {
-            together(pgdog.port(), pool, 3);
-        }
-        println!("round {round}");
+    for pool in pools.repeat(2) {
+        together(pgdog.port(), pool, 3);
     }
     // What is in use is waited for.
     let [mut one, mut other] = [ALICE, MD5_USER]

@@ -3,7 +3,7 @@
 
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::wire::{bind, describe, execute, parse, query, run, sync, Wire};
+use super::support::wire::{bind, execute, fully_described, parse, query, run, sync, Wire};
 
 const WHERE: &str = "SELECT current_database()";
 
@@ -239,14 +239,7 @@ fn the_first_statement_of_a_transaction_may_decide_where_it_goes() {
     assert_eq!(client.query("SELECT 1"), "E:25P02 Z:E");
     assert_eq!(client.query("COMMIT"), "C:ROLLBACK Z:I");
     // BEGIN is described before anybody knows where it goes.
-    let begin = [
-        parse("b", "BEGIN"),
-        describe(b'S', "b"),
-        bind("", "b", &[]),
-        describe(b'P', ""),
-        execute("", 0),
-        sync(),
-    ];
+    let begin = fully_described("b", "BEGIN");
     assert_eq!(client.ask(&begin), "1 t n 2 n C:BEGIN Z:T");
     assert_eq!(pair.role(&client.value(WHERE)), "replica");
     assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");

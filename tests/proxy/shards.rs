@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
 use super::support::process::{poll, PATIENCE};
-use super::support::wire::{bind, describe, execute, flush, parse, query, run, sync, Wire};
+use super::support::wire::{
+    bind, describe, execute, flush, fully_described, parse, query, run, sync, Wire,
+};
 
 /// The table t has rows on all of them; hints say on which.
 const TABLE: &str = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
@@ -239,14 +241,7 @@ fn the_extended_protocol_works_over_shards() {
         client.ask(&[run("CREATE TABLE t (id int)", &[]), sync()]),
         "1 2 C:CREATE_TABLE Z:I"
     );
-    let begin = [
-        parse("b", "BEGIN"),
-        describe(b'S', "b"),
-        bind("", "b", &[]),
-        describe(b'P', ""),
-        execute("", 0),
-        sync(),
-    ];
+    let begin = fully_described("b", "BEGIN");
     assert_eq!(client.ask(&begin), "1 t n 2 n C:BEGIN Z:T");
     let insert = "/* pgdog_shard: 1 */ INSERT INTO t VALUES ($1)";
     assert_eq!(

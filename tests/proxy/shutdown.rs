@@ -206,7 +206,7 @@ fn in_hot_traffic_every_client_ends_after_a_whole_transaction() {
             .into_iter()
             .map(|client| scope.spawn(move || run(client)))
             .collect::<Vec<_>>();
-        poll(PATIENCE, "every client to be at work", || {
+        poll(PATIENCE, "clients to be at work", || {
             (so_far.load(Ordering::Relaxed) > 100).then_some(())
         });
         pgdog.signal(Signal::TERM);

@@ -32,12 +32,14 @@ fn end(client: &mut Wire) -> String {
 #[test]
 fn client_idle_timeout_ends_idle_clients_only() {
     let (pgdog, database) = start("client_idle_timeout = 2000");
-    let mut idle = pgdog.client(&database);
     let mut busy = pgdog.client(&database);
-    assert_eq!(busy.query("SELECT 1 FROM pg_sleep(3)"), ONE);
-    assert_eq!(busy.query("BEGIN"), "C:BEGIN Z:T");
+    busy.send(&query("BEGIN; SELECT 1 FROM pg_sleep(3)"));
+    let mut idle = pgdog.client(&database);
     let said = end(&mut idle);
     assert_eq!(said, "FATAL 57P05 idle for 2000 ms (client_idle_timeout)");
+    assert_eq!(busy.batches(1), "C:BEGIN T D:1 C:SELECT_1 Z:T");
+    // Nor does a transaction count as idleness.
+    assert_eq!(end(&mut pgdog.client(&database)), said);
     assert_eq!(busy.query("COMMIT"), "C:COMMIT Z:I");
     pgdog.stop();
 }

@@ -1,20 +1,18 @@
-//! Two-phase commit over three shards: servers that refuse, that are lost, and a pgdog that is killed at every step.
+//! Two-phase commit over three shards: servers that refuse, that are lost, and what others have prepared.
 //!
 //! Where a step has to last, a deferred trigger holds PREPARE TRANSACTION up on a shard, at a table that the test locks.
-
-use std::sync::Mutex;
 
 use rustix::process::Signal;
 
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::process::{poll, Folder, Stopped, PATIENCE};
-use super::support::wire::{execute, parse, query, run, sync, transcript, Message, Wire};
+use super::support::process::{poll, Folder, PATIENCE};
+use super::support::wire::{execute, parse, query, run, sync, transcript, Wire};
 
 /// Three shards with a table `t`, whose deferred trigger waits for `gate` and refuses negative numbers, and one like it
 /// that is the same everywhere.
-struct Shards {
-    name: String,
+pub(super) struct Shards {
+    pub(super) name: String,
     names: Vec<String>,
     config: Config,
     log: Folder,
@@ -39,7 +37,7 @@ CREATE CONSTRAINT TRIGGER look AFTER INSERT ON same DEFERRABLE INITIALLY DEFERRE
 
 impl Shards {
     /// `log`: with the log of two-phase commits.
-    fn new(label: &str, general: &str, log: bool) -> Self {
+    pub(super) fn new(label: &str, general: &str, log: bool) -> Self {
         let postgres = Postgres::shared();
         let names: Vec<_> = (0..3)
             .map(|shard| postgres.database(&format!("{label}{shard}")))
@@ -71,16 +69,16 @@ impl Shards {
         }
     }
 
-    fn start(&self) -> Pgdog {
+    pub(super) fn start(&self) -> Pgdog {
         self.config.start()
     }
 
-    fn shard(&self, shard: usize) -> Wire {
+    pub(super) fn shard(&self, shard: usize) -> Wire {
         Postgres::shared().admin(&self.names[shard])
     }
 
     /// How many rows each shard has.
-    fn counts(&self) -> [String; 3] {
+    pub(super) fn counts(&self) -> [String; 3] {
         self.counts_of("t")
     }
 
@@ -90,23 +88,17 @@ impl Shards {
     }
 
     /// Which shards have something prepared.
-    fn prepared(&self) -> Vec<usize> {
-        let of = |shard: &usize| {
-            let sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()";
-            self.shard(*shard).value(sql) != "0"
-        };
-        (0..3).filter(of).collect()
+    pub(super) fn prepared(&self) -> Vec<usize> {
+        prepared(|shard| self.shard(shard))
     }
 
     #[track_caller]
-    fn wait_for_prepared(&self, shards: &[usize]) {
-        poll(PATIENCE, &format!("{shards:?} to be prepared"), || {
-            (self.prepared() == shards).then_some(())
-        });
+    pub(super) fn wait_for_prepared(&self, shards: &[usize]) {
+        wait_for_prepared(|shard| self.shard(shard), shards);
     }
 
     /// Until no backend of a shard is preparing.
-    fn wait_until_over(&self, shard: usize) {
+    pub(super) fn wait_until_over(&self, shard: usize) {
         poll(PATIENCE, "the backend to end", || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'PREPARE TRANSACTION%' AND state = 'active'";
             (self.shard(shard).value(sql) == "0").then_some(())
@@ -114,14 +106,14 @@ impl Shards {
     }
 
     /// Holds PREPARE TRANSACTION up on a shard until this is reset.
-    fn hold(&self, shard: usize) -> Wire {
+    pub(super) fn hold(&self, shard: usize) -> Wire {
         let mut holder = self.shard(shard);
         holder.query("BEGIN; LOCK gate IN ACCESS EXCLUSIVE MODE");
         holder
     }
 
     /// A transaction with a row on every shard, and the process ids of its servers.
-    fn transaction(&self, client: &mut Wire, id: i32) -> Vec<u32> {
+    pub(super) fn transaction(&self, client: &mut Wire, id: i32) -> Vec<u32> {
         assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
         (0..3)
             .map(|shard| {
@@ -135,10 +127,10 @@ impl Shards {
     }
 }
 
-const FINISHED: &str = "prepared transaction is finished";
-const LEFT: &str = "of an earlier process are to be finished";
+pub(super) const FINISHED: &str = "prepared transaction is finished";
+pub(super) const LEFT: &str = "of an earlier process are to be finished";
 
-fn commit(client: &mut Wire) {
+pub(super) fn commit(client: &mut Wire) {
     client.send(&query("COMMIT"));
 }
 
@@ -424,158 +416,21 @@ fn clients_cannot_prepare_transactions_themselves() {
     pgdog.stop();
 }
 
-/// Killed while one shard is not prepared: nothing was decided, so nothing is left. The shard prepares it even after that.
-#[test]
-fn pgdog_killed_while_preparing_leaves_nothing() {
-    let shards = Shards::new("two_phase_kill_1", "", true);
-    let mut pgdog = shards.start();
-    let mut client = pgdog.client(&shards.name);
-    shards.transaction(&mut client, 1);
-    let holder = shards.hold(1);
-    commit(&mut client);
-    shards.wait_for_prepared(&[0, 2]);
-    let listed = pgdog.admin().rows("SHOW TRANSACTIONS");
-    let [database, user, name, state] = &*listed[0] else {
-        panic!("{listed:?}");
-    };
-    assert_eq!(
-        (database, &**user, &**state),
-        (&shards.name, ALICE, "preparing")
-    );
-    assert!(name.starts_with("pgdog."), "{name}");
-    pgdog.signal(Signal::KILL);
-    pgdog.wait(PATIENCE);
-    assert_eq!(shards.prepared(), [0, 2]);
-    let pgdog = shards.start();
-    shards.wait_for_prepared(&[]);
-    // The shard in between may still prepare it, and that is not forgotten.
-    poll(PATIENCE, "two to be finished", || {
-        (pgdog.log().matches(FINISHED).count() == 2).then_some(())
-    });
-    drop(holder);
-    shards.wait_until_over(1);
-    shards.wait_for_prepared(&[]);
-    assert_eq!(shards.counts(), ["0", "0", "0"]);
-    // Done is done: the next one has nothing to do.
-    stop_when_done(&shards, pgdog);
-    let pgdog = shards.start();
-    assert!(!pgdog.log().contains(LEFT));
-    pgdog.stop();
+/// Which of three shards have something prepared.
+pub(super) fn prepared(shard: impl Fn(usize) -> Wire) -> Vec<usize> {
+    let sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()";
+    (0..3).filter(|at| shard(*at).value(sql) != "0").collect()
 }
 
-/// Killed when two of three shards have committed: the third follows.
-#[test]
-fn pgdog_killed_while_committing_commits_the_rest() {
-    let shards = Shards::new("two_phase_kill_2", "", true);
-    let mut pgdog = shards.start();
-    let mut client = pgdog.client(&shards.name);
-    let servers = shards.transaction(&mut client, 1);
-    let holder = shards.hold(2);
-    commit(&mut client);
-    shards.wait_for_prepared(&[0, 1]);
-    // It does not hear of the decision. At rest it holds no lock that the other tests' backends wait for.
-    poll(PATIENCE, "the backend to be at rest", || {
-        let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND state = 'idle' AND wait_event = 'ClientRead'",
-            servers[1]
-        );
-        (shards.shard(1).value(&sql) == "1").then_some(())
+#[track_caller]
+pub(super) fn wait_for_prepared(shard: impl Fn(usize) -> Wire, shards: &[usize]) {
+    poll(PATIENCE, &format!("{shards:?} to be prepared"), || {
+        (prepared(&shard) == shards).then_some(())
     });
-    let stopped = Stopped::new(servers[1]);
-    drop(holder);
-    poll(PATIENCE, "two shards to commit", || {
-        (shards.counts() == ["1", "0", "1"]).then_some(())
-    });
-    assert_eq!(shards.prepared(), [1]);
-    pgdog.signal(Signal::KILL);
-    pgdog.wait(PATIENCE);
-    // The next one draws another instance id, and goes by what was recorded.
-    let pgdog = shards.start();
-    pgdog.logged(LEFT);
-    let unfinished = pgdog.admin().rows("SHOW TRANSACTIONS");
-    assert!(
-        unfinished.iter().all(|row| row[3] == "committing"),
-        "{unfinished:?}"
-    );
-    shards.wait_for_prepared(&[]);
-    assert_eq!(shards.counts(), ["1", "1", "1"]);
-    drop(stopped);
-    stop_when_done(&shards, pgdog);
-    let pgdog = shards.start();
-    assert!(!pgdog.log().contains(LEFT));
-    pgdog.stop();
-}
-
-/// Wherever the four commits under way are: the shards agree, and with what clients were told.
-#[test]
-fn pgdog_killed_at_any_moment_leaves_all_or_nothing() {
-    const CLIENTS: i32 = 4;
-    let shards = Shards::new("two_phase_kill_any", "", true);
-    let told = Mutex::new(Vec::new());
-    for (round, target) in (0_i32..).zip([1, 2, 3, 5, 8, 13, 21, 34]) {
-        let mut pgdog = shards.start();
-        let before = told.lock().unwrap().len();
-        let clients: Vec<_> = (0..CLIENTS).map(|_| pgdog.client(&shards.name)).collect();
-        std::thread::scope(|scope| {
-            for (number, client) in (0..).zip(clients) {
-                let (told, first) = (&told, (round * CLIENTS + number) * 1_000_000);
-                scope.spawn(move || commit_on_and_on(client, first, told));
-            }
-            poll(PATIENCE, "commits", || {
-                (told.lock().unwrap().len() >= before + target).then_some(())
-            });
-            pgdog.signal(Signal::KILL);
-            pgdog.wait(PATIENCE);
-        });
-    }
-    let pgdog = shards.start();
-    shards.wait_for_prepared(&[]);
-    let ids = [0, 1, 2].map(|shard| {
-        let rows = shards.shard(shard).rows("SELECT id FROM t ORDER BY id");
-        rows.concat()
-    });
-    assert_eq!(ids[0], ids[1]);
-    assert_eq!(ids[0], ids[2]);
-    for id in told.into_inner().unwrap() {
-        assert!(ids[0].contains(&id.to_string()), "{id} was lost");
-    }
-    pgdog.stop();
-}
-
-/// Commits transactions with a row for each shard until the connection ends; `told` are those that are confirmed.
-fn commit_on_and_on(mut client: Wire, first: i32, told: &Mutex<Vec<i32>>) {
-    for id in first.. {
-        let insert = |shard| format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ({id})");
-        for sql in [
-            "BEGIN".to_owned(),
-            insert(0),
-            insert(1),
-            insert(2),
-            "COMMIT".to_owned(),
-        ] {
-            let mut answer = Vec::new();
-            let mut sent = client.try_send(&query(&sql)).is_ok();
-            while sent && answer.last().is_none_or(|last: &Message| last.tag != b'Z') {
-                sent = client
-                    .try_read()
-                    .map(|message| answer.push(message))
-                    .is_ok();
-            }
-            if !sent {
-                return;
-            }
-            assert!(
-                !transcript(&answer).contains("E:"),
-                "{sql}: {}",
-                transcript(&answer)
-            );
-        }
-        told.lock().unwrap().push(id);
-    }
 }
 
 /// Waits until it has finished a transaction on all shards, and has that on disk.
-fn stop_when_done(shards: &Shards, pgdog: Pgdog) {
+pub(super) fn stop_when_done(shards: &Shards, pgdog: Pgdog) {
     pgdog.logged("two-phase commit is done");
     assert_eq!(pgdog.log().matches(FINISHED).count(), 3);
     // Another one goes through the same log, behind what was noted.

@@ -3,13 +3,16 @@
 //!
 //! A step is a statement on its way to a shard, or its answer on the way back: the log's records are written in between.
 
+use std::sync::Mutex;
+
 use rustix::process::Signal;
 
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::process::{poll, Folder, PATIENCE};
+use super::support::process::{poll, Folder, Stopped, PATIENCE};
 use super::support::turnstile::{Step, Turnstile};
-use super::support::wire::{query, transcript, Message, Wire};
+use super::support::wire::Wire;
+use super::two_phase::{self, commit, prepared, stop_when_done, Shards as Gated, FINISHED, LEFT};
 
 const PREPARE: &str = "PREPARE TRANSACTION 'pgdog";
 const COMMIT: &str = "COMMIT PREPARED 'pgdog";
@@ -77,29 +80,19 @@ impl Shards {
         [0, 1, 2].map(|shard| self.shard(shard).value(&sql))
     }
 
-    fn prepared(&self) -> Vec<usize> {
-        let of = |shard: &usize| {
-            let sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()";
-            self.shard(*shard).value(sql) != "0"
-        };
-        (0..3).filter(of).collect()
-    }
-
     #[track_caller]
     fn wait_for_prepared(&self, shards: &[usize]) {
-        poll(PATIENCE, &format!("{shards:?} to be prepared"), || {
-            (self.prepared() == shards).then_some(())
-        });
+        two_phase::wait_for_prepared(|shard| self.shard(shard), shards);
     }
 
     /// A transaction with a row on every shard, when none is on a connection to what was there before the crash.
     fn begin(&self, pgdog: &Pgdog, id: usize) -> Wire {
         poll(PATIENCE, "a transaction on all shards", || {
             let mut client = pgdog.client(&self.name);
-            let mut done = tried(&mut client, "BEGIN") == "C:BEGIN Z:T";
+            let mut done = client.tried("BEGIN") == "C:BEGIN Z:T";
             for shard in 0..3 {
                 let sql = format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ({id})");
-                done = done && tried(&mut client, &sql) == "C:INSERT_0_1 Z:T";
+                done = done && client.tried(&sql) == "C:INSERT_0_1 Z:T";
             }
             done.then_some(client)
         })
@@ -136,23 +129,6 @@ impl Shards {
         let expected = u8::from(committed).to_string();
         assert_eq!(self.counts(id), [(); 3].map(|()| expected.clone()));
     }
-}
-
-/// What a statement is answered; as far as it comes, if the session ends.
-fn tried(client: &mut Wire, sql: &str) -> String {
-    let mut answer: Vec<Message> = Vec::new();
-    let mut goes_on = client.try_send(&query(sql)).is_ok();
-    while goes_on && answer.last().is_none_or(|last| last.tag != b'Z') {
-        goes_on = client
-            .try_read()
-            .map(|message| answer.push(message))
-            .is_ok();
-    }
-    transcript(&answer)
-}
-
-fn commit(client: &mut Wire) {
-    client.send(&query("COMMIT"));
 }
 
 fn kill(pgdog: &mut Pgdog) {
@@ -203,13 +179,11 @@ fn pgdog_is_killed_before_its_decision_is_on_disk() {
     // The first record has a place, what follows has none.
     std::fs::rename(&log, &away).unwrap();
     assert_eq!(client.query("COMMIT"), "E:08007 Z:I", "nobody knows");
-    assert_eq!(shards.prepared(), [0, 1, 2]);
+    assert_eq!(prepared(|shard| shards.shard(shard)), [0, 1, 2]);
     kill(&mut pgdog);
     std::fs::rename(&away, &log).unwrap();
     let pgdog = shards.config.start();
-    shards.wait_for_prepared(&[]);
-    let counts = shards.counts(1);
-    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    shards.agree(1, false);
     pgdog.stop();
 }
 
@@ -237,5 +211,144 @@ fn a_shard_is_killed_at_every_step() {
         // The client goes on.
         shards.begin(&pgdog, 10 + id).query("ROLLBACK");
         pgdog.stop();
+    }
+}
+
+/// Killed while one shard is not prepared: nothing was decided, so nothing is left. The shard prepares it even after that.
+#[test]
+fn pgdog_killed_while_preparing_leaves_nothing() {
+    let shards = Gated::new("two_phase_kill_1", "", true);
+    let mut pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    shards.transaction(&mut client, 1);
+    let holder = shards.hold(1);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 2]);
+    let listed = pgdog.admin().rows("SHOW TRANSACTIONS");
+    let [database, user, name, state] = &*listed[0] else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(
+        (database, &**user, &**state),
+        (&shards.name, ALICE, "preparing")
+    );
+    assert!(name.starts_with("pgdog."), "{name}");
+    pgdog.signal(Signal::KILL);
+    pgdog.wait(PATIENCE);
+    assert_eq!(shards.prepared(), [0, 2]);
+    let pgdog = shards.start();
+    shards.wait_for_prepared(&[]);
+    // The shard in between may still prepare it, and that is not forgotten.
+    poll(PATIENCE, "two to be finished", || {
+        (pgdog.log().matches(FINISHED).count() == 2).then_some(())
+    });
+    drop(holder);
+    shards.wait_until_over(1);
+    shards.wait_for_prepared(&[]);
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    // Done is done: the next one has nothing to do.
+    stop_when_done(&shards, pgdog);
+    let pgdog = shards.start();
+    assert!(!pgdog.log().contains(LEFT));
+    pgdog.stop();
+}
+
+/// Killed when two of three shards have committed: the third follows.
+#[test]
+fn pgdog_killed_while_committing_commits_the_rest() {
+    let shards = Gated::new("two_phase_kill_2", "", true);
+    let mut pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    let servers = shards.transaction(&mut client, 1);
+    let holder = shards.hold(2);
+    commit(&mut client);
+    shards.wait_for_prepared(&[0, 1]);
+    // It does not hear of the decision. At rest it holds no lock that the other tests' backends wait for.
+    poll(PATIENCE, "the backend to be at rest", || {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND state = 'idle' AND wait_event = 'ClientRead'",
+            servers[1]
+        );
+        (shards.shard(1).value(&sql) == "1").then_some(())
+    });
+    let stopped = Stopped::new(servers[1]);
+    drop(holder);
+    poll(PATIENCE, "two shards to commit", || {
+        (shards.counts() == ["1", "0", "1"]).then_some(())
+    });
+    assert_eq!(shards.prepared(), [1]);
+    pgdog.signal(Signal::KILL);
+    pgdog.wait(PATIENCE);
+    // The next one draws another instance id, and goes by what was recorded.
+    let pgdog = shards.start();
+    pgdog.logged(LEFT);
+    let unfinished = pgdog.admin().rows("SHOW TRANSACTIONS");
+    assert!(
+        unfinished.iter().all(|row| row[3] == "committing"),
+        "{unfinished:?}"
+    );
+    shards.wait_for_prepared(&[]);
+    assert_eq!(shards.counts(), ["1", "1", "1"]);
+    drop(stopped);
+    stop_when_done(&shards, pgdog);
+    let pgdog = shards.start();
+    assert!(!pgdog.log().contains(LEFT));
+    pgdog.stop();
+}
+
+/// Wherever the four commits under way are: the shards agree, and with what clients were told.
+#[test]
+fn pgdog_killed_at_any_moment_leaves_all_or_nothing() {
+    const CLIENTS: i32 = 4;
+    let shards = Gated::new("two_phase_kill_any", "", true);
+    let told = Mutex::new(Vec::new());
+    for (round, target) in (0_i32..).zip([1, 2, 3, 5, 8, 13, 21, 34]) {
+        let mut pgdog = shards.start();
+        let before = told.lock().unwrap().len();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| pgdog.client(&shards.name)).collect();
+        std::thread::scope(|scope| {
+            for (number, client) in (0..).zip(clients) {
+                let (told, first) = (&told, (round * CLIENTS + number) * 1_000_000);
+                scope.spawn(move || commit_on_and_on(client, first, told));
+            }
+            poll(PATIENCE, "commits", || {
+                (told.lock().unwrap().len() >= before + target).then_some(())
+            });
+            pgdog.signal(Signal::KILL);
+            pgdog.wait(PATIENCE);
+        });
+    }
+    let pgdog = shards.start();
+    shards.wait_for_prepared(&[]);
+    let ids = [0, 1, 2].map(|shard| {
+        let rows = shards.shard(shard).rows("SELECT id FROM t ORDER BY id");
+        rows.concat()
+    });
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[0], ids[2]);
+    for id in told.into_inner().unwrap() {
+        assert!(ids[0].contains(&id.to_string()), "{id} was lost");
+    }
+    pgdog.stop();
+}
+
+/// Commits transactions with a row for each shard until the connection ends; `told` are those that are confirmed.
+fn commit_on_and_on(mut client: Wire, first: i32, told: &Mutex<Vec<i32>>) {
+    for id in first.. {
+        let insert = |shard| format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ({id})");
+        for sql in [
+            "BEGIN".to_owned(),
+            insert(0),
+            insert(1),
+            insert(2),
+            "COMMIT".to_owned(),
+        ] {
+            let answer = client.tried(&sql);
+            if !answer.contains("Z:") {
+                return;
+            }
+            assert!(!answer.contains("E:"), "{sql}: {answer}");
+        }
+        told.lock().unwrap().push(id);
     }
 }

@@ -3,6 +3,7 @@
 //! `SIM_SEED=17 cargo test --test pure sim` runs one seed again, `SIM_SEEDS=10000` runs more of them
 //! (with `--release` that takes seconds).
 
+mod plan;
 mod random;
 mod talk;
 mod world;
@@ -11,9 +12,10 @@ use std::time::Duration;
 
 use pgdog::pool::Limits;
 
+use self::plan::{Command, Fault, Plan, Report, MS};
 use self::random::Random;
 use self::talk::Defect;
-use self::world::{Command, Fault, Plan, Report, World, MS};
+use self::world::World;
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 5_000;

@@ -1,7 +1,7 @@
 //! Several cores, their pools, clients and a server on one thread, under a virtual clock, from a seed.
 //!
-//! Everything that happens is an event at a time. After each one, what must always hold is checked; the first
-//! thing that does not hold ends the run as an `Err` in words.
+//! Everything that happens is an event at a time. After each one, what must always hold is checked (`invariants`); the
+//! first thing that does not hold ends the run as an `Err` in words.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use pgdog::error::{Error, Fault as Blame};
 use pgdog::pool::{
-    Action, Checkout, ClientId, ConnectFailure, Gift, Lease, Limits, Place, Pool, PoolMail,
-    PoolStats, Ticket, WaitError, ORDER_SLACK,
+    Action, Checkout, ClientId, ConnectFailure, Gift, Lease, Place, Pool, PoolMail, PoolStats,
+    Ticket, WaitError,
 };
 use pgdog::protocol::sqlstate::SqlState;
 
-use super::random::Random;
-use super::talk::{Defect, Rest, Talk};
+mod invariants;
 
-pub(crate) const MS: Duration = Duration::from_millis(1);
+use super::plan::{Command, Fault, Plan, Report};
+use super::random::Random;
+use super::talk::{Rest, Talk};
 
 /// Ticks of one core are at most this far apart.
 pub(crate) const TICK_MAX: Duration = Duration::from_millis(15);
@@ -25,90 +26,6 @@ pub(crate) const TICK_MAX: Duration = Duration::from_millis(15);
 /// A server connection. Neither `Clone` nor `Copy`: only a fault can be in two places.
 #[derive(Debug)]
 pub(crate) struct Server(u32, Talk);
-
-/// What a run is made of.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
-    pub(crate) cores: usize,
-    pub(crate) offset: usize,
-    pub(crate) limits: Limits,
-    /// For each client the core that it lives on.
-    pub(crate) clients: Vec<usize>,
-    /// Clients arrive until then; afterwards everything must come to rest.
-    pub(crate) busy: Duration,
-    /// Mean time between two transactions of a client.
-    pub(crate) think: Duration,
-    /// Mean length of a transaction; one of fifty is ten times longer.
-    pub(crate) transaction: Duration,
-    pub(crate) mail_delay: Duration,
-    pub(crate) connect_time: Duration,
-    pub(crate) close_time: Duration,
-    /// Percentage of transactions that end with the loss of the connection.
-    pub(crate) lost: usize,
-    /// Percentage of waiting clients that leave some time before they are served.
-    pub(crate) impatient: usize,
-    /// Percentage of connection attempts that fail while the clients are busy.
-    pub(crate) failing: usize,
-    /// Times at which the server is not there.
-    pub(crate) outage: Option<(Duration, Duration)>,
-    /// Commands for all cores, in order of time.
-    pub(crate) commands: Vec<(Duration, Command)>,
-    /// A defect, to prove that it is found.
-    pub(crate) fault: Option<Fault>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Command {
-    Resize(Limits),
-    Pause,
-    Resume,
-    /// The pool leaves the configuration, and comes back while its connections are still busy.
-    Drain,
-    Revive,
-    Reconnect,
-    /// The server closes an idle connection of each core.
-    KillIdle,
-}
-
-/// Defects of the world around the pools or of the pools themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// A permit in the mail arrives twice.
-    DuplicatePermit,
-    /// A connection in the mail gets lost, its socket stays open.
-    DropServer,
-    /// A permit in the mail gets lost.
-    DropPermit,
-    /// An ask gets lost, so that somebody waits without anybody knowing.
-    DropAsk,
-    /// A permit is used again although its connection is not closed yet.
-    ReuseBeforeClosed,
-    /// A connection that a client returned is forgotten.
-    ForgetCheckin,
-    /// The pool hands a connection to the wrong waiter.
-    WrongOrder,
-    /// In every conversation.
-    Talk(Defect),
-}
-
-/// What came of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) transactions: u64,
-    pub(crate) failed: u64,
-    pub(crate) mails: u64,
-    /// Permits and connections that changed cores.
-    pub(crate) gifts: u64,
-    pub(crate) longest_wait: Duration,
-    pub(crate) connects: u64,
-    pub(crate) open_max: usize,
-    /// Mails, gifts and transactions of the second half of the busy time.
-    pub(crate) late: (u64, u64, u64),
-    /// Permits of each core at the end of the busy time.
-    pub(crate) permits: Vec<usize>,
-    pub(crate) events: u64,
-}
 
 type Mail = PoolMail<Server>;
 
@@ -800,120 +717,6 @@ impl World {
                 "connection {id} goes from {from:?} to {to:?} but is {before:?}"
             )),
         }
-    }
-
-    fn check(&mut self) -> Result<(), String> {
-        let stats = self.stats();
-        let total = |part: fn(&PoolStats) -> usize| stats.iter().map(part).sum::<usize>();
-        let permits = total(|s| s.permits) + self.mailed_permits;
-        let debt = total(|s| s.debt) + self.mailed_debt;
-        let told: usize = (0..self.cores.len())
-            .map(|core| {
-                let place = Place {
-                    core,
-                    cores: self.plan.cores,
-                    offset: self.plan.offset,
-                };
-                place.share(self.cores[core].size)
-            })
-            .sum();
-        let growth = self.mailed_growth;
-        if permits + growth != told + debt {
-            return Err(format!(
-                "{permits} permits, {debt} of them owed, {growth} to come, for {told}"
-            ));
-        }
-        if permits > self.ceiling {
-            return Err(format!("{permits} permits, at most {}", self.ceiling));
-        }
-        // From here on there is nothing that could become a permit again.
-        if growth == 0 && self.resizing == 0 {
-            self.ceiling = self.size.max(permits);
-        }
-        if self.open > permits {
-            return Err(format!("{} connections with {permits} permits", self.open));
-        }
-        self.report.open_max = self.report.open_max.max(self.open);
-        let held = total(|s| s.connecting + s.idle + s.active + s.closing);
-        let mailed = self.mailed_servers;
-        if self.open != held + mailed {
-            return Err(format!("{} open, {held} held, {mailed} mailed", self.open));
-        }
-        for (index, (core, stats)) in self.cores.iter_mut().zip(&stats).enumerate() {
-            if stats.waiting != core.queue.len() {
-                return Err(format!(
-                    "core {index}: {} wait: {stats:?}",
-                    core.queue.len()
-                ));
-            }
-            if stats.idle > 0 && stats.waiting > 0 {
-                return Err(format!("core {index}: idle, and clients wait: {stats:?}"));
-            }
-            if stats.debt > 0 && stats.free > 0 {
-                return Err(format!("core {index}: free, and owed: {stats:?}"));
-            }
-            if stats.permits > 0 || core.is_halted() {
-                core.bare_since = None;
-            } else if core.bare_since.is_none() {
-                core.bare_since = Some(self.now);
-            }
-        }
-        self.check_at_hand(&stats)
-    }
-
-    /// Time after which everybody knows that a core needs a permit.
-    fn lap(&self) -> Duration {
-        // To seek once round, to ask, and to be made known.
-        self.plan.mail_delay * u32::try_from(self.plan.cores + 2).expect("few")
-    }
-
-    /// Since when every core knows of a client that waits where there is no permit, and its arrival.
-    fn known_need(&self, core: usize) -> Option<(Instant, Instant)> {
-        let slice = &self.cores[core];
-        let first = *slice.queue.front()?;
-        let Session::Waiting { since, .. } = self.clients[first].session else {
-            return None;
-        };
-        // A gift that came and was given on has to be asked for again.
-        let gift = slice.gift_sent + self.plan.mail_delay;
-        let asked = slice.bare_since?.max(since).max(gift);
-        Some((asked + self.lap(), since))
-    }
-
-    /// Nothing is at hand on one core while another core's clients are known to wait and to have nothing.
-    fn check_at_hand(&self, stats: &[PoolStats]) -> Result<(), String> {
-        let at_hand = |(core, stats): (&Core, &PoolStats)| {
-            !core.is_halted() && stats.debt == 0 && (stats.idle > 0 || stats.free > stats.waiting)
-        };
-        if !self.cores.iter().zip(stats).any(at_hand) {
-            return Ok(());
-        }
-        for core in 0..self.cores.len() {
-            if let Some((known, _)) = self.known_need(core) {
-                if self.now > known {
-                    return Err(format!("core {core} waits, others have: {stats:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// With a single permit, arrival decides between cores, too.
-    fn check_order(&self, served: usize, since: Instant) -> Result<(), String> {
-        if self.plan.limits.pool_size != 1 || self.size != 1 {
-            return Ok(());
-        }
-        for core in (0..self.cores.len()).filter(|core| *core != served) {
-            if let Some((known, earlier)) = self.known_need(core) {
-                if self.now > known && earlier + ORDER_SLACK < since {
-                    let (late, early) = (since - self.start, earlier - self.start);
-                    return Err(format!(
-                        "core {served} serves one of {late:?}, core {core} has one of {early:?}"
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 }
 

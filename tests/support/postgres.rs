@@ -172,7 +172,7 @@ impl Postgres {
     pub(crate) fn restart(&mut self) {
         self.server.signal(Signal::INT);
         self.server.wait(PATIENCE);
-        self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);
+        self.launch();
     }
 
     /// Kills it with all of its processes, as a power switch would.
@@ -180,7 +180,7 @@ impl Postgres {
         kill_all(&mut self.server);
     }
 
-    /// Starts it again after that.
+    /// Starts it again.
     pub(crate) fn launch(&mut self) {
         self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);
     }

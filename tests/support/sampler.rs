@@ -55,7 +55,7 @@ impl Sampler {
         });
     }
 
-    /// Ends it, when it has looked often enough to mean something.
+    /// Ends it. Looks that are lacking are made up for, perhaps at rest: who needs them under load calls `look` before.
     pub(crate) fn stop(self) -> usize {
         poll(PATIENCE, "the sampler to have looked", || {
             (self.looks.load(Ordering::Relaxed) >= 20).then_some(())

@@ -280,6 +280,16 @@ impl Wire {
         self.ask(&[query(sql)])
     }
 
+    /// What a simple query is answered; as far as it comes, if the session ends.
+    pub(crate) fn tried(&mut self, sql: &str) -> String {
+        let mut answer: Vec<Message> = Vec::new();
+        let mut goes_on = self.try_send(&query(sql)).is_ok();
+        while goes_on && answer.last().is_none_or(|last| last.tag != b'Z') {
+            goes_on = self.try_read().map(|message| answer.push(message)).is_ok();
+        }
+        transcript(&answer)
+    }
+
     /// Sends a simple query that begins a COPY and gives the one message that answers it as text.
     #[track_caller]
     pub(crate) fn begin_copy(&mut self, sql: &str) -> String {
@@ -440,6 +450,18 @@ pub(crate) fn query(sql: &str) -> Vec<u8> {
 /// Whether this is the reply to a cancelled statement, see [`Wire::expect_cancelled`].
 pub(crate) fn is_cancelled(reply: &str, state: char) -> bool {
     reply.strip_prefix("T ").unwrap_or(reply) == format!("E:57014 Z:{state}")
+}
+
+/// A statement without parameters that is named, described, bound, described again and executed.
+pub(crate) fn fully_described(statement: &str, sql: &str) -> [Vec<u8>; 6] {
+    [
+        parse(statement, sql),
+        describe(b'S', statement),
+        bind("", statement, &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ]
 }
 
 /// Parse, with the types of its parameters left to the server.

@@ -289,6 +289,10 @@ fn cursors_are_fetched_from_forward() {
         simple("FETCH g"),
     ];
     same(&mut one, &mut client, &batches);
+    // Closed is closed, in one text, too.
+    let twice =
+        simple("BEGIN; DECLARE h CURSOR FOR SELECT id FROM users ORDER BY id; CLOSE h; CLOSE h");
+    same(&mut one, &mut client, &[twice, simple("ROLLBACK")]);
     client.query("BEGIN");
     for sql in [
         "DECLARE c SCROLL CURSOR FOR SELECT id FROM users",
@@ -301,6 +305,30 @@ fn cursors_are_fetched_from_forward() {
         client.query("ROLLBACK");
         client.query("BEGIN");
     }
+    // By the extended protocol.
+    client.query(&format!("DECLARE c CURSOR FOR {BY_ID}"));
+    let fetch = parse("f", "FETCH 2 FROM c");
+    let limited = vec![fetch, bind("", "f", &[]), execute("", 1), sync()];
+    assert_eq!(client.ask(&limited), "1 2 E:0A000 Z:E");
+    client.query("ROLLBACK");
+    let with_value = vec![
+        parse(
+            "",
+            "DECLARE c CURSOR FOR SELECT id FROM users WHERE age > $1",
+        ),
+        bind("", "", &[Some("3")]),
+        execute("", 0),
+        sync(),
+    ];
+    client.query("BEGIN");
+    assert!(client.ask(&with_value).contains("E:0A000"));
+    client.query("ROLLBACK");
+    client.query(&format!("BEGIN; DECLARE c CURSOR FOR {BY_ID}"));
+    let binary = tagged(b'B', b"\0f\0\0\0\0\0\0\x01\0\x01");
+    assert_eq!(
+        client.ask(&[binary, execute("", 0), sync()]),
+        "2 E:0A000 Z:E"
+    );
     assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
     shards.pgdog.stop();
 }
@@ -439,4 +467,63 @@ async fn tokio_postgres_slices(parameters: &str) -> Result<(), tokio_postgres::E
     transaction.commit().await?;
     drop(client);
     connection.await.expect("no panic")
+}
+
+/// What a server has under the client's names, and what takes their place there.
+#[test]
+fn what_one_server_has_is_found_or_gone() {
+    let (mut one, shards) = filled("portals_afar");
+    let mut client = shards.client();
+    let simple = |sql: &str| vec![query(sql)];
+    let of_one = "SELECT n FROM generate_series(1, 9) n, users WHERE id = 5 ORDER BY n";
+    let batches: Vec<Batch> = vec![
+        // Declared by the extended protocol, when there is one server; then there are several.
+        simple("BEGIN"),
+        vec![
+            parse("", &format!("DECLARE e CURSOR FOR {of_one}")),
+            bind("", "", &[]),
+            execute("", 0),
+            sync(),
+        ],
+        simple("SELECT count(*) FROM users"),
+        simple("FETCH 2 FROM e"),
+        // What was made behind a savepoint goes with it, and its name is free.
+        simple("SAVEPOINT s"),
+        simple(&format!("DECLARE g CURSOR FOR {of_one}")),
+        vec![opened("p", of_one), execute("p", 2), sync()],
+        simple("ROLLBACK TO s"),
+        simple(&format!("DECLARE g CURSOR FOR {BY_ID}")),
+        simple("FETCH 2 FROM g"),
+        vec![opened("p", BY_ID), execute("p", 2), sync()],
+        vec![execute("p", 2), sync()],
+        // Executed to its end it is still there.
+        vec![opened("q", of_one), execute("q", 0), sync()],
+        vec![execute("q", 0), sync()],
+        vec![close(b'P', "q"), sync()],
+        simple("ROLLBACK"),
+    ];
+    same(&mut one, &mut client, &batches);
+    // An unnamed portal of a server does not outlive what is run there since.
+    client.query("BEGIN");
+    let unnamed = vec![
+        parse("u", of_one),
+        bind("", "u", &[]),
+        execute("", 2),
+        sync(),
+    ];
+    assert_eq!(client.ask(&unnamed), "1 2 D:1 D:2 s Z:T");
+    let other = vec![
+        parse("o", BY_ID),
+        bind("o", "o", &[]),
+        execute("o", 1),
+        sync(),
+    ];
+    assert!(client.ask(&other).ends_with("s Z:T"));
+    let rest = client.ask(&[execute("", 0), sync()]);
+    assert!(
+        rest == "E:34000 Z:E" || rest == "D:3 D:4 D:5 D:6 D:7 D:8 D:9 C:SELECT_7 Z:T",
+        "{rest}"
+    );
+    client.query("ROLLBACK");
+    shards.pgdog.stop();
 }
