@@ -16,36 +16,28 @@ for shard in 0 1 2; do
   PGPORT=$pg_port psql -c "CREATE TABLE sale (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
     INSERT INTO sale SELECT n, n::int8 * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" "s$shard"
 done
-printf '[[users]]\nname = "postgres"\nall_databases = true\npassword = "postgres"\n' >"$folder/users.toml"
 declare -A ports pids
 for workers in 1 2; do
   port=$(free $((26432 + workers * 10)))
   {
     printf '[general]\nhost = "127.0.0.1"\nport = %s\nworkers = %s\nauth_type = "trust"\ndefault_pool_size = 8\n' "$port" "$workers"
-    for shard in 0 1 2; do
-      printf '[[databases]]\nname = "sharded"\nhost = "127.0.0.1"\nport = %s\ndatabase_name = "s%s"\nshard = %s\n' "$pg_port" "$shard" "$shard"
-    done
-    printf '[[sharded_tables]]\ndatabase = "sharded"\nname = "sale"\ncolumn = "id"\n'
-  } >"$folder/pgdog$workers.toml"
-  "$PGDOG" --config "$folder/pgdog$workers.toml" --users "$folder/users.toml" >"$folder/pgdog$workers.log" 2>&1 &
-  pids[$workers]=$! ports[$workers]=$port
-  pgdog_pids+=($!)
-  until taken "$port"; do kill -0 "${pids[$workers]}"; sleep 0.1; done
+    three_shards sale id
+  } >"$folder/toml"
+  start_pgdog "$port" <"$folder/toml"
+  pids[$workers]=${pgdog_pids[-1]} ports[$workers]=$port
 done
 few="SELECT count(*), sum(total), avg(total), min(item), max(item) FROM sale"
 groups="SELECT item, count(*), sum(total), avg(total) FROM sale GROUP BY item"
 sorted="SELECT id, total FROM sale ORDER BY id"
 
-ticks() { awk '{print $14 + $15}' "/proc/${pids[$1]}/stat"; }
-hertz=$(getconf CLK_TCK)
 run() { # name, workers, clients, statement
-  local before=$(ticks "$2") start=$(date +%s%N) jobs=()
+  local before=$(ticks "${pids[$2]}") start=$(date +%s%N) jobs=()
   for _ in $(seq "$3"); do
     PGPORT=${ports[$2]} psql -c "$4" sharded >/dev/null &
     jobs+=($!)
   done
   for job in "${jobs[@]}"; do wait "$job"; done
-  local end=$(date +%s%N) after=$(ticks "$2")
+  local end=$(date +%s%N) after=$(ticks "${pids[$2]}")
   awk -v n="$1" -v w="$2" -v c="$3" -v t=$((end - start)) -v k=$((after - before)) -v h="$hertz" \
     'BEGIN { printf "%s,%d,%d,%.3f,%.3f\n", n, w, c, t / 1e9, k / h }'
 }

@@ -16,26 +16,18 @@ for database in one s0 s1 s2; do
   PGPORT=$pg_port psql -c "$table" "$database"
 done
 awk -v rows="$rows" 'BEGIN { for (n = 1; n <= rows; n++) printf "%d\t%d\t%.2f\n", n, n * 7919 % 100000, n % 1000 / 4 }' >"$folder/rows"
-printf '[[users]]\nname = "postgres"\nall_databases = true\npassword = "postgres"\n' >"$folder/users.toml"
 port=$(free 26432)
 {
   printf '[general]\nhost = "127.0.0.1"\nport = %s\nauth_type = "trust"\ndefault_pool_size = 8\n' "$port"
-  printf '[[databases]]\nname = "one"\nhost = "127.0.0.1"\nport = %s\n' "$pg_port"
-  for shard in 0 1 2; do
-    printf '[[databases]]\nname = "sharded"\nhost = "127.0.0.1"\nport = %s\ndatabase_name = "s%s"\nshard = %s\n' "$pg_port" "$shard" "$shard"
-  done
-  printf '[[sharded_tables]]\ndatabase = "sharded"\nname = "sale"\ncolumn = "id"\n'
-} >"$folder/pgdog.toml"
-"$PGDOG" --config "$folder/pgdog.toml" --users "$folder/users.toml" >"$folder/pgdog.log" 2>&1 &
-pgdog_pids+=($!)
-until taken "$port"; do kill -0 "${pgdog_pids[0]}"; sleep 0.1; done
+  database one one ''
+  three_shards sale id
+} >"$folder/toml"
+start_pgdog "$port" <"$folder/toml"
 
-ticks() { awk '{print $14 + $15}' "/proc/${pgdog_pids[0]}/stat"; }
-hertz=$(getconf CLK_TCK)
 run() { # name, port, database
-  local before=$(ticks) start=$(date +%s%N)
+  local before=$(ticks "${pgdog_pids[0]}") start=$(date +%s%N)
   PGPORT=$2 psql -c "COPY sale FROM STDIN" "$3" <"$folder/rows"
-  local end=$(date +%s%N) after=$(ticks)
+  local end=$(date +%s%N) after=$(ticks "${pgdog_pids[0]}")
   awk -v n="$1" -v t=$((end - start)) -v k=$((after - before)) -v h="$hertz" 'BEGIN { printf "%s,%.3f,%.3f\n", n, t / 1e9, k / h }'
   local there=$(PGPORT=$2 psql -c "SELECT count(*) FROM sale" "$3")
   [ "$there" = "$rows" ] || { echo "$1: $there rows of $rows" >&2; exit 1; }
