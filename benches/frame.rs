@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group};
-use pgdog::protocol::frame::{peek, Frames, BODY_BYTES_MAX};
+use pgdog::protocol::frame::{peek, run, Frames, BODY_BYTES_MAX};
 use pgdog_benches as messages;
 
 // Header by header, as the relay goes.
@@ -31,4 +31,13 @@ fn walked(stream: Vec<u8>) -> (usize, Vec<u8>) {
     (bytes, stream)
 }
 
-library_benchmark_group!(name = frames, benchmarks = [peeked, walked]);
+// Row by row, as the relay goes over a result.
+#[library_benchmark]
+#[bench::rows_100(messages::rows(100))]
+fn run_over(stream: Vec<u8>) -> (usize, Vec<u8>) {
+    let description = peek(&stream, BODY_BYTES_MAX).unwrap().unwrap();
+    let rows = &stream[description.frame_bytes()..];
+    (run(b'D', black_box(rows)), stream)
+}
+
+library_benchmark_group!(name = frames, benchmarks = [peeked, walked, run_over]);
