@@ -1,11 +1,11 @@
 //! Built-in functions, operators and views: which are the same on a replica.
 
 /// Names of functions, one a line, sorted by bytes. `harmless_functions.sql` says how it is made.
-const HARMLESS: &str = include_str!("harmless_functions.txt");
+static HARMLESS: [&str; 1667] = words(include_str!("harmless_functions.txt"));
 
 /// Operators of `pg_catalog`, the same in PostgreSQL 15 to 18:
 /// `SELECT string_agg(DISTINCT oprname, ' ') FROM pg_operator`.
-const OPERATORS: &str = "!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*";
+static OPERATORS: [&str; 74] = words("!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*");
 
 /// Views of `pg_catalog` that tell of their own server, besides `pg_stat_*` and `pg_statio_*`.
 const SERVER_VIEWS: [&str; 18] = [
@@ -65,26 +65,35 @@ const HARMFUL: [&str; 32] = [
     "version",
 ];
 
+/// The words of a text, whose number must be right: it does not compile otherwise. Those that are looked up are sorted.
+const fn words<const COUNT: usize>(text: &'static str) -> [&'static str; COUNT] {
+    let mut words = [""; COUNT];
+    let mut rest = text.as_bytes();
+    let mut count = 0;
+    while !rest.is_empty() {
+        let mut at = 0;
+        while at < rest.len() && !rest[at].is_ascii_whitespace() {
+            at += 1;
+        }
+        let (word, behind) = rest.split_at(at);
+        words[count] = match str::from_utf8(word) {
+            Ok(word) => word,
+            Err(_) => panic!("whitespace divides UTF-8 between its characters"),
+        };
+        count += 1;
+        rest = match behind {
+            [_, rest @ ..] => rest,
+            [] => behind,
+        };
+    }
+    assert!(count == COUNT);
+    words
+}
+
 /// Is there a built-in function of this name, and do all of that name change nothing, have no side effect, and
 /// answer on a replica as on the primary?
 pub fn is_harmless(name: &str) -> bool {
-    let (mut low, mut high) = (0, HARMLESS.len());
-    // The name sought begins within `low..high`, both at the start of a line.
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let start = HARMLESS
-            .get(..middle)
-            .and_then(|before| before.rfind('\n'))
-            .map_or(0, |at| at + 1);
-        let line = HARMLESS.get(start..).unwrap_or_default();
-        let line = line.split('\n').next().unwrap_or_default();
-        match line.cmp(name) {
-            std::cmp::Ordering::Equal => return !name.is_empty(),
-            std::cmp::Ordering::Less => low = start + line.len() + 1,
-            std::cmp::Ordering::Greater => high = start,
-        }
-    }
-    false
+    HARMLESS.binary_search(&name).is_ok()
 }
 
 /// Is there a built-in function of this name that is not harmless? Whatever else is called `pg_…`
@@ -96,16 +105,16 @@ pub fn is_harmful(name: &str) -> bool {
 
 /// Built-in aggregates and window functions:
 /// `SELECT string_agg(DISTINCT proname, ' ') FROM pg_proc WHERE prokind IN ('a', 'w')`.
-const AGGREGATES: &str = "any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg";
+static AGGREGATES: [&str; 61] = words("any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg");
 
 /// May a call of this name be one of an aggregate or window function? Unknown functions may.
 pub fn may_aggregate(name: &str) -> bool {
-    AGGREGATES.split(' ').any(|known| known == name) || !(is_harmless(name) || is_harmful(name))
+    AGGREGATES.binary_search(&name).is_ok() || !(is_harmless(name) || is_harmful(name))
 }
 
 /// Is it the name of a built-in operator, `<>` also as `!=`?
 pub fn is_built_in_operator(name: &str) -> bool {
-    name == "!=" || (!name.is_empty() && OPERATORS.split(' ').any(|known| known == name))
+    name == "!=" || OPERATORS.binary_search(&name).is_ok()
 }
 
 /// Does a view of `pg_catalog` of this name tell of the server that is asked?
@@ -121,9 +130,9 @@ mod tests {
 
     #[test]
     fn every_line_is_found_and_nothing_else() {
-        let names: Vec<&str> = HARMLESS.lines().collect();
-        assert!(names.len() > 1500 && names.is_sorted());
-        for name in names {
+        assert!(HARMLESS.is_sorted() && OPERATORS.is_sorted() && AGGREGATES.is_sorted());
+        assert!(HARMLESS.len() > 1500 && HARMLESS.iter().all(|name| !name.is_empty()));
+        for name in HARMLESS {
             assert!(is_harmless(name), "{name}");
             assert!(!is_harmless(&format!("{name}\u{7f}")), "{name}");
             assert!(!is_harmless(&format!("\u{1}{name}")), "{name}");
