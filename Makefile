@@ -29,10 +29,11 @@ lint: ## Format and clippy, as CI runs them
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
 
-bench: ## Instructions of the pure code against benches/instructions.toml (BLESS=1 renews it), then times of the runtime
+bench: ## Instructions of the pure code against benches/instructions.toml (BLESS=1 renews it), then times of routing and runtime
 	@.ci/setup build counter
 	set -o pipefail; GUNGRAUN_RUNNER=$$PWD/target/tools/bin/gungraun-runner \
-	  cargo bench -p pgdog-benches -- --output-format=json | benches/compare.py $(if $(BLESS),--bless)
+	  cargo bench -p pgdog-benches --bench instructions -- --output-format=json | benches/compare.py $(if $(BLESS),--bless)
+	cargo bench -p pgdog-benches --bench times
 	cargo bench -p cores
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a nightly compiler

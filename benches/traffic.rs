@@ -4,6 +4,8 @@ use pgdog::protocol::backend::{self, CommandComplete, TransactionStatus};
 use pgdog::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use pgdog::protocol::rows::{DataRow, Field, RowDescription};
 
+pub mod sharded;
+
 /// The point query of pgbench, as it prepares it.
 pub const SELECT: &[u8] = b"SELECT abalance FROM pgbench_accounts WHERE aid = $1";
 
