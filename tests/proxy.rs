@@ -125,6 +125,8 @@ mod two_phase_killed;
 mod types;
 #[path = "proxy/unique_ids.rs"]
 mod unique_ids;
+#[path = "proxy/vectors.rs"]
+mod vectors;
 #[path = "proxy/writes.rs"]
 mod writes;
 #[path = "proxy/written.rs"]

@@ -35,7 +35,7 @@ section! {
     /// JSON file that replaces centroids.
     centroids_path: Option<PathBuf> = unset "centroids.json", Live, Now;
     /// Centroids searched; 0 means the square root of their number, rounded up.
-    centroid_probes: usize = default "0", Live, Later;
+    centroid_probes: usize = default "0", Live, Now;
     /// Rules that replace the hash: lists, ranges (start inclusive, end exclusive) and a default.
     mapping: Vec<MappingRule> = unset "[{ values = [1, 2], shard = 0 }, { start = 100, end = 200, shard = 1 }, { shard = 2 }]", Live, Now;
     /// SQL with one $1 that translates the key; no row fails the statement.

@@ -12,12 +12,14 @@ use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 pub use crate::sharding::schema::Column as TableColumn;
-use crate::sharding::{Key, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage};
-use crate::sql::keys::{Keys, Member};
+use crate::sharding::{
+    Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
+};
+use crate::sql::keys::{Keys, Member, Nearest};
 use crate::sql::statement::{Function, Need, Statement};
 
 pub use super::changes::key_changes;
-use super::reach::{Reach, Table};
+use super::reach::{Reach, Table, EVERYTHING};
 use super::role::Catalogue;
 use super::values::{NoKey, Values};
 
@@ -285,6 +287,14 @@ impl<'s> Router<'_, 's> {
                 }
             }
         }
+        for nearest in &self.keys.nearest {
+            for (index, column) in reach.keys_of(&nearest.column, &EVERYTHING) {
+                let found = self.near(column, nearest);
+                if let Some(Some(set)) = sets.get_mut(usize::from(index)) {
+                    *set = set.intersection(found.unwrap_or(all));
+                }
+            }
+        }
         // What restricts a table restricts those that follow it; each turn makes a set smaller, or is the last.
         let edges = reach.edges();
         loop {
@@ -340,6 +350,18 @@ impl<'s> Router<'_, 's> {
         match stop {
             Some(why) => Err(why),
             None => Ok(Some(found)),
+        }
+    }
+
+    /// Where the nearest vectors are looked for; `None` where that cannot be told, or all rows are wanted.
+    fn near(&self, column: &ShardedColumn, nearest: &Nearest) -> Option<Shards> {
+        let value = |operand, key_type| {
+            let key = self.values.key(operand, key_type, Usage::Comparison);
+            key.ok().flatten()
+        };
+        match value(&nearest.limit, KeyType::Bigint)? {
+            Key::Integer(_) => Some(column.near(&value(&nearest.to, column.key_type)?)),
+            _ => None,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Keys {
     pub restrictions: Vec<Restriction>,
     /// Columns that are equal.
     pub equalities: Vec<Equality>,
+    /// Orders by the distance of a column to a value, with a limit.
+    pub nearest: Vec<Nearest>,
     /// What is written, at any level.
     pub writes: Vec<Write>,
     /// There is more in it than is understood.
@@ -100,6 +102,17 @@ pub struct Restriction {
     pub within: Range<u16>,
     /// The values.
     pub members: Vec<Member>,
+}
+
+/// A SELECT of the first rows in order of `column <-> to`, the distance of vectors in pgvector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// Which column.
+    pub column: Column,
+    /// The value.
+    pub to: Operand,
+    /// How many rows; all, if it is NULL.
+    pub limit: Operand,
 }
 
 /// One value, or all elements of an array.
@@ -252,6 +265,7 @@ impl Keys {
                 .equalities
                 .iter()
                 .any(|equality| own(&equality.from) || own(&equality.to))
+            || self.nearest.iter().any(|nearest| own(&nearest.column))
             || writes.any(|write| written(&write))
     }
 
@@ -271,5 +285,6 @@ impl Keys {
             + (self.levels.len() + self.references.len()) * 2 * size_of::<Level>()
             + self.equalities.len() * size_of::<Equality>()
             + self.restrictions.len() * size_of::<Restriction>()
+            + self.nearest.len() * size_of::<Nearest>()
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::super::values::Parameter;
 use super::*;
-use crate::sharding::{hash::Hasher, Function as Sharding, KeyType, SchemaShards};
+use crate::sharding::{hash::Hasher, Centroids, Function as Sharding, KeyType, SchemaShards};
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
 
@@ -319,5 +319,79 @@ fn routes_are_told_in_words() {
         ),
     ] {
         assert_eq!(route.to_string(), words);
+    }
+}
+
+#[test]
+fn the_nearest_vectors_are_looked_for_at_the_nearest_centroids() {
+    let mut tables = sharding();
+    let mut points = column("points", "place", KeyType::Vector);
+    let centroids = [0.0, 10.0, 20.0].map(|point| vec![point]).to_vec();
+    points.function = Sharding::Centroids(Centroids::new(centroids, 1).unwrap());
+    tables.columns.push(points);
+    let mut cache = Cache::new(100, 1 << 20);
+    for (text, to) in [
+        ("SELECT * FROM points ORDER BY place <-> '[1]' LIMIT 3", "0"),
+        (
+            "SELECT * FROM points p ORDER BY '[19]' <-> p.place ASC, id LIMIT 3 OFFSET 2",
+            "2",
+        ),
+        (
+            "SELECT place <-> '[9]'::vector AS d FROM points ORDER BY d FETCH FIRST 1 ROW ONLY",
+            "1",
+        ),
+        (
+            "SELECT * FROM points WHERE place = '[0]' ORDER BY place <-> '[1]' LIMIT 3",
+            "0",
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM points ORDER BY place <-> '[19]' LIMIT 3) p",
+            "2",
+        ),
+        // All rows, another order, or other rows than the nearest.
+        ("SELECT * FROM points ORDER BY place <-> '[1]'", "all"),
+        (
+            "SELECT * FROM points ORDER BY place <-> '[1]' LIMIT NULL",
+            "all",
+        ),
+        (
+            "SELECT * FROM points ORDER BY place <-> '[1]' LIMIT 1 + 1",
+            "all",
+        ),
+        (
+            "SELECT * FROM points ORDER BY place <-> '[1]' DESC LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT * FROM points ORDER BY place <=> '[1]' LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT * FROM points ORDER BY id, place <-> '[1]' LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT DISTINCT place FROM points ORDER BY place <-> '[1]' LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT place FROM points GROUP BY place ORDER BY place <-> '[1]' LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT sum(id) OVER () FROM points ORDER BY place <-> '[1]' LIMIT 3",
+            "all",
+        ),
+        ("SELECT * FROM points ORDER BY place <-> id LIMIT 3", "all"),
+        (
+            "SELECT * FROM points ORDER BY place <-> '[1,2]' LIMIT 3",
+            "all",
+        ),
+        (
+            "SELECT id AS place FROM points ORDER BY place <-> '[1]' LIMIT 3",
+            "0",
+        ),
+    ] {
+        assert_eq!(routed(&mut cache, &tables, text, &[]), to, "{text}");
     }
 }

@@ -15,7 +15,9 @@ use super::names;
 use super::operands::Literals;
 use super::walk::children;
 use crate::sql::functions::may_aggregate;
-use crate::sql::keys::{Column, Equality, Keys, Level, Operand, Place, Reference, Restriction};
+use crate::sql::keys::{
+    Column, Equality, Keys, Level, Nearest, Operand, Place, Reference, Restriction,
+};
 use crate::sql::statement::TableUse;
 
 /// More tables or levels than this are not followed.
@@ -175,6 +177,12 @@ impl<'t> Reader<'t> {
         if let Some(level) = self.level_mut() {
             level.reduces |= reduces;
         }
+        let whole = select.distinct_clause.is_empty()
+            && select.group_clause.is_empty()
+            && select.having_clause.is_none()
+            && !reduce(&select.target_list);
+        let nearest = self.nearest(select).filter(|_| whole);
+        self.keys.nearest.extend(nearest);
         for list in [
             &select.distinct_clause,
             &select.target_list,
@@ -199,6 +207,39 @@ impl<'t> Reader<'t> {
         targets
             .map(|target| self.operand(target.val.as_deref()))
             .collect()
+    }
+
+    /// Does it want the first rows in order of a column's distance to a value?
+    fn nearest(&self, select: &'t pb::SelectStmt) -> Option<Nearest> {
+        let limit = self.operand(Some(select.limit_count.as_deref()?));
+        let Some(NodeEnum::SortBy(first)) = select.sort_clause.first()?.node.as_ref() else {
+            return None;
+        };
+        let ascending = matches!(
+            first.sortby_dir(),
+            pb::SortByDir::SortbyDefault | pb::SortByDir::SortbyAsc
+        );
+        let mut order = first.node.as_deref().filter(|_| ascending)?;
+        if let Some(NodeEnum::ColumnRef(reference)) = &order.node {
+            // The name of an output comes before that of a column.
+            let [name] = names::parts(&reference.fields)[..] else {
+                return None;
+            };
+            let mut outputs = select.target_list.iter().filter_map(named);
+            order = outputs.find(|output| output.name == name)?.val.as_deref()?;
+        }
+        let Some(NodeEnum::AExpr(distance)) = &order.node else {
+            return None;
+        };
+        let is_distance = distance.kind() == pb::AExprKind::AexprOp
+            && names::parts(&distance.name).last() == Some(&"<->");
+        let (left, right) = (distance.lexpr.as_deref(), distance.rexpr.as_deref());
+        let operands = (self.operand(left), self.operand(right));
+        let ((Operand::Column(column), to) | (to, Operand::Column(column))) = operands else {
+            return None;
+        };
+        let own = is_distance && column.level == self.level();
+        own.then_some(Nearest { column, to, limit })
     }
 
     /// Each common table expression is a level, seen by those after it.
