@@ -1,6 +1,11 @@
 //! What routing takes in time, beside the parser alone: medians of runs that take turns. The counts of instructions
 //! (`main.rs`) are what is compared; these say what they mean on a machine.
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "times are what it measures and prints"
+)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

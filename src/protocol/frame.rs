@@ -119,24 +119,27 @@ pub const fn peek(buffer: &[u8], limit_bytes: usize) -> Result<Option<Header>, F
 /// stepped over at the cost of reading their lengths.
 ///
 /// Where two neighbours are of one length, so may be what follows. Comparing headers at that distance need not wait for
-/// the length that each of them has: 0.8 instead of 4.5 ns a row.
+/// the length that each of them has: 0.9 instead of 4.5 ns a row.
 #[inline]
 pub fn run(tag: u8, buffer: &[u8]) -> usize {
-    let mut at = 0;
+    let mut rest = buffer;
     let mut before = 0;
-    while let Ok(Some(header)) = peek(buffer.get(at..).unwrap_or_default(), BODY_BYTES_MAX) {
+    while let Ok(Some(header)) = peek(rest, BODY_BYTES_MAX) {
+        let same = rest.first_chunk::<HEADER_BYTES>();
         let bytes = header.frame_bytes();
-        if header.tag != tag || buffer.len() - at < bytes {
-            break;
+        match rest.get(bytes..) {
+            Some(behind) if header.tag == tag => rest = behind,
+            _ => break,
         }
-        let same = buffer[at..].first_chunk::<HEADER_BYTES>();
-        at += bytes;
-        while bytes == before && buffer.len() - at >= bytes && buffer[at..].first_chunk() == same {
-            at += bytes;
+        while bytes == before && rest.first_chunk() == same {
+            match rest.get(bytes..) {
+                Some(behind) => rest = behind,
+                None => break,
+            }
         }
         before = bytes;
     }
-    at
+    buffer.len() - rest.len()
 }
 
 /// One complete message.
