@@ -388,6 +388,10 @@ fn the_nearest_vectors_are_looked_for_at_the_nearest_centroids() {
             "all",
         ),
         (
+            "SELECT * FROM countries LEFT JOIN points USING (id) ORDER BY place <-> '[1]' LIMIT 3",
+            "all",
+        ),
+        (
             "SELECT id AS place FROM points ORDER BY place <-> '[1]' LIMIT 3",
             "0",
         ),

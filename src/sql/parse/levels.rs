@@ -209,8 +209,15 @@ impl<'t> Reader<'t> {
             .collect()
     }
 
-    /// Does it want the first rows in order of a column's distance to a value?
+    /// Does it want the first rows of one table in order of a column's distance to a value? Not of a join: what an outer
+    /// one does not find there would be taken for missing.
     fn nearest(&self, select: &'t pb::SelectStmt) -> Option<Nearest> {
+        let [item] = select.from_clause.as_slice() else {
+            return None;
+        };
+        if !matches!(item.node, Some(NodeEnum::RangeVar(_))) {
+            return None;
+        }
         let limit = self.operand(Some(select.limit_count.as_deref()?));
         let Some(NodeEnum::SortBy(first)) = select.sort_clause.first()?.node.as_ref() else {
             return None;

@@ -6,6 +6,8 @@ use super::{check_random, filled_with, setting};
 
 /// As most databases are: `a` beside `A`, and both before `b`.
 const ICU: &str = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+/// The same of glibc, which `.ci/setup` makes.
+const GLIBC: &str = "TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'en_US.utf8'";
 
 const NAMES: &str = "UPDATE users SET name = (ARRAY['apple', 'Apple', 'Äpfel', 'banana', 'Zoë', 'zoe', 'ZOE', 'éclair', 'Eclair', 'b-a', 'ba', ' b'])[1 + id % 12], country = (ARRAY['de', 'DE', 'Fr', 'fr'])[1 + id % 4]";
 
@@ -17,8 +19,19 @@ fn same(one: &mut Wire, client: &mut Wire, sql: &str) {
 
 #[test]
 fn texts_are_ordered_as_the_databases_collation_says() {
-    let (mut one, shards) = filled_with("icu", ICU, "");
+    check_order("icu", ICU);
+}
+
+#[test]
+fn texts_are_ordered_as_glibc_says() {
+    check_order("glibc", GLIBC);
+}
+
+fn check_order(name: &str, options: &str) {
+    let (mut one, shards) = filled_with(name, options, "");
     let mut client = shards.client();
+    let differs = "SELECT 'a' < 'B' AND NOT 'B' < 'a'";
+    assert_eq!(one.value(differs), "t", "the order of bytes is another");
     let count = "T D:90 C:SELECT_1 Z:I";
     same(&mut one, &mut client, NAMES);
     assert_eq!(client.query("SELECT count(*) FROM users"), count);
