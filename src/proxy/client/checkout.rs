@@ -60,29 +60,9 @@ impl Session {
                 self.held_since(since);
                 return Ok(Attempt::Again);
             }
-            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-            let checkout = self.slot.decide(&self.state, |pool, now, out| {
-                pool.checkout(client, now, out)
-            });
-            let queued = matches!(checkout, Checkout::Wait(_));
-            let served = match checkout {
-                Checkout::Ready(lease) => Ok(lease),
-                Checkout::Wait(ticket) => match self.wait_in_queue(ticket, aim, &mut news).await? {
-                    Some(served) => served,
-                    None => return Ok(Attempt::Again),
-                },
-                Checkout::Closed => Err(WaitError::Closed),
-            };
-            if matches!(served, Err(WaitError::Closed)) && self.is_outdated() {
-                self.adopt()?;
-                return Ok(Attempt::Again);
-            }
-            let mut held = match served {
-                Ok(lease) => Held::new(&self.state, &self.slot, lease),
-                Err(WaitError::Connect(error)) => return Ok(Attempt::Failed(error)),
-                Err(why) => {
-                    return Ok(Attempt::Refused(self.pool_error(why)));
-                }
+            let (mut held, queued) = match self.lease(aim, &mut news).await? {
+                Ok(leased) => leased,
+                Err(attempt) => return Ok(attempt),
             };
             if held.take_unprompted().is_err() {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
@@ -147,6 +127,43 @@ impl Session {
         }
     }
 
+    /// A server of the pool as it is, at once or in turn, and whether it took a turn.
+    async fn lease(
+        &mut self,
+        aim: Aim,
+        news: &mut u64,
+    ) -> Result<Result<(Held, bool), Attempt>, End> {
+        let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+        let checkout = self.slot.decide(&self.state, |pool, now, out| {
+            pool.checkout(client, now, out)
+        });
+        let queued = matches!(checkout, Checkout::Wait(_));
+        let served = match checkout {
+            Checkout::Ready(lease) => Ok(lease),
+            Checkout::Wait(ticket) => {
+                let (paused, began) = (self.is_paused(), self.state.core.now());
+                let served = self.wait(ticket, aim, news).await?;
+                if paused {
+                    self.held_since(began);
+                }
+                match served {
+                    Some(served) => served,
+                    None => return Ok(Err(Attempt::Again)),
+                }
+            }
+            Checkout::Closed => Err(WaitError::Closed),
+        };
+        match served {
+            Ok(lease) => Ok(Ok((Held::new(&self.state, &self.slot, lease), queued))),
+            Err(WaitError::Closed) if self.is_outdated() => {
+                self.adopt()?;
+                Ok(Err(Attempt::Again))
+            }
+            Err(WaitError::Connect(error)) => Ok(Err(Attempt::Failed(error))),
+            Err(why) => Ok(Err(Attempt::Refused(self.pool_error(why)))),
+        }
+    }
+
     /// What the request does for which a server was given.
     fn kind_of(&self, aim: Aim) -> RequestKind {
         match (self.cluster.parses(), aim.writes) {
@@ -156,17 +173,11 @@ impl Session {
         }
     }
 
-    /// A place in the queue; where that was for a PAUSE, the time counts as such.
-    async fn wait_in_queue(&mut self, ticket: Ticket, aim: Aim, news: &mut u64) -> Waited {
+    /// Does a PAUSE hold requests like this one up?
+    fn is_paused(&self) -> bool {
         let names = &self.slot.names;
         let paused = &self.state.config().orders.paused;
-        let paused = paused.is_on(&names.user, &names.database);
-        let since = self.state.core.now();
-        let outcome = self.wait(ticket, aim, news).await?;
-        if paused {
-            self.held_since(since);
-        }
-        Ok(outcome)
+        paused.is_on(&names.user, &names.database)
     }
 
     /// The operator has held a request up until now.

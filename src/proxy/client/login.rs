@@ -171,7 +171,7 @@ impl Admitted {
                 settings,
             } => (generation, cluster, link, settings),
         };
-        Some(LoggedIn::Client(Session {
+        Some(LoggedIn::Client(Box::new(Session {
             state: Rc::clone(state),
             stream,
             link,
@@ -196,7 +196,7 @@ impl Admitted {
             audit: Audit::of(state),
             written: None,
             sharded: None,
-        }))
+        })))
     }
 }
 

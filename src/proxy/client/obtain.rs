@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::balance::{Asks, BanReason, Epoch, Event, Lsn, Refusal};
+use crate::balance::{Asks, BanReason, Epoch, Event, Lsn, Refusal, Written};
 use crate::config::choice::ReadWriteSplit;
 use crate::error::{Error, Fault};
 use crate::metrics::Stat;
@@ -77,48 +77,31 @@ impl Session {
             }
             let written = self.has_written(aim, written_by).await?;
             let news = self.cluster.news();
-            let (state, now) = (&self.state, self.state.core.now());
-            match self
-                .cluster
-                .pick(aim.shard, (aim.want, written), &tried, now, || {
-                    state.chance()
-                }) {
+            // What is chosen is taken apart here, so that it does not live on beside the attempt, in each session's task.
+            let (terms, asks) = match self.choose(aim, written, &tried) {
                 Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
                         return self.recoverable(error).map(Err);
                     }
                     self.turn_to(slot);
+                    let replayed = match asks {
+                        Asks::Replayed(lsn) => Some(lsn),
+                        Asks::Nothing | Asks::Mark => None,
+                    };
                     let terms = Terms {
                         epoch,
-                        replayed: match asks {
-                            Asks::Replayed(lsn) => Some(lsn),
-                            Asks::Nothing | Asks::Mark => None,
-                        },
+                        replayed,
                         since,
                         written_by,
                     };
-                    match self.attempt(aim, way, &terms, news).await? {
-                        Attempt::Ready(mut held) => {
-                            self.count_aim(&held, aim);
-                            if aim.writes {
-                                self.note_writes(&mut held, aim.shard, aim.want);
-                            } else if asks == Asks::Mark {
-                                held.asks_mark = Some(aim.shard);
-                            }
-                            return Ok(Ok(held));
-                        }
-                        Attempt::Refused(error) => return self.recoverable(error).map(Err),
-                        Attempt::Again => {}
-                        Attempt::Behind => tried.push(self.slot.id),
-                        Attempt::Failed(error) => {
-                            tried.push(self.slot.id);
-                            failure = Some(error);
-                        }
-                    }
+                    (terms, asks)
                 }
-                Choice::Wait if self.wait_for_news(news, since).await? => tried.clear(),
                 Choice::Wait => {
+                    if Box::pin(self.wait_for_news(news, since)).await? {
+                        tried.clear();
+                        continue;
+                    }
                     let error = self.no_primary(aim);
                     return self.recoverable(error).map(Err);
                 }
@@ -129,8 +112,35 @@ impl Session {
                         false => Ok(Err(error)),
                     };
                 }
+            };
+            match self.attempt(aim, way, &terms, news).await? {
+                Attempt::Ready(mut held) => {
+                    self.count_aim(&held, aim);
+                    if aim.writes {
+                        self.note_writes(&mut held, aim.shard, aim.want);
+                    } else if asks == Asks::Mark {
+                        held.asks_mark = Some(aim.shard);
+                    }
+                    return Ok(Ok(held));
+                }
+                Attempt::Refused(error) => return self.recoverable(error).map(Err),
+                Attempt::Again => {}
+                Attempt::Behind => tried.push(self.slot.id),
+                Attempt::Failed(error) => {
+                    tried.push(self.slot.id);
+                    failure = Some(error);
+                }
             }
         }
+    }
+
+    /// A server for a request, as things are now.
+    fn choose(&self, aim: Aim, written: Written, tried: &[PoolId]) -> Choice {
+        let (state, now) = (&self.state, self.state.core.now());
+        self.cluster
+            .pick(aim.shard, (aim.want, written), tried, now, || {
+                state.chance()
+            })
     }
 
     fn count_aim(&self, held: &Held, aim: Aim) {
@@ -238,7 +248,7 @@ impl Session {
                 held.link.meter.counters().count(Stat::Healthchecks);
                 let until = limit.and_then(|limit| now.checked_add(limit));
                 // A text without a statement: the server parses nothing, and answers.
-                let answer = core.timeout_at(until, held.run("")).await;
+                let answer = core.timeout_at(until, Box::pin(held.run(""))).await;
                 answer.map(|answer| answer.map(|_| true))
             }
         };
