@@ -1,0 +1,162 @@
+//! What else is in the legs' replies: descriptions, tags, notices, COPY.
+
+use super::*;
+
+#[test]
+fn one_reply_to_the_extended_protocol() {
+    let leg = |rows: &[&str], end: &str| {
+        let mut leg = vec![
+            PARSE_COMPLETE.to_vec(),
+            BIND_COMPLETE.to_vec(),
+            described(&[("a", oid::INT4)]),
+        ];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let legs = [leg(&["1"], "SELECT 1"), leg(&["2", "3"], "SELECT 2")];
+    assert_eq!(
+        run(merge(MergePlan::concatenate(), Slice::default(), 2), &legs),
+        "1 2 T:a 1 2 3 C:SELECT_3"
+    );
+
+    // A leg that is far ahead waits for the other's description.
+    let mut ahead = merge(MergePlan::concatenate(), Slice::default(), 2);
+    let mut out = Vec::new();
+    for message in &legs[1] {
+        ahead.feed(1, message, &mut out);
+    }
+    assert_eq!(words(&out), "");
+    for message in &legs[0] {
+        ahead.feed(0, message, &mut out);
+    }
+    assert_eq!(ahead.pump(usize::MAX, &mut out), Progress::Done);
+    assert_eq!(words(&out), "1 2 T:a 2 3 1 C:SELECT_3");
+}
+
+#[test]
+fn a_description_for_the_merge_alone_is_kept_from_the_client() {
+    let plan = MergePlan {
+        order: vec![ascending(0)],
+        ..MergePlan::concatenate()
+    };
+    let merge = Merge::new(
+        Arc::new(plan),
+        Slice::default(),
+        2,
+        BYTES,
+        Description::Kept,
+        LIMITS,
+    );
+    assert_eq!(
+        run(merge, &selected(&[("a", oid::INT4)], &[&["2"], &["1"]])),
+        "1 2 C:SELECT_2"
+    );
+}
+
+#[test]
+fn writes_are_added_or_the_same_everywhere() {
+    let check = |plan: MergePlan, legs: &[Vec<Vec<u8>>], expected: &str| {
+        assert_eq!(
+            run(merge(plan, Slice::default(), legs.len()), legs),
+            expected
+        );
+    };
+    let returning = |rows: &[&str], end: &str| {
+        let mut leg = vec![described(&[("a", oid::INT4)])];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let insert = [
+        returning(&["1"], "INSERT 0 1"),
+        returning(&["2", "3"], "INSERT 0 2"),
+    ];
+    check(
+        MergePlan::sharded_write(),
+        &insert,
+        "T:a 1 2 3 C:INSERT_0_3",
+    );
+    let same = [returning(&["1"], "UPDATE 1"), returning(&["1"], "UPDATE 1")];
+    check(MergePlan::omnisharded_write(), &same, "T:a 1 C:UPDATE_1");
+    let differing = [vec![done("UPDATE 1")], vec![done("UPDATE 2")]];
+    check(MergePlan::omnisharded_write(), &differing, "E:XX001");
+    let utility = [
+        vec![NO_DATA.to_vec(), done("CREATE TABLE")],
+        vec![NO_DATA.to_vec(), done("CREATE TABLE")],
+    ];
+    check(MergePlan::utility(), &utility, "n C:CREATE_TABLE");
+    let empty = [
+        vec![EMPTY_QUERY_RESPONSE.to_vec()],
+        vec![EMPTY_QUERY_RESPONSE.to_vec()],
+    ];
+    check(MergePlan::utility(), &empty, "I");
+}
+
+#[test]
+fn notices_of_all_legs_come_once() {
+    let mut notice = Vec::new();
+    let severity = crate::protocol::error_fields::Severity::Notice;
+    crate::protocol::error_fields::put_notice(
+        &mut notice,
+        severity,
+        SqlState::WARNING,
+        "exists",
+        None,
+        None,
+    );
+    let leg = vec![notice, done("CREATE TABLE")];
+    assert_eq!(
+        run(
+            merge(MergePlan::utility(), Slice::default(), 2),
+            &[leg.clone(), leg]
+        ),
+        "N C:CREATE_TABLE"
+    );
+}
+
+#[test]
+fn copies_have_one_header_and_one_end() {
+    let message = |tag: u8, body: &[u8]| {
+        let mut out = Vec::new();
+        put_message(&mut out, tag, |out| out.extend_from_slice(body));
+        out
+    };
+    let copy = |format: u8, data: &[&[u8]], end: &str| {
+        let mut leg = vec![message(b'H', &[format, 0, 0])];
+        leg.extend(data.iter().map(|data| message(b'd', data)));
+        leg.push(COPY_DONE.to_vec());
+        leg.push(done(end));
+        leg
+    };
+    let plan = || merge(MergePlan::sharded_write(), Slice::default(), 2);
+    let text = [
+        copy(0, &[b"a\n", b"1\n"], "COPY 1"),
+        copy(0, &[b"a\n", b"2\n"], "COPY 1"),
+    ];
+    assert_eq!(
+        run(plan().copy_names(), &text),
+        "H d:a\\n d:1\\n d:2\\n c C:COPY_2"
+    );
+    let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+    let with = |row: &[u8]| [&header[..], row].concat();
+    let binary = [
+        copy(1, &[&with(b"row1"), b"row2", b"\xff\xff"], "COPY 2"),
+        copy(1, &[&with(b"row3"), b"\xff\xff"], "COPY 1"),
+    ];
+    let found = run(plan(), &binary);
+    let first = with(b"row1").escape_ascii().to_string();
+    assert_eq!(
+        found,
+        format!("H d:{first} d:row3 d:row2 d:\\xff\\xff c C:COPY_3")
+    );
+    let empty = [
+        copy(1, &[&with(b"\xff\xff")], "COPY 0"),
+        copy(1, &[&with(b"\xff\xff")], "COPY 0"),
+    ];
+    let first = header.escape_ascii();
+    assert_eq!(
+        run(plan(), &empty),
+        format!("H d:{first} d:\\xff\\xff c C:COPY_0")
+    );
+}
