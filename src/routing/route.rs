@@ -289,9 +289,11 @@ impl<'s> Router<'_, 's> {
         }
         for nearest in &self.keys.nearest {
             for (index, column) in reach.keys_of(&nearest.column, &EVERYTHING) {
-                let found = self.near(column, nearest);
+                let Some(found) = self.near(column, nearest) else {
+                    continue;
+                };
                 if let Some(Some(set)) = sets.get_mut(usize::from(index)) {
-                    *set = set.intersection(found.unwrap_or(all));
+                    *set = set.intersection(found);
                 }
             }
         }

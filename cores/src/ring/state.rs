@@ -15,8 +15,8 @@ use crate::tls::{self, Session};
 use super::socket::{Chunk, Link, Listener, Queue, Receive, Sending, Socket};
 use super::GROUP;
 
-/// Most bytes taken in one receive, half a buffer. Of whole buffers the kernel's copies in and out miss the nearest
-/// cache, and a peer sleeps longer between them: a quarter more CPU for 10,000 rows (perf/results/2026-11-26).
+/// Most bytes taken in one receive without TLS, half a buffer: with whole ones 10,000 rows take a quarter more CPU
+/// (ARCHITECTURE.md, "Where this differs").
 const RECEIVE_BYTES: u32 = 32 * 1024;
 const _: () = assert!(RECEIVE_BYTES as usize <= BUFFER_BYTES);
 /// Accepted sockets that may wait for their listener's task.

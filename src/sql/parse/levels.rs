@@ -166,23 +166,22 @@ impl<'t> Reader<'t> {
         }
         self.from(&select.from_clause);
         self.condition(select.where_clause.as_deref());
-        let reduces = !select.distinct_clause.is_empty()
+        let grouped = !select.distinct_clause.is_empty()
             || !select.group_clause.is_empty()
             || select.having_clause.is_some()
+            || reduce(&select.target_list);
+        let reduces = grouped
             || select.limit_count.is_some()
             || select.limit_offset.is_some()
             || !select.window_clause.is_empty()
-            || reduce(&select.target_list)
             || reduce(&select.sort_clause);
         if let Some(level) = self.level_mut() {
             level.reduces |= reduces;
         }
-        let whole = select.distinct_clause.is_empty()
-            && select.group_clause.is_empty()
-            && select.having_clause.is_none()
-            && !reduce(&select.target_list);
-        let nearest = self.nearest(select).filter(|_| whole);
-        self.keys.nearest.extend(nearest);
+        if !grouped {
+            let nearest = self.nearest(select);
+            self.keys.nearest.extend(nearest);
+        }
         for list in [
             &select.distinct_clause,
             &select.target_list,
