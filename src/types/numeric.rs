@@ -13,6 +13,8 @@ const SCALE_MAX: usize = 16_383;
 const WHOLE_DIGITS_MAX: usize = 131_072;
 /// Significant digits that a quotient has at least.
 const SIGNIFICANT_DIGITS: i64 = 16;
+/// Digits of any number that fits 128 bits.
+const U128_DIGITS: usize = 38;
 /// Digits after the decimal point of a quotient at most.
 const QUOTIENT_SCALE_MAX: i64 = 1_000;
 
@@ -48,6 +50,9 @@ impl From<i64> for Numeric {
 impl Numeric {
     /// Reads one.
     pub fn read(format: Format, value: &[u8]) -> Result<Self, Invalid> {
+        if let (Format::Text, Some(decimal)) = (format, Decimal::short(value)) {
+            return Ok(Self::Finite(decimal));
+        }
         let written = Written::read(format, value)?;
         Ok(match written {
             Written::NegativeInfinity => Self::NegativeInfinity,
@@ -68,10 +73,15 @@ impl Numeric {
                     return Err(Invalid);
                 }
                 text.resize(length, b'0');
-                let digits = BigUint::parse_bytes(if text.is_empty() { b"0" } else { &text }, 10);
+                let digits = if text.len() <= U128_DIGITS {
+                    let value = |value: u128, digit: &u8| value * 10 + u128::from(digit - b'0');
+                    BigUint::from(text.iter().fold(0, value))
+                } else {
+                    BigUint::parse_bytes(&text, 10).ok_or(Invalid)?
+                };
                 let sign = if negative { Sign::Minus } else { Sign::Plus };
                 Self::Finite(Decimal {
-                    digits: BigInt::from_biguint(sign, digits.ok_or(Invalid)?),
+                    digits: BigInt::from_biguint(sign, digits),
                     scale,
                 })
             }
@@ -98,18 +108,35 @@ impl Numeric {
 
     /// The sum, in the greater scale of both. `None` when it has too many digits for a numeric.
     pub fn add(&self, other: &Self) -> Option<Self> {
-        Some(match (self, other) {
+        let mut sum = self.clone();
+        sum.increase(other).then_some(sum)
+    }
+
+    /// Becomes the sum of both, as of [`Self::add`]. False when that has too many digits.
+    pub fn increase(&mut self, other: &Self) -> bool {
+        match (&mut *self, other) {
             (Self::Finite(a), Self::Finite(b)) => {
                 let scale = a.scale.max(b.scale);
-                let digits = a.digits_at(scale) + b.digits_at(scale);
-                return Decimal { digits, scale }.checked();
+                if a.scale < scale {
+                    *a = Decimal {
+                        digits: a.digits_at(scale),
+                        scale,
+                    };
+                }
+                match b.scale == scale {
+                    true => a.digits += &b.digits,
+                    false => a.digits += b.digits_at(scale),
+                }
+                return a.fits();
             }
-            (Self::NaN, _) | (_, Self::NaN) => Self::NaN,
-            (Self::Infinity, Self::NegativeInfinity) | (Self::NegativeInfinity, Self::Infinity) => {
-                Self::NaN
-            }
-            (Self::Finite(_), infinity) | (infinity, _) => infinity.clone(),
-        })
+            (Self::NaN, _) => {}
+            (_, Self::NaN)
+            | (Self::Infinity, Self::NegativeInfinity)
+            | (Self::NegativeInfinity, Self::Infinity) => *self = Self::NaN,
+            (Self::Finite(_), infinity) => *self = infinity.clone(),
+            (Self::Infinity | Self::NegativeInfinity, _) => {}
+        }
+        true
     }
 
     /// The product, in the sum of both scales. `None` when it has too many digits, or a factor is infinite.
@@ -230,18 +257,54 @@ impl From<i64> for Decimal {
 
 impl Decimal {
     fn digits_at(&self, scale: usize) -> BigInt {
-        let more = u32::try_from(scale - self.scale).unwrap_or(0);
-        &self.digits * BigInt::from(10).pow(more)
+        match u32::try_from(scale - self.scale).unwrap_or(0) {
+            0 => self.digits.clone(),
+            more => &self.digits * BigInt::from(10).pow(more),
+        }
+    }
+
+    /// The digits without a sign, in decimal.
+    fn text(&self) -> String {
+        match u128::try_from(self.digits.magnitude()) {
+            Ok(small) => small.to_string(),
+            Err(_) => self.digits.magnitude().to_string(),
+        }
+    }
+
+    /// Reads digits, with a point among them, if 128 bits are enough.
+    fn short(text: &[u8]) -> Option<Self> {
+        let (sign, text) = match text {
+            [b'-', text @ ..] => (Sign::Minus, text),
+            text => (Sign::Plus, text),
+        };
+        let (mut value, mut scale) = (0, None);
+        if text.len() > U128_DIGITS || !text.first()?.is_ascii_digit() {
+            return None;
+        }
+        for byte in text {
+            match byte {
+                b'0'..=b'9' => value = value * 10 + u128::from(byte - b'0'),
+                b'.' if scale.is_none() => scale = Some(0),
+                _ => return None,
+            }
+            scale = scale.map(|scale| scale + usize::from(*byte != b'.'));
+        }
+        // What ends with a point is nothing that PostgreSQL writes.
+        (scale != Some(0)).then(|| Self {
+            digits: BigInt::from_biguint(sign, BigUint::from(value)),
+            scale: scale.unwrap_or(0),
+        })
+    }
+
+    /// Has it few enough digits for a numeric?
+    fn fits(&self) -> bool {
+        // Three bits are less than a digit.
+        let few = self.digits.bits() / 3 < WHOLE_DIGITS_MAX as u64;
+        few || self.text().len().saturating_sub(self.scale) <= WHOLE_DIGITS_MAX
     }
 
     fn checked(self) -> Option<Numeric> {
-        let whole = self
-            .digits
-            .magnitude()
-            .to_string()
-            .len()
-            .saturating_sub(self.scale);
-        (whole <= WHOLE_DIGITS_MAX).then_some(Numeric::Finite(self))
+        self.fits().then_some(Numeric::Finite(self))
     }
 
     /// Exponent of 10,000 and value of the first digit to that base, as PostgreSQL stores it; zero has neither.
@@ -249,7 +312,7 @@ impl Decimal {
         if self.digits.sign() == Sign::NoSign {
             return (0, 0);
         }
-        let text = self.digits.magnitude().to_string();
+        let text = self.text();
         let point = signed(text.len()) - signed(self.scale);
         let weight = (point - 1).div_euclid(4);
         let length = usize::try_from(point - weight * 4).unwrap_or(0);
@@ -283,11 +346,25 @@ impl Decimal {
     }
 
     fn divide_at(&self, divisor: &Self, scale: usize) -> Self {
+        let (above, below) = (self.digits.magnitude(), divisor.digits.magnitude());
         // self/10^a ÷ divisor/10^b × 10^scale
-        let power = |count: usize| BigUint::from(10u8).pow(u32::try_from(count).unwrap_or(0));
-        let above = self.digits.magnitude() * power(divisor.scale + scale);
-        let below = divisor.digits.magnitude() * power(self.scale);
-        let magnitude = (above * 2u8 + &below) / (below * 2u8);
+        let power = |count: usize| u32::try_from(count).unwrap_or(0);
+        let (up, down) = (power(divisor.scale + scale), power(self.scale));
+        let small = || {
+            let above = u128::try_from(above)
+                .ok()?
+                .checked_mul(10u128.checked_pow(up)?)?;
+            let below = u128::try_from(below)
+                .ok()?
+                .checked_mul(10u128.checked_pow(down)?)?;
+            Some((above.checked_mul(2)?.checked_add(below)?) / below.checked_mul(2)?)
+        };
+        let large = || {
+            let above = above * BigUint::from(10u8).pow(up);
+            let below = below * BigUint::from(10u8).pow(down);
+            (above * 2u8 + &below) / (below * 2u8)
+        };
+        let magnitude = small().map_or_else(large, BigUint::from);
         let sign = if self.digits.sign() == divisor.digits.sign() {
             Sign::Plus
         } else {
@@ -313,7 +390,7 @@ impl Decimal {
 
     fn put(&self, format: Format, out: &mut Vec<u8>) {
         let negative = self.digits.sign() == Sign::Minus;
-        let mut text = self.digits.magnitude().to_string().into_bytes();
+        let mut text = self.text().into_bytes();
         if text.len() <= self.scale {
             text.splice(0..0, std::iter::repeat_n(b'0', self.scale + 1 - text.len()));
         }

@@ -197,3 +197,56 @@ fn deviations_of_one_two_and_equal_values() {
     check("3", "5", 2, true, true, Some("0.70710678118654752440"));
     check("NaN", "NaN", 2, true, true, Some("NaN"));
 }
+
+/// Numbers that fit 128 bits have a short way, which has to lead where the long one does.
+#[test]
+fn short_ways_lead_where_long_ones_do() {
+    let mut random = 1u64;
+    let mut next = |below: u64| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33) % below
+    };
+    for _ in 0..2_000 {
+        let digits = |next: &mut dyn FnMut(u64) -> u64| {
+            let length = next(24) + 1;
+            (0..length).fold(String::new(), |text, _| format!("{text}{}", next(10)))
+        };
+        let number = |next: &mut dyn FnMut(u64) -> u64| {
+            let sign = if next(3) == 0 { "-" } else { "" };
+            format!("{sign}{}.{}", digits(next), digits(next))
+        };
+        let (a, b) = (number(&mut next), number(&mut next));
+        let (Numeric::Finite(short_a), Numeric::Finite(short_b)) = (read(&a), read(&b)) else {
+            panic!("finite");
+        };
+        // The same values of more digits than 128 bits hold.
+        let long = |number: &Decimal| Decimal {
+            digits: &number.digits * BigInt::from(10).pow(45),
+            scale: number.scale + 45,
+        };
+        let scale = usize::try_from(next(20)).unwrap();
+        if short_b.digits.sign() != Sign::NoSign {
+            let short = short_a.divide_at(&short_b, scale);
+            assert_eq!(
+                short,
+                long(&short_a).divide_at(&long(&short_b), scale),
+                "{a} / {b}"
+            );
+        }
+        let sum = Numeric::Finite(short_a.clone())
+            .add(&Numeric::Finite(short_b.clone()))
+            .unwrap();
+        let long_sum = Numeric::Finite(long(&short_a))
+            .add(&Numeric::Finite(long(&short_b)))
+            .unwrap();
+        let places = i32::try_from(short_a.scale.max(short_b.scale)).unwrap();
+        assert_eq!(text(&sum), text(&long_sum.round(places)), "{a} + {b}");
+        let zeros = "0".repeat(45);
+        assert_eq!(
+            format!("{}{zeros}", text(&read(&a))),
+            text(&Numeric::Finite(long(&short_a)))
+        );
+    }
+}
