@@ -34,6 +34,7 @@ bench: ## Instructions of the pure code against benches/instructions.toml (BLESS
 	set -o pipefail; GUNGRAUN_RUNNER=$$PWD/target/tools/bin/gungraun-runner \
 	  cargo bench -p pgdog-benches --bench instructions -- --output-format=json | benches/compare.py $(if $(BLESS),--bless)
 	cargo bench -p pgdog-benches --bench times
+	cargo bench -p pgdog-benches --bench groups
 	cargo bench -p cores
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a nightly compiler

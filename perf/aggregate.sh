@@ -4,8 +4,9 @@
 #   perf/aggregate.sh [ROUNDS=5] [ROWS=3000000]
 #
 # Three databases of one throw-away PostgreSQL share the rows; the same pgdog serves them with workers = 1 and workers = 2
-# in turns. Prints seconds of each statement and CPU seconds of pgdog (utime + stime), medians of all rounds. A statement is
-# merged on its client's core: two cores serve two clients, not one sooner, which the last lines show.
+# in turns. Prints seconds of each statement and CPU seconds of pgdog (utime + stime), medians of all rounds. Groups are
+# divided among the cores if they are many; load, PostgreSQL and pgdog share the same CPUs, so that this shows what it costs:
+# `cargo bench -p pgdog-benches --bench groups` shows what it brings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} rows=${2:-3000000}
@@ -14,7 +15,9 @@ postgres_options=(-c work_mem=256MB -c max_parallel_workers_per_gather=0)
 for shard in 0 1 2; do
   PGPORT=$pg_port psql -c "CREATE DATABASE s$shard" postgres
   PGPORT=$pg_port psql -c "CREATE TABLE sale (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
-    INSERT INTO sale SELECT n, n::int8 * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" "s$shard"
+    INSERT INTO sale SELECT n, n::int8 * 7919 % 100000, n % 1000 / 4.0 FROM generate_series(1, $rows) n WHERE n % 3 = $shard" -c "VACUUM ANALYZE sale" -c "
+    CREATE TABLE day (id int8 PRIMARY KEY, item int, total numeric(10, 2))" -c "
+    INSERT INTO day SELECT n * 3 + $shard, n, n % 1000 / 4.0 FROM generate_series(1, 150000) n" -c "VACUUM ANALYZE day" "s$shard"
 done
 declare -A ports pids
 for workers in 1 2; do
@@ -22,12 +25,16 @@ for workers in 1 2; do
   {
     printf '[general]\nhost = "127.0.0.1"\nport = %s\nworkers = %s\nauth_type = "trust"\ndefault_pool_size = 8\n' "$port" "$workers"
     three_shards sale id
+    printf '[[sharded_tables]]\ndatabase = "sharded"\nname = "day"\ncolumn = "id"\n'
   } >"$folder/toml"
   start_pgdog "$port" <"$folder/toml"
   pids[$workers]=${pgdog_pids[-1]} ports[$workers]=$port
 done
 few="SELECT count(*), sum(total), avg(total), min(item), max(item) FROM sale"
 groups="SELECT item, count(*), sum(total), avg(total) FROM sale GROUP BY item"
+many="SELECT id / 20 AS n, count(*), sum(total), avg(total) FROM sale GROUP BY 1"
+ready="SELECT item, count(*), sum(total), avg(total) FROM day GROUP BY 1"
+many_sorted="$many ORDER BY 3 DESC, 1"
 sorted="SELECT id, total FROM sale ORDER BY id"
 
 run() { # name, workers, clients, statement
@@ -45,6 +52,9 @@ for round in $(seq "$rounds"); do
   for workers in 1 2; do
     run "one group" "$workers" 1 "$few"
     run "100,000 groups" "$workers" 1 "$groups"
+    run "150,000 groups" "$workers" 1 "$many"
+    run "150,000 groups of as many rows each" "$workers" 1 "$ready"
+    run "150,000 groups sorted" "$workers" 1 "$many_sorted"
     run "sorted" "$workers" 1 "$sorted"
     run "100,000 groups" "$workers" 2 "$groups"
   done

@@ -424,11 +424,13 @@ impl State {
             }
             Number::Numeric => {
                 let value = Numeric::read(format, value).map_err(invalid)?;
-                match self {
-                    Self::Numeric(sum) => sum.add(&value),
-                    _ => Some(value),
+                if let Self::Numeric(sum) = self {
+                    return match sum.increase(&value) {
+                        true => Ok(()),
+                        false => Err(out_of_range(number)),
+                    };
                 }
-                .map(Self::Numeric)
+                Some(Self::Numeric(value))
             }
             Number::Float4 => {
                 let value = read_float4(format, value).map_err(invalid)?;

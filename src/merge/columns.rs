@@ -116,6 +116,12 @@ pub(super) const fn integer_bytes(type_oid: u32) -> Option<usize> {
 }
 
 impl Columns {
+    /// Must all groups be finished before the first one is given? Where they are ordered, and where one may turn out to
+    /// be refused: no row comes before that.
+    pub(super) fn is_all_or_nothing(&self) -> bool {
+        !(self.order.is_empty() && self.formulas.is_empty() && self.conditions.is_empty())
+    }
+
     /// What `plan` means for rows of this description.
     ///
     /// Errors: 0A000 for a type that cannot be merged as the plan says.

@@ -1,17 +1,22 @@
 //! What the client gets of the legs' rows, and when: in order or in turns, as far as they have come.
 
 use super::columns::put_keys;
+use super::groups::Groups;
 use super::leg::{End, Leg};
 use super::paced::Pace;
+use super::parts::First;
 use super::plan::Source;
 use super::turns::Next;
-use super::{broken, completion, finished_bytes, Merge, Progress, Rows, Stage};
+use super::{broken, completion, Merge, Progress, Rows, Stage};
 use crate::error::{Error, Fault};
 use crate::protocol::backend::{
     CommandComplete, COPY_DONE, EMPTY_QUERY_RESPONSE, PORTAL_SUSPENDED,
 };
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::sqlstate::SqlState;
+
+/// Groups that are finished before other tasks get their turn.
+const GROUPS_AT_A_TIME: usize = 1024;
 
 impl Merge {
     /// Gives the client what is ready, up to where `out` has `end` bytes.
@@ -42,38 +47,60 @@ impl Merge {
         }
         if let Rows::Grouped(groups) = &mut self.rows {
             let groups = std::mem::take(groups);
-            let finished = match &self.columns {
-                // PostgreSQL does not even begin for LIMIT 0.
-                Some(columns) if !self.sink.is_full() => {
-                    groups.finish(columns, &mut self.places)?
-                }
-                _ => Vec::new(),
-            };
-            let bytes = finished.iter().map(finished_bytes).sum();
-            self.rows = Rows::Finished(finished.into_iter(), bytes);
+            // PostgreSQL does not even begin for LIMIT 0.
+            let begins = self.columns.is_some() && !full;
+            self.rows = Rows::Giving(if begins { groups } else { Groups::default() }.into());
         }
-        if let (Rows::Finished(rows, bytes), Some(columns)) = (&mut self.rows, &self.columns) {
-            loop {
-                if self.pace.is_reached(self.sink.given()) {
-                    return Ok(Progress::Suspended);
-                }
-                if self.sink.is_full() {
-                    break;
-                }
-                if out.len() >= end {
-                    return Ok(Progress::Writing);
-                }
-                let Some(group) = rows.next() else {
-                    break;
-                };
-                *bytes -= finished_bytes(&group);
-                let (order, body) = group;
-                let row = self.places.find(&body, columns.count)?;
-                self.sink.row(&columns.distinct, row, &order, out)?;
+        if !matches!(self.rows, Rows::Giving(_)) || full {
+            return self.end(out);
+        }
+        self.give_groups(end, out)
+    }
+
+    /// Gives the client the rows of groups, and the end of the reply.
+    fn give_groups(&mut self, end: usize, out: &mut Vec<u8>) -> Result<Progress, Error> {
+        loop {
+            if self.pace.is_reached(self.sink.given()) {
+                return Ok(Progress::Suspended);
+            }
+            let (Rows::Giving(groups), Some(columns)) = (&mut self.rows, &self.columns) else {
+                break;
+            };
+            if self.sink.is_full() {
+                break;
+            }
+            if out.len() >= end || !groups.prepare(columns, &mut self.places, GROUPS_AT_A_TIME)? {
+                return Ok(Progress::Writing);
+            }
+            let first = match &self.parts {
+                Some(parts) => parts.first(groups.front(), columns.is_all_or_nothing()),
+                None => groups.front().map_or(First::Nothing, |_| First::Own),
+            };
+            let row = match (first, &self.parts) {
+                (First::Own, _) => groups.front().map(|(order, body)| (&**order, &**body)),
+                (First::Of(part), Some(parts)) => parts.front(part),
+                (First::Unknown, _) => return Ok(Progress::Reading),
+                (First::Nothing | First::Of(_), _) => None,
+            };
+            let Some((order, body)) = row else {
+                break;
+            };
+            let row = self.places.find(body, columns.count)?;
+            self.sink.row(&columns.distinct, row, order, out)?;
+            match (first, &mut self.parts) {
+                (First::Of(part), Some(parts)) => parts.pop(part),
+                _ => groups.pop(),
             }
         }
+        self.end(out)
+    }
+
+    /// The end of the reply.
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<Progress, Error> {
         self.complete(out)?;
         self.rows = Rows::Pass;
+        self.parts = None;
+        self.legs.iter_mut().for_each(Leg::clear);
         self.sink.forget();
         Ok(Progress::Done)
     }

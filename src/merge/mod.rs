@@ -24,6 +24,7 @@ mod groups;
 mod leg;
 mod order_by;
 mod paced;
+pub mod parts;
 pub mod plan;
 mod row;
 mod sink;
@@ -46,10 +47,11 @@ use crate::types::Session;
 
 use columns::{agree, Columns};
 use copied::Copied;
-use groups::{Finished, Groups};
+use groups::{Giving, Groups};
 use leg::{header, End, Leg};
 use order_by::Heads;
 use paced::Pace;
+use parts::Parts;
 pub use plan::MergePlan;
 use plan::{Slice, Source};
 use row::Places;
@@ -105,9 +107,11 @@ pub struct Merge {
     limits: Limits,
     description: Description,
     legs: Vec<Leg>,
-    columns: Option<Columns>,
+    columns: Option<Arc<Columns>>,
     uniform: Uniform,
     rows: Rows,
+    /// Groups that other cores have, if they were [divided](Self::divide).
+    parts: Option<Box<Parts>>,
     sink: Sink,
     places: Places,
     notices: HashSet<Box<[u8]>>,
@@ -134,8 +138,8 @@ enum Rows {
     Queued,
     /// Gathered in groups.
     Grouped(Groups),
-    /// Groups that are passed on, and their bytes.
-    Finished(std::vec::IntoIter<Finished>, usize),
+    /// Groups that are passed on.
+    Giving(Giving),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +178,7 @@ impl Merge {
             columns: None,
             uniform: Uniform::default(),
             rows,
+            parts: None,
             places: Places::default(),
             notices: HashSet::new(),
             copied: Copied::default(),
@@ -232,8 +237,9 @@ impl Merge {
             true => usize::MAX,
             false => self.limits.window_bytes,
         };
+        let parts_keep_up = self.parts.as_ref().is_none_or(|parts| parts.keep_up());
         let leg = self.legs.get(leg);
-        leg.is_some_and(|leg| !leg.is_quiet() && leg.waiting_bytes() < window)
+        leg.is_some_and(|leg| !leg.is_quiet() && leg.waiting_bytes() < window) && parts_keep_up
     }
 
     /// Has this leg's reply ended, or does it wait to be asked for more?
@@ -267,6 +273,7 @@ impl Merge {
     fn drop_rows(&mut self) {
         self.stage = Stage::Failed;
         self.rows = Rows::Pass;
+        self.parts = None;
         self.notices.clear();
         self.legs.iter_mut().for_each(Leg::clear);
     }
@@ -369,7 +376,7 @@ impl Merge {
                 let visible = columns.count.checked_sub(self.plan.hidden);
                 let visible = visible.ok_or_else(|| broken("fewer columns than were added"))?;
                 self.sink.set_visible(visible);
-                self.columns = Some(columns);
+                self.columns = Some(Arc::new(columns));
                 let fields = description.fields().take(visible);
                 let mut fields = fields.collect::<Result<Vec<_>, _>>()?;
                 if let Some(promised) = &self.promised {
@@ -471,7 +478,13 @@ impl Merge {
         };
         match &mut self.rows {
             Rows::Grouped(groups) => {
-                groups.take(columns, self.places.find(body, columns.count)?, body)
+                let row = self.places.find(body, columns.count)?;
+                let which = groups.identify(columns, row)?;
+                match self.parts.as_mut().and_then(|parts| parts.of(which)) {
+                    Some(outbox) => outbox.extend_from_slice(message),
+                    None => groups.take(which, columns, row, body)?,
+                }
+                Ok(())
             }
             _ if self.sink.is_full() => Ok(()),
             _ if !self.plan.needs_columns() && self.plan.hidden == 0 => {
@@ -491,11 +504,12 @@ impl Merge {
     pub fn held_bytes(&self) -> usize {
         let rows = match &self.rows {
             Rows::Grouped(groups) => groups.held_bytes(),
-            Rows::Finished(_, bytes) => *bytes,
+            Rows::Giving(groups) => groups.held_bytes(),
             _ => 0,
         };
         let legs: usize = self.legs.iter().map(Leg::held_bytes).sum();
-        rows + legs + self.sink.held_bytes()
+        let parts = self.parts.as_ref().map_or(0, |parts| parts.held_bytes());
+        rows + parts + legs + self.sink.held_bytes()
     }
 
     fn check_budget(&self) -> Result<(), Error> {
@@ -571,11 +585,6 @@ pub fn too_much_memory(bytes_max: usize) -> Error {
         "merging the rows of the shards takes too much memory",
     )
     .detail(format!("It needs more than {bytes_max} bytes."))
-}
-
-/// Bytes of memory of a finished group.
-fn finished_bytes((order, row): &Finished) -> usize {
-    order.len() + row.len() + size_of::<Finished>()
 }
 
 /// A malformed message is the server's fault here, and the client can go on.

@@ -14,6 +14,7 @@ use crate::protocol::wire::put_message;
 use crate::types::oid;
 
 mod model;
+mod parts;
 mod replies;
 
 const LIMITS: Limits = Limits {

@@ -38,6 +38,7 @@ use super::prober::Probers;
 use super::reload::Pools;
 use super::server::Targets;
 use super::setup::Setup;
+use super::shares::{Orders, Reports, ShareId};
 use super::two_phase::{CommitBoot, Commits};
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
@@ -93,6 +94,12 @@ pub(crate) struct CoreState {
     pub(super) commits: Commits,
     /// Bytes that statements over several shards hold.
     pub(super) merging_bytes: Cell<usize>,
+    /// Statements whose groups other cores have parts of: where those report.
+    pub(super) divided: RefCell<HashMap<u64, Rc<Reports>>>,
+    /// How many there were.
+    pub(super) statements_divided: Cell<u64>,
+    /// Parts of other cores' statements: what they are told.
+    pub(super) shares: RefCell<HashMap<ShareId, Rc<Orders>>>,
     /// Clients of every core, as last heard.
     pub(crate) loads: Vec<Cell<usize>>,
     /// To each core.
@@ -210,6 +217,9 @@ impl CoreState {
             postbag: Postbag::default(),
             commits: Commits::new(&boot.commits),
             merging_bytes: Cell::new(0),
+            divided: RefCell::default(),
+            statements_divided: Cell::new(0),
+            shares: RefCell::default(),
             loads: (0..count).map(|_| Cell::new(0)).collect(),
             mail_sent: (0..count).map(|_| Cell::new(0)).collect(),
             mail_received: Cell::new(0),

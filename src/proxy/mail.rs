@@ -21,6 +21,7 @@ use super::news::{Checked, Incident};
 use super::room::Room;
 use super::server::Parcel;
 use super::setup::Setup;
+use super::shares::{Order, Report, ShareId};
 
 /// Mails that one core's box holds. A full box makes senders wait (permits, sockets) or do without (loads).
 pub(crate) const MAILBOX_CAPACITY: usize = 4096;
@@ -58,6 +59,20 @@ pub(crate) enum Mail {
     Incident(Incident),
     /// A server has no connection left for somebody.
     Room(Room),
+    /// The statement of another core's client wants something of its share here.
+    Share {
+        /// Which one.
+        id: ShareId,
+        /// What.
+        order: Order,
+    },
+    /// Another core's share of a statement of this core's answers.
+    Shared {
+        /// Which one.
+        id: ShareId,
+        /// What.
+        report: Report,
+    },
     /// Another core has checked a server.
     Checked(Box<Checked>),
     /// A CancelRequest that reached another core than its session's.

@@ -9,10 +9,12 @@ mod mail;
 mod news;
 mod pools;
 mod prober;
+mod queue;
 mod reload;
 mod room;
 mod server;
 mod setup;
+mod shares;
 mod snapshot;
 mod tls;
 mod two_phase;
@@ -91,6 +93,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             }
             Mail::Incident(incident) => news::heard_incident(&state, &incident),
             Mail::Room(room) => room::heard(&state, room),
+            Mail::Share { id, order } => shares::receive(&state, id, order),
+            Mail::Shared { id, report } => shares::heard(&state, id, report),
             Mail::Checked(checked) => news::heard_check(&state, &checked),
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
             Mail::Act { act, done } => reload::act(&state, act, &done),
@@ -118,6 +122,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Load { .. } | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),
                 Mail::Room(room) => room::heard(&context, room),
+                Mail::Share { id, order } => shares::receive(&context, id, order),
+                Mail::Shared { id, report } => shares::heard(&context, id, report),
                 Mail::Checked(checked) => news::heard_check(&context, &checked),
                 Mail::Act { act, done } => reload::act(&context, act, &done),
                 Mail::Shutdown(ending) => context.begin_ending(ending),

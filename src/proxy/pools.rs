@@ -2,11 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cores::Core;
@@ -24,6 +22,7 @@ use crate::sql::settings::Settings;
 use super::core_state::CoreState;
 use super::mail::Mail;
 use super::news;
+use super::queue::Queue;
 use super::room::Refusals;
 use super::server::{connect, Parcel, Registry, Server};
 use super::setup::Setup;
@@ -435,11 +434,14 @@ pub(crate) fn heard(state: &CoreState, pool: PoolId, reported: Parameters) {
     }
 }
 
-/// Pool mail on its way out. One task carries it, in order: connections have to leave this core's ring first.
+/// Mail on its way out that must not be lost. One task carries it, in order: connections have to leave this core's ring
+/// first, and a full box makes it wait.
 #[derive(Default)]
-pub(crate) struct Postbag {
-    waiting: RefCell<VecDeque<(usize, PoolId, PoolMail<Conn>)>>,
-    waker: RefCell<Option<Waker>>,
+pub(crate) struct Postbag(Queue<(usize, Letter)>);
+
+enum Letter {
+    Pool(PoolId, PoolMail<Conn>),
+    Ready(Box<Mail>),
 }
 
 /// Pause before a full mailbox is tried again.
@@ -447,37 +449,32 @@ const FULL_BOX_PAUSE: Duration = Duration::from_millis(1);
 
 impl Postbag {
     fn put(&self, to: usize, pool: PoolId, mail: PoolMail<Conn>) {
-        self.waiting.borrow_mut().push_back((to, pool, mail));
-        let waker = self.waker.borrow_mut().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.0.push((to, Letter::Pool(pool, mail)));
     }
 
-    async fn next(&self) -> (usize, PoolId, PoolMail<Conn>) {
-        poll_fn(|cx| match self.waiting.borrow_mut().pop_front() {
-            Some(mail) => Poll::Ready(mail),
-            None => {
-                *self.waker.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
+    /// For another core, behind what was posted before. Senders bound how much of theirs is under way.
+    pub(crate) fn post(&self, to: usize, mail: Mail) {
+        self.0.push((to, Letter::Ready(Box::new(mail))));
     }
 }
 
-/// Carries this core's pool mail, for as long as the core runs.
+/// Carries this core's mail, for as long as the core runs.
 pub(crate) async fn carry_mail(state: Rc<CoreState>) {
     loop {
-        let (to, pool, mail) = state.postbag.next().await;
-        let (mut mail, lease) = mail.unload();
-        if let Some((server, rest)) = lease.map(Lease::take) {
-            // If it breaks on the way, at least its permit arrives.
-            if let Ok(parcel) = server.pack().await {
-                mail.load(rest.with(parcel));
+        let (to, letter) = state.postbag.0.next().await;
+        let mut mail = match letter {
+            Letter::Ready(mail) => *mail,
+            Letter::Pool(pool, mail) => {
+                let (mut mail, lease) = mail.unload();
+                if let Some((server, rest)) = lease.map(Lease::take) {
+                    // If it breaks on the way, at least its permit arrives.
+                    if let Ok(parcel) = server.pack().await {
+                        mail.load(rest.with(parcel));
+                    }
+                }
+                Mail::Pool { pool, mail }
             }
-        }
-        let mut mail = Mail::Pool { pool, mail };
+        };
         while let Err(back) = state.send(to, mail) {
             mail = back;
             state.core.sleep(FULL_BOX_PAUSE).await;

@@ -5,6 +5,8 @@
 
 #[path = "across/collations.rs"]
 mod collations;
+#[path = "across/cores.rs"]
+mod cores;
 #[path = "across/memory.rs"]
 mod memory;
 #[path = "across/parts.rs"]
@@ -17,7 +19,9 @@ mod queries;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pgdog::error::Error;
 use pgdog::merge::gather::{with_rows, Gathered, Terms};
+use pgdog::merge::parts::{Given, Share};
 use pgdog::merge::{Description, Limits, Merge, Progress};
 use pgdog::protocol::rows::DataRow;
 use pgdog::sql::across::{gathered_name, plan_text, Across, Asked, Catalogue, Of, Placed};
@@ -195,6 +199,19 @@ fn answer(
     answered
 }
 
+/// Lets another core's part of the groups do what there is to do.
+fn work(merge: &mut Merge, part: usize, share: &mut Share) -> Result<(), Error> {
+    if let Some(rows) = merge.collected(part) {
+        share.take(&rows)?;
+    }
+    if merge.is_collected(part) && merge.wants(part, 0) {
+        if let Given::Groups { batch, last } = share.give()? {
+            merge.returned(part, batch, last);
+        }
+    }
+    Ok(())
+}
+
 /// Asks the shards, and merges what they say.
 fn merged(
     asked: &Asked,
@@ -227,7 +244,12 @@ fn merged(
         .collect();
     let mut out = Vec::new();
     let mut left: Vec<usize> = (0..legs.len()).collect();
+    let mut shares = Vec::new();
     while !left.is_empty() {
+        // Other cores have a part of the groups, from some time on.
+        if shares.is_empty() && turns.below(16) == 0 {
+            shares = merge.divide(1 + turns.below(3));
+        }
         let at = turns.below(left.len());
         match legs[left[at]].next() {
             Some(message) => merge.feed(left[at], &tagged(message.tag, &message.body), &mut out),
@@ -237,7 +259,14 @@ fn merged(
         }
         merge.pump(usize::MAX, &mut out);
     }
-    assert_eq!(merge.pump(usize::MAX, &mut out), Progress::Done);
+    while merge.pump(usize::MAX, &mut out) != Progress::Done {
+        assert!(!shares.is_empty(), "it waits for nothing else");
+        for (part, share) in shares.iter_mut().enumerate() {
+            if let Err(error) = work(&mut merge, part, share) {
+                merge.fail(&error, &mut out);
+            }
+        }
+    }
     let mut messages = Vec::new();
     let mut rest = out.as_slice();
     while let Some(([tag, length @ ..], _)) = rest.split_first_chunk::<5>() {

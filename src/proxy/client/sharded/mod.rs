@@ -8,6 +8,7 @@ mod afar;
 mod batch;
 mod charge;
 mod copy;
+mod crew;
 mod cursors;
 mod execute;
 mod flow;

@@ -26,6 +26,7 @@ use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
 use super::charge::Charge;
+use super::crew::Crew;
 use super::flow::Flow;
 use super::kept::Kept;
 use super::Leg;
@@ -163,6 +164,8 @@ struct Scatter<'a> {
     /// The client gets nothing.
     kept: Option<&'a mut Kept>,
     held: Charge,
+    /// Cores that have a part of its groups.
+    crew: Option<Crew>,
 }
 
 /// What becomes of the messages.
@@ -349,6 +352,7 @@ impl<'a> Scatter<'a> {
             first_row: None,
             notes,
             kept,
+            crew: None,
         }
     }
 
@@ -397,6 +401,7 @@ impl<'a> Scatter<'a> {
                 moved |= self.poll_leg(at, cx)?;
             }
             let progress = self.pump();
+            moved |= self.divide(cx);
             self.charge();
             let over = match progress {
                 Progress::Done | Progress::Suspended => true,
@@ -431,6 +436,26 @@ impl<'a> Scatter<'a> {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
             Poll::Ready(Err(lost)) => Err(self::lost(leg, &lost, self.begun)),
+        }
+    }
+
+    /// Has other cores do a part where there are many groups. True: one of them has answered.
+    fn divide(&mut self, cx: &Context<'_>) -> bool {
+        let Output::Merged { merge, .. } = &mut self.output else {
+            return false;
+        };
+        if merge.is_worth_dividing() {
+            self.crew = Crew::gather(&self.session.state, merge);
+        }
+        let Some(crew) = &mut self.crew else {
+            return false;
+        };
+        match crew.poll(merge, cx) {
+            Ok(news) => news,
+            Err(error) => {
+                self.refuse(&error);
+                true
+            }
         }
     }
 
@@ -630,6 +655,7 @@ impl<'a> Scatter<'a> {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
+        self.crew = None;
         if self.kept.is_none() {
             self.session.link.meter.error();
         }
