@@ -393,14 +393,19 @@ impl<C> Pool<C> {
         now: Instant,
         out: &mut Vec<Action<C>>,
     ) -> Checkout<C> {
-        // While one is idle, nobody waits: see `settle`. While the pool is paused, none is idle.
-        match self.idle.pop_back() {
-            Some(rest) => {
-                self.lend(&rest.lease);
-                Checkout::Ready(rest.lease)
-            }
+        match self.checkout_idle() {
+            Some(lease) => Checkout::Ready(lease),
             None => self.queue(client, now, out),
         }
+    }
+
+    /// The most recently used idle connection, and no place in the queue if there is none.
+    #[inline]
+    pub fn checkout_idle(&mut self) -> Option<Lease<C>> {
+        // While one is idle, nobody waits: see `settle`. While the pool is paused, none is idle.
+        let rest = self.idle.pop_back()?;
+        self.lend(&rest.lease);
+        Some(rest.lease)
     }
 
     /// A connection comes back fit for reuse: at rest, nothing owed, nothing buffered.

@@ -252,6 +252,13 @@ impl PoolSlot {
         self.slice.borrow().active()
     }
 
+    /// An idle connection, if there is one.
+    #[inline]
+    pub(crate) fn checkout_idle(self: &Rc<Self>, state: &Rc<CoreState>) -> Option<Held> {
+        let lease = self.slice.borrow_mut().checkout_idle()?;
+        Some(Held::new(state, self, lease))
+    }
+
     /// When the slice wants its next tick.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.slice.borrow().next_deadline()

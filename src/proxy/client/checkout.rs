@@ -31,7 +31,13 @@ use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
 impl Session {
     /// A server that has this client's settings; `None` if the request was answered with an error.
     pub(super) async fn checkout(&mut self, aim: Aim) -> Result<Option<Held>, End> {
-        match self.obtain(aim, Way::Ahead).await? {
+        // Most are served at once. What others need to wait is not kept in the session's task, where each idle client would
+        // have it.
+        let obtained = match self.obtain_idle(aim) {
+            Some(held) => Ok(held),
+            None => Box::pin(self.obtain(aim, Way::Ahead)).await?,
+        };
+        match obtained {
             Ok(held) => {
                 // A cancel request shall not hit the settings.
                 if !held.has_ahead() {
@@ -60,9 +66,22 @@ impl Session {
                 self.held_since(since);
                 return Ok(Attempt::Again);
             }
-            let (mut held, queued) = match self.lease(aim, &mut news).await? {
-                Ok(leased) => leased,
-                Err(attempt) => return Ok(attempt),
+            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+            let checkout = self.slot.decide(&self.state, |pool, now, out| {
+                pool.checkout(client, now, out)
+            });
+            let queued = matches!(checkout, Checkout::Wait(_));
+            let served = match checkout {
+                Checkout::Ready(lease) => Ok(lease),
+                Checkout::Wait(ticket) => match self.wait(ticket, aim, &mut news).await? {
+                    Some(served) => served,
+                    None => return Ok(Attempt::Again),
+                },
+                Checkout::Closed => Err(WaitError::Closed),
+            };
+            let mut held = match served {
+                Ok(lease) => Held::new(&self.state, &self.slot, lease),
+                Err(why) => return self.not_served(why),
             };
             if held.take_unprompted().is_err() {
                 // Closed by the server while idle: that is no error of the pool, the next one will do.
@@ -87,24 +106,10 @@ impl Session {
                 Err(None) => continue,
                 Err(Some(error)) => return Ok(Attempt::Failed(error)),
             }
-            let wanted = self.settings.committed();
-            if Settings::same(&held.settings, wanted) {
-                // Nothing is to be done, as most of the time.
-            } else if way == Way::Ahead && self.send_ahead(&mut held) {
-                self.settings.in_line();
-            } else {
-                let (core, began) = (self.state.core.clone(), self.state.core.now());
-                let limit = self.state.config().balancing.check_timeout;
-                let until = limit.and_then(|limit| began.checked_add(limit));
-                let applied = Box::pin(self.apply_settings(held));
-                let Some(applied) = core.timeout_at(until, applied).await else {
-                    // It hangs, as far as anybody can tell: settings take no time.
-                    let event = Event::Failed(BanReason::CheckTimeout);
-                    news::happened(&self.state, self.slot.id, event);
-                    return Ok(Attempt::Failed(unanswered()));
-                };
-                match applied {
+            if !self.has_settings(&mut held, way) {
+                match self.apply_in_time(held).await {
                     Ok(ready) => held = ready,
+                    Err(Unfit::Hung) => return Ok(Attempt::Failed(unanswered())),
                     Err(Unfit::Setting(error)) => return Ok(Attempt::Refused(error)),
                     // It was going away. Nothing of the client's was sent to it.
                     Err(Unfit::Gone(error)) => match self.may_try_again(&mut tries) {
@@ -113,54 +118,46 @@ impl Session {
                     },
                 }
             }
-            if !held.has_ahead() {
-                held.trim(self.state.prepared_max());
-            }
-            let now = self.state.core.now();
-            let waited = nanoseconds(now.saturating_duration_since(since));
-            held.link.meter.assigned(waited, self.kind_of(aim));
-            self.link.meter.assigned(waited);
-            held.link.latencies().record(Phase::CheckoutWait, waited);
-            self.link.forget_server();
-            self.link.enter(Activity::Active, now);
+            self.assigned(&mut held, aim, since);
             return Ok(Attempt::Ready(held));
         }
     }
 
-    /// A server of the pool as it is, at once or in turn, and whether it took a turn.
-    async fn lease(
-        &mut self,
-        aim: Aim,
-        news: &mut u64,
-    ) -> Result<Result<(Held, bool), Attempt>, End> {
-        let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-        let checkout = self.slot.decide(&self.state, |pool, now, out| {
-            pool.checkout(client, now, out)
-        });
-        let queued = matches!(checkout, Checkout::Wait(_));
-        let served = match checkout {
-            Checkout::Ready(lease) => Ok(lease),
-            Checkout::Wait(ticket) => {
-                let (paused, began) = (self.is_paused(), self.state.core.now());
-                let served = self.wait(ticket, aim, news).await?;
-                if paused {
-                    self.held_since(began);
-                }
-                match served {
-                    Some(served) => served,
-                    None => return Ok(Err(Attempt::Again)),
-                }
-            }
-            Checkout::Closed => Err(WaitError::Closed),
-        };
-        match served {
-            Ok(lease) => Ok(Ok((Held::new(&self.state, &self.slot, lease), queued))),
-            Err(WaitError::Closed) if self.is_outdated() => {
+    /// Has it the client's settings, as most of the time, or gets them ahead of the request?
+    pub(super) fn has_settings(&mut self, held: &mut Held, way: Way) -> bool {
+        if Settings::same(&held.settings, self.settings.committed()) {
+            return true;
+        }
+        let sent = way == Way::Ahead && self.send_ahead(held);
+        if sent {
+            self.settings.in_line();
+        }
+        sent
+    }
+
+    /// A server is this client's, which has waited for it since then.
+    pub(super) fn assigned(&mut self, held: &mut Held, aim: Aim, since: Instant) {
+        if !held.has_ahead() {
+            held.trim(self.state.prepared_max());
+        }
+        let now = self.state.core.now();
+        let waited = nanoseconds(now.saturating_duration_since(since));
+        held.link.meter.assigned(waited, self.kind_of(aim));
+        self.link.meter.assigned(waited);
+        held.link.latencies().record(Phase::CheckoutWait, waited);
+        self.link.forget_server();
+        self.link.enter(Activity::Active, now);
+    }
+
+    /// The pool has nothing for this request.
+    fn not_served(&mut self, why: WaitError) -> Result<Attempt, End> {
+        match why {
+            WaitError::Closed if self.is_outdated() => {
                 self.adopt()?;
-                Ok(Err(Attempt::Again))
+                Ok(Attempt::Again)
             }
-            Err(WaitError::Connect(error)) => Ok(Err(Attempt::Failed(error))),
-            Err(why) => Ok(Err(Attempt::Refused(self.pool_error(why)))),
+            WaitError::Connect(error) => Ok(Attempt::Failed(error)),
+            why => Ok(Attempt::Refused(self.pool_error(why))),
         }
     }
 
@@ -208,6 +205,19 @@ impl Session {
         }
         let effects = effects(body.strip_suffix(b"\0").unwrap_or(body), dialect);
         effects.is_plain() || effects.only_transactions()
+    }
+
+    /// [`Self::apply_settings`], which takes no time unless the server hangs.
+    async fn apply_in_time(&mut self, held: Held) -> Result<Held, Unfit> {
+        let core = self.state.core.clone();
+        let limit = self.state.config().balancing.check_timeout;
+        let until = limit.and_then(|limit| core.now().checked_add(limit));
+        let applied = core.timeout_at(until, self.apply_settings(held)).await;
+        applied.unwrap_or_else(|| {
+            let event = Event::Failed(BanReason::CheckTimeout);
+            news::happened(&self.state, self.slot.id, event);
+            Err(Unfit::Hung)
+        })
     }
 
     /// Brings the server's settings in line with the client's.
@@ -273,10 +283,12 @@ impl Session {
 
     /// Waits in the queue, for as long as the client stays. `None`: this is not the right one any more.
     async fn wait(&mut self, ticket: Ticket, aim: Aim, news: &mut u64) -> Waited {
-        self.link.enter(Activity::Waiting, self.state.core.now());
+        let now = self.state.core.now();
+        self.link.enter(Activity::Waiting, now);
         // A request that waits does not occupy a receive buffer.
         self.inbound.settle();
         let mut waiting = Waiting {
+            held_since: self.is_paused().then_some(now),
             session: self,
             ticket: Some(ticket),
         };
@@ -381,6 +393,8 @@ enum Unfit {
     Setting(Error),
     /// It went away: another connection may do.
     Gone(Error),
+    /// It does not answer.
+    Hung,
 }
 
 /// How a server gets the client's settings.
@@ -406,19 +420,23 @@ type Waited = Result<Option<Result<Lease<Conn>, WaitError>>, End>;
 struct Waiting<'a> {
     session: &'a mut Session,
     ticket: Option<Ticket>,
+    /// A PAUSE holds it up.
+    held_since: Option<Instant>,
 }
 
 impl Waiting<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, aim: Aim, news: &mut u64) -> Poll<Waited> {
         self.session.link.listen(cx);
-        if let Some(served) = self.session.link.take_served() {
+        let served = self.session.link.take_served();
+        if served.is_some() {
             self.ticket = None;
-            return Poll::Ready(Ok(Some(served)));
+        } else if self.session.waits_rightly(aim, news) {
+            return self.session.poll_waiting(cx).map(Err);
         }
-        if !self.session.waits_rightly(aim, news) {
-            return Poll::Ready(Ok(None));
+        if let Some(since) = self.held_since {
+            self.session.held_since(since);
         }
-        self.session.poll_waiting(cx).map(Err)
+        Poll::Ready(Ok(served))
     }
 }
 

@@ -67,38 +67,37 @@ impl Session {
     /// is the primary, writes wait, for `checkout_timeout` at most.
     pub(super) async fn obtain(&mut self, aim: Aim, way: Way) -> Result<Result<Held, Error>, End> {
         let since = self.state.core.now();
+        let mut terms = Terms {
+            epoch: None,
+            replayed: None,
+            since,
+            written_by: since + self.state.config().balancing.written_wait,
+        };
         let mut tried: Vec<PoolId> = Vec::new();
         let mut failure: Option<Error> = None;
-        let wait = self.state.config().balancing.written_wait;
-        let written_by = since + wait;
         loop {
             if self.is_outdated() {
                 self.adopt()?;
             }
-            let written = self.has_written(aim, written_by).await?;
+            let written = self.has_written(aim, terms.written_by).await?;
             let news = self.cluster.news();
             // What is chosen is taken apart here, so that it does not live on beside the attempt, in each session's task.
-            let (terms, asks) = match self.choose(aim, written, &tried) {
+            let asks_mark = match self.choose(aim, written, &tried) {
                 Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
                         return self.recoverable(error).map(Err);
                     }
                     self.turn_to(slot);
-                    let replayed = match asks {
+                    terms.epoch = epoch;
+                    terms.replayed = match asks {
                         Asks::Replayed(lsn) => Some(lsn),
                         Asks::Nothing | Asks::Mark => None,
                     };
-                    let terms = Terms {
-                        epoch,
-                        replayed,
-                        since,
-                        written_by,
-                    };
-                    (terms, asks)
+                    asks == Asks::Mark
                 }
                 Choice::Wait => {
-                    if Box::pin(self.wait_for_news(news, since)).await? {
+                    if Box::pin(self.wait_for_news(news, terms.since)).await? {
                         tried.clear();
                         continue;
                     }
@@ -115,10 +114,8 @@ impl Session {
             };
             match self.attempt(aim, way, &terms, news).await? {
                 Attempt::Ready(mut held) => {
-                    self.count_aim(&held, aim);
-                    if aim.writes {
-                        self.note_writes(&mut held, aim.shard, aim.want);
-                    } else if asks == Asks::Mark {
+                    self.note_aim(&mut held, aim);
+                    if asks_mark && !aim.writes {
                         held.asks_mark = Some(aim.shard);
                     }
                     return Ok(Ok(held));
@@ -143,12 +140,44 @@ impl Session {
             })
     }
 
-    fn count_aim(&self, held: &Held, aim: Aim) {
+    /// The same without waiting, where there is only one to choose and it has a connection that needs nothing before this
+    /// request. `None`: [`Self::obtain`] is needed.
+    pub(super) fn obtain_idle(&mut self, aim: Aim) -> Option<Held> {
+        if self.cluster.is_split() || self.is_outdated() || self.slot.is_held() {
+            return None;
+        }
+        let Choice::Pool {
+            slot,
+            epoch,
+            asks: Asks::Nothing,
+        } = self.choose(aim, Written::Nothing, &[])
+        else {
+            return None;
+        };
+        self.turn_to(slot);
+        let mut held = self.slot.checkout_idle(&self.state)?;
+        if held.take_unprompted().is_err() || !self.suits(&held, aim, epoch) {
+            return None; // dropped, and so closed
+        }
+        if self.is_to_be_checked(&held) || !self.has_settings(&mut held, Way::Ahead) {
+            held.check_in();
+            return None;
+        }
+        self.assigned(&mut held, aim, self.state.core.now());
+        self.note_aim(&mut held, aim);
+        Some(held)
+    }
+
+    /// Counts what a connection was obtained for, and remembers what it may change.
+    fn note_aim(&mut self, held: &mut Held, aim: Aim) {
         let counters = held.link.meter.counters();
         counters.count(match aim.want {
             Want::Write => Stat::Writes,
             Want::Read | Want::Replica => Stat::Reads,
         });
+        if aim.writes {
+            self.note_writes(held, aim.shard, aim.want);
+        }
     }
 
     /// What the client hears when no server is left. `failure`: why the last one did not serve.
@@ -223,6 +252,14 @@ impl Session {
         current && !refuses
     }
 
+    /// Was that not done for `healthcheck_interval`?
+    fn is_to_be_checked(&self, held: &Held) -> bool {
+        let now = self.state.core.now();
+        let age = now.saturating_duration_since(held.checked);
+        let after = self.state.config().balancing.check_after;
+        after.is_some_and(|after| age >= after)
+    }
+
     /// Checks a connection, if that was not done for `healthcheck_interval`, or has to be for what the request has to see.
     /// False: the server has not replayed that. Errors: the connection is of no use, and what to say if no other is.
     pub(super) async fn check(
@@ -232,14 +269,12 @@ impl Session {
         terms: &Terms,
         tries: &mut usize,
     ) -> Result<bool, Option<Error>> {
+        if !self.is_to_be_checked(held) && terms.replayed.is_none() {
+            return Ok(true);
+        }
         let config = self.state.config();
         let balancing = &config.balancing;
         let now = self.state.core.now();
-        let age = now.saturating_duration_since(held.checked);
-        let recent = balancing.check_after.is_none_or(|after| age < after);
-        if recent && terms.replayed.is_none() {
-            return Ok(true);
-        }
         let core = &self.state.core;
         let limit = balancing.check_timeout;
         let answer = match terms.replayed {
