@@ -353,7 +353,6 @@ impl CoreState {
     }
 
     /// Sends mail to another core; a full box gives it back.
-    #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
     pub(crate) fn send(&self, to: usize, mail: Mail) -> Result<(), Mail> {
         self.office.send(to, mail)?;
         self.mailed(to);
@@ -368,7 +367,6 @@ impl CoreState {
 
     /// Leaves news for another core, to be read when it wakes for something else; a box that is half full gives it
     /// back.
-    #[expect(clippy::result_large_err, reason = "the mail itself, not to be lost")]
     pub(crate) fn leave(&self, to: usize, mail: Mail) -> Result<(), Mail> {
         self.office.leave(to, mail)?;
         self.mailed(to);

@@ -27,10 +27,6 @@ use super::shares::{Order, Report, ShareId};
 pub(crate) const MAILBOX_CAPACITY: usize = 4096;
 
 /// What cores, and the control thread, send each other.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "pool mail is most of it, and rare; a box would cost an allocation"
-)]
 pub(crate) enum Mail {
     /// A connection just accepted elsewhere, before its first byte was read.
     Client(OwnedFd),
@@ -46,7 +42,7 @@ pub(crate) enum Mail {
         /// Which pool.
         pool: PoolId,
         /// For that slice's `receive`.
-        mail: PoolMail<Parcel>,
+        mail: PoolMail<Box<Parcel>>,
     },
     /// What the servers of a pool report to a session without settings of its own.
     Welcome {

@@ -448,7 +448,7 @@ pub(crate) struct Postbag(Queue<(usize, Letter)>);
 
 enum Letter {
     Pool(PoolId, PoolMail<Conn>),
-    Ready(Box<Mail>),
+    Ready(Mail),
 }
 
 /// Pause before a full mailbox is tried again.
@@ -461,7 +461,7 @@ impl Postbag {
 
     /// For another core, behind what was posted before. Senders bound how much of theirs is under way.
     pub(crate) fn post(&self, to: usize, mail: Mail) {
-        self.0.push((to, Letter::Ready(Box::new(mail))));
+        self.0.push((to, Letter::Ready(mail)));
     }
 }
 
@@ -470,13 +470,13 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
     loop {
         let (to, letter) = state.postbag.0.next().await;
         let mut mail = match letter {
-            Letter::Ready(mail) => *mail,
+            Letter::Ready(mail) => mail,
             Letter::Pool(pool, mail) => {
                 let (mut mail, lease) = mail.unload();
                 if let Some((server, rest)) = lease.map(Lease::take) {
                     // If it breaks on the way, at least its permit arrives.
                     if let Ok(parcel) = server.pack().await {
-                        mail.load(rest.with(parcel));
+                        mail.load(rest.with(Box::new(parcel)));
                     }
                 }
                 Mail::Pool { pool, mail }
@@ -490,12 +490,12 @@ pub(crate) async fn carry_mail(state: Rc<CoreState>) {
 }
 
 /// Takes pool mail in.
-pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Parcel>) {
+pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Box<Parcel>>) {
     let (mut mail, lease) = mail.unload();
     let slot = state.pool(pool);
     if let Some((parcel, rest)) = lease.map(Lease::take) {
         let registry = slot.as_ref().map(|slot| Rc::clone(&slot.registry));
-        let server = Server::unpack(&state.core, &registry.unwrap_or_default(), parcel);
+        let server = Server::unpack(&state.core, &registry.unwrap_or_default(), *parcel);
         let server = Box::new(server);
         if slot.is_none() {
             // The pool is gone, and this one was on its way between two cores.

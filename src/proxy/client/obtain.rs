@@ -81,7 +81,6 @@ impl Session {
             }
             let written = self.has_written(aim, terms.written_by).await?;
             let news = self.cluster.news();
-            // What is chosen is taken apart here, so that it does not live on beside the attempt, in each session's task.
             let asks_mark = match self.choose(aim, written, &tried) {
                 Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
