@@ -59,7 +59,7 @@ IDLE = "idle-5000"
 LOGINS, STORM = "logins-4", "storm-2000"
 MORE_WORKLOADS = [IDLE, LOGINS, STORM]
 COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
-COLUMNS += ["system_calls", "ring_entries", "switches", "calm_p99_us", "logins_per_second", "logins_failed", "error"]
+COLUMNS += ["system_calls", "ring_entries", "switches", "calm_p99_us", "elsewhere_p99_us", "logins_per_second", "logins_failed", "error"]
 
 # Options that host.txt records; paths say nothing elsewhere, and it has the versions.
 RECORDED = ["contenders", "workloads", "rounds", "seconds", "pool", "workers", "count"]
@@ -339,20 +339,28 @@ def login_cost(proxy, seconds):
     return {"tps": done["logins_per_second"], "p50_us": done["p50_us"], "p99_us": done["p99_us"], **cpu}
 
 
-def storm(proxy, seconds, options, folder):
-    """What a storm of logins does to clients that are at work: their p99 without it and with it."""
-    calm = pgbench(proxy, "one-simple-16", seconds, options, folder)
+def beside_logins(proxy, target, seconds, options, folder):
+    """Clients at work at one proxy, beside a storm of logins at another one or the same."""
     queue = multiprocessing.Queue()
-    rage = lambda: queue.put(logins.run(proxy.host, proxy.port, 2000, seconds + 1, 4))
+    rage = lambda: queue.put(logins.run(target.host, target.port, 2000, seconds + 1, 4))
     process = multiprocessing.Process(target=rage)
     process.start()
     time.sleep(0.5)
     stormy = pgbench(proxy, "one-simple-16", seconds, options, folder)
     process.join()
-    done = queue.get()
+    return stormy, queue.get()
+
+
+def storm(proxy, other, seconds, options, folder):
+    """What a storm of logins does to clients that are at work: their p99 without it, with it, and with it at another
+    proxy of the machine, which only takes the CPUs."""
+    calm = pgbench(proxy, "one-simple-16", seconds, options, folder)
+    elsewhere, _ = beside_logins(proxy, other, seconds, options, folder)
+    stormy, done = beside_logins(proxy, proxy, seconds, options, folder)
     if "error" in stormy:
         return stormy
-    return {**stormy, "calm_p99_us": calm.get("p99_us"), "logins_per_second": done["logins_per_second"], "logins_failed": done["failed"]}
+    counted = {"logins_per_second": done["logins_per_second"], "logins_failed": done["failed"]}
+    return {**stormy, "calm_p99_us": calm.get("p99_us"), "elsewhere_p99_us": elsewhere.get("p99_us"), **counted}
 
 
 def applies(workload, contender):
@@ -404,7 +412,7 @@ def summary(rows, options):
             ratios = paired("cpu_us")
             ratio = f"{statistics.median(ratios):.2f}" if ratios and contender != "pgdog" else ""
             if median("calm_p99_us") is not None:
-                counts = f" (p99 without logins {show('calm_p99_us')}, {show('logins_per_second')} logins/s)"
+                counts = f" (p99 without logins {show('calm_p99_us')}, logins elsewhere {show('elsewhere_p99_us')}, {show('logins_per_second')} logins/s)"
             else:
                 counts = ""
             per_client = f" ({show('bytes_per_client')} B per client)" if median("bytes_per_client") is not None else ""
@@ -445,13 +453,13 @@ def parse_options():
     return options
 
 
-def measure(proxy, workload, options, folder):
+def measure(proxy, other, workload, options, folder):
     if workload == IDLE:
         return idle(proxy)
     if workload == LOGINS:
         return login_cost(proxy, options.seconds)
     if workload == STORM:
-        return storm(proxy, options.seconds, options, folder)
+        return storm(proxy, other, options.seconds, options, folder)
     return pgbench(proxy, workload, options.seconds, options, folder)
 
 
@@ -483,7 +491,8 @@ def main():
                             if workload == IDLE and number > 1:  # memory is not given back: a fresh process each time
                                 proxy.stop()
                                 proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, None)
-                            result = measure(proxy, workload, options, folder)
+                            other = proxies[(at + 1) % len(proxies)]
+                            result = measure(proxy, other, workload, options, folder)
                             row = {"round": number, "workload": workload, "contender": proxy.name, **result}
                             rows.append(row)
                             out.writerow({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
