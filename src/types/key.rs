@@ -4,6 +4,7 @@
 //! written one behind the other, and inverted for a descending order. Comparing and hashing rows is then comparing and
 //! hashing bytes, whatever their types are.
 
+use super::array::{element_type, walk};
 use super::datetime::{self, Interval};
 use super::network::{lsn, mac, uuid, Network};
 use super::{
@@ -59,7 +60,16 @@ pub enum Kind {
     Lsn,
     /// money in binary format; its text depends on the server's locale
     Money,
+    /// An array of elements of this type, which have keys themselves.
+    Array(u32),
 }
+
+/// Elements of an array whose [`Kind::of`] was given: what they depend on is known to hold.
+const KNOWN: Session = Session {
+    text_ordered_by_bytes: true,
+    text_equal_by_bytes: true,
+    floats_exact: true,
+};
 
 /// What keys are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +116,11 @@ impl Kind {
             oid::MACADDR8 => Self::Mac(8),
             oid::PG_LSN => Self::Lsn,
             oid::MONEY if format == Format::Binary => Self::Money,
-            _ => return None,
+            other => {
+                let element = element_type(other)?;
+                Self::of(element, format, purpose, session)?;
+                Self::Array(element)
+            }
         })
     }
 
@@ -159,9 +173,37 @@ impl Kind {
             Self::Mac(bytes) => out.extend_from_slice(&mac(format, bytes, value)?),
             Self::Lsn => out.extend_from_slice(&lsn(format, value)?.to_be_bytes()),
             Self::Money => put_signed(out, super::fixed(value).map(i64::from_be_bytes)?),
+            Self::Array(element) => {
+                let kind = Self::of(element, format, Purpose::Order, &KNOWN).ok_or(Invalid)?;
+                put_array(kind, format, value, out)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Element by element, NULL behind all values, the shorter array before the longer one; then the dimensions.
+///
+/// Source: `array_cmp` in <https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/arrayfuncs.c>
+fn put_array(kind: Kind, format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
+    let dimensions = walk(format, value, |element| match element {
+        Some(element) => {
+            out.push(1);
+            kind.put(format, element, out)
+        }
+        None => {
+            out.push(2);
+            Ok(())
+        }
+    })?;
+    out.push(0);
+    out.push(u8::try_from(dimensions.len()).map_err(|_| Invalid)?);
+    let lengths = dimensions.iter().map(|dimension| dimension.length);
+    let firsts = dimensions.iter().map(|dimension| dimension.first);
+    lengths
+        .chain(firsts)
+        .for_each(|number| put_signed(out, number.into()));
+    Ok(())
 }
 
 fn put_signed(out: &mut Vec<u8>, value: i64) {

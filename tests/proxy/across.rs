@@ -444,6 +444,27 @@ fn filled_with(name: &str, options: &str, general: &str) -> (Wire, Shards) {
     (one, shards)
 }
 
+#[test]
+fn arrays_are_ordered_and_grouped_as_by_one_server() {
+    let (mut one, shards) = filled("across_arrays");
+    let mut client = shards.client();
+    for sql in [
+        "SELECT DISTINCT ARRAY[age, level] FROM users ORDER BY 1",
+        "SELECT ARRAY[name, country] AS a, count(*), min(ARRAY[balance]) FROM users GROUP BY 1 ORDER BY 1 DESC NULLS LAST",
+        "SELECT id, ARRAY[[level, 1], [age, 2]] AS a FROM users ORDER BY a, id LIMIT 20",
+        "SELECT max(ARRAY[score]), min(ARRAY[born]), count(*) FROM users",
+        "SELECT array_fill(level, ARRAY[2], ARRAY[age]) AS a, sum(balance) FROM users WHERE age > 0 GROUP BY 1 ORDER BY 1",
+    ] {
+        for binary in [false, true] {
+            let found = comparable(ask(&mut client, sql, binary), binary, true, false);
+            let expected = comparable(ask(&mut one, sql, binary), binary, true, false);
+            assert_eq!(found, expected, "{sql}, binary {binary}");
+            assert!(!found[0].starts_with("error"), "{sql}: {}", found[0]);
+        }
+    }
+    shards.pgdog.stop();
+}
+
 /// The same queries, by clients of pgdog; a third of them in slices.
 fn check_random(one: &mut Wire, client: &mut Wire, seed: u64, queries: u64) {
     let mut random = Random(seed);
