@@ -27,6 +27,7 @@ mod sample;
 pub mod session;
 pub mod session_settings;
 pub mod set;
+pub mod set_config;
 pub mod settings;
 pub mod shape;
 pub mod statement;

@@ -11,7 +11,8 @@ use super::cursor::{Cursor, Name};
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
 use super::plain;
-use super::set::{self, Change, Found, SetConfig};
+use super::set::{self, Change, Found};
+use super::set_config::{set_config, SetConfig};
 use super::settings::Settings;
 use super::statements::{first_keyword, Statement, Statements, Traits};
 
@@ -361,7 +362,7 @@ pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
         }
         if traits.has(Traits::SET_CONFIG) {
             let mut found = Vec::new();
-            set::set_config(statement.text, dialect, &mut found);
+            set_config(statement.text, dialect, &mut found);
             push_found(found, &mut effects);
         }
         effects.traits.add(traits);
