@@ -353,9 +353,9 @@ def beside_logins(proxy, target, seconds, options, folder):
 
 def storm(proxy, other, seconds, options, folder):
     """What a storm of logins does to clients that are at work: their p99 without it, with it, and with it at another
-    proxy of the machine, which only takes the CPUs."""
+    proxy of the machine, if there is one, which only takes the CPUs."""
     calm = pgbench(proxy, "one-simple-16", seconds, options, folder)
-    elsewhere, _ = beside_logins(proxy, other, seconds, options, folder)
+    elsewhere = beside_logins(proxy, other, seconds, options, folder)[0] if other else {}
     stormy, done = beside_logins(proxy, proxy, seconds, options, folder)
     if "error" in stormy:
         return stormy
@@ -491,7 +491,7 @@ def main():
                             if workload == IDLE and number > 1:  # memory is not given back: a fresh process each time
                                 proxy.stop()
                                 proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, None)
-                            other = proxies[(at + 1) % len(proxies)]
+                            other = proxies[(at + 1) % len(proxies)] if len(proxies) > 1 else None
                             result = measure(proxy, other, workload, options, folder)
                             row = {"round": number, "workload": workload, "contender": proxy.name, **result}
                             rows.append(row)

@@ -4,7 +4,7 @@ use super::columns::put_keys;
 use super::groups::Groups;
 use super::leg::{End, Leg};
 use super::paced::Pace;
-use super::parts::First;
+use super::parts::{First, Parts};
 use super::plan::Source;
 use super::turns::Next;
 use super::{broken, completion, Merge, Progress, Rows, Stage};
@@ -72,23 +72,20 @@ impl Merge {
             if out.len() >= end || !groups.prepare(columns, &mut self.places, GROUPS_AT_A_TIME)? {
                 return Ok(Progress::Writing);
             }
-            let first = match &self.parts {
-                Some(parts) => parts.first(groups.front(), columns.is_all_or_nothing()),
-                None => groups.front().map_or(First::Nothing, |_| First::Own),
-            };
-            let row = match (first, &self.parts) {
-                (First::Own, _) => groups.front().map(|(order, body)| (&**order, &**body)),
-                (First::Of(part), Some(parts)) => parts.front(part),
-                (First::Unknown, _) => return Ok(Progress::Reading),
-                (First::Nothing | First::Of(_), _) => None,
+            let first = (self.parts).first(groups.front(), columns.is_all_or_nothing());
+            let row = match first {
+                First::Own => groups.front().map(|(order, body)| (&**order, &**body)),
+                First::Of(part) => self.parts.front(part),
+                First::Unknown => return Ok(Progress::Reading),
+                First::Nothing => None,
             };
             let Some((order, body)) = row else {
                 break;
             };
             let row = self.places.find(body, columns.count)?;
             self.sink.row(&columns.distinct, row, order, out)?;
-            match (first, &mut self.parts) {
-                (First::Of(part), Some(parts)) => parts.pop(part),
+            match first {
+                First::Of(part) => self.parts.pop(part),
                 _ => groups.pop(),
             }
         }
@@ -99,7 +96,7 @@ impl Merge {
     fn end(&mut self, out: &mut Vec<u8>) -> Result<Progress, Error> {
         self.complete(out)?;
         self.rows = Rows::Pass;
-        self.parts = None;
+        self.parts = Parts::default();
         self.legs.iter_mut().for_each(Leg::clear);
         self.sink.forget();
         Ok(Progress::Done)

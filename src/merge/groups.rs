@@ -102,7 +102,11 @@ impl Groups {
                 self.held_bytes += group_bytes(&group, states);
                 self.states
                     .extend(std::iter::repeat_with(|| State::Nothing).take(states));
-                self.add(hash, group)
+                let number = self.groups.len();
+                self.groups.push(group);
+                self.table
+                    .insert_unique(hash, (hash, number), |&(hash, _)| hash);
+                number
             }
         };
         let first = number * columns.aggregates.len();
@@ -111,15 +115,6 @@ impl Groups {
             self.held_bytes += computed.take(state, row)?;
         }
         Ok(())
-    }
-
-    /// Adds a group that is not there, and gives its number.
-    fn add(&mut self, hash: u64, group: Group) -> usize {
-        let number = self.groups.len();
-        self.groups.push(group);
-        self.table
-            .insert_unique(hash, (hash, number), |&(hash, _)| hash);
-        number
     }
 }
 

@@ -111,7 +111,7 @@ pub struct Merge {
     uniform: Uniform,
     rows: Rows,
     /// Groups that other cores have, if they were [divided](Self::divide).
-    parts: Option<Box<Parts>>,
+    parts: Parts,
     sink: Sink,
     places: Places,
     notices: HashSet<Box<[u8]>>,
@@ -178,7 +178,7 @@ impl Merge {
             columns: None,
             uniform: Uniform::default(),
             rows,
-            parts: None,
+            parts: Parts::default(),
             places: Places::default(),
             notices: HashSet::new(),
             copied: Copied::default(),
@@ -237,9 +237,9 @@ impl Merge {
             true => usize::MAX,
             false => self.limits.window_bytes,
         };
-        let parts_keep_up = self.parts.as_ref().is_none_or(|parts| parts.keep_up());
         let leg = self.legs.get(leg);
-        leg.is_some_and(|leg| !leg.is_quiet() && leg.waiting_bytes() < window) && parts_keep_up
+        let room = leg.is_some_and(|leg| !leg.is_quiet() && leg.waiting_bytes() < window);
+        room && self.parts.keep_up()
     }
 
     /// Has this leg's reply ended, or does it wait to be asked for more?
@@ -273,7 +273,7 @@ impl Merge {
     fn drop_rows(&mut self) {
         self.stage = Stage::Failed;
         self.rows = Rows::Pass;
-        self.parts = None;
+        self.parts = Parts::default();
         self.notices.clear();
         self.legs.iter_mut().for_each(Leg::clear);
     }
@@ -480,7 +480,7 @@ impl Merge {
             Rows::Grouped(groups) => {
                 let row = self.places.find(body, columns.count)?;
                 let which = groups.identify(columns, row)?;
-                match self.parts.as_mut().and_then(|parts| parts.of(which)) {
+                match self.parts.of(which) {
                     Some(outbox) => outbox.extend_from_slice(message),
                     None => groups.take(which, columns, row, body)?,
                 }
@@ -508,8 +508,7 @@ impl Merge {
             _ => 0,
         };
         let legs: usize = self.legs.iter().map(Leg::held_bytes).sum();
-        let parts = self.parts.as_ref().map_or(0, |parts| parts.held_bytes());
-        rows + parts + legs + self.sink.held_bytes()
+        rows + self.parts.held_bytes() + legs + self.sink.held_bytes()
     }
 
     fn check_budget(&self) -> Result<(), Error> {

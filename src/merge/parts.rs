@@ -111,8 +111,8 @@ impl Share {
     }
 }
 
-/// What the client's core has to do with parts.
-#[derive(Debug)]
+/// What the client's core has to do with parts. None, as long as groups were not [divided](Merge::divide).
+#[derive(Debug, Default)]
 pub(super) struct Parts {
     /// Those but the first, which is the merge's own.
     others: Vec<Part>,
@@ -246,7 +246,7 @@ impl Merge {
             _ => 0,
         };
         groups >= DIVIDED_FROM
-            && self.parts.is_none()
+            && self.parts.others.is_empty()
             && self.pace == Pace::Whole
             && !self.sink.is_full()
     }
@@ -255,14 +255,12 @@ impl Merge {
     /// the first, which is the merge itself, are for other cores: number `n` of what is given is part `n` of what
     /// follows. Nothing is given where there are no groups, and where somebody may ask for them in slices.
     pub fn divide(&mut self, parts: usize) -> Vec<Share> {
-        let divisible = self.parts.is_none() && self.pace == Pace::Whole;
+        let divisible = self.parts.others.is_empty() && self.pace == Pace::Whole;
         let (Rows::Grouped(_), Some(columns), true) = (&self.rows, &self.columns, divisible) else {
             return Vec::new();
         };
         let others = parts.saturating_sub(1);
-        self.parts = Some(Box::new(Parts {
-            others: (0..others).map(|_| Part::default()).collect(),
-        }));
+        self.parts.others = (0..others).map(|_| Part::default()).collect();
         let share = || Share {
             columns: Arc::clone(columns),
             groups: Groups::default(),
@@ -275,7 +273,7 @@ impl Merge {
     /// Rows for a part: a batch of them, or less when no more will come. `None`: there is nothing to send now.
     pub fn collected(&mut self, part: usize) -> Option<Vec<u8>> {
         let rest = self.legs.iter().all(|leg| leg.end.is_some());
-        let part = self.parts.as_mut()?.others.get_mut(part)?;
+        let part = self.parts.others.get_mut(part)?;
         let least = if rest { 1 } else { BATCH_BYTES };
         (part.outbox.len() >= least).then(|| {
             let room = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4);
@@ -285,7 +283,7 @@ impl Merge {
 
     /// Have all rows of a part been [collected](Self::collected)? Then it may begin to give its groups.
     pub fn is_collected(&self, part: usize) -> bool {
-        let part = self.parts.as_ref().and_then(|parts| parts.others.get(part));
+        let part = self.parts.others.get(part);
         self.stage == Stage::Open
             && self
                 .legs
@@ -296,15 +294,14 @@ impl Merge {
 
     /// Should a part be asked for groups, of which so many batches are on their way?
     pub fn wants(&self, part: usize, coming: usize) -> bool {
-        let part = self.parts.as_ref().and_then(|parts| parts.others.get(part));
+        let part = self.parts.others.get(part);
         let expected = |part: &Part| part.returned_bytes + coming * BATCH_BYTES;
         part.is_some_and(|part| !part.over && expected(part) < WINDOW_BYTES)
     }
 
     /// A part has given groups. `last`: it has no more.
     pub fn returned(&mut self, part: usize, batch: Vec<u8>, last: bool) {
-        let parts = self.parts.as_mut();
-        let Some(part) = parts.and_then(|parts| parts.others.get_mut(part)) else {
+        let Some(part) = self.parts.others.get_mut(part) else {
             return;
         };
         part.over |= last;
@@ -316,8 +313,7 @@ impl Merge {
 
     /// A part holds so many bytes.
     pub fn part_holds(&mut self, part: usize, bytes: usize) {
-        let parts = self.parts.as_mut();
-        if let Some(part) = parts.and_then(|parts| parts.others.get_mut(part)) {
+        if let Some(part) = self.parts.others.get_mut(part) {
             part.held_bytes = bytes;
         }
     }

@@ -22,9 +22,9 @@ use crate::sql::statements::first_keyword;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::afar::is_about_cursors;
+use super::call::{Call, Shown};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
-use super::scatter::{Call, Shown};
 use super::steps::{in_failed_transaction, Stepped};
 
 /// A batch that one server can do.

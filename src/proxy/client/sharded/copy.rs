@@ -24,9 +24,10 @@ use crate::sharding::{CopyRouter, RowTarget};
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
+use super::call::{self, Call, Shown};
 use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
-use super::scatter::{self, Call, Outcome, Replies, Shown};
+use super::scatter::{self, Outcome, Replies};
 use super::Leg;
 
 /// Data of one CopyData message that a server gets.
@@ -126,7 +127,7 @@ pub(super) async fn run(
     legs: &mut [Leg],
     request: &Request<'_>,
 ) -> Result<Outcome, End> {
-    let message = scatter::query(request.text);
+    let message = call::query(request.text);
     let call = Call {
         messages: &[],
         owed: RESULTS,
@@ -134,7 +135,7 @@ pub(super) async fn run(
         shown: Shown::Errors,
     };
     for leg in legs.iter_mut() {
-        scatter::send(leg, &call, &message);
+        call::send(leg, &call, &message);
     }
     let split = match request.rows {
         Rows::All => None,

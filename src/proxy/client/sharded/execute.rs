@@ -20,9 +20,9 @@ use crate::sql::statement::{Kind, Statement};
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
+use super::call::{Answers, Call, Shown};
 use super::plan::{not_analysed, Planned};
 use super::route::Source;
-use super::scatter::{Answers, Call, Shown};
 use super::steps::Stepped;
 
 /// The name that servers know a statement by while it is executed.

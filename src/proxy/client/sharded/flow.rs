@@ -9,8 +9,9 @@ use crate::merge::MergePlan;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Execute, SYNC};
 
+use super::call::{Answers, Call, Shown};
 use super::charge::Charge;
-use super::scatter::{Answers, Call, Shown, LIMITS};
+use super::scatter::LIMITS;
 
 /// Rows that a server is asked for first.
 const FIRST_ROWS: u64 = 16;

@@ -19,10 +19,10 @@ use crate::sql::across::{gathered_name, Across, Asked};
 use crate::sql::session::Effects;
 
 use super::super::{End, Session};
+use super::call::{Answers, Call, Shown};
 use super::charge::Charge;
 use super::kept::{Kept, Messages};
 use super::plan::{put_parse, Form, Planned};
-use super::scatter::{Answers, Call, Shown};
 use super::steps::Stepped;
 
 /// Bytes of the rows that stand in the text of another query, all parts together. The server has to read that text.

@@ -6,6 +6,7 @@
 
 mod afar;
 mod batch;
+mod call;
 mod charge;
 mod copy;
 mod crew;

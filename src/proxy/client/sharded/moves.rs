@@ -10,8 +10,9 @@ use crate::routing::verdict::{Place as At, Run};
 
 use super::super::super::server::{Collector, RunError};
 use super::super::{End, Session};
+use super::call::{self, Answers, Call, Shown};
 use super::plan::Planned;
-use super::scatter::{self, Answers, Call, Outcome, Shown};
+use super::scatter::{self, Outcome};
 use super::Leg;
 
 /// Bytes of a row that moves.
@@ -182,7 +183,7 @@ fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
         commits: false,
         shown: Shown::Errors,
     };
-    scatter::send(leg, &call, messages);
+    call::send(leg, &call, messages);
 }
 
 async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {

@@ -24,11 +24,11 @@ use crate::types::Format;
 use super::super::super::cluster::Want;
 use super::super::role::invalid;
 use super::super::Session;
+use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
 use super::lookups::lacks_keys;
 use super::route::Source;
 use super::route_copy::copying;
-use super::scatter::Answers;
 use super::two_phase::reserved;
 
 /// A statement, and what is done for it.

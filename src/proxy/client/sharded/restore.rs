@@ -6,8 +6,8 @@ use crate::sql::session::effects;
 use crate::sql::settings::Own;
 
 use super::super::{End, Session};
+use super::call::{self, Call, Shown};
 use super::plan::{Planned, RESULTS};
-use super::scatter::{self, Call, Shown};
 use super::steps::{too_much, Stepped};
 
 impl Session {
@@ -32,7 +32,7 @@ impl Session {
             let Some(mut legs) = self.take_legs(&shards, want).await? else {
                 return Ok(Stepped::Failed);
             };
-            let messages = [scatter::query(&text)];
+            let messages = [call::query(&text)];
             let call = Call {
                 messages: &messages,
                 owed: RESULTS,

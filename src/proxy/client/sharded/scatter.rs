@@ -9,14 +9,11 @@ use std::time::Instant;
 use cores::Buf;
 
 use crate::error::{Error, Fault, Survives};
-use crate::merge::plan::Slice;
-use crate::merge::{Description, Limits, Merge, MergePlan, Progress};
+use crate::merge::{Description, Limits, Merge, Progress};
 use crate::metrics::{nanoseconds, Answered};
 use crate::protocol::backend::{tag, CommandComplete, TransactionStatus};
 use crate::protocol::error_fields::{put_error, Fields};
-use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
-use crate::protocol::frontend::Query;
 use crate::protocol::rows::DataRow;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::set::Value;
@@ -25,6 +22,7 @@ use crate::types;
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
+use super::call::{begin, send, Call, Shown};
 use super::charge::Charge;
 use super::crew::Crew;
 use super::flow::Flow;
@@ -42,62 +40,6 @@ pub(super) const LIMITS: Limits = Limits {
     window_bytes: 256 * 1024,
     budget_bytes: 64 * 1024 * 1024,
 };
-
-/// What is sent to each server, and what they owe for it.
-pub(super) struct Call<'a> {
-    /// Whole messages: for all, or for each.
-    pub(super) messages: &'a [Vec<u8>],
-    /// What each of them is answered, in order.
-    pub(super) owed: &'a Answers,
-    /// It may commit.
-    pub(super) commits: bool,
-    /// What the client gets of the answers.
-    pub(super) shown: Shown,
-}
-
-/// What is owed, in order, and whether it is the client's.
-pub(super) type Answers = [(Owed, Fate)];
-
-/// What the client gets of the answers to a call.
-pub(super) enum Shown {
-    /// The merged reply.
-    Reply {
-        plan: Arc<MergePlan>,
-        slice: Slice,
-        /// RowDescription, too.
-        described: bool,
-        /// It answers a Query: no NoData.
-        plain: bool,
-        /// Rows of one column behind those of the servers.
-        notes: Vec<String>,
-        /// Every server sends a line with the names of columns in front of a COPY.
-        names: bool,
-        /// RowDescription of what the client has asked, where servers are asked something else.
-        promised: Option<Box<[u8]>>,
-        /// No more than so many rows, after which the portal is suspended for good.
-        first: Option<u64>,
-    },
-    /// What describes a statement or portal. Of one server.
-    Description,
-    /// Only an error, once.
-    Errors,
-}
-
-impl Shown {
-    /// The merged reply, all of it, and nothing else.
-    pub(super) fn reply(plan: MergePlan, described: bool, plain: bool) -> Self {
-        Self::Reply {
-            plan: Arc::new(plan),
-            slice: Slice::default(),
-            described,
-            plain,
-            notes: Vec::new(),
-            names: false,
-            promised: None,
-            first: None,
-        }
-    }
-}
 
 /// How a statement on several servers went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,35 +212,6 @@ pub(super) async fn flow(
     Ok((outcome, left))
 }
 
-/// Sends a call to its servers.
-fn begin(legs: &mut [Leg], call: &Call<'_>) {
-    for (at, leg) in legs.iter_mut().enumerate() {
-        let messages = call.messages.get(at).or_else(|| call.messages.first());
-        send(leg, call, messages.map_or(&[], Vec::as_slice));
-    }
-}
-
-/// Sends a call to one of its servers.
-pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
-    let server = &mut *leg.held;
-    server.stream.write(messages);
-    let note = if call.commits { NOTE_COMMIT } else { 0 };
-    for &(owed, fate) in call.owed {
-        match owed {
-            Owed::Ready | Owed::Results => {
-                server.sent_to_ready(owed, fate, note);
-            }
-            _ => {
-                server.exchange.sent_with(owed, fate, note);
-            }
-        }
-    }
-    let now = server.stream.core().now();
-    let status = server.exchange.status();
-    server.link.meter.begin(now, status);
-    server.count_traffic();
-}
-
 impl Session {
     /// Are texts on their way as the servers store them?
     pub(super) fn has_servers_encoding(&self) -> bool {
@@ -322,13 +235,6 @@ impl Session {
                 .is_none_or(|digits| exact(digits).is_some_and(|digits| digits > 0)),
         }
     }
-}
-
-/// A text as a Query, for [`Call`].
-pub(super) fn query(text: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(text.len() + 6);
-    Query { text }.encode(&mut message);
-    message
 }
 
 impl<'a> Scatter<'a> {

@@ -16,12 +16,13 @@ use crate::session::Ties;
 use crate::sql::session::{Effect, Effects};
 
 use super::super::{End, Session};
+use super::call::{self, Call, Shown};
 use super::copy;
 use super::flow::rows_max as rows_max_of;
 use super::kept::Kept;
 use super::plan::{Form, Planned, Wanted, RESULTS};
 use super::portals::Asked;
-use super::scatter::{self, Call, Outcome, Shown};
+use super::scatter::{self, Outcome};
 use super::two_phase::Fared;
 use super::Leg;
 
@@ -453,7 +454,7 @@ impl Session {
         } else if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
             fared = self.commit_in_two_phases(&mut legs).await?;
         } else if !legs.is_empty() {
-            let messages = [scatter::query(text)];
+            let messages = [call::query(text)];
             let call = Call {
                 messages: &messages,
                 owed: RESULTS,
@@ -525,12 +526,12 @@ impl Session {
         if readers.is_empty() {
             return Ok(Fared::Committed);
         }
-        let messages = [scatter::query(b"COMMIT")];
+        let messages = [call::query(b"COMMIT")];
         if self.call(readers, &ending(&messages)).await? != Outcome::Failed {
             return Ok(Fared::Committed);
         }
         if !others.is_empty() {
-            let messages = [scatter::query(b"ROLLBACK")];
+            let messages = [call::query(b"ROLLBACK")];
             self.call(others, &ending(&messages)).await?;
         }
         Ok(Fared::RolledBack)

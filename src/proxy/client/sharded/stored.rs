@@ -5,10 +5,11 @@ use crate::protocol::backend::{tag, CommandComplete, PORTAL_SUSPENDED};
 use crate::protocol::frame::{peek, Frames, BODY_BYTES_MAX};
 
 use super::super::{End, Session};
+use super::call::Call;
 use super::charge::Charge;
 use super::kept::{Kept, Messages};
 use super::portals::Left;
-use super::scatter::{Call, Outcome};
+use super::scatter::Outcome;
 use super::Leg;
 
 /// Rows that are here.
