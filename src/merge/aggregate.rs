@@ -8,7 +8,7 @@ use super::row::Row;
 use super::{refused, unsupported_type};
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
-use crate::types::array::{element_type, elements};
+use crate::types::array::elements;
 use crate::types::key::{Kind, Purpose};
 use crate::types::numeric::{deviation, Numeric};
 use crate::types::{
@@ -25,7 +25,7 @@ pub(super) struct Computed {
     how: How,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum How {
     Sum(Number),
     Best {
@@ -183,8 +183,7 @@ impl Computed {
             }
             Function::CountDistinct { values } => {
                 let (index, typed) = resolver.column(values)?;
-                let element = element_type(typed.oid).map(|oid| Type { oid, ..typed });
-                let kind = element.and_then(|element| resolver.kind(element, Purpose::Equality));
+                let kind = resolver.element_kind(typed, Purpose::Equality);
                 How::Distinct {
                     index,
                     format: typed.format,
@@ -198,8 +197,8 @@ impl Computed {
     /// Takes what one leg has in `row`. Gives the bytes of memory that the state has grown by.
     pub(super) fn take(&self, state: &mut State, row: Row<'_>) -> Result<usize, Error> {
         let format = self.typed.format;
-        match self.how {
-            How::Sum(number) => {
+        match &self.how {
+            &How::Sum(number) => {
                 if let Some(value) = row.value(self.index) {
                     state.add(number, format, value)?;
                 }
@@ -212,7 +211,7 @@ impl Computed {
                 kind.put(format, value, &mut found)
                     .map_err(|Invalid| invalid_value())?;
                 let better = match &*state {
-                    State::Best { key, .. } if greatest => found > *key,
+                    State::Best { key, .. } if *greatest => found > *key,
                     State::Best { key, .. } => found < *key,
                     _ => true,
                 };
@@ -225,7 +224,7 @@ impl Computed {
                     return Ok(grown);
                 }
             }
-            How::Bool { and } => {
+            &How::Bool { and } => {
                 if let Some(value) = row.value(self.index) {
                     let value = read_bool(format, value).map_err(|Invalid| invalid_value())?;
                     let known = match state {
@@ -239,7 +238,7 @@ impl Computed {
                     }));
                 }
             }
-            How::Bits { bytes, operation } => {
+            &How::Bits { bytes, operation } => {
                 if let Some(value) = row.value(self.index) {
                     let value =
                         read_integer(format, bytes, value).map_err(|Invalid| invalid_value())?;
@@ -260,13 +259,13 @@ impl Computed {
                     return Ok(value.len());
                 }
             }
-            How::Average { sum, count } => state.parts(row, &[sum, count])?,
+            How::Average { sum, count } => state.parts(row, &[*sum, *count])?,
             How::Deviation {
                 sum,
                 squares,
                 count,
                 ..
-            } => state.parts(row, &[sum, count, squares])?,
+            } => state.parts(row, &[*sum, *count, *squares])?,
             How::Distinct {
                 index,
                 format,
@@ -275,15 +274,15 @@ impl Computed {
                 if !matches!(state, State::Set(_)) {
                     *state = State::Set(HashSet::new());
                 }
-                let (State::Set(set), Some(array)) = (state, row.value(index)) else {
+                let (State::Set(set), Some(array)) = (state, row.value(*index)) else {
                     return Ok(0);
                 };
                 let mut grown = 0;
                 let mut key = Vec::new();
-                let found = elements(format, array, |element| {
+                let found = elements(*format, array, |element| {
                     if let Some(element) = element {
                         key.clear();
-                        kind.put(format, element, &mut key)?;
+                        kind.put(*format, element, &mut key)?;
                         if !set.contains(key.as_slice()) {
                             grown += key.len() + ENTRY_BYTES;
                             set.insert(key.as_slice().into());
@@ -304,9 +303,9 @@ impl Computed {
         let numeric = |result: Option<Numeric>, out: &mut Vec<u8>| {
             result.map(|result| result.put(format, out)).is_some()
         };
-        Ok(match (self.how, state) {
+        Ok(match (&self.how, state) {
             (How::Sum(Number::Integer(bytes)) | How::Bits { bytes, .. }, State::Integer(sum)) => {
-                put_integer(out, format, bytes, *sum)?;
+                put_integer(out, format, *bytes, *sum)?;
                 true
             }
             (How::Bool { .. }, State::Integer(value)) => {
@@ -345,7 +344,7 @@ impl Computed {
                 };
                 match (&parts[1], &parts[2]) {
                     (State::Integer(count), State::Numeric(squares)) => {
-                        numeric(deviation(&sum, squares, *count, sample, root), out)
+                        numeric(deviation(&sum, squares, *count, *sample, *root), out)
                     }
                     _ => false,
                 }

@@ -8,12 +8,15 @@ use super::{refused, unsupported_type};
 use crate::error::{Error, Fault};
 use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
+use crate::types::enums::{Enums, UserType};
 use crate::types::key::{Kind, Purpose};
 use crate::types::{numeric, oid, read_integer, Format, Invalid, Session};
 
 /// A value of a leg that is not written as its type is.
 pub(super) fn invalid_value() -> Error {
-    refused("merging a value in the format of another DateStyle or IntervalStyle")
+    refused("merging a value of this form").detail(
+        "It is written in another DateStyle or IntervalStyle than ISO and postgres, or is a new label of an enum.",
+    )
 }
 
 /// Type and format of a column.
@@ -37,7 +40,7 @@ pub(super) struct Columns {
 }
 
 /// A column by which rows are compared.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Key {
     index: usize,
     kind: Kind,
@@ -122,13 +125,14 @@ impl Columns {
         !(self.order.is_empty() && self.formulas.is_empty() && self.conditions.is_empty())
     }
 
-    /// What `plan` means for rows of this description.
+    /// What `plan` means for rows of this description, by a server with these enums.
     ///
     /// Errors: 0A000 for a type that cannot be merged as the plan says.
     pub(super) fn resolve(
         plan: &MergePlan,
         description: RowDescription<'_>,
         session: &Session,
+        enums: &Enums,
     ) -> Result<Self, Error> {
         let mut types = Vec::with_capacity(description.len());
         for field in description.fields() {
@@ -142,6 +146,7 @@ impl Columns {
         let resolver = Resolver {
             types: &types,
             session,
+            enums,
         };
         let order = plan.order.iter().map(|key| {
             let by_bytes = Session {
@@ -150,8 +155,8 @@ impl Columns {
             };
             let session = if key.by_bytes { &by_bytes } else { session };
             let found = Resolver {
-                types: &types,
                 session,
+                ..resolver
             }
             .key(key.column, Purpose::Order)?;
             Ok(Key {
@@ -215,9 +220,11 @@ impl Columns {
 }
 
 /// Finds columns of a description.
+#[derive(Clone, Copy)]
 pub(super) struct Resolver<'a> {
     types: &'a [Type],
     session: &'a Session,
+    enums: &'a Enums,
 }
 
 impl Resolver<'_> {
@@ -240,7 +247,7 @@ impl Resolver<'_> {
 
     pub(super) fn key(&self, column: Column, purpose: Purpose) -> Result<Key, Error> {
         let (index, typed) = self.column(column)?;
-        let kind = Kind::of(typed.oid, typed.format, purpose, self.session).ok_or_else(|| {
+        let kind = self.kind(typed, purpose).ok_or_else(|| {
             let what = match purpose {
                 Purpose::Order => "ORDER BY, min or max",
                 Purpose::Equality => "DISTINCT or GROUP BY",
@@ -257,14 +264,28 @@ impl Resolver<'_> {
     }
 
     pub(super) fn kind(&self, typed: Type, purpose: Purpose) -> Option<Kind> {
-        Kind::of(typed.oid, typed.format, purpose, self.session)
+        Kind::of(typed.oid, typed.format, purpose, self.session, self.enums)
+    }
+
+    /// How elements of an array are compared.
+    pub(super) fn element_kind(&self, typed: Type, purpose: Purpose) -> Option<Kind> {
+        match self.kind(typed, purpose)? {
+            Kind::Array(element) => Some(Kind::clone(&element)),
+            _ => None,
+        }
     }
 }
 
 /// Do two legs describe rows that can stand in one result?
 ///
-/// OIDs of tables may differ, and so may OIDs of types of users as long as values are text. Errors: 42804.
-pub(super) fn agree(first: RowDescription<'_>, other: RowDescription<'_>) -> Result<(), Error> {
+/// OIDs of tables may differ, and so may OIDs of types of users as long as values are text. `enums` are those of the two
+/// servers; the client does not get the last `hidden` columns. Errors: 42804.
+pub(super) fn agree(
+    first: RowDescription<'_>,
+    other: RowDescription<'_>,
+    enums: (&Enums, &Enums),
+    hidden: usize,
+) -> Result<(), Error> {
     let mismatch = |what: String| {
         Error::error(
             Fault::Server,
@@ -279,7 +300,8 @@ pub(super) fn agree(first: RowDescription<'_>, other: RowDescription<'_>) -> Res
             other.len()
         )));
     }
-    for (a, b) in first.fields().zip(other.fields()) {
+    let visible = first.len().saturating_sub(hidden);
+    for (index, (a, b)) in first.fields().zip(other.fields()).enumerate() {
         let (a, b) = (a?, b?);
         let name = String::from_utf8_lossy(a.name);
         if a.name != b.name {
@@ -288,8 +310,10 @@ pub(super) fn agree(first: RowDescription<'_>, other: RowDescription<'_>) -> Res
                 String::from_utf8_lossy(b.name)
             )));
         }
-        let users = |field: &Field<'_>| field.type_oid >= oid::FIRST_OF_USERS && field.format == 0;
-        let same_type = a.type_oid == b.type_oid || users(&a) && users(&b);
+        let users = |field: &Field<'_>| field.type_oid >= oid::FIRST_OF_USERS;
+        let same_type = a.type_oid == b.type_oid
+            || users(&a) && users(&b) && a.format == 0
+            || is_same_enum(enums, &a, &b, index < visible);
         if !same_type
             || a.type_modifier != b.type_modifier
             || a.type_bytes != b.type_bytes
@@ -299,4 +323,19 @@ pub(super) fn agree(first: RowDescription<'_>, other: RowDescription<'_>) -> Res
         }
     }
     Ok(())
+}
+
+/// Are these columns, each of another server, of the same enum? Its values are written the same in both formats, but for
+/// arrays of them in binary format: in these stands an OID, which matters where the client sees it.
+pub(super) fn is_same_enum(
+    enums: (&Enums, &Enums),
+    a: &Field<'_>,
+    b: &Field<'_>,
+    seen: bool,
+) -> bool {
+    match (enums.0.get(a.type_oid), enums.1.get(b.type_oid)) {
+        (Some(UserType::Array(_)), _) if seen && a.format != 0 => false,
+        (Some(a), Some(b)) => a == b,
+        _ => false,
+    }
 }

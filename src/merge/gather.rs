@@ -15,12 +15,14 @@ use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::rows::{DataRow, Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
 use crate::types::array::element_type;
+use crate::types::enums::{Enums, UserType};
 use crate::types::oid;
+
+use std::sync::Arc;
 
 /// Bytes of a type's modifier that are not the type's own.
 const MODIFIER_BYTES: i32 = 4;
 const JSON: u32 = 114;
-const JSONB: u32 = 3802;
 
 /// What bounds, and what must be known to read values back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Gathered {
     terms: Terms,
+    enums: Arc<Enums>,
     columns: Vec<Column>,
     bytes: usize,
 }
@@ -56,10 +59,11 @@ struct Column {
 }
 
 impl Gathered {
-    /// No rows yet.
-    pub const fn new(terms: Terms) -> Self {
+    /// No rows yet. `enums` are those of the server that describes them.
+    pub const fn new(terms: Terms, enums: Arc<Enums>) -> Self {
         Self {
             terms,
+            enums,
             columns: Vec::new(),
             bytes: 0,
         }
@@ -103,7 +107,12 @@ impl Gathered {
                 field.type_oid
             ))
         };
-        let type_name = type_name(field.type_oid, field.type_modifier).ok_or_else(unknown)?;
+        let type_name = match self.enums.get(field.type_oid) {
+            Some(UserType::Enum(described)) => Some(described.name().to_owned()),
+            Some(UserType::Array(described)) => Some(format!("{}[]", described.name())),
+            None => type_name(field.type_oid, field.type_modifier),
+        };
+        let type_name = type_name.ok_or_else(unknown)?;
         let element = element_type(field.type_oid).unwrap_or(field.type_oid);
         let known = match element {
             oid::FLOAT4 | oid::FLOAT8 => self.terms.floats_exact,
@@ -228,12 +237,8 @@ pub fn with_rows(text: &str, gathered: &[Gathered], name: impl Fn(usize) -> Stri
 /// Source: <https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat>
 fn type_name(type_oid: u32, modifier: i32) -> Option<String> {
     let array = element_type(type_oid).map(|element| (element, "[]"));
-    let json_arrays = match type_oid {
-        199 => Some((JSON, "[]")),
-        3807 => Some((JSONB, "[]")),
-        _ => None,
-    };
-    let (type_oid, dimensions) = array.or(json_arrays).unwrap_or((type_oid, ""));
+    let json = (type_oid == 199).then_some((JSON, "[]"));
+    let (type_oid, dimensions) = array.or(json).unwrap_or((type_oid, ""));
     let length = |name: &str| match modifier {
         -1 => name.to_owned(),
         modifier => format!("{name}({})", modifier - MODIFIER_BYTES),
@@ -263,7 +268,7 @@ fn type_name(type_oid: u32, modifier: i32) -> Option<String> {
         oid::CIDR => plain("cidr")?,
         oid::MACADDR8 => plain("macaddr8")?,
         JSON => plain("json")?,
-        JSONB => plain("jsonb")?,
+        oid::JSONB => plain("jsonb")?,
         3904 => plain("int4range")?,
         3906 => plain("numrange")?,
         3926 => plain("int8range")?,
@@ -303,7 +308,7 @@ mod tests {
         rows: &[&[Option<&str>]],
         terms: Terms,
     ) -> Result<Gathered, Error> {
-        let mut gathered = Gathered::new(terms);
+        let mut gathered = Gathered::new(terms, Arc::default());
         let mut message = Vec::new();
         let field = |(name, type_oid, type_modifier): &(&'static str, u32, i32)| Field {
             type_oid: *type_oid,

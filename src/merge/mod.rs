@@ -43,9 +43,10 @@ use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
+use crate::types::enums::Enums;
 use crate::types::Session;
 
-use columns::{agree, Columns};
+use columns::{agree, is_same_enum, Columns};
 use copied::Copied;
 use groups::{Giving, Groups};
 use leg::{header, End, Leg};
@@ -104,6 +105,8 @@ pub enum Progress {
 pub struct Merge {
     plan: Arc<MergePlan>,
     session: Session,
+    /// The legs' enums: none, or those of each.
+    enums: Vec<Arc<Enums>>,
     limits: Limits,
     description: Description,
     legs: Vec<Leg>,
@@ -120,9 +123,18 @@ pub struct Merge {
     pace: Pace,
     /// RowDescription, where rows are given in slices.
     described: Vec<u8>,
-    /// RowDescription of the client's own statement, where the legs' is of another.
-    promised: Option<Box<[u8]>>,
+    /// Where the legs' statement is another than the client's.
+    promised: Option<Promised>,
     stage: Stage,
+}
+
+/// What a server says of the rows of the client's own statement.
+#[derive(Clone, Debug)]
+pub struct Promised {
+    /// RowDescription, a whole message.
+    pub rows: Box<[u8]>,
+    /// Of that server.
+    pub enums: Arc<Enums>,
 }
 
 /// What is done with rows.
@@ -172,6 +184,7 @@ impl Merge {
             sink: Sink::new(&plan, slice),
             plan,
             session,
+            enums: Vec::new(),
             limits,
             description,
             legs: (0..legs).map(|_| Leg::default()).collect(),
@@ -189,6 +202,13 @@ impl Merge {
         }
     }
 
+    /// The same merge for legs of whom these enums are known, of one leg after the other.
+    #[must_use]
+    pub fn enums(mut self, enums: Vec<Arc<Enums>>) -> Self {
+        self.enums = enums;
+        self
+    }
+
     /// The same merge for a `COPY … TO STDOUT` of which every leg sends a line of column names (HEADER).
     #[must_use]
     pub fn copy_names(mut self) -> Self {
@@ -197,11 +217,10 @@ impl Merge {
     }
 
     /// The same merge for legs that were asked something else than what the client has: the client gets this
-    /// RowDescription, a whole message, if the legs' rows are of its types, and no error that only makes sense for what
-    /// they were asked.
+    /// RowDescription if the legs' rows are of its types, and no error that only makes sense for what they were asked.
     #[must_use]
-    pub fn promised(mut self, description: Box<[u8]>) -> Self {
-        self.promised = Some(description);
+    pub fn promised(mut self, promised: Promised) -> Self {
+        self.promised = Some(promised);
         self
     }
 
@@ -321,8 +340,8 @@ impl Merge {
             _ if Uniform::is(tag) => {
                 let number = leg.uniform;
                 leg.uniform += 1;
-                self.compare(number, tag, body)?;
-                if let Some(message) = self.uniform.take(number, legs, index == 0, message) {
+                self.compare(index, number, tag, body)?;
+                if let Some(message) = self.uniform.take(number, legs, index, message) {
                     self.describe(&message, out)?;
                 }
             }
@@ -345,8 +364,8 @@ impl Merge {
     }
 
     /// Compares a message with the one of the same number that another leg has sent.
-    fn compare(&self, number: usize, tag: u8, body: &[u8]) -> Result<(), Error> {
-        let Some(first) = self.uniform.sent(number) else {
+    fn compare(&self, leg: usize, number: usize, tag: u8, body: &[u8]) -> Result<(), Error> {
+        let Some((sender, first)) = self.uniform.sent(number) else {
             return Ok(());
         };
         let (first_tag, length) = header(first)?;
@@ -356,7 +375,9 @@ impl Merge {
         }
         match tag {
             tag::ROW_DESCRIPTION => {
-                agree(RowDescription::parse(first)?, RowDescription::parse(body)?)
+                let (first, other) = (RowDescription::parse(first)?, RowDescription::parse(body)?);
+                let enums = (self.enums_of(sender), self.enums_of(leg));
+                agree(first, other, enums, self.plan.hidden)
             }
             tag::COPY_IN_RESPONSE | tag::COPY_OUT_RESPONSE if first != body => {
                 Err(broken("shards copy in different formats"))
@@ -365,14 +386,19 @@ impl Merge {
         }
     }
 
-    /// All legs have sent this message.
+    fn enums_of(&self, leg: usize) -> &Enums {
+        self.enums.get(leg).map_or(Enums::NONE, |enums| &**enums)
+    }
+
+    /// All legs have sent this message, which is the first one's.
     fn describe(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let (tag, _) = header(message)?;
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match tag {
             tag::ROW_DESCRIPTION => {
                 let description = RowDescription::parse(body)?;
-                let columns = Columns::resolve(&self.plan, description, &self.session)?;
+                let enums = self.enums_of(0);
+                let columns = Columns::resolve(&self.plan, description, &self.session, enums)?;
                 let visible = columns.count.checked_sub(self.plan.hidden);
                 let visible = visible.ok_or_else(|| broken("fewer columns than were added"))?;
                 self.sink.set_visible(visible);
@@ -380,8 +406,9 @@ impl Merge {
                 let fields = description.fields().take(visible);
                 let mut fields = fields.collect::<Result<Vec<_>, _>>()?;
                 if let Some(promised) = &self.promised {
-                    let promised = promised.get(HEADER_BYTES..).unwrap_or_default();
-                    as_promised(&mut fields, RowDescription::parse(promised)?)?;
+                    let rows = promised.rows.get(HEADER_BYTES..).unwrap_or_default();
+                    let enums = (self.enums_of(0), &*promised.enums);
+                    as_promised(&mut fields, RowDescription::parse(rows)?, enums)?;
                 }
                 let mut described = Vec::new();
                 RowDescription::encode(&mut described, fields);
@@ -519,10 +546,10 @@ impl Merge {
     }
 }
 
-/// Can rows of this description, the body of a RowDescription, be merged as `plan` says?
-pub fn can_merge(plan: &MergePlan, description: &[u8], session: &Session) -> bool {
+/// Can rows of this description, the body of a RowDescription of a server with these enums, be merged as `plan` says?
+pub fn can_merge(plan: &MergePlan, description: &[u8], session: &Session, enums: &Enums) -> bool {
     let description = RowDescription::parse(description);
-    description.is_ok_and(|rows| Columns::resolve(plan, rows, session).is_ok())
+    description.is_ok_and(|rows| Columns::resolve(plan, rows, session, enums).is_ok())
 }
 
 /// `… is not supported across shards`, 0A000.
@@ -557,15 +584,19 @@ pub fn is_of_statement(body: &[u8]) -> bool {
     })
 }
 
-/// Gives columns the names and types that were promised. Errors: they have other types.
-fn as_promised<'a>(fields: &mut [Field<'a>], promised: RowDescription<'a>) -> Result<(), Error> {
+/// Gives columns the names and types that were promised, by servers with these enums. Errors: they have other types.
+fn as_promised<'a>(
+    fields: &mut [Field<'a>],
+    promised: RowDescription<'a>,
+    enums: (&Enums, &Enums),
+) -> Result<(), Error> {
     let differ = || refused("this query, whose result would have other types,");
     if fields.len() != promised.len() {
         return Err(differ());
     }
     for (field, promised) in fields.iter_mut().zip(promised.fields()) {
         let promised = promised?;
-        if field.type_oid != promised.type_oid {
+        if field.type_oid != promised.type_oid && !is_same_enum(enums, field, &promised, true) {
             return Err(differ());
         }
         *field = Field {

@@ -10,9 +10,17 @@ use crate::protocol::backend::tag;
 /// Those that some legs have sent and others not yet.
 #[derive(Debug, Default)]
 pub(super) struct Uniform {
-    /// The first leg's bytes where there are any, with the number of legs that have sent it.
-    waiting: VecDeque<(Vec<u8>, usize)>,
+    waiting: VecDeque<Waiting>,
     passed: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Of leg 0 if that has sent it.
+    message: Vec<u8>,
+    leg: usize,
+    /// How many have sent it.
+    count: usize,
 }
 
 impl Uniform {
@@ -41,39 +49,39 @@ impl Uniform {
         self.waiting.is_empty()
     }
 
-    /// What the first leg to send the message number `number` sent. `None`: nobody has yet.
-    pub(super) fn sent(&self, number: usize) -> Option<&[u8]> {
+    /// The message of this number, with the leg that has sent it. `None`: none has yet.
+    pub(super) fn sent(&self, number: usize) -> Option<(usize, &[u8])> {
         let index = number.checked_sub(self.passed)?;
-        self.waiting
-            .get(index)
-            .map(|(message, _)| message.as_slice())
+        let waiting = self.waiting.get(index)?;
+        Some((waiting.leg, &waiting.message))
     }
 
-    /// A leg has sent `message` as its message number `number`. Gives the message that the client gets, if now.
+    /// A leg has sent `message` as its message number `number`. Gives the message that the client gets, if now: that of leg 0.
     pub(super) fn take(
         &mut self,
         number: usize,
         legs: usize,
-        is_first: bool,
+        leg: usize,
         message: &[u8],
     ) -> Option<Vec<u8>> {
         let index = number.checked_sub(self.passed)?;
         match self.waiting.get_mut(index) {
-            None => self.waiting.push_back((message.to_vec(), 1)),
-            Some((kept, count)) => {
-                *count += 1;
-                if is_first {
-                    *kept = message.to_vec();
+            None => self.waiting.push_back(Waiting {
+                message: message.to_vec(),
+                leg,
+                count: 1,
+            }),
+            Some(waiting) => {
+                waiting.count += 1;
+                if leg == 0 {
+                    waiting.leg = leg;
+                    waiting.message = message.to_vec();
                 }
             }
         }
-        if self
-            .waiting
-            .front()
-            .is_some_and(|(_, count)| *count == legs)
-        {
+        if self.waiting.front()?.count == legs {
             self.passed += 1;
-            return self.waiting.pop_front().map(|(message, _)| message);
+            return self.waiting.pop_front().map(|waiting| waiting.message);
         }
         None
     }

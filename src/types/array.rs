@@ -8,6 +8,9 @@ use super::{fixed, integer, oid, Format, Invalid};
 pub const fn element_type(array: u32) -> Option<u32> {
     Some(match array {
         1000 => oid::BOOL,
+        651 => oid::CIDR,
+        775 => oid::MACADDR8,
+        791 => oid::MONEY,
         1001 => oid::BYTEA,
         1002 => oid::CHAR,
         1003 => oid::NAME,
@@ -29,7 +32,11 @@ pub const fn element_type(array: u32) -> Option<u32> {
         1187 => oid::INTERVAL,
         1231 => oid::NUMERIC,
         1270 => oid::TIMETZ,
+        1561 => oid::BIT,
+        1563 => oid::VARBIT,
         2951 => oid::UUID,
+        3221 => oid::PG_LSN,
+        3807 => oid::JSONB,
         _ => return None,
     })
 }

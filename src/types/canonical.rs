@@ -3,17 +3,29 @@
 //! A type is the same on two shards if its schema and name are. What only one of them has stays as it is.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use super::enums::{Enum, Enums};
 use crate::protocol::backend::tag;
 
-/// Asks a server for the types that it has numbered itself: schema, name, OID.
-pub const TYPES_QUERY: &str = "SELECT n.nspname, t.typname, t.oid FROM pg_catalog.pg_type t \
-    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+/// Asks a server for the types that it has numbered itself: schema, name, OID, OID of arrays of it, labels if it is an enum.
+pub const TYPES_QUERY: &str = "SELECT n.nspname, t.typname, t.oid, t.typarray, \
+    CASE t.typtype WHEN 'e' THEN ARRAY(SELECT e.enumlabel FROM pg_catalog.pg_enum e \
+        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) END \
+    FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
     WHERE t.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)'";
 
 /// The types of one server, by schema and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerTypes(HashMap<(Box<str>, Box<str>), u32>);
+pub struct ServerTypes(HashMap<(Box<str>, Box<str>), ServerType>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ServerType {
+    oid: u32,
+    /// Of arrays of it.
+    array: u32,
+    labels: Option<Arc<Enum>>,
+}
 
 /// One server's OIDs, and what the first one has for the same types. Only those that differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,32 +34,76 @@ pub struct Canonical(HashMap<u32, u32>);
 impl ServerTypes {
     /// Adds what one row of the answer says.
     pub fn add(&mut self, row: &[Option<&[u8]>]) {
-        let text = |at: usize| std::str::from_utf8((*row.get(at)?)?).ok();
-        if let (Some(schema), Some(name), Some(oid)) = (text(0), text(1), text(2)) {
-            if let Ok(oid) = oid.parse() {
-                self.0.insert((schema.into(), name.into()), oid);
-            }
+        let &[Some(schema), Some(name), Some(oid), Some(array), labels] = row else {
+            return;
+        };
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        let number = |bytes| text(bytes)?.parse().ok();
+        let (Some(schema), Some(name)) = (text(schema), text(name)) else {
+            return;
+        };
+        if let (Some(oid), Some(array)) = (number(oid), number(array)) {
+            let labels = labels.and_then(|labels| Enum::new(schema, name, labels).ok());
+            let described = ServerType {
+                oid,
+                array,
+                labels: labels.map(Arc::new),
+            };
+            self.0.insert((schema.into(), name.into()), described);
         }
+    }
+
+    /// Are there enums?
+    pub fn has_enums(&self) -> bool {
+        self.0.values().any(|described| described.labels.is_some())
     }
 
     /// The OIDs of this server that another one has for other types, or for none.
     pub fn ambiguous<'a>(&self, others: impl Iterator<Item = &'a Self>) -> HashSet<u32> {
         let mut found = HashSet::new();
         for other in others {
-            let differs =
-                |(name, oid): &(&(Box<str>, Box<str>), &u32)| other.0.get(*name) != Some(*oid);
-            found.extend(self.0.iter().filter(differs).map(|(_, oid)| *oid));
+            let own = self.0.iter();
+            let differing = own.filter(|(name, own)| {
+                let theirs = other.0.get(*name);
+                theirs.is_none_or(|theirs| theirs.oid != own.oid)
+            });
+            found.extend(differing.map(|(_, own)| own.oid));
         }
         found
     }
 }
 
+/// The enums of each of these servers, without those that are not the same on all of them. `canonical`: as they are seen
+/// where the first one's OIDs are everybody's.
+pub fn enums(all: &[ServerTypes], canonical: bool) -> Vec<Enums> {
+    let mut found = vec![Enums::default(); all.len()];
+    let Some(first) = all.first() else {
+        return found;
+    };
+    for (name, described) in &first.0 {
+        let Some(labels) = &described.labels else {
+            continue;
+        };
+        let each: Option<Vec<_>> = all.iter().map(|server| server.0.get(name)).collect();
+        let same =
+            |each: &Vec<&ServerType>| each.iter().all(|here| here.labels == described.labels);
+        let Some(each) = each.filter(same) else {
+            continue;
+        };
+        for (enums, here) in found.iter_mut().zip(each) {
+            let seen = if canonical { described } else { here };
+            enums.add(seen.oid, seen.array, labels);
+        }
+    }
+    found
+}
+
 impl Canonical {
     /// What the OIDs of `here` are on the first server.
     pub fn of(first: &ServerTypes, here: &ServerTypes) -> Self {
-        let differing = here.0.iter().filter_map(|(name, oid)| {
-            let canonical = *first.0.get(name)?;
-            (canonical != *oid).then_some((*oid, canonical))
+        let differing = here.0.iter().filter_map(|(name, here)| {
+            let canonical = first.0.get(name)?.oid;
+            (canonical != here.oid).then_some((here.oid, canonical))
         });
         Self(differing.collect())
     }
@@ -107,7 +163,8 @@ mod tests {
         let mut types = ServerTypes::default();
         for (name, oid) in of {
             let oid = oid.to_string();
-            types.add(&[Some(b"public"), Some(name.as_bytes()), Some(oid.as_bytes())]);
+            let [schema, name] = [b"public", name.as_bytes()].map(Some);
+            types.add(&[schema, name, Some(oid.as_bytes()), Some(b"0"), None]);
         }
         types
     }
@@ -143,6 +200,44 @@ mod tests {
         for length in 0..message.len() - 5 {
             let mut cut = described([16500, 16500, 16500])[5..5 + length].to_vec();
             canonical.apply(b'T', &mut cut); // no panic
+        }
+    }
+
+    #[test]
+    fn enums_are_known_that_are_the_same_everywhere() {
+        let server = |mood: u32, labels: &[u8], only: bool| {
+            let mut types = ServerTypes::default();
+            let [oid, array] = [mood, mood - 1].map(|oid| oid.to_string());
+            let [oid, array] = [&oid, &array].map(|oid| Some(oid.as_bytes()));
+            types.add(&[Some(b"s"), Some(b"mood"), oid, array, Some(labels)]);
+            types.add(&[Some(b"s"), Some(b"row"), Some(b"17000"), Some(b"0"), None]);
+            if only {
+                types.add(&[
+                    Some(b"s"),
+                    Some(b"only"),
+                    Some(b"18000"),
+                    Some(b"0"),
+                    Some(b"{a}"),
+                ]);
+            }
+            types
+        };
+        let first = server(16_400, b"{sad,happy}", true);
+        let same = server(16_500, b"{sad,happy}", false);
+        assert!(first.has_enums());
+        let found = enums(&[first.clone(), same.clone()], false);
+        assert!(found[0].get(16_400).is_some() && found[0].get(16_399).is_some());
+        assert_eq!(found[0].get(16_400), found[1].get(16_500));
+        assert_eq!(found[0].get(16_399), found[1].get(16_499));
+        for (server, oid) in [(0, 16_500), (1, 16_400), (0, 17_000), (0, 18_000)] {
+            assert_eq!(found[server].get(oid), None, "{server} {oid}");
+        }
+        let found = enums(&[first.clone(), same], true);
+        assert_eq!(found[0], found[1], "in the first one's numbers");
+        for labels in [&b"{happy,sad}"[..], b"{sad}", b"{sad,happy,glad}"] {
+            let other = server(16_500, labels, false);
+            let found = enums(&[first.clone(), other], false);
+            assert_eq!(found, [Enums::default(), Enums::default()]);
         }
     }
 }

@@ -4,15 +4,19 @@
 //! written one behind the other, and inverted for a descending order. Comparing and hashing rows is then comparing and
 //! hashing bytes, whatever their types are.
 
+use std::sync::Arc;
+
 use super::array::{element_type, walk};
 use super::datetime::{self, Interval};
+use super::enums::{Enum, Enums, UserType};
 use super::network::{lsn, mac, uuid, Network};
 use super::{
-    numeric, oid, read_bool, read_float4, read_float8, read_integer, text, Format, Invalid, Session,
+    json, numeric, oid, read_bool, read_float4, read_float8, read_integer, text, Format, Invalid,
+    Session,
 };
 
 /// How the values of a column are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// bool
     Bool,
@@ -60,16 +64,13 @@ pub enum Kind {
     Lsn,
     /// money in binary format; its text depends on the server's locale
     Money,
-    /// An array of elements of this type, which have keys themselves.
-    Array(u32),
+    /// jsonb: only equality
+    Json,
+    /// an enum: as its labels were declared
+    Enum(Arc<Enum>),
+    /// an array, by its elements
+    Array(Arc<Self>),
 }
-
-/// Elements of an array whose [`Kind::of`] was given: what they depend on is known to hold.
-const KNOWN: Session = Session {
-    text_ordered_by_bytes: true,
-    text_equal_by_bytes: true,
-    floats_exact: true,
-};
 
 /// What keys are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,15 @@ pub enum Purpose {
 impl Kind {
     /// How values of this type in this format are compared. `None` where that cannot be known here: types of users,
     /// types without an order, text under a collation that is not known to compare bytes.
-    pub fn of(type_oid: u32, format: Format, purpose: Purpose, session: &Session) -> Option<Self> {
+    ///
+    /// `enums` are those of the server that has described the values.
+    pub fn of(
+        type_oid: u32,
+        format: Format,
+        purpose: Purpose,
+        session: &Session,
+        enums: &Enums,
+    ) -> Option<Self> {
         let by_bytes = match purpose {
             Purpose::Order => session.text_ordered_by_bytes,
             Purpose::Equality => session.text_equal_by_bytes,
@@ -116,21 +125,27 @@ impl Kind {
             oid::MACADDR8 => Self::Mac(8),
             oid::PG_LSN => Self::Lsn,
             oid::MONEY if format == Format::Binary => Self::Money,
-            other => {
-                let element = element_type(other)?;
-                Self::of(element, format, purpose, session)?;
-                Self::Array(element)
-            }
+            oid::JSONB if purpose == Purpose::Equality => Self::Json,
+            other => match (element_type(other), enums.get(other)) {
+                (Some(element), _) => {
+                    Self::Array(Self::of(element, format, purpose, session, enums)?.into())
+                }
+                (None, Some(UserType::Enum(described))) => Self::Enum(Arc::clone(described)),
+                (None, Some(UserType::Array(described))) => {
+                    Self::Array(Self::Enum(Arc::clone(described)).into())
+                }
+                (None, None) => return None,
+            },
         })
     }
 
     /// Appends the key of one value that is not NULL.
     ///
     /// Errors: a value that is not written as its type and format are. What was appended is then of no use.
-    pub fn put(self, format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
+    pub fn put(&self, format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
         match self {
             Self::Bool => out.push(read_bool(format, value)?.into()),
-            Self::Integer(bytes) => put_signed(out, read_integer(format, bytes, value)?),
+            Self::Integer(bytes) => put_signed(out, read_integer(format, *bytes, value)?),
             Self::Oid => {
                 let oid = match format {
                     Format::Text => u32::try_from(super::integer(value)?).map_err(|_| Invalid)?,
@@ -170,13 +185,14 @@ impl Kind {
                 out.extend_from_slice(&(span ^ i128::MIN).to_be_bytes());
             }
             Self::Network => Network::read(format, value)?.put_key(out),
-            Self::Mac(bytes) => out.extend_from_slice(&mac(format, bytes, value)?),
+            Self::Mac(bytes) => out.extend_from_slice(&mac(format, *bytes, value)?),
             Self::Lsn => out.extend_from_slice(&lsn(format, value)?.to_be_bytes()),
             Self::Money => put_signed(out, super::fixed(value).map(i64::from_be_bytes)?),
-            Self::Array(element) => {
-                let kind = Self::of(element, format, Purpose::Order, &KNOWN).ok_or(Invalid)?;
-                put_array(kind, format, value, out)?;
+            Self::Json => json::put_equality(format, value, out)?,
+            Self::Enum(described) => {
+                out.extend_from_slice(&described.place(value)?.to_be_bytes());
             }
+            Self::Array(element) => put_array(element, format, value, out)?,
         }
         Ok(())
     }
@@ -185,7 +201,7 @@ impl Kind {
 /// Element by element, NULL behind all values, the shorter array before the longer one; then the dimensions.
 ///
 /// Source: `array_cmp` in <https://github.com/postgres/postgres/blob/master/src/backend/utils/adt/arrayfuncs.c>
-fn put_array(kind: Kind, format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
+fn put_array(kind: &Kind, format: Format, value: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
     let dimensions = walk(format, value, |element| match element {
         Some(element) => {
             out.push(1);
@@ -250,7 +266,7 @@ mod tests {
     };
 
     fn key(type_oid: u32, text: &[u8]) -> Vec<u8> {
-        let kind = Kind::of(type_oid, Format::Text, Purpose::Order, &BYTES).unwrap();
+        let kind = Kind::of(type_oid, Format::Text, Purpose::Order, &BYTES, Enums::NONE).unwrap();
         let mut key = Vec::new();
         kind.put(Format::Text, text, &mut key)
             .unwrap_or_else(|_| panic!("{}", text.escape_ascii()));
@@ -356,7 +372,14 @@ mod tests {
     #[test]
     fn text_and_binary_have_the_same_keys() {
         let check = |type_oid, text: &[u8], binary: &[u8]| {
-            let kind = Kind::of(type_oid, Format::Binary, Purpose::Order, &BYTES).unwrap();
+            let kind = Kind::of(
+                type_oid,
+                Format::Binary,
+                Purpose::Order,
+                &BYTES,
+                Enums::NONE,
+            )
+            .unwrap();
             let mut found = Vec::new();
             kind.put(Format::Binary, binary, &mut found).unwrap();
             assert_eq!(found, key(type_oid, text), "{}", text.escape_ascii());
@@ -381,12 +404,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_known_has_no_keys() {
-        let of = |type_oid, session| Kind::of(type_oid, Format::Text, Purpose::Order, session);
+        let of = |type_oid, session| {
+            Kind::of(type_oid, Format::Text, Purpose::Order, session, Enums::NONE)
+        };
         assert_eq!(of(oid::TEXT, &Session::DEFAULT), None);
         assert_eq!(of(oid::NAME, &Session::DEFAULT), Some(Kind::Name));
         assert_eq!(of(oid::FIRST_OF_USERS, &BYTES), None);
         assert_eq!(of(oid::MONEY, &BYTES), None);
         assert_eq!(of(114, &BYTES), None, "json has no order");
+        assert_eq!(of(oid::JSONB, &BYTES), None, "nor has jsonb here");
         let rounded = Session {
             floats_exact: false,
             ..BYTES
@@ -409,7 +435,9 @@ mod tests {
         ] {
             for type_oid in 0..4_000 {
                 for format in [Format::Text, Format::Binary] {
-                    if let Some(kind) = Kind::of(type_oid, format, Purpose::Order, &BYTES) {
+                    if let Some(kind) =
+                        Kind::of(type_oid, format, Purpose::Order, &BYTES, Enums::NONE)
+                    {
                         let _ = kind.put(format, value, &mut out);
                     }
                 }

@@ -7,6 +7,8 @@
 mod collations;
 #[path = "across/cores.rs"]
 mod cores;
+#[path = "across/enums.rs"]
+mod enums;
 #[path = "across/memory.rs"]
 mod memory;
 #[path = "across/parts.rs"]
@@ -22,10 +24,12 @@ use std::sync::Arc;
 use pgdog::error::Error;
 use pgdog::merge::gather::{with_rows, Gathered, Terms};
 use pgdog::merge::parts::{Given, Share};
-use pgdog::merge::{Description, Limits, Merge, Progress};
+use pgdog::merge::{Description, Limits, Merge, Progress, Promised};
 use pgdog::protocol::rows::DataRow;
 use pgdog::sql::across::{gathered_name, plan_text, Across, Asked, Catalogue, Of, Placed};
 use pgdog::sql::lexer::Dialect;
+use pgdog::types::canonical::{self, ServerTypes, TYPES_QUERY};
+use pgdog::types::enums::Enums;
 use pgdog::types::{Session, COLLATIONS_QUERY};
 
 use super::shards::Shards;
@@ -37,8 +41,9 @@ use queries::random_query;
 pub(super) use queries::Random;
 
 const TABLES: &str = "
+CREATE TYPE mood AS ENUM ('sad', 'merry', 'calm', 'x,\"');
 CREATE TABLE users (id int8 PRIMARY KEY, name text, age int4, balance numeric(10, 3), amount numeric, score float8, ratio float4, created timestamptz,
-    born date, active bool, country text, level int2, token uuid, pause interval, data bytea);
+    born date, active bool, country text, level int2, token uuid, pause interval, data bytea, mood mood, tags jsonb);
 CREATE TABLE orders (id int4, user_id int8, total numeric(10, 2), quantity int2, note varchar(20), placed timestamp, state char(4));
 CREATE TABLE countries (code text, title text, big bool);
 ";
@@ -47,7 +52,8 @@ const ROWS: &str = "
 SELECT setseed(.1);
 INSERT INTO users SELECT n, CASE WHEN n % 7 > 0 THEN chr(97 + n % 5) || n % 3 END, nullif(n * 7 % 20, 3), (n * 37 % 1000)::numeric / 7, round((n * 37 % 1000)::numeric / 7, n % 4),
     CASE WHEN n % 23 = 0 THEN 'NaN' ELSE (n * 13 % 41 - 20) / 8.0 END, (n % 9) / 4.0, '2024-01-01'::timestamptz + n % 30 * '5 h'::interval, '1999-12-25'::date + n % 12, nullif(n % 3, 2)::bool,
-    (ARRAY['de', 'fr', 'it', 'xx'])[1 + n % 4], n % 5, md5((n % 11)::text)::uuid, (n % 4) * '29 days 20 h'::interval, decode(md5((n % 6)::text), 'hex')
+    (ARRAY['de', 'fr', 'it', 'xx'])[1 + n % 4], n % 5, md5((n % 11)::text)::uuid, (n % 4) * '29 days 20 h'::interval, decode(md5((n % 6)::text), 'hex'),
+    (ARRAY['sad', 'merry', 'calm', 'x,\"', NULL]::mood[])[1 + n % 5], jsonb_build_object('n', n % 4, 'of', ARRAY[n % 2 = 0])
     FROM generate_series(1, 90) n;
 INSERT INTO orders SELECT n, 1 + (n * n + n / 3) % 97, (n * 31 % 500) / 4.0, nullif(n % 6, 4), CASE WHEN n % 5 > 0 THEN 'n' || n % 8 END, '2024-02-01'::timestamp + n % 17 * '7 h'::interval, 's' || n % 3
     FROM generate_series(1, 220) n;
@@ -135,11 +141,17 @@ fn modifiers(message: &Message) -> Vec<&[u8]> {
     modifiers
 }
 
+/// A shard, and what it calls its enums.
+struct Server {
+    wire: Wire,
+    enums: Arc<Enums>,
+}
+
 /// What the proxy does with a plan.
 fn answer(
     sql: &str,
     across: &Across,
-    shards: &mut [Wire],
+    shards: &mut [Server],
     binary: bool,
     turns: &mut Random,
 ) -> Vec<Message> {
@@ -148,14 +160,17 @@ fn answer(
         return merged(asked, &asked.text, None, shards, binary, turns);
     }
     let statement = [parse("", sql), describe(b'S', ""), sync()].concat();
-    shards[0].send(&statement);
-    let mut told = shards[0].read_until(b'Z');
+    shards[0].wire.send(&statement);
+    let mut told = shards[0].wire.read_until(b'Z');
     told.retain(|message| matches!(message.tag, b'E' | b'T'));
     let promised = match told.pop() {
         Some(error) if error.tag == b'E' => return vec![error],
         rows => rows.expect("a description"),
     };
-    let promised = tagged(b'T', &promised.body).into_boxed_slice();
+    let promised = Promised {
+        rows: tagged(b'T', &promised.body).into(),
+        enums: Arc::clone(&shards[0].enums),
+    };
     let mut gathered = Vec::new();
     let mut answered = Vec::new();
     for asked in across.gathered.iter().chain([&across.asked]) {
@@ -170,6 +185,7 @@ fn answer(
             }
         };
         let promised = last.then(|| promised.clone());
+        let described_by = Arc::clone(&shards[0].enums);
         answered = merged(asked, &text, promised, shards, binary && last, turns);
         if let Some(error) = answered.iter_mut().find(|message| message.tag == b'E') {
             // As the proxy does: the server has taken the statement as the client has it.
@@ -178,13 +194,14 @@ fn answer(
             }
             break;
         }
-        let mut rows = Gathered::new(Terms {
+        let terms = Terms {
             bytes_max: 1 << 20,
             iso_dates: true,
             floats_exact: true,
             plain_collations: true,
             overlapping: false,
-        });
+        };
+        let mut rows = Gathered::new(terms, described_by);
         for message in answered.iter().filter(|_| !last) {
             if let Err(error) = rows.take(&tagged(message.tag, &message.body)) {
                 let body = format!("C{}\0M{}\0\0", error.code.as_str(), error.message);
@@ -216,8 +233,8 @@ fn work(merge: &mut Merge, part: usize, share: &mut Share) -> Result<(), Error> 
 fn merged(
     asked: &Asked,
     text: &str,
-    promised: Option<Box<[u8]>>,
-    shards: &mut [Wire],
+    promised: Option<Promised>,
+    shards: &mut [Server],
     binary: bool,
     turns: &mut Random,
 ) -> Vec<Message> {
@@ -234,13 +251,19 @@ fn merged(
         SESSION,
         Description::Forwarded,
         limits,
+    )
+    .enums(
+        shards
+            .iter()
+            .map(|shard| Arc::clone(&shard.enums))
+            .collect(),
     );
     if let Some(promised) = promised {
         merge = merge.promised(promised);
     }
     let mut legs: Vec<_> = shards
         .iter_mut()
-        .map(|shard| ask(shard, text, binary).into_iter())
+        .map(|shard| ask(&mut shard.wire, text, binary).into_iter())
         .collect();
     let mut out = Vec::new();
     let mut left: Vec<usize> = (0..legs.len()).collect();
@@ -298,10 +321,35 @@ fn comparable(
         messages.sort_by(|a, b| (a.tag, &a.body).cmp(&(b.tag, &b.body)));
     }
     let show = |message: &Message| match message.tag {
-        b'T' => format!("T {:?} {:?}", message.columns(), modifiers(message)),
+        b'T' => {
+            // Each database numbers the types of its users.
+            let columns = message.columns().into_iter();
+            let columns: Vec<_> = columns.map(|(name, oid)| (name, oid.min(16_384))).collect();
+            format!("T {columns:?} {:?}", modifiers(message))
+        }
         tag => format!("{} {}", char::from(tag), message.body.escape_ascii()),
     };
     messages.iter().map(show).collect()
+}
+
+fn with_enums(mut wires: Vec<Wire>) -> Vec<Server> {
+    let types: Vec<_> = (wires.iter_mut())
+        .map(|wire| {
+            let mut types = ServerTypes::default();
+            for message in ask(wire, TYPES_QUERY, false) {
+                if message.tag == b'D' {
+                    let row = DataRow::parse(&message.body).unwrap();
+                    types.add(&row.values().map(Result::unwrap).collect::<Vec<_>>());
+                }
+            }
+            types
+        })
+        .collect();
+    let known = canonical::enums(&types, false).into_iter().map(Arc::new);
+    let servers = wires.into_iter().zip(known);
+    servers
+        .map(|(wire, enums)| Server { wire, enums })
+        .collect()
 }
 
 const SESSION: Session = Session {
@@ -320,15 +368,19 @@ fn random_queries_over_shards_are_answered_as_by_one_server_or_refused() {
     let mut one = postgres.admin(&postgres.database("across_one"));
     one.query(TABLES);
     one.query(ROWS);
-    let mut shards: Vec<Wire> = (0..3)
+    let wires: Vec<Wire> = (0..3)
         .map(|shard| {
             let mut wire = postgres.admin(&postgres.database(&format!("across_{shard}")));
+            if shard == 1 {
+                wire.query("CREATE TYPE another AS ENUM ('merry', 'sad')");
+            }
             wire.query(TABLES);
             wire.query(ROWS);
             wire.query(&format!("DELETE FROM users WHERE id % 3 <> {shard}; DELETE FROM orders WHERE user_id % 3 <> {shard}"));
             wire
         })
         .collect();
+    let mut shards = with_enums(wires);
     let facts = one.rows(COLLATIONS_QUERY);
     assert_eq!(
         facts,
@@ -428,7 +480,11 @@ fn filled_with(name: &str, options: &str, general: &str) -> (Wire, Shards) {
         .split_inclusive(';')
         .filter(|sql| sql.contains("CREATE"))
     {
-        assert_eq!(client.query(sql), "C:CREATE_TABLE Z:I");
+        let answer = client.query(sql);
+        assert!(
+            ["C:CREATE_TYPE Z:I", "C:CREATE_TABLE Z:I"].contains(&answer.as_str()),
+            "{answer}"
+        );
     }
     for number in 0..3 {
         let mut shard = shards.shard(number);

@@ -1,5 +1,6 @@
 //! Values as PostgreSQL itself orders, writes and aggregates them, against what `pgdog::types` makes of them.
 
+use pgdog::types::enums::Enums;
 use pgdog::types::key::{Kind, Purpose};
 use pgdog::types::numeric::{deviation, Numeric};
 use pgdog::types::{
@@ -319,7 +320,7 @@ fn keys_have_the_order_of_a_live_server() {
             let rows = server.rows(&sql);
             assert!(rows.len() > 100, "{name}: {} values", rows.len());
             let key = |format, value: &[u8]| {
-                let kind = Kind::of(*type_oid, format, Purpose::Order, &BY_BYTES)?;
+                let kind = Kind::of(*type_oid, format, Purpose::Order, &BY_BYTES, Enums::NONE)?;
                 let mut key = Vec::new();
                 kind.put(format, value, &mut key)
                     .unwrap_or_else(|_| panic!("{name} {}", value.escape_ascii()));

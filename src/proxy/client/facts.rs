@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use crate::sharding::schema::Schema;
 use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
-use crate::types::canonical::{Canonical, ServerTypes, TYPES_QUERY};
+use crate::types::canonical::{enums, Canonical, ServerTypes, TYPES_QUERY};
+use crate::types::enums::Enums;
 use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
@@ -48,17 +50,19 @@ pub(crate) struct Facts {
 struct Layout {
     /// Which rows are where, with tables that follow others by their foreign keys; `None`: as it is configured.
     followed: Option<ShardingTables>,
-    /// How types are numbered, if clients are to see the numbers of the first shard.
+    /// What types users have made.
     types: Rc<Types>,
 }
 
 /// The types of all shards.
 #[derive(Default)]
 struct Types {
-    /// Of each shard that has answered: how the first one numbers them.
+    /// If clients are to see the numbers of the first shard, of each shard that has answered: how the first one numbers them.
     canonical: Vec<Option<Rc<Canonical>>>,
-    /// Numbers of the first shard that are not the same everywhere.
+    /// Numbers of the first shard that are then not the same everywhere.
     ambiguous: HashSet<u32>,
+    /// By the numbers that descriptions have when they are merged. None if a shard has not answered.
+    enums: Vec<Arc<Enums>>,
 }
 
 impl Facts {
@@ -71,6 +75,13 @@ impl Facts {
     pub(super) fn types_of(&self, shard: usize) -> Option<Rc<Canonical>> {
         let layout = self.layout.as_ref()?;
         layout.types.canonical.get(shard)?.clone()
+    }
+
+    /// The enums of a shard, by the OIDs that it describes rows with.
+    pub(super) fn enums_of(&self, shard: usize) -> Arc<Enums> {
+        let layout = self.layout.as_ref();
+        let known = layout.and_then(|layout| layout.types.enums.get(shard));
+        known.map(Arc::clone).unwrap_or_default()
     }
 
     /// Does a type of this number mean something else on another shard?
@@ -210,11 +221,11 @@ impl Session {
                 }
             }
         };
-        let several = self.cluster.shards() > 1 && self.state.config().routing.canonical_types;
+        let several = self.cluster.shards() > 1;
         // Who holds servers might wait for itself: then what was known goes on to count.
         if several && !self.holds_servers() {
-            let types = self.ask_types().await?;
-            if types.canonical.iter().any(Option::is_none) {
+            let (types, whole) = self.ask_types().await?;
+            if !whole {
                 at = soon;
             }
             let layout = facts.layout.take();
@@ -262,31 +273,38 @@ impl Session {
         })
     }
 
-    /// Asks every shard for its types. Of one that does not answer, and of all if it is the first, they are not known.
-    async fn ask_types(&mut self) -> Result<Types, End> {
-        let mut all = Vec::new();
+    /// Asks every shard for its types, if that matters. Of one that does not answer, and of all if it is the first, they are
+    /// not known. False: one has not answered.
+    async fn ask_types(&mut self) -> Result<(Types, bool), End> {
+        let numbered = self.state.config().routing.canonical_types;
+        let mut all: Vec<Option<ServerTypes>> = Vec::new();
         for shard in 0..self.cluster.shards() {
             let asked = self.ask_shard(shard, async |server| {
                 let mut types = ServerTypes::default();
                 rows(server, TYPES_QUERY, |row| types.add(row)).await?;
                 Ok(types)
             });
-            all.push(asked.await?.ok());
+            let found = asked.await?.ok();
+            if !numbered && found.as_ref().is_some_and(|types| !types.has_enums()) {
+                return Ok((Types::default(), true));
+            }
+            all.push(found);
         }
-        let Some(Some(first)) = all.first() else {
-            return Ok(Types {
-                canonical: vec![None; all.len()],
-                ambiguous: HashSet::new(),
-            });
-        };
-        let of = |here: &Option<ServerTypes>| {
-            let here = here.as_ref()?;
-            Some(Rc::new(Canonical::of(first, here)))
-        };
-        Ok(Types {
-            canonical: all.iter().map(of).collect(),
-            ambiguous: first.ambiguous(all.iter().flatten()),
-        })
+        let mut types = Types::default();
+        if let (true, Some(first)) = (numbered, all.first()) {
+            let of = |here: &Option<ServerTypes>| {
+                let (first, here) = (first.as_ref()?, here.as_ref()?);
+                Some(Rc::new(Canonical::of(first, here)))
+            };
+            types.canonical = all.iter().map(of).collect();
+            let ambiguous = |first: &ServerTypes| first.ambiguous(all.iter().flatten());
+            types.ambiguous = first.as_ref().map(ambiguous).unwrap_or_default();
+        }
+        let all: Option<Vec<ServerTypes>> = all.into_iter().collect();
+        let whole = all.is_some();
+        let found = enums(&all.unwrap_or_default(), numbered);
+        types.enums = found.into_iter().map(Arc::new).collect();
+        Ok((types, whole))
     }
 }
 

@@ -45,6 +45,7 @@ const USERS: &[&str] = &[
     "u.token",
     "u.pause",
     "u.data",
+    "u.mood",
 ];
 const ORDERS: &[&str] = &[
     "o.id",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::merge::plan::Slice;
-use crate::merge::MergePlan;
+use crate::merge::{MergePlan, Promised};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::Query;
 
@@ -39,8 +39,8 @@ pub(super) enum Shown {
         notes: Vec<String>,
         /// Every server sends a line with the names of columns in front of a COPY.
         names: bool,
-        /// RowDescription of what the client has asked, where servers are asked something else.
-        promised: Option<Box<[u8]>>,
+        /// Where servers are asked something else than the client has.
+        promised: Option<Promised>,
         /// No more than so many rows, after which the portal is suspended for good.
         first: Option<u64>,
     },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::merge::gather::{with_rows, Gathered, Terms};
-use crate::merge::{can_merge, is_of_statement, refused};
+use crate::merge::{can_merge, is_of_statement, refused, Promised};
 use crate::protocol::backend::tag;
 use crate::protocol::error_fields::put_error;
 use crate::protocol::exchange::{Fate, Owed};
@@ -17,6 +17,7 @@ use crate::protocol::rows::ParameterDescription;
 use crate::routing::verdict::{Place, Run, SelectPart};
 use crate::sql::across::{gathered_name, Across, Asked};
 use crate::sql::session::Effects;
+use crate::types::enums::Enums;
 
 use super::super::{End, Session};
 use super::call::{Answers, Call, Shown};
@@ -39,8 +40,7 @@ const DESCRIPTION: &Answers = &[
 pub(super) struct Promise {
     /// Types of parameters, as in Parse.
     types: Vec<u32>,
-    /// RowDescription, a whole message.
-    rows: Box<[u8]>,
+    rows: Promised,
 }
 
 impl Session {
@@ -64,8 +64,9 @@ impl Session {
         let Some(promise) = self.promise_of(step, text).await? else {
             return Ok(Stepped::Failed);
         };
-        let rows = promise.rows.get(HEADER_BYTES..).unwrap_or_default();
-        match (can_merge(plan, rows, &self.value_facts()), &run.gathering) {
+        let described = promise.rows.rows.get(HEADER_BYTES..).unwrap_or_default();
+        let (values, enums) = (self.value_facts(), &promise.rows.enums);
+        match (can_merge(plan, described, &values, enums), &run.gathering) {
             (true, None) => self.run_as(step, run, None).await,
             (true, Some(across)) => self.run_in_parts(step, run, across, Some(promise)).await,
             // That is of another text than the client's, if there is one.
@@ -100,8 +101,9 @@ impl Session {
         };
         for asked in &across.gathered {
             let held: usize = gathered.iter().map(Gathered::held_bytes).sum();
-            let rows = Gathered::new(self.terms(GATHERED_BYTES_MAX.saturating_sub(held)));
+            let terms = self.terms(GATHERED_BYTES_MAX.saturating_sub(held));
             let part = with_part(asked, &part, run, &gathered);
+            let rows = Gathered::new(terms, self.enums_at(&part.place));
             match self.gather(step, &part, rows).await? {
                 Some(rows) => gathered.push(rows),
                 None => return Ok(Stepped::Failed),
@@ -184,7 +186,10 @@ impl Session {
         };
         let mut promise = Promise {
             types: Vec::new(),
-            rows: Box::default(),
+            rows: Promised {
+                rows: Box::default(),
+                enums: self.enums_at(&Place::Any),
+            },
         };
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         while let Some(Ok(frame)) = frames.next() {
@@ -195,11 +200,11 @@ impl Session {
                         .map(|found| found.types.iter().collect())
                         .unwrap_or_default();
                 }
-                tag::ROW_DESCRIPTION => promise.rows = frame.message.into(),
+                tag::ROW_DESCRIPTION => promise.rows.rows = frame.message.into(),
                 _ => {}
             }
         }
-        if promise.rows.is_empty() {
+        if promise.rows.rows.is_empty() {
             self.tell(&refused("a query without columns"));
             return Ok(None);
         }
@@ -235,6 +240,13 @@ impl Session {
         self.link.meter.error();
         self.stream.send_vec(error);
         Ok(false)
+    }
+
+    /// The enums of the server that describes the rows of what runs there.
+    fn enums_at(&mut self, place: &Place) -> Arc<Enums> {
+        let shards = self.shards_at(place);
+        let first = shards.first().copied().unwrap_or_default();
+        self.cluster.known().enums_of(first)
     }
 
     /// How values may be gathered in this session.

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
-use crate::merge::{refused, Description, Merge};
+use crate::merge::{refused, Description, Merge, Promised};
 use crate::prepared::Statement;
 use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED};
 use crate::protocol::exchange::{Fate, Owed};
@@ -105,7 +105,7 @@ pub(super) struct Asked<'a> {
     pub(super) portal: &'a [u8],
     pub(super) rows: u64,
     pub(super) slice: Slice,
-    pub(super) promised: Option<Box<[u8]>>,
+    pub(super) promised: Option<Promised>,
 }
 
 impl Sharded {
@@ -544,7 +544,8 @@ impl Session {
         };
         let plan = std::sync::Arc::new(run.merge.clone());
         let facts = self.value_facts();
-        let merge = Merge::new(plan, asked.slice, legs.len(), facts, described, LIMITS);
+        let merge = Merge::new(plan, asked.slice, legs.len(), facts, described, LIMITS)
+            .enums(self.enums_of(legs));
         let mut merge = match asked.promised {
             Some(promised) => merge.promised(promised),
             None => merge,

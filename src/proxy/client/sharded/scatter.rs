@@ -18,6 +18,7 @@ use crate::protocol::rows::DataRow;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::set::Value;
 use crate::types;
+use crate::types::enums::Enums;
 
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
@@ -151,7 +152,8 @@ pub(super) async fn run(
             };
             let (plan, slice) = (Arc::clone(plan), *slice);
             let facts = session.value_facts();
-            let mut merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS);
+            let mut merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS)
+                .enums(session.enums_of(legs));
             if *names {
                 merge = merge.copy_names();
             }
@@ -217,6 +219,12 @@ impl Session {
     pub(super) fn has_servers_encoding(&self) -> bool {
         let encoding = self.reported("client_encoding");
         !encoding.is_empty() && *encoding == *self.cluster.known().text.encoding
+    }
+
+    /// The enums of these servers.
+    pub(super) fn enums_of(&self, legs: &[Leg]) -> Vec<Arc<Enums>> {
+        let facts = self.cluster.known();
+        legs.iter().map(|leg| facts.enums_of(leg.shard)).collect()
     }
 
     /// What the shards' values look like under the settings of this session.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::merge::refused;
+use crate::merge::{refused, Promised};
 use crate::protocol::backend::{
     ready_for_query, CommandComplete, TransactionStatus, EMPTY_QUERY_RESPONSE,
 };
@@ -243,12 +243,12 @@ impl Session {
         self.run_as(step, run, None).await
     }
 
-    /// The same. `promised`: RowDescription of what the client has asked, where `run` is something else.
+    /// The same. `promised`: where `run` is something else than the client has asked.
     pub(super) async fn run_as(
         &mut self,
         step: &Planned<'_>,
         run: &Run,
-        promised: Option<Box<[u8]>>,
+        promised: Option<Promised>,
     ) -> Result<Stepped, End> {
         let slice = match step.slice(run) {
             Ok(slice) => slice,
