@@ -44,6 +44,10 @@ fn main() {
         ("report, analysed anew", miss(REPORT)),
         ("report, pg_query::parse", parse(REPORT)),
     ];
+    // Only those whose names contain this: for a profiler.
+    if let Some(only) = std::env::args().nth(1).filter(|only| !only.starts_with('-')) {
+        works.retain(|(name, _)| name.contains(&only));
+    }
     let mut times = vec![Vec::new(); works.len()];
     for _ in 0..ROUNDS {
         for ((_, work), times) in works.iter_mut().zip(&mut times) {

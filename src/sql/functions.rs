@@ -1,11 +1,11 @@
 //! Built-in functions, operators and views: which are the same on a replica.
 
-/// Names of functions, one a line, sorted by bytes. `harmless_functions.sql` says how it is made.
-static HARMLESS: [&str; 1667] = words(include_str!("harmless_functions.txt"));
+/// Names of functions, one a line. `harmless_functions.sql` says how it is made.
+static HARMLESS: Words<1667, 4096> = Words::of(include_str!("harmless_functions.txt"));
 
 /// Operators of `pg_catalog`, the same in PostgreSQL 15 to 18:
 /// `SELECT string_agg(DISTINCT oprname, ' ') FROM pg_operator`.
-static OPERATORS: [&str; 74] = words("!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*");
+static OPERATORS: Words<74, 256> = Words::of("!! !~ !~* !~~ !~~* # ## #- #> #>> % & && &< &<| &> * *< *<= *<> *= *> *>= + - -> ->> -|- / < <-> << <<= <<| <= <> <@ <^ = > >= >> >>= >^ ? ?# ?& ?- ?-| ?| ?|| @ @-@ @> @? @@ @@@ ^ ^@ | |&> |/ |>> || ||/ ~ ~* ~<=~ ~<~ ~= ~>=~ ~>~ ~~ ~~*");
 
 /// Views of `pg_catalog` that tell of their own server, besides `pg_stat_*` and `pg_statio_*`.
 const SERVER_VIEWS: [&str; 18] = [
@@ -65,35 +65,72 @@ const HARMFUL: [&str; 32] = [
     "version",
 ];
 
-/// The words of a text, whose number must be right: it does not compile otherwise. Those that are looked up are sorted.
-const fn words<const COUNT: usize>(text: &'static str) -> [&'static str; COUNT] {
-    let mut words = [""; COUNT];
-    let mut rest = text.as_bytes();
-    let mut count = 0;
-    while !rest.is_empty() {
-        let mut at = 0;
-        while at < rest.len() && !rest[at].is_ascii_whitespace() {
-            at += 1;
+/// Words of a text, found by their hash: at most half of the slots are taken.
+struct Words<const COUNT: usize, const SLOTS: usize> {
+    words: [&'static str; COUNT],
+    /// Indices of words and one more, from the slot of their hash on; 0 is free.
+    slots: [u16; SLOTS],
+}
+
+impl<const COUNT: usize, const SLOTS: usize> Words<COUNT, SLOTS> {
+    /// Those of a text, whose number must be right: it does not compile otherwise.
+    const fn of(text: &'static str) -> Self {
+        let mut words = [""; COUNT];
+        let mut slots = [0; SLOTS];
+        let mut rest = text.as_bytes();
+        let mut count = 0;
+        while !rest.is_empty() {
+            let mut at = 0;
+            while at < rest.len() && !rest[at].is_ascii_whitespace() {
+                at += 1;
+            }
+            let (word, behind) = rest.split_at(at);
+            words[count] = match str::from_utf8(word) {
+                Ok(word) => word,
+                Err(_) => panic!("whitespace divides UTF-8 between its characters"),
+            };
+            count += 1;
+            let mut slot = first_slot(word) % SLOTS;
+            while slots[slot] != 0 {
+                slot = (slot + 1) % SLOTS;
+            }
+            slots[slot] = count as u16;
+            rest = match behind {
+                [_, rest @ ..] => rest,
+                [] => behind,
+            };
         }
-        let (word, behind) = rest.split_at(at);
-        words[count] = match str::from_utf8(word) {
-            Ok(word) => word,
-            Err(_) => panic!("whitespace divides UTF-8 between its characters"),
-        };
-        count += 1;
-        rest = match behind {
-            [_, rest @ ..] => rest,
-            [] => behind,
-        };
+        assert!(count == COUNT && 2 * COUNT <= SLOTS && COUNT < u16::MAX as usize);
+        Self { words, slots }
     }
-    assert!(count == COUNT);
-    words
+
+    fn contain(&self, word: &str) -> bool {
+        let mut slot = first_slot(word.as_bytes()) % SLOTS;
+        while let Some(index) = usize::from(self.slots[slot]).checked_sub(1) {
+            if self.words[index] == word {
+                return true;
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+        false
+    }
+}
+
+/// FNV-1a. What is looked up cannot lengthen a search: only what is stored could.
+const fn first_slot(word: &[u8]) -> usize {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < word.len() {
+        hash = (hash ^ word[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    (hash ^ hash >> 32) as usize
 }
 
 /// Is there a built-in function of this name, and do all of that name change nothing, have no side effect, and
 /// answer on a replica as on the primary?
 pub fn is_harmless(name: &str) -> bool {
-    HARMLESS.binary_search(&name).is_ok()
+    HARMLESS.contain(name)
 }
 
 /// Is there a built-in function of this name that is not harmless? Whatever else is called `pg_…`
@@ -105,16 +142,16 @@ pub fn is_harmful(name: &str) -> bool {
 
 /// Built-in aggregates and window functions:
 /// `SELECT string_agg(DISTINCT proname, ' ') FROM pg_proc WHERE prokind IN ('a', 'w')`.
-static AGGREGATES: [&str; 61] = words("any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg");
+static AGGREGATES: Words<61, 256> = Words::of("any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg");
 
 /// May a call of this name be one of an aggregate or window function? Unknown functions may.
 pub fn may_aggregate(name: &str) -> bool {
-    AGGREGATES.binary_search(&name).is_ok() || !(is_harmless(name) || is_harmful(name))
+    AGGREGATES.contain(name) || !(is_harmless(name) || is_harmful(name))
 }
 
 /// Is it the name of a built-in operator, `<>` also as `!=`?
 pub fn is_built_in_operator(name: &str) -> bool {
-    name == "!=" || OPERATORS.binary_search(&name).is_ok()
+    name == "!=" || OPERATORS.contain(name)
 }
 
 /// Does a view of `pg_catalog` of this name tell of the server that is asked?
@@ -130,9 +167,12 @@ mod tests {
 
     #[test]
     fn every_line_is_found_and_nothing_else() {
-        assert!(HARMLESS.is_sorted() && OPERATORS.is_sorted() && AGGREGATES.is_sorted());
-        assert!(HARMLESS.len() > 1500 && HARMLESS.iter().all(|name| !name.is_empty()));
-        for name in HARMLESS {
+        let found = OPERATORS.words.iter().filter(|name| OPERATORS.contain(name));
+        assert_eq!(found.count(), OPERATORS.words.len());
+        let found = AGGREGATES.words.iter().filter(|name| AGGREGATES.contain(name));
+        assert_eq!(found.count(), AGGREGATES.words.len());
+        assert!(HARMLESS.words.len() > 1500 && HARMLESS.words.iter().all(|name| !name.is_empty()));
+        for name in HARMLESS.words {
             assert!(is_harmless(name), "{name}");
             assert!(!is_harmless(&format!("{name}\u{7f}")), "{name}");
             assert!(!is_harmless(&format!("\u{1}{name}")), "{name}");
