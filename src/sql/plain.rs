@@ -109,8 +109,8 @@ fn last_word(text: &[u8]) -> (&[u8], Last<'_>) {
                 .map_or(0, |at| at + 1);
             let (before, word) = text.split_at_checked(start).unwrap_or_default();
             match word.first() {
-                // Where a number ends and a name begins depends on the server's version.
-                Some(b'0'..=b'9') => (text, Last::Doubt),
+                // Where a number, or that of a parameter, ends and a name begins depends on the server's version.
+                Some(b'0'..=b'9' | b'$') => (text, Last::Doubt),
                 _ => (before, Last::Word(word)),
             }
         }
@@ -168,6 +168,7 @@ mod tests {
             "SELECT 1 INTO Temp t",
             "SELECT \"into\" f(1)",
             "WITH 1countINTO(",
+            "WITH $1nextval(",
         ] {
             assert_eq!(verb(text.as_bytes()), None, "{text}");
         }
