@@ -45,7 +45,10 @@ fn main() {
         ("report, pg_query::parse", parse(REPORT)),
     ];
     // Only those whose names contain this: for a profiler.
-    if let Some(only) = std::env::args().nth(1).filter(|only| !only.starts_with('-')) {
+    if let Some(only) = std::env::args()
+        .nth(1)
+        .filter(|only| !only.starts_with('-'))
+    {
         works.retain(|(name, _)| name.contains(&only));
     }
     let mut times = vec![Vec::new(); works.len()];

@@ -39,6 +39,8 @@ mod copy_fields;
 mod copy_shards;
 #[path = "proxy/crowd.rs"]
 mod crowd;
+#[path = "proxy/definitions.rs"]
+mod definitions;
 #[path = "proxy/drivers.rs"]
 mod drivers;
 #[path = "proxy/extended.rs"]

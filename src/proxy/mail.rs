@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::Arc;
 use std::time::Instant;
 
 use cores::signal::Signal;
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::orders::Of;
 use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
-use crate::snapshot::{CoreSnapshot, Scope};
+use crate::snapshot::{CoreSnapshot, Names, Scope};
 
 use super::news::{Checked, Incident};
 use super::room::Room;
@@ -71,6 +72,8 @@ pub(crate) enum Mail {
     },
     /// Another core has checked a server.
     Checked(Box<Checked>),
+    /// A client of another core has changed a definition of this database; it is any user's.
+    Defined(Arc<Names>),
     /// A CancelRequest that reached another core than its session's.
     Cancel {
         /// As issued to the client.

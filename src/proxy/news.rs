@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::balance::{BanReason, Event, News, Observation};
 use crate::pool::PoolId;
+use crate::snapshot::Names;
 
 use super::cluster::{Cluster, Shard, Turn};
 use super::core_state::{Activity, CoreState, Notice};
@@ -122,6 +123,23 @@ fn take_incident(state: &CoreState, place: &Place, incident: &Incident, source: 
     if event != Event::Passed {
         prober::hurry(state, &place.instance);
     }
+}
+
+/// A definition of a database has changed: what is known of it is out of date, for all its users, here and elsewhere.
+pub(super) fn definitions_changed(state: &CoreState, names: &Arc<Names>) {
+    heard_definitions(state, names);
+    for other in state.others() {
+        // Where it does not arrive it is known a minute later.
+        let _ = state.send(other, Mail::Defined(Arc::clone(names)));
+    }
+}
+
+/// A definition of the database of `names` has changed.
+pub(super) fn heard_definitions(state: &CoreState, names: &Names) {
+    let pools = state.pools();
+    let clusters = pools.clusters();
+    let same = clusters.filter(|cluster| cluster.names.database == names.database);
+    same.for_each(|cluster| cluster.forget_facts());
 }
 
 /// A check of a server is done: all cores are told.

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::config::choice::{QueryParser, ReadWriteSplit, ReadWriteStrategy};
-use crate::sql::functions::is_harmful;
+use crate::sql::functions::{is_built_in, is_harmful};
 use crate::sql::hints::{Hints, Role};
 use crate::sql::statement::{
     Analysis, Function, Isolation, Kind, Modes, Need, Statement, Table, Unparsed,
@@ -144,6 +144,13 @@ impl Catalogue {
                 return;
             }
         }
+    }
+
+    /// Is there such a function, as far as is known?
+    pub fn knows(&self, function: &Function) -> bool {
+        function.schema.as_deref() == Some("pg_catalog")
+            || self.functions.contains_key(&function.name)
+            || is_built_in(&function.name)
     }
 
     /// Does it change nothing, and answer everywhere alike?

@@ -16,7 +16,7 @@ use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };
 use crate::sql::keys::{Keys, Member, Nearest};
-use crate::sql::statement::{Function, Need, Statement};
+use crate::sql::statement::{Function, Kind, Need, Statement};
 
 pub use super::changes::key_changes;
 use super::reach::{Reach, Table, EVERYTHING};
@@ -130,6 +130,42 @@ pub fn route<'s>(
         Err(Stop::Lookup(column, key)) => Ok(Route::Lookup(column, key)),
         Err(Stop::Error(error)) => Err(error),
     }
+}
+
+/// A table of this statement that would be taken for an omnisharded one as nothing is known of it. It may be a view, or
+/// sharded by one of its columns. `is_fine` are tables of which this is known to be right.
+pub fn unknown_table<'k>(
+    statement: &'k Statement,
+    database: &Database<'_>,
+    is_fine: impl Fn(&str) -> bool,
+) -> Option<&'k str> {
+    // Where schemas have shards, one of another shard's schema is not in the catalogue that was asked.
+    let by_path = database.search_path.is_some() && !database.tables.schemas.is_empty();
+    let unlisted = |schema: Option<&str>, name: &str, names: &dyn Fn(&str) -> bool| {
+        let placed = by_path && schema.is_none();
+        let unknown = !placed && database.schema.columns(schema, name).is_none() && !is_fine(name);
+        let kind = || database.tables.table(schema, name, names);
+        let everywhere = || matches!(kind(), TableKind::Omnisharded { sticky: None });
+        unknown && !is_system_catalog(schema, name) && everywhere()
+    };
+    let references = statement.keys.iter().flat_map(|keys| {
+        let references = (0_u16..).zip(&keys.references);
+        references.map(move |(index, reference)| (keys, index, reference))
+    });
+    let mut references = references.filter(|(keys, index, reference)| {
+        let names = |column: &str| keys.names(*index, column);
+        unlisted(reference.schema.as_deref(), &reference.name, &names)
+    });
+    if let Some((_, _, reference)) = references.next() {
+        return Some(&reference.name);
+    }
+    let Kind::Copy(copy) = &statement.kind else {
+        return None;
+    };
+    let mut tables = statement.tables.iter();
+    let names = |column: &str| copy.columns.iter().any(|name| **name == *column);
+    let found = tables.find(|table| unlisted(table.schema.as_deref(), &table.name, &names));
+    found.map(|table| &*table.name)
 }
 
 /// The shards of a key that a comment or `pgdog.sharding_key` gives, whatever the statement.

@@ -93,6 +93,11 @@ fn is_listed(tables: &ShardingTables, schema: &Schema, (of, name): (&str, &str))
 }
 
 impl ShardingTables {
+    /// Is a table that no entry names, and of whose columns nothing is known, maybe a sharded one?
+    pub fn depend_on_schema(&self) -> bool {
+        self.has_anchors() || self.columns.iter().any(|column| column.table.is_none())
+    }
+
     /// May other tables follow one of these?
     pub fn has_anchors(&self) -> bool {
         self.columns.iter().any(|column| column.primary)

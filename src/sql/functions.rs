@@ -74,6 +74,10 @@ struct Words<const COUNT: usize, const SLOTS: usize> {
 
 impl<const COUNT: usize, const SLOTS: usize> Words<COUNT, SLOTS> {
     /// Those of a text, whose number must be right: it does not compile otherwise.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "asserted; there is no other way in a const fn"
+    )]
     const fn of(text: &'static str) -> Self {
         let mut words = [""; COUNT];
         let mut slots = [0; SLOTS];
@@ -117,6 +121,7 @@ impl<const COUNT: usize, const SLOTS: usize> Words<COUNT, SLOTS> {
 }
 
 /// FNV-1a. What is looked up cannot lengthen a search: only what is stored could.
+#[expect(clippy::cast_possible_truncation, reason = "any part of a hash is one")]
 const fn first_slot(word: &[u8]) -> usize {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut at = 0;
@@ -140,13 +145,18 @@ pub fn is_harmful(name: &str) -> bool {
     (prefixed && !is_harmless(name)) || HARMFUL.contains(&name)
 }
 
+/// Is it the name of a built-in function, or like one?
+pub fn is_built_in(name: &str) -> bool {
+    is_harmless(name) || is_harmful(name)
+}
+
 /// Built-in aggregates and window functions:
 /// `SELECT string_agg(DISTINCT proname, ' ') FROM pg_proc WHERE prokind IN ('a', 'w')`.
 static AGGREGATES: Words<61, 256> = Words::of("any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp cume_dist dense_rank every first_value json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict lag last_value lead max min mode nth_value ntile percent_rank percentile_cont percentile_disc range_agg range_intersect_agg rank regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy row_number stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg");
 
 /// May a call of this name be one of an aggregate or window function? Unknown functions may.
 pub fn may_aggregate(name: &str) -> bool {
-    AGGREGATES.contain(name) || !(is_harmless(name) || is_harmful(name))
+    AGGREGATES.contain(name) || !is_built_in(name)
 }
 
 /// Is it the name of a built-in operator, `<>` also as `!=`?
@@ -167,9 +177,15 @@ mod tests {
 
     #[test]
     fn every_line_is_found_and_nothing_else() {
-        let found = OPERATORS.words.iter().filter(|name| OPERATORS.contain(name));
+        let found = OPERATORS
+            .words
+            .iter()
+            .filter(|name| OPERATORS.contain(name));
         assert_eq!(found.count(), OPERATORS.words.len());
-        let found = AGGREGATES.words.iter().filter(|name| AGGREGATES.contain(name));
+        let found = AGGREGATES
+            .words
+            .iter()
+            .filter(|name| AGGREGATES.contain(name));
         assert_eq!(found.count(), AGGREGATES.words.len());
         assert!(HARMLESS.words.len() > 1500 && HARMLESS.words.iter().all(|name| !name.is_empty()));
         for name in HARMLESS.words {

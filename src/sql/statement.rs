@@ -3,6 +3,8 @@
 //! Names are as PostgreSQL stores them (unquoted ones in lower case), without a server's knowledge of what they
 //! mean: a table may be a view, a function may be any of several with its name.
 
+use std::sync::Arc;
+
 use super::keys::{Keys, Operand};
 
 /// A text and what is in it.
@@ -54,6 +56,8 @@ pub struct Statement {
     pub parameters: u32,
     /// What it says about keys; of queries only.
     pub keys: Option<Box<Keys>>,
+    /// What the table is like that it makes, if it is CREATE TABLE.
+    pub created: Option<Arc<Created>>,
 }
 
 impl Statement {
@@ -71,6 +75,7 @@ impl Statement {
             needs_primary: None,
             parameters: 0,
             keys: None,
+            created: None,
         }
     }
 
@@ -85,6 +90,10 @@ impl Statement {
             + self.tables.len() * (size_of::<Table>() + 32)
             + self.functions.len() * (size_of::<Function>() + 16)
             + self.keys.as_ref().map_or(0, |keys| keys.size())
+            + self
+                .created
+                .as_ref()
+                .map_or(0, |created| created.columns.len() * 32)
             + arguments * size_of::<Operand>()
             + inner
     }
@@ -116,8 +125,25 @@ pub enum TableUse {
     Delete,
     /// The target of MERGE.
     Merge,
-    /// Made, changed, locked or removed as a whole.
+    /// Changed or locked as a whole.
     Definition,
+    /// Columns or foreign keys are changed: ALTER TABLE.
+    Alteration,
+    /// CREATE TABLE.
+    Creation,
+    /// The name is of something else from here on, or of nothing: CREATE VIEW, RENAME, DROP.
+    Redefinition,
+}
+
+/// A table that is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Created {
+    /// Its columns, in their order.
+    pub columns: Vec<Box<str>>,
+    /// It may have others, or refers to other tables: LIKE, INHERITS, OF, REFERENCES.
+    pub open: bool,
+    /// IF NOT EXISTS
+    pub may_exist: bool,
 }
 
 /// A function as it is called.

@@ -40,9 +40,16 @@ pub(crate) struct Facts {
     pub(crate) text: TextFacts,
     /// Functions whose answer may depend on the rows that their server has.
     pub(crate) readers: HashSet<Box<str>>,
+    /// Where the user's sessions look for names, if they have set nothing.
+    search_path: Box<str>,
+    /// Functions that were asked for in vain, as far as there is room for them.
+    lacking: RefCell<HashSet<Box<str>>>,
     /// `None`: it was never learnt.
     layout: Option<Rc<Layout>>,
 }
+
+/// Names of functions that do not exist.
+const LACKING_MAX: usize = 256;
 
 /// What is good until something newer is known, also when a definition has changed: without it rows would be looked for in
 /// the wrong place.
@@ -69,6 +76,27 @@ impl Facts {
     /// Is nothing known of functions and tables?
     pub(super) fn are_unknown(&self) -> bool {
         self.text.encoding.is_empty() // every server has one
+    }
+
+    /// The search path of a session that has set none: of its user, its database, or the server.
+    pub(super) fn search_path(&self) -> &str {
+        match &*self.search_path {
+            "" => "\"$user\", public",
+            known => known,
+        }
+    }
+
+    /// Is a function of this name known not to exist?
+    pub(super) fn lacks(&self, function: &str) -> bool {
+        self.lacking.borrow().contains(function)
+    }
+
+    /// There was no function of this name when the catalogue was asked for it: for this time nobody asks again.
+    pub(super) fn note_lacking(&self, function: &str) {
+        let mut lacking = self.lacking.borrow_mut();
+        if lacking.len() < LACKING_MAX {
+            lacking.insert(function.into());
+        }
     }
 
     /// How the first shard numbers the types of this one. `None`: that is not known.
@@ -119,11 +147,16 @@ const READERS: &str = "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p \
     WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
     AND p.provolatile <> 'i' AND l.lanname NOT IN ('c', 'internal')";
 
+/// Asks for the search path that RESET would set.
+const SEARCH_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'";
+
 /// When that was learnt.
 pub(crate) struct Learnt {
     facts: Rc<Facts>,
-    /// `None`: a definition has changed since, and only its layout is left.
+    /// `None`: a definition has changed since.
     at: Option<Instant>,
+    /// The number of the question that it answers; 0 if only the layout is left.
+    question: u64,
 }
 
 impl Cluster {
@@ -149,6 +182,14 @@ impl Cluster {
         learnt.as_ref().is_some_and(|learnt| learnt.at.is_some())
     }
 
+    /// Does what is known answer this question, or a later one?
+    fn answers(&self, question: u64) -> bool {
+        let learnt = self.facts.borrow();
+        learnt
+            .as_ref()
+            .is_some_and(|learnt| learnt.question >= question)
+    }
+
     /// A definition has changed.
     pub(crate) fn forget_facts(&self) {
         let forgotten = &self.learning.forgotten;
@@ -161,6 +202,7 @@ impl Cluster {
                     ..Facts::default()
                 }),
                 at: None,
+                question: 0,
             };
         }
     }
@@ -172,29 +214,54 @@ impl Session {
     ///
     /// One session asks for all of its core. What was known goes on to count meanwhile; where nothing was, others wait.
     pub(super) async fn learn_facts(&mut self) -> Result<(), End> {
-        loop {
-            let cluster = Rc::clone(&self.cluster);
-            if cluster.is_fresh(self.state.core.now()) {
-                return Ok(());
-            }
-            let Some(turn) = Turn::begin(&cluster) else {
+        let cluster = Rc::clone(&self.cluster);
+        let next = cluster.learning.questions.get() + 1;
+        while !cluster.is_fresh(self.state.core.now()) && !cluster.answers(next) {
+            if !self.ask_in_turn(&cluster).await? {
                 if cluster.is_known() {
-                    return Ok(());
+                    break;
                 }
                 cluster.learning.ended().await;
-                continue;
-            };
-            let forgotten = cluster.learning.forgotten.get();
-            let learnt = self.ask_catalogue().await?;
-            // A definition that has changed since may not be in it.
-            if cluster.learning.forgotten.get() == forgotten {
-                cluster.facts.replace(Some(learnt));
             }
-            drop(turn);
         }
+        Ok(())
     }
 
-    async fn ask_catalogue(&mut self) -> Result<Learnt, End> {
+    /// The same, whatever is known: what is true by now has to be.
+    pub(super) async fn learn_anew(&mut self) -> Result<(), End> {
+        let cluster = Rc::clone(&self.cluster);
+        let next = cluster.learning.questions.get() + 1;
+        while !cluster.answers(next) {
+            if !self.ask_in_turn(&cluster).await? {
+                cluster.learning.ended().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// False: another session is asking.
+    async fn ask_in_turn(&mut self, cluster: &Rc<Cluster>) -> Result<bool, End> {
+        let Some(turn) = Turn::begin(cluster) else {
+            return Ok(false);
+        };
+        let learning = &cluster.learning;
+        let question = learning.questions.get() + 1;
+        learning.questions.set(question);
+        let forgotten = learning.forgotten.get();
+        let (facts, at) = self.ask_catalogue().await?;
+        // A definition that has changed since may not be in it: whoever comes next asks again.
+        let at = (learning.forgotten.get() == forgotten).then_some(at);
+        cluster.facts.replace(Some(Learnt {
+            facts: Rc::new(facts),
+            at,
+            question,
+        }));
+        drop(turn);
+        Ok(true)
+    }
+
+    /// What it says, and when that was so.
+    async fn ask_catalogue(&mut self) -> Result<(Facts, Instant), End> {
         let mut at = self.state.core.now();
         let soon = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
         let anchored = self.cluster.sharding.has_anchors();
@@ -234,10 +301,7 @@ impl Session {
                 types: Rc::new(types),
             }));
         }
-        Ok(Learnt {
-            facts: Rc::new(facts),
-            at: Some(at),
-        })
+        Ok((facts, at))
     }
 
     /// Asks a server of a shard, with a connection that goes back to its pool.
@@ -324,6 +388,8 @@ pub(crate) struct Learning {
     waiting: RefCell<Vec<Waker>>,
     /// How often what was known was given up.
     forgotten: Cell<u64>,
+    /// How often somebody has asked.
+    questions: Cell<u64>,
 }
 
 impl Learning {
@@ -384,6 +450,12 @@ async fn learn(server: &mut Server, references: bool) -> Result<Facts, RunError>
     rows(server, "SHOW server_encoding", |row| {
         if let [Some(encoding)] = row {
             facts.text.encoding = (*encoding).into();
+        }
+    })
+    .await?;
+    rows(server, SEARCH_PATH, |row| {
+        if let [Some(path)] = row {
+            facts.search_path = String::from_utf8_lossy(path).into();
         }
     })
     .await?;

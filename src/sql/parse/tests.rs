@@ -1,6 +1,6 @@
 use super::*;
 use crate::sql::keys::Operand;
-use crate::sql::statement::{Function, Isolation, Kind, Modes, Need, TableUse};
+use crate::sql::statement::{Created, Function, Isolation, Kind, Modes, Need, TableUse};
 
 fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
     parse(text.as_bytes(), Dialect::default(), text.len(), &[])
@@ -88,7 +88,16 @@ fn tables_are_found_wherever_they_stand() {
         ("SELECT * FROM a FOR UPDATE OF a", &["a Read"]),
         ("COPY s.t (a, b) FROM STDIN", &["s.t Insert"]),
         ("TRUNCATE a, b", &["a Definition", "b Definition"]),
-        ("DROP TABLE s.a, b", &["s.a Definition", "b Definition"]),
+        ("DROP TABLE s.a, b", &["s.a Redefinition", "b Redefinition"]),
+        ("CREATE TABLE t (a int)", &["t Creation"]),
+        ("CREATE VIEW v AS SELECT 1", &["v Redefinition"]),
+        (
+            "CREATE FUNCTION s.f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            &["s.f Redefinition"],
+        ),
+        ("ALTER TABLE t RENAME TO u", &["t Redefinition"]),
+        ("ALTER TABLE t RENAME a TO b", &["t Alteration"]),
+        ("ALTER TABLE t DROP a", &["t Alteration"]),
         ("CREATE INDEX ON t (a)", &["t Definition"]),
         ("VACUUM t, u", &["t Definition", "u Definition"]),
         ("LOCK TABLE t", &["t Definition"]),
@@ -447,4 +456,41 @@ fn parsing_on_several_threads_leaves_stderr_alone() {
     });
     assert!(!watch.into_inner(), "stderr was elsewhere for a moment");
     assert_eq!(stderr(), before);
+}
+
+#[test]
+fn a_new_table_tells_its_columns() {
+    let check = |sql: &str, columns: &[&str], open, may_exist| {
+        let statement = one(sql);
+        let columns = columns.iter().map(|name| (*name).into()).collect();
+        let expected = Created {
+            columns,
+            open,
+            may_exist,
+        };
+        assert_eq!(statement.created.as_deref(), Some(&expected), "{sql}");
+    };
+    check(
+        "CREATE TABLE t (a int PRIMARY KEY, \"B\" text NOT NULL, CHECK (a > 1))",
+        &["a", "B"],
+        false,
+        false,
+    );
+    check(
+        "CREATE TABLE IF NOT EXISTS t (a int DEFAULT 1)",
+        &["a"],
+        false,
+        true,
+    );
+    for sql in [
+        "CREATE TABLE t (a int REFERENCES u)",
+        "CREATE TABLE t (a int, FOREIGN KEY (a) REFERENCES u)",
+        "CREATE TABLE t (a int, LIKE u)",
+        "CREATE TABLE t (a int) INHERITS (u)",
+    ] {
+        check(sql, &["a"], true, false);
+    }
+    check("CREATE TABLE t PARTITION OF u DEFAULT", &[], true, false);
+    check("CREATE TABLE t OF u", &[], true, false);
+    assert_eq!(one("CREATE VIEW t AS SELECT 1").created, None);
 }

@@ -1,5 +1,7 @@
 //! Statements that are no queries: transactions, settings, cursors, definitions.
 
+use std::sync::Arc;
+
 use pg_query::protobuf as pb;
 use pg_query::protobuf::TransactionStmtKind as T;
 use pg_query::protobuf::VariableSetKind as V;
@@ -8,7 +10,9 @@ use pg_query::{NodeEnum, NodeRef};
 use super::facts::{self, optional, table_of};
 use super::names::{self, is_on, options, some, value};
 use super::operands::Literals;
-use crate::sql::statement::{Copy, Isolation, Kind, Modes, Need, Set, Statement, Table, TableUse};
+use crate::sql::statement::{
+    Copy, Created, Isolation, Kind, Modes, Need, Set, Statement, Table, TableUse,
+};
 
 /// `CURSOR_OPT_HOLD` of PostgreSQL's `parsenodes.h`.
 const CURSOR_HOLD: i32 = 0x20;
@@ -200,14 +204,67 @@ fn option(option: &pb::DefElem) -> (Box<str>, Vec<Box<str>>) {
     (option.defname.to_ascii_lowercase().into(), values)
 }
 
+fn redefined(name: &[pb::Node]) -> Table {
+    let (schema, name) = names::qualified(name);
+    Table {
+        schema,
+        name,
+        alias: None,
+        usage: TableUse::Redefinition,
+    }
+}
+
+fn created(create: &pb::CreateStmt) -> Created {
+    let mut created = Created {
+        open: !create.inh_relations.is_empty() || create.of_typename.is_some(),
+        may_exist: create.if_not_exists,
+        ..Created::default()
+    };
+    let refers = |constraints: &[pb::Node]| {
+        let mut constraints = constraints.iter();
+        constraints.any(|node| match node.node.as_ref() {
+            Some(NodeEnum::Constraint(constraint)) => {
+                constraint.contype() == pb::ConstrType::ConstrForeign
+            }
+            _ => true,
+        })
+    };
+    for element in &create.table_elts {
+        match element.node.as_ref() {
+            Some(NodeEnum::ColumnDef(column)) => {
+                created.columns.push(column.colname.as_str().into());
+                created.open |= refers(&column.constraints);
+            }
+            Some(NodeEnum::Constraint(_)) => {
+                created.open |= refers(std::slice::from_ref(element));
+            }
+            _ => created.open = true,
+        }
+    }
+    created.open |= refers(&create.constraints);
+    created
+}
+
 /// The tables that a statement names to change, lock or remove them as a whole.
 fn relations(node: NodeRef<'_>, statement: &mut Statement) {
+    let usage = match node {
+        NodeRef::CreateStmt(_) => TableUse::Creation,
+        NodeRef::ViewStmt(_) | NodeRef::CreateTableAsStmt(_) => TableUse::Redefinition,
+        NodeRef::RenameStmt(n) if n.rename_type() != pb::ObjectType::ObjectColumn => {
+            TableUse::Redefinition
+        }
+        NodeRef::AlterTableStmt(_) | NodeRef::RenameStmt(_) => TableUse::Alteration,
+        _ => TableUse::Definition,
+    };
+    if let NodeRef::CreateStmt(n) = node {
+        statement.created = Some(Arc::new(created(n)));
+    }
     let mut add = |table: Option<&pb::RangeVar>| {
         if let Some(table) = table {
             if table.relpersistence == "t" || table.schemaname.starts_with("pg_temp") {
                 statement.needs_primary = Some(Need::Temporary);
             }
-            statement.tables.push(table_of(table, TableUse::Definition));
+            statement.tables.push(table_of(table, usage));
         }
     };
     let list = |nodes: &[pb::Node], add: &mut dyn FnMut(Option<&pb::RangeVar>)| {
@@ -235,17 +292,12 @@ fn relations(node: NodeRef<'_>, statement: &mut Statement) {
         NodeRef::RuleStmt(n) => add(n.relation.as_ref()),
         NodeRef::CreateTrigStmt(n) => add(n.relation.as_ref()),
         NodeRef::CreateSeqStmt(n) => add(n.sequence.as_ref()),
+        // Names of functions, here and there.
+        NodeRef::CreateFunctionStmt(n) => statement.tables.push(redefined(&n.funcname)),
         NodeRef::DropStmt(n) => {
             for object in &n.objects {
                 if let Some(NodeEnum::List(parts)) = &object.node {
-                    let (schema, name) = names::qualified(&parts.items);
-                    let (alias, usage) = (None, TableUse::Definition);
-                    statement.tables.push(Table {
-                        schema,
-                        name,
-                        alias,
-                        usage,
-                    });
+                    statement.tables.push(redefined(&parts.items));
                 }
             }
         }

@@ -1,10 +1,11 @@
-//! Keys that a query translates: what the request under way has to know of them is asked before it is run.
+//! Keys that a query translates, and tables that nobody knows yet: what the request under way has to know of them is asked
+//! before it is run.
 //!
 //! A statement is planned with what is known. What is not is noted, all at once, a server is asked, and the statement
 //! is planned again. The question is put on a connection of its own, to a primary, without the client's settings: whoever
 //! asks, the answer is the same, and no client's transaction has a part in it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{poll_fn, Future};
 use std::rc::Rc;
@@ -33,6 +34,20 @@ pub(super) struct Translations {
     known: RefCell<HashMap<KeyName, Translated>>,
     /// What its plan lacks.
     lacking: RefCell<Vec<(KeyName, Wanted)>>,
+    /// It has tables of which nothing is known.
+    unknown: Cell<Unknown>,
+}
+
+/// Has a request tables of which nothing is known?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unknown {
+    /// None so far.
+    #[default]
+    None,
+    /// The catalogue is to be asked.
+    Ask,
+    /// It was asked, for this request: what it does not know does not exist.
+    Asked,
 }
 
 /// A key that is to be translated.
@@ -50,6 +65,15 @@ impl Translations {
             *self = Self::default();
         }
         self.lacking.get_mut().clear();
+        self.unknown.set(Unknown::None);
+    }
+
+    /// Has the catalogue asked for a table of which nothing is known, before the request is planned again. False: it was.
+    pub(super) fn learn(&self) -> bool {
+        if self.unknown.get() == Unknown::None {
+            self.unknown.set(Unknown::Ask);
+        }
+        self.unknown.get() == Unknown::Ask
     }
 }
 
@@ -95,13 +119,25 @@ impl Session {
 
     /// Does the plan that was made last lack something?
     pub(super) fn must_look_up(&self) -> bool {
-        let sharded = self.sharded.as_deref();
-        sharded.is_some_and(|sharded| !sharded.translations.lacking.borrow().is_empty())
+        let translations = self.sharded.as_deref().map(|sharded| &sharded.translations);
+        translations.is_some_and(|translations| {
+            let unknown = translations.unknown.get() == Unknown::Ask;
+            unknown || !translations.lacking.borrow().is_empty()
+        })
     }
 
     /// Asks for what the plan lacks. Errors: one of the keys has no translation, or it cannot be had.
     pub(super) async fn look_up(&mut self) -> Result<Result<(), Error>, End> {
-        let lacking = self.sharded().translations.lacking.take();
+        let translations = &self.sharded().translations;
+        let lacking = translations.lacking.take();
+        if translations.unknown.get() == Unknown::Ask {
+            translations.unknown.set(Unknown::Asked);
+            // If nobody could be asked a moment ago, a moment is waited for.
+            let unheard = self.cluster.is_fresh(self.state.core.now());
+            if !(unheard && self.cluster.known().are_unknown()) {
+                self.learn_anew().await?;
+            }
+        }
         for (name, wanted) in lacking {
             if !self.stores(&wanted.key) {
                 let what = "a sharding key that a query translates, in this client_encoding";

@@ -11,6 +11,7 @@ mod charge;
 mod copy;
 mod crew;
 mod cursors;
+mod defined;
 mod execute;
 mod flow;
 mod gather;
@@ -46,6 +47,7 @@ use crate::types::canonical::Canonical;
 
 use super::super::cluster::Want;
 use super::super::core_state::Activity;
+use super::super::news;
 use super::super::pools::Held;
 use super::super::server::{RunError, Targets};
 use super::checkout::Way;
@@ -55,6 +57,7 @@ use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
 use afar::Afar;
 use batch::Relayed;
+use defined::Defined;
 use steps::Stepped;
 
 /// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
@@ -62,10 +65,6 @@ const WRITE_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 /// What a session has on shards.
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is of another part of the session"
-)]
 pub(super) struct Sharded {
     /// Servers of the open transaction, or kept between transactions, in the order of shards.
     legs: Vec<Leg>,
@@ -82,8 +81,7 @@ pub(super) struct Sharded {
     left: Option<portals::Left>,
     /// The last number of a portal on servers.
     portal_number: u64,
-    /// Definitions of the request, or transaction, under way change what is known of the catalogue.
-    defines: bool,
+    defined: Defined,
     /// They change what is known of keys that a query translates.
     retranslates: bool,
     /// What the request under way knows of such keys.
@@ -151,10 +149,15 @@ impl Session {
         self.link.enter(Activity::Active, self.state.core.now());
         let outcome = self.serve_on_shards().await;
         let ended = self.status() == TransactionStatus::Idle;
-        if let Some(sharded) = self.sharded.as_mut().filter(|sharded| sharded.defines) {
-            // What was learnt meanwhile is of the time before.
-            sharded.defines = !ended;
-            self.cluster.forget_facts();
+        let sharded = self
+            .sharded
+            .as_mut()
+            .filter(|sharded| sharded.defined.any());
+        if let (Some(sharded), true) = (sharded, ended) {
+            sharded.defined = Defined::default();
+            if self.state.config().routing.reload_schema_on_ddl {
+                news::definitions_changed(&self.state, &self.cluster.names);
+            }
         }
         if let Some(sharded) = self.sharded.as_mut() {
             sharded.translations.clear();

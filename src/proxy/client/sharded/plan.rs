@@ -411,10 +411,7 @@ impl Session {
         let mut names = Names::default();
         let mut cursors = Vec::new();
         for (part, statement) in parts.into_iter().zip(statements) {
-            if statement.kind.defines() && self.state.config().routing.reload_schema_on_ddl {
-                self.cluster.forget_facts();
-                self.sharded().defines = true;
-            }
+            self.sharded().defined.heed(statement);
             let source = Source {
                 text,
                 part,

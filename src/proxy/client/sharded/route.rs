@@ -1,5 +1,6 @@
 //! To which shards a statement goes.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use crate::config::choice::{PrimaryKeyRewrite, RewriteMode};
@@ -29,6 +30,7 @@ use crate::sql::statement::{Kind, Statement, TableUse};
 use super::super::facts::Facts;
 use super::super::role::{asked_role, invalid};
 use super::super::Session;
+use super::defined::Changed;
 use super::not_known_yet;
 use super::route_copy::copying;
 
@@ -60,6 +62,9 @@ impl Session {
         let run = self.route_to(statement, source)?;
         if run.place.single().is_none() && self.cluster.shards() > 1 {
             let facts = self.cluster.known();
+            if self.lacks_functions(statement, &facts)? {
+                return Ok(run); // the plan is not used
+            }
             let mut functions = statement.functions.iter();
             if let Some(function) =
                 functions.find(|function| facts.readers.contains(&function.name))
@@ -139,6 +144,9 @@ impl Session {
             asked.filter(|_| !statement.writes() || matches!(statement.kind, Kind::Copy(_)))
         {
             return Ok(at(Place::These(vec![shard])));
+        }
+        if asked.is_none() && self.lacks_tables(statement, &database, &facts)? {
+            return Ok(at(Place::Any)); // the plan is not used
         }
         if let Kind::Copy(copy) = &statement.kind {
             return self.copy_table(statement, copy, source, (tables, &view));
@@ -332,12 +340,13 @@ impl Session {
         let set = settings
             .get(b"search_path")
             .map(|value| value.sql().to_vec());
-        let value = set.map_or_else(
-            || "\"$user\", public".to_owned(),
-            |value| String::from_utf8_lossy(&value).replace('\'', ""),
-        );
+        let facts = self.cluster.known();
+        let value = match set {
+            Some(value) => String::from_utf8_lossy(&value).replace('\'', "").into(),
+            None => Cow::Borrowed(facts.search_path()),
+        };
         let user = &self.cluster.names.user;
-        let own = |name: std::borrow::Cow<'_, str>| match &*name {
+        let own = |name: Cow<'_, str>| match &*name {
             "$user" => user.clone(),
             _ => name.into_owned(),
         };
@@ -458,6 +467,12 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
+        let sharded = self.session.sharded.as_deref();
+        match sharded.and_then(|sharded| sharded.defined.named(name)) {
+            None | Some(Changed::Altered) => {}
+            Some(Changed::Made(created)) if created.may_exist => {}
+            Some(Changed::Made(_) | Changed::Unknown) => return None,
+        }
         self.facts
             .schema
             .table(schema, name, || self.path().iter().map(String::as_str))
