@@ -344,6 +344,11 @@ fn clients_servers_and_pools_are_summed_over_cores() {
     let locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 7";
     assert_eq!(pin["server"], Postgres::shared().value(&database, locks));
 
+    // One that was asked for and came late may be on its way.
+    poll(PATIENCE, "as many servers as connections", || {
+        let servers = admin.rows("SHOW SERVERS").len();
+        (servers == Postgres::shared().connections(&database)).then_some(())
+    });
     let servers = show(&mut admin, "SERVERS client_id, remote_pid, state");
     let holder = |client: &Wire| {
         let server = servers.iter().find(|row| row["client_id"] == id(client));
