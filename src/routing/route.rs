@@ -446,6 +446,33 @@ impl<'s> Router<'_, 's> {
         }
     }
 
+    /// Where a query that any shard could answer has to go for what it calls: numbers of a sequence and advisory locks are
+    /// the same for all clients, so one server has them; whoever listens hears it from one shard, so all notify; and a
+    /// function of a schema is where that is.
+    fn by_functions(&self) -> Option<Route<'s>> {
+        let calls = |names: &dyn Fn(&str) -> bool| {
+            let mut functions = self.functions.iter();
+            functions.any(|function| names(&function.name))
+        };
+        let found = match self.database.search_path {
+            Some(shards) if self.tables.is_empty() && !self.functions.is_empty() => shards,
+            _ => self.database.tables.all(),
+        };
+        if calls(&|name| matches!(name, "setval" | "pg_notify")) {
+            return Some(match found.len() {
+                1 => Route::One(found.first()?),
+                _ => Route::Same(found),
+            });
+        }
+        let of_one = calls(&|name| {
+            name == "nextval"
+                || name.starts_with("pg_advisory_")
+                || name.starts_with("pg_try_advisory_")
+        });
+        let narrower = found != self.database.tables.all();
+        (of_one || narrower).then(|| found.first().map(Route::One))?
+    }
+
     fn read(&self, sets: &[Option<Shards>]) -> Result<Route<'s>, Stop<'s>> {
         if self.keys.incomplete && !self.tables.is_empty() {
             return Err(refused("a construct of this query").into());
@@ -460,6 +487,9 @@ impl<'s> Router<'_, 's> {
                 .any(|reference| is_system_catalog(reference.schema.as_deref(), &reference.name));
             if catalogue && self.database.system_catalogs == SystemCatalogs::Sharded {
                 return Ok(Route::Several(self.database.tables.all()));
+            }
+            if let Some(route) = self.by_functions() {
+                return Ok(route);
             }
             let sticky = |table: &Table<'_>| matches!(table, Table::Everywhere { sticky: true });
             // Without a table nothing is gained by going elsewhere.

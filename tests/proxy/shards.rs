@@ -354,6 +354,47 @@ fn what_only_a_server_keeps_stays_with_its_client() {
     shards.pgdog.stop();
 }
 
+/// Whichever shard a client is otherwise sent to.
+#[test]
+fn sequences_and_advisory_locks_are_the_same_for_all_clients() {
+    let shards = Shards::start("shards_common", "", TABLE);
+    let mut clients: Vec<_> = (0..9).map(|_| shards.client()).collect();
+    assert_eq!(
+        clients[0].query("CREATE SEQUENCE numbers"),
+        "C:CREATE_SEQUENCE Z:I"
+    );
+    let mut numbers = Vec::new();
+    for client in clients.iter_mut().chain([&mut shards.client()]) {
+        numbers.push(client.value("SELECT nextval('numbers')"));
+        let batch = [run("SELECT nextval($1)", &[Some("numbers")]), sync()];
+        let answer = client.ask(&batch);
+        let number = answer.split("D:").nth(1).unwrap().split(' ').next();
+        numbers.push(number.unwrap().to_owned());
+    }
+    let expected: Vec<_> = (1..=20).map(|number| number.to_string()).collect();
+    assert_eq!(numbers, expected);
+    let set = clients[1].query("SELECT setval('numbers', 100)");
+    assert_eq!(set, "T D:100 C:SELECT_1 Z:I");
+    assert_eq!(shards.each("SELECT last_value FROM numbers"), ["100"; 3]);
+    assert_eq!(clients[2].value("SELECT nextval('numbers')"), "101");
+
+    let (holder, others) = clients.split_first_mut().unwrap();
+    holder.value("SELECT pg_advisory_lock(7)");
+    for client in others.iter_mut() {
+        assert_eq!(client.value("SELECT pg_try_advisory_lock(7)"), "f");
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        // Another server of the transaction does not matter.
+        client.query("/* pgdog_shard: 1 */ SELECT 1");
+        let sql = "SELECT pg_try_advisory_xact_lock(7)";
+        assert_eq!(client.value(sql), "f");
+        assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    }
+    assert_eq!(holder.value("SELECT pg_advisory_unlock(7)"), "t");
+    assert_eq!(others[0].value("SELECT pg_try_advisory_lock(7)"), "t");
+    assert_eq!(holder.value("SELECT pg_try_advisory_lock(7)"), "f");
+    shards.pgdog.stop();
+}
+
 #[test]
 fn a_cancel_request_reaches_whichever_servers_are_at_work() {
     let shards = Shards::start("shards_cancel", "", TABLE);
