@@ -55,6 +55,8 @@ mod killed;
 mod limits;
 #[path = "proxy/load.rs"]
 mod load;
+#[path = "proxy/lock_order.rs"]
+mod lock_order;
 #[path = "proxy/logs.rs"]
 mod logs;
 #[path = "proxy/lookups.rs"]

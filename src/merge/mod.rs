@@ -110,6 +110,10 @@ pub struct Merge {
     limits: Limits,
     description: Description,
     legs: Vec<Leg>,
+    /// So many of them have been asked, or have said what all say; nobody, until the first of several turns has done so.
+    asked: usize,
+    /// The legs of the first turn, until that has succeeded.
+    first_turn: Option<usize>,
     columns: Option<Arc<Columns>>,
     uniform: Uniform,
     rows: Rows,
@@ -188,6 +192,8 @@ impl Merge {
             limits,
             description,
             legs: (0..legs).map(|_| Leg::default()).collect(),
+            asked: legs,
+            first_turn: None,
             columns: None,
             uniform: Uniform::default(),
             rows,
@@ -207,6 +213,23 @@ impl Merge {
     pub fn enums(mut self, enums: Vec<Arc<Enums>>) -> Self {
         self.enums = enums;
         self
+    }
+
+    /// The same merge for legs of which the first `asked` answer before others are asked. What they say is passed on when
+    /// there is a row, or the end: a statement that fails is not described, as where one server runs it.
+    ///
+    /// Only for rows that need no order.
+    #[must_use]
+    pub fn in_turn(mut self, asked: usize) -> Self {
+        self.asked = usize::MAX;
+        self.first_turn = Some(asked);
+        self.uniform.keep();
+        self
+    }
+
+    /// So many legs have been asked now.
+    pub fn asked_up_to(&mut self, asked: usize) {
+        self.asked = asked;
     }
 
     /// The same merge for a `COPY … TO STDOUT` of which every leg sends a line of column names (HEADER).
@@ -304,7 +327,10 @@ impl Merge {
     fn take(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let (tag, length) = header(message)?;
         let body = message.get(HEADER_BYTES..length).unwrap_or_default();
-        let legs = self.legs.len();
+        if matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) {
+            self.end_first_turn(out)?;
+        }
+        let legs = self.asked;
         let Some(leg) = self.legs.get_mut(index) else {
             return Err(broken("a message of an unknown leg"));
         };
@@ -348,6 +374,21 @@ impl Merge {
             tag::DATA_ROW | tag::COPY_DATA => self.take_row(index, tag, message, out)?,
             tag::COPY_DONE => leg.copy_done = true,
             _ => return Err(broken("a message that answers no statement over shards")),
+        }
+        Ok(())
+    }
+
+    /// What the legs of the first turn have said so far is for the client.
+    fn end_first_turn(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        if self.stage != Stage::Open {
+            return Ok(());
+        }
+        let Some(asked) = self.first_turn.take() else {
+            return Ok(());
+        };
+        self.asked = asked;
+        while let Some(message) = self.uniform.next(asked) {
+            self.describe(&message, out)?;
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use crate::protocol::backend::tag;
 pub(super) struct Uniform {
     waiting: VecDeque<Waiting>,
     passed: usize,
+    /// Those that the client got, where other legs send theirs later.
+    kept: Option<Vec<(usize, Vec<u8>)>>,
 }
 
 #[derive(Debug)]
@@ -49,14 +51,22 @@ impl Uniform {
         self.waiting.is_empty()
     }
 
+    /// Not all legs are asked at the same time.
+    pub(super) fn keep(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
     /// The message of this number, with the leg that has sent it. `None`: none has yet.
     pub(super) fn sent(&self, number: usize) -> Option<(usize, &[u8])> {
-        let index = number.checked_sub(self.passed)?;
+        let Some(index) = number.checked_sub(self.passed) else {
+            let (leg, message) = self.kept.as_ref()?.get(number)?;
+            return Some((*leg, message));
+        };
         let waiting = self.waiting.get(index)?;
         Some((waiting.leg, &waiting.message))
     }
 
-    /// A leg has sent `message` as its message number `number`. Gives the message that the client gets, if now: that of leg 0.
+    /// A leg has sent `message` as its message number `number`; `legs` were asked. Gives the message that the client gets, if now: that of leg 0.
     pub(super) fn take(
         &mut self,
         number: usize,
@@ -79,10 +89,19 @@ impl Uniform {
                 }
             }
         }
-        if self.waiting.front()?.count == legs {
-            self.passed += 1;
-            return self.waiting.pop_front().map(|waiting| waiting.message);
+        self.next(legs)
+    }
+
+    /// The next message that so many legs have sent, for the client.
+    pub(super) fn next(&mut self, legs: usize) -> Option<Vec<u8>> {
+        if self.waiting.front()?.count < legs {
+            return None;
         }
-        None
+        self.passed += 1;
+        let waiting = self.waiting.pop_front()?;
+        if let Some(kept) = &mut self.kept {
+            kept.push((waiting.leg, waiting.message.clone()));
+        }
+        Some(waiting.message)
     }
 }

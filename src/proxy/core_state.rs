@@ -31,6 +31,7 @@ use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
 use super::cluster::Cluster;
+use super::deadlocks;
 use super::iam::Tokens;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
@@ -111,6 +112,8 @@ pub(crate) struct CoreState {
     pub(crate) tally: Tally,
     /// Servers that this core checks.
     pub(super) probers: Probers,
+    /// The round that asks for clients that wait for each other.
+    pub(super) asked: deadlocks::Asked,
     /// Admin sessions by the process id they were told.
     pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
@@ -226,6 +229,7 @@ impl CoreState {
             turns: Rc::default(),
             tally: Tally::default(),
             probers: Probers::default(),
+            asked: deadlocks::Asked::default(),
             admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
@@ -443,6 +447,8 @@ pub(crate) enum Notice {
     IdleTimeout,
     IdleInTransactionTimeout,
     QueryTimeout,
+    /// It waits for others, and they for it, on several servers.
+    Deadlock,
 }
 
 /// One session as the rest of its core sees it.

@@ -18,6 +18,7 @@ use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Names, Scope};
 
+use super::deadlocks::Round;
 use super::news::{Checked, Incident};
 use super::room::Room;
 use super::server::Parcel;
@@ -74,6 +75,8 @@ pub(crate) enum Mail {
     Checked(Box<Checked>),
     /// A client of another core has changed a definition of this database; it is any user's.
     Defined(Arc<Names>),
+    /// Who has which servers, for a core that looks for clients that wait for each other.
+    Round(Box<Round>),
     /// A CancelRequest that reached another core than its session's.
     Cancel {
         /// As issued to the client.

@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 pub mod commit_log;
 mod core_state;
+mod deadlocks;
 pub(crate) mod iam;
 mod mail;
 mod news;
@@ -72,6 +73,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.watch_turns(move |took| turns.record(nanoseconds(took)));
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
+    core.spawn(deadlocks::watch(Rc::clone(&state)));
     core.spawn(accept(Rc::clone(&state), listen));
     prober::adapt(&state);
     if core.index() == 0 {
@@ -97,6 +99,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             Mail::Shared { id, report } => shares::heard(&state, id, report),
             Mail::Checked(checked) => news::heard_check(&state, &checked),
             Mail::Defined(names) => news::heard_definitions(&state, &names),
+            Mail::Round(round) => deadlocks::heard(&state, *round),
             Mail::Gather { id, scope } => snapshot::answer(&state, id, scope),
             Mail::Act { act, done } => reload::act(&state, act, &done),
             Mail::Shutdown(ending) => break ending,
@@ -127,6 +130,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Shared { id, report } => shares::heard(&context, id, report),
                 Mail::Checked(checked) => news::heard_check(&context, &checked),
                 Mail::Defined(names) => news::heard_definitions(&context, &names),
+                Mail::Round(round) => deadlocks::heard(&context, *round),
                 Mail::Act { act, done } => reload::act(&context, act, &done),
                 Mail::Shutdown(ending) => context.begin_ending(ending),
                 Mail::End => end.close(),

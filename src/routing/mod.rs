@@ -7,6 +7,8 @@
 
 mod changes;
 pub mod copy;
+pub mod deadlock;
+pub mod defined;
 pub mod lookup;
 pub mod moves;
 pub mod preview;

@@ -120,6 +120,7 @@ pub fn route<'s>(
     }
     let router = Router {
         functions: &statement.functions,
+        locks: statement.needs_primary == Some(Need::LocksRows),
         keys,
         values,
         database,
@@ -231,6 +232,8 @@ impl From<Error> for Stop<'_> {
 
 pub(super) struct Router<'r, 's> {
     pub(super) functions: &'r [Function],
+    /// It locks rows that it reads.
+    pub(super) locks: bool,
     pub(super) keys: &'r Keys,
     pub(super) values: &'r Values<'r>,
     pub(super) database: &'r Database<'s>,
@@ -447,7 +450,7 @@ impl<'s> Router<'_, 's> {
     }
 
     /// Where a query that any shard could answer has to go for what it calls: numbers of a sequence and advisory locks are
-    /// the same for all clients, so one server has them; whoever listens hears it from one shard, so all notify; and a
+    /// the same for all clients, so one server has them, as it has the locks of rows that are everywhere; whoever listens hears it from one shard, so all notify; and a
     /// function of a schema is where that is.
     fn by_functions(&self) -> Option<Route<'s>> {
         let calls = |names: &dyn Fn(&str) -> bool| {
@@ -464,11 +467,12 @@ impl<'s> Router<'_, 's> {
                 _ => Route::Same(found),
             });
         }
-        let of_one = calls(&|name| {
-            name == "nextval"
-                || name.starts_with("pg_advisory_")
-                || name.starts_with("pg_try_advisory_")
-        });
+        let of_one = self.locks
+            || calls(&|name| {
+                name == "nextval"
+                    || name.starts_with("pg_advisory_")
+                    || name.starts_with("pg_try_advisory_")
+            });
         let narrower = found != self.database.tables.all();
         (of_one || narrower).then(|| found.first().map(Route::One))?
     }

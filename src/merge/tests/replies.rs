@@ -34,6 +34,67 @@ fn one_reply_to_the_extended_protocol() {
     assert_eq!(words(&out), "1 2 T:a 2 3 1 C:SELECT_3");
 }
 
+/// What the first leg says is passed on before the others are asked, and they must say the same.
+#[test]
+fn legs_may_be_asked_in_turn() {
+    let leg = |type_oid, rows: &[&str], end: &str| {
+        let mut leg = vec![PARSE_COMPLETE.to_vec(), described(&[("a", type_oid)])];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let start = |plan| merge(plan, Slice::default(), 3).in_turn(1);
+    let feed = |merge: &mut Merge, at: usize, leg: &[Vec<u8>]| {
+        let mut out = Vec::new();
+        for message in leg {
+            assert!(merge.may_read(at));
+            merge.feed(at, message, &mut out);
+        }
+        let progress = merge.pump(usize::MAX, &mut out);
+        (words(&out), progress)
+    };
+    let reading = |words: &str| (words.to_owned(), Progress::Reading);
+    let done = |words: &str| (words.to_owned(), Progress::Done);
+
+    let mut in_turn = start(MergePlan::sharded_write());
+    let first = leg(oid::INT4, &["1", "2"], "UPDATE 2");
+    assert_eq!(feed(&mut in_turn, 0, &first), reading("1 T:a 1 2"));
+    in_turn.asked_up_to(2);
+    let second = leg(oid::INT4, &["3"], "UPDATE 1");
+    assert_eq!(feed(&mut in_turn, 1, &second), reading("3"));
+    in_turn.asked_up_to(3);
+    let third = leg(oid::INT4, &[], "UPDATE 0");
+    assert_eq!(feed(&mut in_turn, 2, &third), done("C:UPDATE_3"));
+
+    // Others after the first, in whatever order; their rows are the same.
+    let mut everywhere = start(MergePlan::omnisharded_write());
+    let same = leg(oid::INT4, &["1"], "UPDATE 1");
+    assert_eq!(feed(&mut everywhere, 0, &same), reading("1 T:a 1"));
+    everywhere.asked_up_to(3);
+    assert_eq!(feed(&mut everywhere, 2, &same), reading(""));
+    assert_eq!(feed(&mut everywhere, 1, &same), done("C:UPDATE_1"));
+
+    let mut differs = start(MergePlan::sharded_write());
+    feed(&mut differs, 0, &first);
+    differs.asked_up_to(2);
+    let other = leg(oid::INT8, &["3"], "UPDATE 1");
+    assert_eq!(feed(&mut differs, 1, &other), reading("E:42804"));
+    assert!(differs.has_failed());
+    differs.lose(2);
+    assert_eq!(feed(&mut differs, 1, &[]), done(""));
+
+    // The first says no: the others are not asked.
+    let mut fails = start(MergePlan::sharded_write());
+    let no = [
+        PARSE_COMPLETE.to_vec(),
+        failed(SqlState::NOT_NULL_VIOLATION),
+    ];
+    assert_eq!(feed(&mut fails, 0, &no), reading("E:23502"));
+    fails.lose(1);
+    fails.lose(2);
+    assert_eq!(feed(&mut fails, 0, &[]), done(""));
+}
+
 #[test]
 fn a_description_for_the_merge_alone_is_kept_from_the_client() {
     let plan = MergePlan {

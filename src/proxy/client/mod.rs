@@ -625,12 +625,19 @@ impl Session {
                 let text = format!("statement cancelled by query_timeout ({limit} ms)");
                 Error::fatal(Fault::Proxy, SqlState::QUERY_CANCELED, text)
             }
+            Notice::Deadlock => {
+                let code = SqlState::DEADLOCK_DETECTED;
+                let error = Error::fatal(Fault::Client, code, "deadlock detected");
+                error.detail("Transactions wait for each other on several servers.")
+            }
         }
     }
 
-    /// `query_timeout` has passed, and the statement is cancelled: the next such notice comes when that has had its time.
+    /// `query_timeout` has passed, or the statement would wait for ever, and it is cancelled: the next such notice comes when
+    /// that has had its time.
     fn await_cancel(&self) {
         self.link.dismiss(Notice::QueryTimeout);
+        self.link.dismiss(Notice::Deadlock);
         let now = self.state.core.now();
         let limit = self.state.config().servers.query_timeout;
         let elapsed = limit.unwrap_or_default().saturating_sub(CANCEL_PATIENCE);
@@ -639,9 +646,14 @@ impl Session {
 
     /// What the client is told of a statement that was cancelled because of `query_timeout`.
     fn timeout_error(&self) -> Error {
+        self.cancelled(Notice::QueryTimeout)
+    }
+
+    /// What the client is told of a statement that was cancelled for this reason, and which it survives.
+    fn cancelled(&self, why: Notice) -> Error {
         Error {
             survives: crate::error::Survives::Session,
-            ..self.farewell(Notice::QueryTimeout)
+            ..self.farewell(why)
         }
     }
 

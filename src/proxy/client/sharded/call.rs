@@ -18,8 +18,24 @@ pub(super) struct Call<'a> {
     pub(super) owed: &'a Answers,
     /// It may commit.
     pub(super) commits: bool,
+    /// When each of them gets it.
+    pub(super) order: Order,
     /// What the client gets of the answers.
     pub(super) shown: Shown,
+}
+
+/// When the servers of a call get it.
+///
+/// Whoever waits for a lock on one server and has another on the next may wait for somebody who has it the other way
+/// round, and no server sees both. So locks are taken in the order of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// All at once: it takes no locks that others wait for, or its rows come in an order of their own.
+    Together,
+    /// Each takes the same locks: who has those of the first server has all.
+    FirstThenOthers,
+    /// One after the other.
+    InTurn,
 }
 
 /// What is owed, in order, and whether it is the client's.
@@ -66,12 +82,17 @@ impl Shown {
     }
 }
 
-/// Sends a call to its servers.
-pub(super) fn begin(legs: &mut [Leg], call: &Call<'_>) {
-    for (at, leg) in legs.iter_mut().enumerate() {
+/// Sends a call to those of its servers that are next, `sent` of which have it. How many have it then?
+pub(super) fn begin(legs: &mut [Leg], call: &Call<'_>, sent: usize) -> usize {
+    let next = match (call.order, sent) {
+        (Order::Together, _) | (Order::FirstThenOthers, 1..) => legs.len(),
+        (Order::FirstThenOthers, 0) | (Order::InTurn, _) => legs.len().min(sent + 1),
+    };
+    for (at, leg) in legs.iter_mut().enumerate().take(next).skip(sent) {
         let messages = call.messages.get(at).or_else(|| call.messages.first());
         send(leg, call, messages.map_or(&[], Vec::as_slice));
     }
+    next
 }
 
 /// Sends a call to one of its servers.

@@ -24,7 +24,7 @@ use crate::sharding::{CopyRouter, RowTarget};
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
-use super::call::{self, Call, Shown};
+use super::call::{self, Call, Order, Shown};
 use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
 use super::scatter::{self, Outcome, Replies};
@@ -132,6 +132,7 @@ pub(super) async fn run(
         messages: &[],
         owed: RESULTS,
         commits: false,
+        order: Order::Together,
         shown: Shown::Errors,
     };
     for leg in legs.iter_mut() {
@@ -169,9 +170,11 @@ impl CopyIn<'_> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
             None | Some(Notice::Drain | Notice::Removed) => {}
-            Some(Notice::QueryTimeout) if self.stage != Stage::Failed => {
+            Some(why @ (Notice::QueryTimeout | Notice::Deadlock))
+                if self.stage != Stage::Failed =>
+            {
                 self.session.await_cancel();
-                let error = self.session.timeout_error();
+                let error = self.session.cancelled(why);
                 self.session.tell(&error);
                 self.fail();
             }

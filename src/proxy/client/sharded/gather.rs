@@ -20,7 +20,7 @@ use crate::sql::session::Effects;
 use crate::types::enums::Enums;
 
 use super::super::{End, Session};
-use super::call::{Answers, Call, Shown};
+use super::call::{Answers, Call, Order, Shown};
 use super::charge::Charge;
 use super::kept::{Kept, Messages};
 use super::plan::{put_parse, Form, Planned};
@@ -138,6 +138,7 @@ impl Session {
             messages: &messages,
             owed,
             commits: false,
+            order: Order::Together,
             shown: Shown::Reply {
                 plan: Arc::new(run.merge.clone()),
                 slice,
@@ -177,6 +178,7 @@ impl Session {
             messages: &[messages],
             owed: DESCRIPTION,
             commits: false,
+            order: Order::Together,
             shown: Shown::Description,
         };
         let mut kept = Kept::whole();

@@ -11,7 +11,6 @@ mod charge;
 mod copy;
 mod crew;
 mod cursors;
-mod defined;
 mod execute;
 mod flow;
 mod gather;
@@ -29,6 +28,7 @@ mod steps;
 mod stored;
 mod two_phase;
 mod unique_ids;
+mod unknown;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -41,6 +41,7 @@ use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::defined::Defined;
 use crate::routing::transaction::Transaction;
 use crate::sql::session::Effects;
 use crate::types::canonical::Canonical;
@@ -57,7 +58,6 @@ use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
 use afar::Afar;
 use batch::Relayed;
-use defined::Defined;
 use steps::Stepped;
 
 /// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
@@ -81,8 +81,9 @@ pub(super) struct Sharded {
     left: Option<portals::Left>,
     /// The last number of a portal on servers.
     portal_number: u64,
+    /// What the request or transaction under way has changed of the catalogue.
     defined: Defined,
-    /// They change what is known of keys that a query translates.
+    /// It changes what is known of keys that a query translates.
     retranslates: bool,
     /// What the request under way knows of such keys.
     translations: lookups::Translations,

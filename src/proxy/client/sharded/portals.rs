@@ -26,7 +26,7 @@ use crate::sql::session::Effects;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
-use super::call::{Answers, Call, Shown};
+use super::call::{Answers, Call, Order, Shown};
 use super::flow::Flow;
 use super::plan::{Planned, Wanted};
 use super::scatter::{self, Outcome, LIMITS};
@@ -268,6 +268,7 @@ impl Session {
             messages: &[messages],
             owed,
             commits: false,
+            order: Order::Together,
             shown,
         };
         // Not by `call`, before which servers' unnamed portals are taken for gone.
@@ -355,7 +356,7 @@ impl Session {
         }
         let state = std::mem::replace(&mut portal.state, State::Failed(Why::Error));
         let (went, state) = match state {
-            State::Bound => self.execute_bound(&mut portal, rows, lone, behind).await?,
+            State::Bound => Box::pin(self.execute_bound(&mut portal, rows, lone, behind)).await?,
             State::Open(merge, flow) => {
                 self.execute_open(&portal, rows, "SELECT", (merge, flow))
                     .await?
@@ -558,6 +559,7 @@ impl Session {
             messages: &[messages],
             owed,
             commits: false,
+            order: Order::Together,
             shown: Shown::Errors,
         };
         self.aim(legs);

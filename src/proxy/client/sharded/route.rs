@@ -8,6 +8,7 @@ use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::defined::Changed;
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
@@ -30,7 +31,6 @@ use crate::sql::statement::{Kind, Statement, TableUse};
 use super::super::facts::Facts;
 use super::super::role::{asked_role, invalid};
 use super::super::Session;
-use super::defined::Changed;
 use super::not_known_yet;
 use super::route_copy::copying;
 

@@ -97,8 +97,8 @@ struct Scatter<'a> {
     tag: Vec<u8>,
     /// The client has been told of an error; the servers that are still at work were asked to stop.
     failed: bool,
-    /// The servers were asked to stop because of `query_timeout`.
-    timed_out: bool,
+    /// Why the servers were asked to stop: `query_timeout`, or they would wait for ever.
+    cancelled: Option<Notice>,
     /// The client has got something of the reply.
     begun: bool,
     /// When the first row came.
@@ -109,6 +109,8 @@ struct Scatter<'a> {
     held: Charge,
     /// Cores that have a part of its groups.
     crew: Option<Crew>,
+    /// The call, which so many of the servers have, where others get it later.
+    unsent: Option<(&'a Call<'a>, usize)>,
 }
 
 /// What becomes of the messages.
@@ -124,13 +126,13 @@ enum Output {
 }
 
 /// Runs a call on these servers, which rest, and passes the replies on. Errors: a server is lost, or the client is.
-pub(super) async fn run(
-    session: &mut Session,
-    legs: &mut [Leg],
-    call: &Call<'_>,
-    kept: Option<&mut Kept>,
+pub(super) async fn run<'a>(
+    session: &'a mut Session,
+    legs: &'a mut [Leg],
+    call: &'a Call<'a>,
+    kept: Option<&'a mut Kept>,
 ) -> Result<Outcome, End> {
-    begin(legs, call);
+    let sent = begin(legs, call, 0);
     let mut notes = Vec::new();
     let output = match &call.shown {
         Shown::Description => Output::Description,
@@ -157,6 +159,9 @@ pub(super) async fn run(
             if *names {
                 merge = merge.copy_names();
             }
+            if sent < legs.len() {
+                merge = merge.in_turn(sent);
+            }
             if let Some(promised) = promised {
                 merge = merge.promised(promised.clone());
             }
@@ -170,9 +175,9 @@ pub(super) async fn run(
             }
         }
     };
-    let (outcome, _) = Scatter::new(session, legs, output, notes, kept)
-        .run()
-        .await?;
+    let mut scatter = Scatter::new(session, legs, output, notes, kept);
+    scatter.unsent = (sent < scatter.legs.len()).then_some((call, sent));
+    let (outcome, _) = scatter.run().await?;
     Ok(outcome)
 }
 
@@ -186,7 +191,7 @@ pub(super) async fn flow(
 ) -> Result<(Outcome, Option<(Box<Merge>, Flow)>), End> {
     flow.held = None;
     if let Some(call) = opening {
-        begin(legs, call);
+        begin(legs, call, 0);
     }
     let output = Output::Merged {
         merge,
@@ -261,12 +266,13 @@ impl<'a> Scatter<'a> {
             output,
             tag: Vec::new(),
             failed: false,
-            timed_out: false,
+            cancelled: None,
             begun: false,
             first_row: None,
             notes,
             kept,
             crew: None,
+            unsent: None,
         }
     }
 
@@ -274,7 +280,7 @@ impl<'a> Scatter<'a> {
         let now = self.session.state.core.now();
         self.session.link.since.set(now);
         poll_fn(|cx| self.poll(cx)).await?;
-        if self.failed || self.timed_out {
+        if self.failed || self.cancelled.is_some() {
             // What is sent next is not what cancel requests are for.
             for leg in &*self.legs {
                 leg.held.target.settled().await;
@@ -296,7 +302,9 @@ impl<'a> Scatter<'a> {
         self.session.link.listen(cx);
         match self.session.link.notice() {
             None | Some(Notice::Drain | Notice::Removed) => {}
-            Some(Notice::QueryTimeout) if !self.timed_out => self.time_out(),
+            Some(why @ (Notice::QueryTimeout | Notice::Deadlock)) if self.cancelled.is_none() => {
+                self.cancel(why);
+            }
             Some(notice) => return Poll::Ready(Err(End::Fatal(self.session.farewell(notice)))),
         }
         // A client that goes away is noticed here; what it sends meanwhile waits.
@@ -322,11 +330,12 @@ impl<'a> Scatter<'a> {
                 // Portals are not asked for their rest.
                 Progress::Reading | Progress::Writing => self.failed && self.is_flow(),
             };
+            let over = over && self.unsent.is_none();
             if over && self.legs.iter().all(|leg| leg.held.is_resting()) {
                 self.session.count_traffic();
                 return Poll::Ready(Ok(()));
             }
-            moved |= self.ask_on();
+            moved |= self.ask_on() || self.send_on();
             if !moved && progress != Progress::Writing {
                 return Poll::Pending;
             }
@@ -388,9 +397,9 @@ impl<'a> Scatter<'a> {
 
     /// Asks those servers for more rows of their portals without whose rows it does not go on. True: there are some.
     fn ask_on(&mut self) -> bool {
-        if self.timed_out && self.needs_more() {
+        if let Some(why) = self.cancelled.filter(|_| self.needs_more()) {
             // All of them were at rest when it was cancelled.
-            let error = self.session.timeout_error();
+            let error = self.session.cancelled(why);
             self.refuse(&error);
             return true;
         }
@@ -412,6 +421,34 @@ impl<'a> Scatter<'a> {
             }
         }
         asked
+    }
+
+    /// Sends the call to the next servers when those before have done it. True: they have.
+    fn send_on(&mut self) -> bool {
+        let Some((call, sent)) = self.unsent else {
+            return false;
+        };
+        if !self.legs[..sent].iter().all(|leg| leg.held.is_resting()) {
+            return false;
+        }
+        if let Some(why) = self.cancelled.filter(|_| !self.failed) {
+            let error = self.session.cancelled(why);
+            self.refuse(&error);
+        }
+        self.unsent = None;
+        if self.failed {
+            // The others are spared.
+            if let Output::Merged { merge, .. } = &mut self.output {
+                (sent..self.legs.len()).for_each(|at| merge.lose(at));
+            }
+        } else {
+            let next = begin(self.legs, call, sent);
+            if let Output::Merged { merge, .. } = &mut self.output {
+                merge.asked_up_to(next);
+            }
+            self.unsent = (next < self.legs.len()).then_some((call, next));
+        }
+        true
     }
 
     /// Looks at the whole messages of one server.
@@ -576,12 +613,12 @@ impl<'a> Scatter<'a> {
         self.stop();
     }
 
-    /// `query_timeout`: the servers stop, and their errors are the client's. One that does not will end the session.
-    fn time_out(&mut self) {
-        self.timed_out = true;
+    /// The servers stop, and their errors are the client's. One that does not will end the session.
+    fn cancel(&mut self, why: Notice) {
+        self.cancelled = Some(why);
         self.session.await_cancel();
         let mut message = Vec::new();
-        put_error(&mut message, &self.session.timeout_error());
+        put_error(&mut message, &self.session.cancelled(why));
         for replies in &mut self.replies {
             replies.cancelled = Some(message.clone());
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::merge::{refused, Promised};
+use crate::merge::plan::{Completion, Source};
+use crate::merge::{refused, MergePlan, Promised};
 use crate::protocol::backend::{
     ready_for_query, CommandComplete, TransactionStatus, EMPTY_QUERY_RESPONSE,
 };
@@ -16,7 +17,7 @@ use crate::session::Ties;
 use crate::sql::session::{Effect, Effects};
 
 use super::super::{End, Session};
-use super::call::{self, Call, Shown};
+use super::call::{self, Call, Order, Shown};
 use super::copy;
 use super::flow::rows_max as rows_max_of;
 use super::kept::Kept;
@@ -328,6 +329,10 @@ impl Session {
             messages: &messages,
             owed,
             commits: false,
+            order: match &run.copying {
+                Some(_) => Order::Together,
+                None => order(&run.merge),
+            },
             shown,
         };
         let outcome = match stored {
@@ -459,6 +464,7 @@ impl Session {
                 messages: &messages,
                 owed: RESULTS,
                 commits,
+                order: Order::Together,
                 shown: Shown::Errors,
             };
             let outcome = self.call(&mut legs, &call).await;
@@ -521,6 +527,7 @@ impl Session {
             messages,
             owed: RESULTS,
             commits: false,
+            order: Order::Together,
             shown: Shown::Errors,
         };
         if readers.is_empty() {
@@ -617,4 +624,13 @@ pub(super) fn in_failed_transaction() -> Error {
 pub(super) fn too_much() -> Error {
     let text = "too many settings and savepoints in a transaction over several shards";
     Error::error(Fault::Client, SqlState::PROGRAM_LIMIT_EXCEEDED, text)
+}
+
+/// When servers get what is merged like this.
+const fn order(merge: &MergePlan) -> Order {
+    match (&merge.completion, &merge.source) {
+        (Completion::Same, _) => Order::FirstThenOthers,
+        (Completion::Added, Source::EveryLeg) => Order::InTurn,
+        _ => Order::Together,
+    }
 }
