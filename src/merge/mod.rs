@@ -327,7 +327,7 @@ impl Merge {
     fn take(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let (tag, length) = header(message)?;
         let body = message.get(HEADER_BYTES..length).unwrap_or_default();
-        if matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) {
+        if self.first_turn.is_some() && matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) {
             self.end_first_turn(out)?;
         }
         let legs = self.asked;
@@ -379,6 +379,7 @@ impl Merge {
     }
 
     /// What the legs of the first turn have said so far is for the client.
+    #[cold]
     fn end_first_turn(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.stage != Stage::Open {
             return Ok(());
