@@ -98,13 +98,13 @@ async fn look(state: &Rc<CoreState>) -> bool {
         .collect();
     for id in found(&clients, &both) {
         let links = state.links.borrow();
-        let link = links.iter().find_map(|(_, link)| {
-            let is_it = link.key.process_id() == id;
-            is_it.then_some(link)
-        });
         let since = clients.iter().find(|client| client.id == id);
         let since = since.and_then(|client| client.waits);
-        if let Some(link) = link.filter(|link| Some(link.since.get()) == since) {
+        // Of another core, or it has gone on.
+        if let Some(link) = links
+            .get(&id)
+            .filter(|link| Some(link.since.get()) == since)
+        {
             tracing::warn!(
                 client = id,
                 "clients wait for each other on several servers: this one gives up"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::sharding::ShardingTables;
 use crate::sql::keys::Change;
-use crate::sql::statement::{Created, Kind, Statement, TableUse};
+use crate::sql::statement::{Created, Kind, Need, Statement, TableUse};
 
 /// Names that are remembered; with more of them, nothing is known of any table or function.
 const NAMES_MAX: usize = 1024;
@@ -32,7 +32,8 @@ pub enum Changed {
 impl Defined {
     /// Takes note of a statement that is going to be run.
     pub fn heed(&mut self, statement: &Statement) {
-        if !statement.kind.defines() {
+        // A temporary table is nobody else's, and only a hint leads to it.
+        if !statement.kind.defines() || statement.needs_primary == Some(Need::Temporary) {
             return;
         }
         self.any = true;
@@ -183,7 +184,7 @@ mod tests {
         }
         assert!(!changed.is_another("t") && !changed.is_another("other"));
         assert_eq!(changed.named("t"), Some(&Changed::Altered));
-        assert!(!defined(&["SELECT 1", "TRUNCATE t"]).any());
+        assert!(!defined(&["SELECT 1", "TRUNCATE t", "CREATE TEMP TABLE t (a int)"]).any());
         let many: Vec<_> = (0..=NAMES_MAX)
             .map(|n| format!("DROP TABLE t{n}"))
             .collect();

@@ -399,3 +399,44 @@ fn the_nearest_vectors_are_looked_for_at_the_nearest_centroids() {
         assert_eq!(routed(&mut cache, &tables, text, &[]), to, "{text}");
     }
 }
+
+#[test]
+fn tables_of_which_nothing_is_known_are_told() {
+    let (tables, schema) = (sharding(), schema());
+    let catalogue = Catalogue::default();
+    let database = Database {
+        tables: &tables,
+        schema: &schema,
+        search_path: None,
+        functions: &catalogue,
+        system_catalogs: SystemCatalogs::OmnishardedSticky,
+        sticky: false,
+        lookups: &|_, _| None,
+    };
+    let check = |text: &str, expected: Option<&str>| {
+        let mut cache = Cache::new(0, 0);
+        let analysed = cache.analyse(text.as_bytes(), Dialect::default());
+        let statements = analysed.analysis.statements.as_ref().unwrap();
+        let found = unknown_table(&statements[0], &database, |name| name == "fine");
+        assert_eq!(found, expected, "{text}");
+    };
+    check("SELECT * FROM strange", Some("strange"));
+    check(
+        "SELECT * FROM users JOIN strange USING (id)",
+        Some("strange"),
+    );
+    check("INSERT INTO strange VALUES (1)", Some("strange"));
+    check("COPY strange FROM STDIN", Some("strange"));
+    for text in [
+        "SELECT 1",
+        "SELECT * FROM users, payments, countries, fine",
+        "SELECT * FROM pg_class, information_schema.tables",
+        "SELECT * FROM generate_series(1, 2) strange",
+        "SELECT * FROM (VALUES (1)) strange",
+        "WITH strange AS (SELECT 1) SELECT * FROM strange",
+        "WITH RECURSIVE strange AS (SELECT 1 UNION ALL SELECT * FROM strange) SELECT * FROM strange",
+        "COPY users TO STDOUT",
+    ] {
+        check(text, None);
+    }
+}
