@@ -8,6 +8,8 @@
 //! Values are in PostgreSQL's own text form, which its types read as they write it. Types that are not known here, and
 //! forms that may not be read back, are refused.
 
+use std::sync::Arc;
+
 use super::refused;
 use crate::error::{Error, Fault};
 use crate::protocol::backend::tag;
@@ -18,11 +20,8 @@ use crate::types::array::element_type;
 use crate::types::enums::{Enums, UserType};
 use crate::types::oid;
 
-use std::sync::Arc;
-
 /// Bytes of a type's modifier that are not the type's own.
 const MODIFIER_BYTES: i32 = 4;
-const JSON: u32 = 114;
 
 /// What bounds, and what must be known to read values back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,8 +236,7 @@ pub fn with_rows(text: &str, gathered: &[Gathered], name: impl Fn(usize) -> Stri
 /// Source: <https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat>
 fn type_name(type_oid: u32, modifier: i32) -> Option<String> {
     let array = element_type(type_oid).map(|element| (element, "[]"));
-    let json = (type_oid == 199).then_some((JSON, "[]"));
-    let (type_oid, dimensions) = array.or(json).unwrap_or((type_oid, ""));
+    let (type_oid, dimensions) = array.unwrap_or((type_oid, ""));
     let length = |name: &str| match modifier {
         -1 => name.to_owned(),
         modifier => format!("{name}({})", modifier - MODIFIER_BYTES),
@@ -267,7 +265,7 @@ fn type_name(type_oid: u32, modifier: i32) -> Option<String> {
         oid::MACADDR => plain("macaddr")?,
         oid::CIDR => plain("cidr")?,
         oid::MACADDR8 => plain("macaddr8")?,
-        JSON => plain("json")?,
+        oid::JSON => plain("json")?,
         oid::JSONB => plain("jsonb")?,
         3904 => plain("int4range")?,
         3906 => plain("numrange")?,

@@ -110,10 +110,7 @@ pub struct Merge {
     limits: Limits,
     description: Description,
     legs: Vec<Leg>,
-    /// So many of them have been asked, or have said what all say; nobody, until the first of several turns has done so.
-    asked: usize,
-    /// The legs of the first turn, until that has succeeded.
-    first_turn: Option<usize>,
+    asked: Asked,
     columns: Option<Arc<Columns>>,
     uniform: Uniform,
     rows: Rows,
@@ -158,6 +155,15 @@ enum Rows {
     Giving(Giving),
 }
 
+/// Which legs have been asked.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// So many, of whom none has given a row or come to its end.
+    First(usize),
+    /// So many.
+    UpTo(usize),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -192,8 +198,7 @@ impl Merge {
             limits,
             description,
             legs: (0..legs).map(|_| Leg::default()).collect(),
-            asked: legs,
-            first_turn: None,
+            asked: Asked::UpTo(legs),
             columns: None,
             uniform: Uniform::default(),
             rows,
@@ -221,15 +226,14 @@ impl Merge {
     /// Only for rows that need no order.
     #[must_use]
     pub fn in_turn(mut self, asked: usize) -> Self {
-        self.asked = usize::MAX;
-        self.first_turn = Some(asked);
+        self.asked = Asked::First(asked);
         self.uniform.keep();
         self
     }
 
     /// So many legs have been asked now.
     pub fn asked_up_to(&mut self, asked: usize) {
-        self.asked = asked;
+        self.asked = Asked::UpTo(asked);
     }
 
     /// The same merge for a `COPY … TO STDOUT` of which every leg sends a line of column names (HEADER).
@@ -327,10 +331,14 @@ impl Merge {
     fn take(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let (tag, length) = header(message)?;
         let body = message.get(HEADER_BYTES..length).unwrap_or_default();
-        if self.first_turn.is_some() && matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) {
-            self.end_first_turn(out)?;
-        }
-        let legs = self.asked;
+        let legs = match self.asked {
+            Asked::First(asked) if matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) => {
+                self.end_first_turn(asked, out)?;
+                asked
+            }
+            Asked::First(_) => usize::MAX,
+            Asked::UpTo(asked) => asked,
+        };
         let Some(leg) = self.legs.get_mut(index) else {
             return Err(broken("a message of an unknown leg"));
         };
@@ -380,14 +388,11 @@ impl Merge {
 
     /// What the legs of the first turn have said so far is for the client.
     #[cold]
-    fn end_first_turn(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn end_first_turn(&mut self, asked: usize, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.stage != Stage::Open {
             return Ok(());
         }
-        let Some(asked) = self.first_turn.take() else {
-            return Ok(());
-        };
-        self.asked = asked;
+        self.asked = Asked::UpTo(asked);
         while let Some(message) = self.uniform.next(asked) {
             self.describe(&message, out)?;
         }

@@ -72,6 +72,13 @@ pub(super) async fn watch(state: Rc<CoreState>) {
 }
 
 fn has_suspects(state: &CoreState) -> bool {
+    if state
+        .pools()
+        .clusters()
+        .all(|cluster| cluster.shards() == 1)
+    {
+        return false;
+    }
     let now = state.core.now();
     let links = state.links.borrow();
     let mut links = links.values();
@@ -197,6 +204,7 @@ async fn waits(state: &Rc<CoreState>, clients: &[Client]) -> Vec<(i32, i32)> {
     for client in clients {
         for process in &client.servers {
             holders.insert(process, client.id);
+            // The last of a circle may have waited for less than the first, who is suspected.
             let long = |since| now.saturating_duration_since(since) >= PATIENCE / 2;
             if client.waits.is_some_and(long) {
                 asked.entry(&process.0).or_default().push(process.1);

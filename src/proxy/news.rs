@@ -137,8 +137,7 @@ pub(super) fn definitions_changed(state: &CoreState, names: &Arc<Names>) {
 /// A definition of the database of `names` has changed.
 pub(super) fn heard_definitions(state: &CoreState, names: &Names) {
     let pools = state.pools();
-    let clusters = pools.clusters();
-    let same = clusters.filter(|cluster| cluster.names.database == names.database);
+    let same = pools.clusters_of(&names.database);
     same.for_each(|cluster| cluster.forget_facts());
 }
 

@@ -113,6 +113,15 @@ impl Pools {
         self.clusters.iter()
     }
 
+    /// Every user's of this database.
+    pub(super) fn clusters_of<'a>(
+        &'a self,
+        database: &'a str,
+    ) -> impl Iterator<Item = &'a Rc<Cluster>> {
+        let clusters = self.clusters();
+        clusters.filter(move |cluster| cluster.names.database == database)
+    }
+
     /// The same clusters, with other pools on their way in or out.
     fn with(&self, all: Vec<Rc<PoolSlot>>) -> Self {
         Self::new(all, self.clusters.clone())

@@ -449,9 +449,9 @@ impl<'s> Router<'_, 's> {
         }
     }
 
-    /// Where a query that any shard could answer has to go for what it calls: numbers of a sequence and advisory locks are
-    /// the same for all clients, so one server has them, as it has the locks of rows that are everywhere; whoever listens hears it from one shard, so all notify; and a
-    /// function of a schema is where that is.
+    /// Where a query that any shard could answer has to go for what it calls. Numbers of a sequence and advisory locks are
+    /// the same for all clients, so one server has them, as it has the locks of rows that are everywhere. Whoever listens
+    /// hears it from one shard, so all notify. A function of a schema is where that is.
     fn by_functions(&self) -> Option<Route<'s>> {
         let calls = |names: &dyn Fn(&str) -> bool| {
             let mut functions = self.functions.iter();

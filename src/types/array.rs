@@ -8,6 +8,7 @@ use super::{fixed, integer, oid, Format, Invalid};
 pub const fn element_type(array: u32) -> Option<u32> {
     Some(match array {
         1000 => oid::BOOL,
+        199 => oid::JSON,
         651 => oid::CIDR,
         775 => oid::MACADDR8,
         791 => oid::MONEY,

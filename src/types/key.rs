@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(of(oid::NAME, &Session::DEFAULT), Some(Kind::Name));
         assert_eq!(of(oid::FIRST_OF_USERS, &BYTES), None);
         assert_eq!(of(oid::MONEY, &BYTES), None);
-        assert_eq!(of(114, &BYTES), None, "json has no order");
+        assert_eq!(of(oid::JSON, &BYTES), None, "json has no order");
         assert_eq!(of(oid::JSONB, &BYTES), None, "nor has jsonb here");
         let rounded = Session {
             floats_exact: false,

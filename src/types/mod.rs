@@ -57,6 +57,7 @@ pub mod oid {
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
     pub const PG_LSN: u32 = 3220;
+    pub const JSON: u32 = 114;
     pub const JSONB: u32 = 3802;
 
     /// From here on OIDs are given to types of users, each server in its own way.

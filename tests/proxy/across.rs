@@ -500,6 +500,17 @@ fn filled_with(name: &str, options: &str, general: &str) -> (Wire, Shards) {
     (one, shards)
 }
 
+/// The same rows from both, in both formats.
+#[track_caller]
+fn same_in_both_formats(one: &mut Wire, client: &mut Wire, sql: &str) {
+    for binary in [false, true] {
+        let found = comparable(ask(client, sql, binary), binary, true, false);
+        let expected = comparable(ask(one, sql, binary), binary, true, false);
+        assert_eq!(found, expected, "{sql}, binary {binary}");
+        assert!(!found[0].starts_with("error"), "{sql}: {}", found[0]);
+    }
+}
+
 #[test]
 fn arrays_are_ordered_and_grouped_as_by_one_server() {
     let (mut one, shards) = filled("across_arrays");
@@ -511,12 +522,7 @@ fn arrays_are_ordered_and_grouped_as_by_one_server() {
         "SELECT max(ARRAY[score]), min(ARRAY[born]), count(*) FROM users",
         "SELECT array_fill(level, ARRAY[2], ARRAY[age]) AS a, sum(balance) FROM users WHERE age > 0 GROUP BY 1 ORDER BY 1",
     ] {
-        for binary in [false, true] {
-            let found = comparable(ask(&mut client, sql, binary), binary, true, false);
-            let expected = comparable(ask(&mut one, sql, binary), binary, true, false);
-            assert_eq!(found, expected, "{sql}, binary {binary}");
-            assert!(!found[0].starts_with("error"), "{sql}: {}", found[0]);
-        }
+        same_in_both_formats(&mut one, &mut client, sql);
     }
     shards.pgdog.stop();
 }

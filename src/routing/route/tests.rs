@@ -73,6 +73,22 @@ fn schema() -> Some2 {
     )
 }
 
+fn database<'s>(
+    tables: &'s ShardingTables,
+    schema: &'s Some2,
+    functions: &'s Catalogue,
+) -> Database<'s> {
+    Database {
+        tables,
+        schema,
+        search_path: None,
+        functions,
+        system_catalogs: SystemCatalogs::OmnishardedSticky,
+        sticky: false,
+        lookups: &|_, _| None,
+    }
+}
+
 fn shard_of(tables: &ShardingTables, key: i64) -> u32 {
     let column = tables.columns.first().unwrap();
     match column.place(&Key::Integer(key)) {
@@ -124,15 +140,7 @@ fn routed(
     parameters: &[Parameter<'_>],
 ) -> String {
     let (schema, functions) = (schema(), Catalogue::default());
-    let database = Database {
-        tables,
-        schema: &schema,
-        search_path: None,
-        functions: &functions,
-        system_catalogs: SystemCatalogs::OmnishardedSticky,
-        sticky: false,
-        lookups: &|_, _| None,
-    };
+    let database = database(tables, &schema, &functions);
     let mut answers = [(); 2].map(|()| {
         let analysed = cache.analyse(text.as_bytes(), Dialect::default());
         let statements = analysed.analysis.statements.as_deref();
@@ -290,15 +298,7 @@ fn keys_of_hints_have_their_shard() {
     let (schema, functions) = (schema(), Catalogue::default());
     let mut tables = sharding();
     let of = |tables: &ShardingTables, key: &str| {
-        let database = Database {
-            tables,
-            schema: &schema,
-            search_path: None,
-            functions: &functions,
-            system_catalogs: SystemCatalogs::OmnishardedSticky,
-            sticky: false,
-            lookups: &|_, _| None,
-        };
+        let database = database(tables, &schema, &functions);
         show(route_key(key.as_bytes(), &database))
     };
     assert_eq!(of(&tables, "5"), "0A000", "uuids and numbers");
@@ -404,15 +404,7 @@ fn the_nearest_vectors_are_looked_for_at_the_nearest_centroids() {
 fn tables_of_which_nothing_is_known_are_told() {
     let (tables, schema) = (sharding(), schema());
     let catalogue = Catalogue::default();
-    let database = Database {
-        tables: &tables,
-        schema: &schema,
-        search_path: None,
-        functions: &catalogue,
-        system_catalogs: SystemCatalogs::OmnishardedSticky,
-        sticky: false,
-        lookups: &|_, _| None,
-    };
+    let database = database(&tables, &schema, &catalogue);
     let check = |text: &str, expected: Option<&str>| {
         let mut cache = Cache::new(0, 0);
         let analysed = cache.analyse(text.as_bytes(), Dialect::default());

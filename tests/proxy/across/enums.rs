@@ -1,19 +1,8 @@
 //! Enums, whose order only the catalogue tells, and jsonb, of which equal values are written apart.
 
 use super::super::shards::Shards;
-use super::super::support::{Postgres, Wire};
-use super::{ask, comparable, filled};
-
-/// The same rows from both, in both formats.
-#[track_caller]
-fn same(one: &mut Wire, client: &mut Wire, sql: &str) {
-    for binary in [false, true] {
-        let expected = comparable(ask(one, sql, binary), binary, true, false);
-        let found = comparable(ask(client, sql, binary), binary, true, false);
-        assert_eq!(found, expected, "{sql}, binary {binary}");
-        assert!(!found[0].starts_with("error"), "{sql}: {}", found[0]);
-    }
-}
+use super::super::support::Postgres;
+use super::{filled, same_in_both_formats};
 
 #[test]
 fn enums_are_ordered_as_they_were_declared() {
@@ -31,7 +20,7 @@ fn enums_are_ordered_as_they_were_declared() {
         "SELECT mood, id, row_number() OVER (ORDER BY mood, id) FROM users ORDER BY id",
         "SELECT id FROM users WHERE mood > (SELECT min(mood) FROM users) ORDER BY id",
     ] {
-        same(&mut one, &mut client, sql);
+        same_in_both_formats(&mut one, &mut client, sql);
     }
     // The elements of an array in binary format have the OIDs of their shard.
     for sql in [
@@ -48,7 +37,7 @@ fn enums_are_ordered_as_they_were_declared() {
     ] {
         assert_eq!(client.query(sql), one.query(sql), "{sql}");
     }
-    same(
+    same_in_both_formats(
         &mut one,
         &mut client,
         "SELECT id, mood FROM users ORDER BY mood, id",
@@ -104,7 +93,7 @@ fn enums_are_told_apart_by_their_shards_numbers() {
                 "SELECT max(a), min(b), max(c) FROM t",
                 "SELECT id, a, b, c, rank() OVER (ORDER BY a, b, c) FROM t ORDER BY id",
             ] {
-                same(&mut one, &mut client, sql);
+                same_in_both_formats(&mut one, &mut client, sql);
             }
             let sql = "SELECT id, odd FROM t ORDER BY id";
             assert_eq!(client.query(sql), one.query(sql));
@@ -126,7 +115,7 @@ fn values_of_jsonb_are_equal_whatever_their_numbers_look_like() {
     let mut client = shards.client();
     let change = r#"UPDATE users SET tags = (ARRAY['1.0', '1.00', '1', '{"a": [2.50, "1.0"]}', '{"a": [2.5, "1.0"]}', '{"a": [2.5, "1.00"]}', '[1]', '"1"', 'null', NULL, '"a\"1.0"', '-0.0'])[1 + id % 12]::jsonb"#;
     let sql = "SELECT tags, count(*), min(id) FROM users GROUP BY tags ORDER BY 3";
-    same(&mut one, &mut client, sql);
+    same_in_both_formats(&mut one, &mut client, sql);
     assert_eq!(client.query(change), one.query(change));
     for sql in [
         "SELECT count(*), min(id), max(id) FROM users GROUP BY tags ORDER BY 2",
@@ -135,7 +124,7 @@ fn values_of_jsonb_are_equal_whatever_their_numbers_look_like() {
         "SELECT min(id) FROM users GROUP BY ARRAY[tags, '1'] ORDER BY 1",
         "SELECT (tags -> 'a') IS NULL AS none, count(*) FROM users GROUP BY 1, tags ->> 0 ORDER BY 1, 2",
     ] {
-        same(&mut one, &mut client, sql);
+        same_in_both_formats(&mut one, &mut client, sql);
     }
     assert_eq!(
         client.query("SELECT id FROM users ORDER BY tags, id"),

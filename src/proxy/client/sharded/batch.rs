@@ -22,7 +22,7 @@ use crate::sql::statements::first_keyword;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::afar::is_about_cursors;
-use super::call::{Call, Order, Shown};
+use super::call::{Call, Shown};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::steps::{in_failed_transaction, Stepped};
@@ -340,7 +340,6 @@ impl Session {
             messages: &[messages],
             owed: &owed,
             commits: false,
-            order: Order::Together,
             shown: Shown::Description,
         };
         let outcome = self.call(&mut legs, &call).await;

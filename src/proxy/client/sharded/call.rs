@@ -18,8 +18,6 @@ pub(super) struct Call<'a> {
     pub(super) owed: &'a Answers,
     /// It may commit.
     pub(super) commits: bool,
-    /// When each of them gets it.
-    pub(super) order: Order,
     /// What the client gets of the answers.
     pub(super) shown: Shown,
 }
@@ -59,6 +57,8 @@ pub(super) enum Shown {
         promised: Option<Promised>,
         /// No more than so many rows, after which the portal is suspended for good.
         first: Option<u64>,
+        /// When each server gets the call.
+        order: Order,
     },
     /// What describes a statement or portal. Of one server.
     Description,
@@ -78,13 +78,21 @@ impl Shown {
             names: false,
             promised: None,
             first: None,
+            order: Order::Together,
+        }
+    }
+
+    const fn order(&self) -> Order {
+        match self {
+            Self::Reply { order, .. } => *order,
+            Self::Description | Self::Errors => Order::Together,
         }
     }
 }
 
 /// Sends a call to those of its servers that are next, `sent` of which have it. How many have it then?
 pub(super) fn begin(legs: &mut [Leg], call: &Call<'_>, sent: usize) -> usize {
-    let next = match (call.order, sent) {
+    let next = match (call.shown.order(), sent) {
         (Order::Together, _) | (Order::FirstThenOthers, 1..) => legs.len(),
         (Order::FirstThenOthers, 0) | (Order::InTurn, _) => legs.len().min(sent + 1),
     };

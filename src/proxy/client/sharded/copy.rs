@@ -24,7 +24,7 @@ use crate::sharding::{CopyRouter, RowTarget};
 use super::super::super::core_state::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
-use super::call::{self, Call, Order, Shown};
+use super::call::{self, Call, Shown};
 use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
 use super::scatter::{self, Outcome, Replies};
@@ -132,7 +132,6 @@ pub(super) async fn run(
         messages: &[],
         owed: RESULTS,
         commits: false,
-        order: Order::Together,
         shown: Shown::Errors,
     };
     for leg in legs.iter_mut() {

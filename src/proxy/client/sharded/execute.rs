@@ -20,7 +20,7 @@ use crate::sql::statement::{Kind, Statement};
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
-use super::call::{Answers, Call, Order, Shown};
+use super::call::{Answers, Call, Shown};
 use super::plan::{not_analysed, Planned};
 use super::route::Source;
 use super::steps::Stepped;
@@ -279,7 +279,6 @@ impl Session {
             messages: &[messages],
             owed: OWED_BY_PREPARE,
             commits: false,
-            order: Order::Together,
             shown: Shown::Errors,
         };
         let outcome = self.call(&mut legs, &call).await;

@@ -9,7 +9,7 @@ use crate::merge::MergePlan;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Execute, SYNC};
 
-use super::call::{Answers, Call, Order, Shown};
+use super::call::{Answers, Call, Shown};
 use super::charge::Charge;
 use super::scatter::LIMITS;
 
@@ -59,7 +59,6 @@ impl Flow {
         messages: &[],
         owed: EXECUTION,
         commits: false,
-        order: Order::Together,
         shown: Shown::Errors,
     };
 

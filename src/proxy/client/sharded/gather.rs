@@ -138,7 +138,6 @@ impl Session {
             messages: &messages,
             owed,
             commits: false,
-            order: Order::Together,
             shown: Shown::Reply {
                 plan: Arc::new(run.merge.clone()),
                 slice,
@@ -148,6 +147,7 @@ impl Session {
                 names: false,
                 promised: None,
                 first: None,
+                order: Order::Together,
             },
         };
         let mut kept = Kept::rows(rows);
@@ -178,7 +178,6 @@ impl Session {
             messages: &[messages],
             owed: DESCRIPTION,
             commits: false,
-            order: Order::Together,
             shown: Shown::Description,
         };
         let mut kept = Kept::whole();

@@ -1,4 +1,4 @@
-//! Keys that a query translates, and tables that nobody knows yet: what the request under way has to know of them is asked
+//! Keys that a query translates, and what the catalogue has not told of yet: what the request under way has to know of them is asked
 //! before it is run.
 //!
 //! A statement is planned with what is known. What is not is noted, all at once, a server is asked, and the statement
@@ -34,11 +34,11 @@ pub(super) struct Translations {
     known: RefCell<HashMap<KeyName, Translated>>,
     /// What its plan lacks.
     lacking: RefCell<Vec<(KeyName, Wanted)>>,
-    /// It has tables of which nothing is known.
+    /// It has tables or functions of which nothing is known.
     unknown: Cell<Unknown>,
 }
 
-/// Has a request tables of which nothing is known?
+/// Has a request tables or functions of which nothing is known?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Unknown {
     /// None so far.
@@ -68,7 +68,7 @@ impl Translations {
         self.unknown.set(Unknown::None);
     }
 
-    /// Has the catalogue asked for a table of which nothing is known, before the request is planned again. False: it was.
+    /// Has the catalogue asked for a table or function of which nothing is known, before the request is planned again. False: it was.
     pub(super) fn learn(&self) -> bool {
         if self.unknown.get() == Unknown::None {
             self.unknown.set(Unknown::Ask);
@@ -211,11 +211,8 @@ impl Session {
 
     /// A translation may have changed, for whatever user of the database.
     pub(super) fn forget_translations(&self) {
-        let database = &self.cluster.names.database;
         let pools = self.state.pools();
-        let same = pools
-            .clusters()
-            .filter(|other| other.names.database == *database);
+        let same = pools.clusters_of(&self.cluster.names.database);
         same.for_each(|cluster| cluster.lookups.borrow_mut().forget());
     }
 }

@@ -10,7 +10,7 @@ use crate::routing::verdict::{Place as At, Run};
 
 use super::super::super::server::{Collector, RunError};
 use super::super::{End, Session};
-use super::call::{self, Answers, Call, Order, Shown};
+use super::call::{self, Answers, Call, Shown};
 use super::plan::Planned;
 use super::scatter::{self, Outcome};
 use super::Leg;
@@ -150,7 +150,6 @@ impl Session {
             messages: &messages,
             owed: step.owed(),
             commits: false,
-            order: Order::Together,
             shown: Shown::reply(MergePlan::moved_row(), step.is_described(), step.is_query()),
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
@@ -170,7 +169,6 @@ impl Session {
             messages: &messages,
             owed,
             commits: false,
-            order: Order::Together,
             shown: Shown::reply(run.merge, described, step.is_query()),
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
@@ -183,7 +181,6 @@ fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
         messages: &[],
         owed,
         commits: false,
-        order: Order::Together,
         shown: Shown::Errors,
     };
     call::send(leg, &call, messages);

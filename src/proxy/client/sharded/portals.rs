@@ -26,7 +26,7 @@ use crate::sql::session::Effects;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
-use super::call::{Answers, Call, Order, Shown};
+use super::call::{Answers, Call, Shown};
 use super::flow::Flow;
 use super::plan::{Planned, Wanted};
 use super::scatter::{self, Outcome, LIMITS};
@@ -268,7 +268,6 @@ impl Session {
             messages: &[messages],
             owed,
             commits: false,
-            order: Order::Together,
             shown,
         };
         // Not by `call`, before which servers' unnamed portals are taken for gone.
@@ -559,7 +558,6 @@ impl Session {
             messages: &[messages],
             owed,
             commits: false,
-            order: Order::Together,
             shown: Shown::Errors,
         };
         self.aim(legs);

@@ -6,7 +6,7 @@ use crate::sql::session::effects;
 use crate::sql::settings::Own;
 
 use super::super::{End, Session};
-use super::call::{self, Call, Order, Shown};
+use super::call::{self, Call, Shown};
 use super::plan::{Planned, RESULTS};
 use super::steps::{too_much, Stepped};
 
@@ -37,7 +37,6 @@ impl Session {
                 messages: &messages,
                 owed: RESULTS,
                 commits: false,
-                order: Order::Together,
                 shown: Shown::Errors,
             };
             let outcome = self.call(&mut legs, &call).await;

@@ -146,6 +146,7 @@ pub(super) async fn run<'a>(
             promised,
             first,
             notes: told,
+            order: _,
         } => {
             notes.clone_from(told);
             let description = match described {

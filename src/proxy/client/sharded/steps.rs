@@ -324,15 +324,15 @@ impl Session {
                 Wanted::First(rows) => Some(rows),
                 Wanted::All | Wanted::Slice { .. } | Wanted::Stored => None,
             },
+            order: match &run.copying {
+                Some(_) => Order::Together,
+                None => order(&run.merge),
+            },
         };
         let call = Call {
             messages: &messages,
             owed,
             commits: false,
-            order: match &run.copying {
-                Some(_) => Order::Together,
-                None => order(&run.merge),
-            },
             shown,
         };
         let outcome = match stored {
@@ -464,7 +464,6 @@ impl Session {
                 messages: &messages,
                 owed: RESULTS,
                 commits,
-                order: Order::Together,
                 shown: Shown::Errors,
             };
             let outcome = self.call(&mut legs, &call).await;
@@ -527,7 +526,6 @@ impl Session {
             messages,
             owed: RESULTS,
             commits: false,
-            order: Order::Together,
             shown: Shown::Errors,
         };
         if readers.is_empty() {
