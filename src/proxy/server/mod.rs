@@ -6,6 +6,7 @@ mod collector;
 pub(crate) mod connect;
 mod encrypt;
 mod link;
+mod parcel;
 mod reset;
 mod statements;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::task::{ready, Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use cores::{Buf, Core, Detached, Stream};
+use cores::{Buf, Stream};
 
 use crate::balance::Epoch;
 use crate::metrics::{elapsed, Answered, Phase, ServerMeter, Stat};
@@ -37,6 +38,7 @@ pub(crate) use cancel::{Target, Targets};
 pub(crate) use collector::{Collector, RunError};
 use link::Enlisted;
 pub(crate) use link::{Registry, ServerLink};
+pub(crate) use parcel::Parcel;
 pub(crate) use reset::Reset;
 
 /// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
@@ -101,18 +103,6 @@ impl Replies {
     fn is_whole(&self) -> bool {
         self.body_left == 0 && self.partial.is_empty()
     }
-}
-
-/// A server connection between cores.
-pub(crate) struct Parcel {
-    stream: Detached,
-    reported: Parameters,
-    settings: Arc<Settings>,
-    target: cancel::Address,
-    prepared: ServerStatements,
-    epoch: Option<Epoch>,
-    checked: Instant,
-    meter: ServerMeter,
 }
 
 /// The connection is of no further use.
@@ -602,58 +592,6 @@ impl Server {
             return Err(Lost::Closed(None));
         }
         Ok(())
-    }
-
-    /// Leaves this core. Errors: it is not at rest any more, and has been closed.
-    pub(crate) async fn pack(self) -> Result<Parcel, ()> {
-        self.count_traffic();
-        let Self {
-            stream,
-            reported,
-            settings,
-            target,
-            prepared,
-            epoch,
-            checked,
-            link,
-            ..
-        } = self;
-        match stream.detach().await {
-            Ok(stream) if stream.received.is_empty() => Ok(Parcel {
-                stream,
-                reported: Rc::unwrap_or_clone(reported),
-                settings,
-                target: target.address.clone(),
-                prepared,
-                epoch,
-                checked,
-                meter: link.leave(),
-            }),
-            _ => {
-                link.meter.lost();
-                link.meter.given_up();
-                Err(())
-            }
-        }
-    }
-
-    /// Arrives on this core.
-    pub(crate) fn unpack(core: &Core, registry: &Rc<Registry>, parcel: Parcel) -> Self {
-        let mut meter = parcel.meter;
-        meter.arrived();
-        let stream = Stream::attach(core, parcel.stream);
-        let mut server = Self::new(
-            stream,
-            Rc::new(parcel.reported),
-            parcel.target,
-            parcel.prepared,
-            (registry, meter),
-        );
-        server.link.statements.set(server.prepared.len());
-        server.settings = parcel.settings;
-        server.epoch = parcel.epoch;
-        server.checked = parcel.checked;
-        server
     }
 
     /// Has the server closed the connection, as far as that has come?
