@@ -41,6 +41,8 @@ mod copy_shards;
 mod crowd;
 #[path = "proxy/definitions.rs"]
 mod definitions;
+#[path = "proxy/direct.rs"]
+mod direct;
 #[path = "proxy/drivers.rs"]
 mod drivers;
 #[path = "proxy/extended.rs"]

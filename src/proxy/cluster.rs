@@ -60,6 +60,8 @@ pub(crate) struct Cluster {
     reads_own_writes: bool,
     /// What its catalogue says.
     pub(crate) facts: RefCell<Option<Learnt>>,
+    /// Counts how often that, or the configuration, has become another one.
+    pub(crate) facts_number: Cell<u64>,
     /// Who asks it.
     pub(crate) learning: Learning,
 }
@@ -188,6 +190,7 @@ impl Cluster {
             shards,
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
             facts: RefCell::default(),
+            facts_number: Cell::new(before.map_or(0, |cluster| cluster.facts_number.get() + 1)),
             learning: Learning::default(),
         }
     }

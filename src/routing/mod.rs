@@ -1,7 +1,7 @@
 //! Where a statement goes: which servers may run it, and why.
 //!
 //! `role` says whether that may be a replica, `route` which shards have what it touches (`values` are the keys that it
-//! names, `reach` what its tables have to do with each other, `changes` are of rows, `split` divides those of an INSERT, `moves` takes one from shard to shard; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
+//! names, `reach` what its tables have to do with each other, `direct` is a short way to that answer for most statements, `changes` are of rows, `split` divides those of an INSERT, `moves` takes one from shard to shard; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
 //! servers hear that join one, `two_phase` how several commit together,
 //! `copy` what the data of COPY look like, `lookup` what is asked about keys that a query translates, `primary_key` whether an INSERT leaves it out, `preview` tells what would be done.
 
@@ -9,6 +9,7 @@ mod changes;
 pub mod copy;
 pub mod deadlock;
 pub mod defined;
+pub mod direct;
 pub mod lookup;
 pub mod moves;
 pub mod preview;

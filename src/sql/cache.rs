@@ -146,6 +146,22 @@ impl Cache {
         }
     }
 
+    /// The same, if the text has no hints and it is known what it says. It counts as used when [`Self::used`] says so.
+    pub fn find(&mut self, text: &[u8], dialect: Dialect) -> Option<(Rc<Analysis>, &[Literal])> {
+        self.shape.shrink(SCRATCH_BYTES_MAX);
+        let plain = self.shape.read(text, dialect) && self.shape.hints == Hints::default();
+        let Kept(entry) = self.kept.get(self.shape.key.as_slice()).filter(|_| plain)?;
+        entry.used.set(true);
+        Some((Rc::clone(&entry.analysis), &self.shape.literals))
+    }
+
+    /// What was found has spared a text its analysis.
+    pub fn used(&mut self, analysis: &Analysis) {
+        let hits = &analysis.usage.hits;
+        hits.set(hits.get() + 1);
+        self.hits += 1;
+    }
+
     /// The hints in a text, which is not parsed.
     pub fn hints(&mut self, text: &[u8], dialect: Dialect) -> Hints {
         self.shape.shrink(SCRATCH_BYTES_MAX);
@@ -158,10 +174,9 @@ impl Cache {
         if shaped {
             if let Some(Kept(entry)) = self.kept.get(self.shape.key.as_slice()) {
                 entry.used.set(true);
-                let hits = &entry.analysis.usage.hits;
-                hits.set(hits.get() + 1);
-                self.hits += 1;
-                return (Rc::clone(&entry.analysis), None);
+                let analysis = Rc::clone(&entry.analysis);
+                self.used(&analysis);
+                return (analysis, None);
             }
         }
         self.misses += 1;
@@ -180,6 +195,7 @@ impl Cache {
         let analysis = Rc::new(Analysis {
             statements,
             usage: Usage::default(),
+            decisive: Cell::default(),
         });
         let now = self.clock.map(|clock| clock());
         let took = began.zip(now);

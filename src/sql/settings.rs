@@ -67,6 +67,12 @@ impl Settings {
         Some(&self.entry(name)?.value)
     }
 
+    /// Does any of them say where statements go: a setting of ours, or where names are looked for?
+    pub fn routes(&self) -> bool {
+        let mut names = self.iter().map(|setting| &setting.name);
+        names.any(|name| name.starts_with(b"pgdog.") || **name == *b"search_path")
+    }
+
     /// All settings in order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.entries.iter().map(|entry| &**entry)

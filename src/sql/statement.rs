@@ -3,6 +3,7 @@
 //! Names are as PostgreSQL stores them (unquoted ones in lower case), without a server's knowledge of what they
 //! mean: a table may be a view, a function may be any of several with its name.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::keys::{Keys, Operand};
@@ -14,6 +15,17 @@ pub struct Analysis {
     pub statements: Result<Vec<Statement>, Unparsed>,
     /// How often it was used, for `SHOW QUERY_CACHE`.
     pub usage: Usage,
+    /// What routing has found out of it, and under which number of what it knew of the database.
+    pub decisive: Cell<Option<(u64, Option<Decisive>)>>,
+}
+
+/// The one value that decides where a statement goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decisive {
+    /// Its place among [`Keys::restrictions`], of which it is the only member.
+    pub restriction: u16,
+    /// The place of the column that it is compared with among the database's sharded ones.
+    pub column: u16,
 }
 
 /// Why a text has no statements. It is not lost: the server is to answer it.
@@ -33,11 +45,11 @@ pub enum Unparsed {
 #[derive(Debug, Default)]
 pub struct Usage {
     /// Found in the cache.
-    pub hits: std::cell::Cell<u64>,
+    pub hits: Cell<u64>,
     /// Routed to one shard; the router counts.
-    pub direct: std::cell::Cell<u64>,
+    pub direct: Cell<u64>,
     /// Routed to several shards; the router counts.
-    pub multi: std::cell::Cell<u64>,
+    pub multi: Cell<u64>,
 }
 
 /// One statement.

@@ -17,6 +17,7 @@ pub(crate) struct Shards {
     pub(crate) pgdog: Pgdog,
     pub(crate) name: String,
     names: Vec<String>,
+    config: Config,
 }
 
 impl Shards {
@@ -48,14 +49,27 @@ impl Shards {
             let lines = format!("shard = {shard}\ndatabase_name = {database:?}");
             config = config.database(&name, &lines);
         }
-        let more = more.replace("$DATABASE", &name);
         let password = format!("password = {PASSWORD:?}");
         let config = config
-            .more(&more)
             .through(wrapper)
-            .user(ALICE, &name, &password);
-        let pgdog = config.admin().start();
-        Self { pgdog, name, names }
+            .user(ALICE, &name, &password)
+            .admin();
+        let pgdog = config
+            .clone()
+            .more(&more.replace("$DATABASE", &name))
+            .start();
+        Self {
+            pgdog,
+            name,
+            names,
+            config,
+        }
+    }
+
+    /// Has pgdog read its configuration again, with other lines at its end.
+    pub(crate) fn reload(&self, more: &str) {
+        let more = more.replace("$DATABASE", &self.name);
+        self.pgdog.reload(&self.config.clone().more(&more));
     }
 
     pub(crate) fn client(&self) -> Wire {

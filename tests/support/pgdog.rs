@@ -17,6 +17,7 @@ use super::wire::Wire;
 pub(crate) const ADMIN_PASSWORD: &str = "sesame";
 
 /// What the two configuration files shall say.
+#[derive(Clone)]
 pub(crate) struct Config {
     general: String,
     databases: String,

@@ -39,13 +39,17 @@ impl Session {
         };
         match obtained {
             Ok(held) => {
-                // A cancel request shall not hit the settings.
-                if !held.has_ahead() {
-                    *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
-                }
+                self.point_at(&held);
                 Ok(Some(held))
             }
             Err(error) => self.answer(&error).map(|()| None),
+        }
+    }
+
+    /// Cancel requests are for this server, unless the client's settings go ahead of its request: it shall not hit those.
+    pub(super) fn point_at(&self, held: &Held) {
+        if !held.has_ahead() {
+            *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
         }
     }
 

@@ -190,20 +190,28 @@ impl Cluster {
             .is_some_and(|learnt| learnt.question >= question)
     }
 
+    /// Something else is known from here on.
+    fn replace_facts(&self, learnt: Learnt) {
+        self.facts_number.set(self.facts_number.get() + 1);
+        self.facts.replace(Some(learnt));
+    }
+
     /// A definition has changed.
     pub(crate) fn forget_facts(&self) {
         let forgotten = &self.learning.forgotten;
         forgotten.set(forgotten.get() + 1);
-        if let Some(learnt) = &mut *self.facts.borrow_mut() {
-            let layout = learnt.facts.layout.clone();
-            *learnt = Learnt {
+        let learnt = self.facts.borrow();
+        let layout = learnt.as_ref().map(|learnt| learnt.facts.layout.clone());
+        drop(learnt);
+        if let Some(layout) = layout {
+            self.replace_facts(Learnt {
                 facts: Rc::new(Facts {
                     layout,
                     ..Facts::default()
                 }),
                 at: None,
                 question: 0,
-            };
+            });
         }
     }
 }
@@ -251,11 +259,11 @@ impl Session {
         let (facts, at) = self.ask_catalogue().await?;
         // A definition that has changed since may not be in it: whoever comes next asks again.
         let at = (learning.forgotten.get() == forgotten).then_some(at);
-        cluster.facts.replace(Some(Learnt {
+        cluster.replace_facts(Learnt {
             facts: Rc::new(facts),
             at,
             question,
-        }));
+        });
         drop(turn);
         Ok(true)
     }

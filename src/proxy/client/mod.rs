@@ -245,22 +245,23 @@ impl Session {
         if asks && !self.cluster.is_fresh(self.state.core.now()) {
             Box::pin(self.learn_facts()).await?;
         }
-        if self.defers_transactions() {
-            return Box::pin(self.serve_sharded()).await;
-        }
-        let aim = match self.cluster.is_split() {
-            false => Aim::default(),
-            true => match self.route()? {
-                Some(aim) => aim,
+        let (mut held, aim, extent) = if self.defers_transactions() {
+            let Some((held, aim)) = self.take_direct() else {
+                return Box::pin(self.serve_sharded()).await;
+            };
+            (held, aim, Extent::Request)
+        } else {
+            let (aim, extent) = match self.cluster.is_split() {
+                false => (Aim::default(), Extent::Transaction),
+                true => match self.route()? {
+                    Some(aim) => (aim, Extent::OneTransaction),
+                    None => return Ok(()),
+                },
+            };
+            match self.checkout(aim).await? {
+                Some(held) => (held, aim, extent),
                 None => return Ok(()),
-            },
-        };
-        let Some(mut held) = self.checkout(aim).await? else {
-            return Ok(());
-        };
-        let extent = match self.cluster.is_split() {
-            true => Extent::OneTransaction,
-            false => Extent::Transaction,
+            }
         };
         let outcome = loop {
             let relay = Relay::new(self, &mut held, extent).chosen_for(aim);
@@ -269,6 +270,10 @@ impl Session {
             }
             match self.settle(&mut held).await {
                 Ok(false) => break Ok(()),
+                Ok(true) if extent == Extent::Request => {
+                    self.keep_direct(held, aim.shard);
+                    return Ok(());
+                }
                 Ok(true) if self.is_outdated() => {
                     self.note_writes(&mut held, aim.shard, aim.want);
                     if let Err(end) = self.may_stay() {

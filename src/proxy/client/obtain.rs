@@ -139,10 +139,15 @@ impl Session {
             })
     }
 
-    /// The same without waiting, where there is only one to choose and it has a connection that needs nothing before this
+    /// The same without waiting, where there is only one server to choose and it has a connection that needs nothing before this
     /// request. `None`: [`Self::obtain`] is needed.
     pub(super) fn obtain_idle(&mut self, aim: Aim) -> Option<Held> {
-        if self.cluster.is_split() || self.is_outdated() || self.slot.is_held() {
+        let shard = self.cluster.shard(aim.shard)?;
+        if shard.servers().len() > 1 {
+            return None; // a choice that is not used would count
+        }
+        let has_to_see = aim.want != Want::Write && self.cluster.reads_own_writes();
+        if has_to_see || self.is_outdated() {
             return None;
         }
         let Choice::Pool {
@@ -153,6 +158,9 @@ impl Session {
         else {
             return None;
         };
+        if slot.is_held() {
+            return None;
+        }
         self.turn_to(slot);
         let mut held = self.slot.checkout_idle(&self.state)?;
         if held.take_unprompted().is_err() || !self.suits(&held, aim, epoch) {

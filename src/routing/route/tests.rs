@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use super::super::direct::{self, decisive};
 use super::super::values::Parameter;
 use super::*;
 use crate::sharding::{hash::Hasher, Centroids, Function as Sharding, KeyType, SchemaShards};
@@ -153,7 +154,16 @@ fn routed(
             backslashes: false,
             parameters,
         };
-        show(route(statement, &values, &database))
+        let shown = show(route(statement, &values, &database));
+        if let Some(decisive) = decisive(statement, &database) {
+            // The short way comes to the same, or to nothing.
+            let shard = direct::shard(statement, decisive, &values, tables);
+            assert!(
+                shard.is_none_or(|shard| shard.to_string() == shown),
+                "{text}"
+            );
+        }
+        shown
     });
     assert_eq!(answers[0], answers[1], "{text}");
     std::mem::take(&mut answers[0])
@@ -430,5 +440,78 @@ fn tables_of_which_nothing_is_known_are_told() {
         "COPY users TO STDOUT",
     ] {
         check(text, None);
+    }
+}
+
+/// Most statements of a busy database have a value that decides, and no other has one.
+#[test]
+fn one_value_decides_where_all_else_is_plain() {
+    let tables = sharding();
+    let mut cache = Cache::new(100, 1 << 20);
+    let (schema, functions) = (schema(), Catalogue::default());
+    let database = database(&tables, &schema, &functions);
+    let mut sent = |text: &str, parameters: &[Parameter<'_>]| {
+        let analysed = cache.analyse(text.as_bytes(), Dialect::default());
+        let statement = analysed
+            .analysis
+            .statements
+            .as_ref()
+            .unwrap()
+            .first()
+            .unwrap();
+        let values = Values {
+            text: text.as_bytes(),
+            literals: analysed.literals,
+            backslashes: false,
+            parameters,
+        };
+        let found = decisive(statement, &database);
+        found.map(|found| direct::shard(statement, found, &values, &tables))
+    };
+    let expected = shard_of(&tables, 7);
+    for text in [
+        "SELECT * FROM users WHERE id = 7",
+        "SELECT name FROM users u WHERE 7 = u.id AND age > 5 ORDER BY name LIMIT 3",
+        "SELECT DISTINCT age FROM users WHERE id = '7' AND name IN ('a', 'b')",
+        "UPDATE users SET age = 5 WHERE id = 7",
+        "DELETE FROM users WHERE id = 7 RETURNING name",
+    ] {
+        assert_eq!(sent(text, &[]), Some(Some(expected)), "{text}");
+    }
+    let seven = Parameter::Text {
+        type_oid: 0,
+        value: b"7",
+    };
+    let by_parameter = "SELECT * FROM users WHERE id = $1";
+    assert_eq!(sent(by_parameter, &[seven]), Some(Some(expected)));
+    // It is this value, and it is none of a shard.
+    for text in [
+        "SELECT * FROM users WHERE id = 'x'",
+        "SELECT * FROM users WHERE id = 7.5",
+    ] {
+        assert_eq!(sent(text, &[]), Some(None), "{text}");
+    }
+    assert_eq!(sent(by_parameter, &[Parameter::Null]), Some(None));
+    assert_eq!(sent(by_parameter, &[]), Some(None));
+    for text in [
+        "SELECT * FROM users WHERE id IN (7, 8)",
+        "SELECT * FROM users WHERE id = 7 AND id = 8",
+        "SELECT * FROM users WHERE id = ANY ('{7}')",
+        "SELECT * FROM users WHERE id = 7 OR age = 5",
+        "SELECT * FROM users WHERE id = 7 FOR UPDATE",
+        "SELECT f(age) FROM users WHERE id = 7",
+        "SELECT * FROM users JOIN payments ON user_id = id WHERE id = 7",
+        "SELECT * FROM users WHERE id = 7 AND EXISTS (SELECT 1 FROM countries)",
+        "SELECT * FROM countries WHERE id = 7",
+        "SELECT * FROM users WHERE age = 7",
+        "SELECT * FROM users",
+        "EXPLAIN SELECT * FROM users WHERE id = 7",
+        "DECLARE c CURSOR FOR SELECT * FROM users WHERE id = 7",
+        "WITH d AS (DELETE FROM users WHERE id = 7 RETURNING *) SELECT * FROM d",
+        "UPDATE users SET id = 8 WHERE id = 7",
+        "UPDATE users SET age = f() WHERE id = 7",
+        "INSERT INTO users (id) VALUES (7)",
+    ] {
+        assert_eq!(sent(text, &[]), None, "{text}");
     }
 }

@@ -265,7 +265,7 @@ impl Session {
     }
 
     /// Errors: a parameter is declared with a type that has another number on another shard.
-    fn check_types(&self, parse: &Parse<'_>) -> Result<(), Error> {
+    pub(super) fn check_types(&self, parse: &Parse<'_>) -> Result<(), Error> {
         let facts = self.cluster.known();
         match parse.types.iter().any(|oid| facts.is_ambiguous(oid)) {
             true => Err(refused(

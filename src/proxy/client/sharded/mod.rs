@@ -11,6 +11,7 @@ mod charge;
 mod copy;
 mod crew;
 mod cursors;
+mod direct;
 mod execute;
 mod flow;
 mod gather;

@@ -483,7 +483,7 @@ impl<'a> View<'a> {
     }
 
     /// A table in the statement whose rows are elsewhere.
-    fn foreign<'s>(&self, statement: &'s Statement) -> Option<&'s str> {
+    pub(super) fn foreign<'s>(&self, statement: &'s Statement) -> Option<&'s str> {
         let mut tables = statement.tables.iter();
         let foreign = tables.find(|table| {
             let found = self.table(table.schema.as_deref(), &table.name);
