@@ -144,7 +144,8 @@ fn query_preview(
 
 fn copy_preview(copy: &Copy, table: &Table, database: &Database<'_>) -> Preview {
     let named = |column: &str| copy.columns.iter().any(|name| **name == *column);
-    let (schema, name) = (table.schema.as_deref(), &*table.name);
+    let name = &*table.name;
+    let schema = database.schema_of(table.schema.as_deref(), name);
     let (place, reach) = match database.tables.table(schema, name, named) {
         TableKind::Sharded(column) if copy.from => (
             format!("each row to the shard of its {}", column.column),

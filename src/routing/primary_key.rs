@@ -47,7 +47,9 @@ pub fn missing_key<'s>(
         })?;
         if mode == PrimaryKeyRewrite::RewriteOmni {
             let has_column = |wanted: &str| columns.iter().any(|column| *column.name == *wanted);
-            let kind = tables.table(in_schema, name, has_column);
+            let database_wide = tables.schemas.is_empty();
+            let found = || schema.schema_of(name).filter(|_| database_wide);
+            let kind = tables.table(in_schema.or_else(found), name, has_column);
             if !matches!(kind, TableKind::Omnisharded { .. }) {
                 return None;
             }

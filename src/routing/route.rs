@@ -65,6 +65,12 @@ pub trait Schema {
         false
     }
 
+    /// The schema in which a table is found that is named without one, if that is known.
+    fn schema_of(&self, table: &str) -> Option<&str> {
+        let _ = table;
+        None
+    }
+
     /// Is it known to be a view?
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let _ = (schema, table);
@@ -102,6 +108,20 @@ pub struct Database<'s> {
     pub sticky: bool,
     /// Answers of lookup queries so far.
     pub lookups: &'s dyn Fn(&ShardedColumn, &Key<'_>) -> Option<Placement<'s>>,
+}
+
+impl<'s> Database<'s> {
+    /// The schema of a table, as it is named with one or found without. Where schemas have shards it is not looked for: no
+    /// shard's catalogue knows them all.
+    pub(super) fn schema_of<'n>(&self, schema: Option<&'n str>, name: &str) -> Option<&'n str>
+    where
+        's: 'n,
+    {
+        match schema {
+            None if self.tables.schemas.is_empty() => self.schema.schema_of(name),
+            named => named,
+        }
+    }
 }
 
 /// Where a SELECT, INSERT, UPDATE, DELETE or MERGE goes.
@@ -254,7 +274,10 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
                 sticky: database.system_catalogs == SystemCatalogs::OmnishardedSticky,
             };
         }
-        match database.tables.table(schema, name, has_column) {
+        match database
+            .tables
+            .table(database.schema_of(schema, name), name, has_column)
+        {
             TableKind::Sharded(column) => Table::Sharded(column),
             TableKind::InSchema(shards) => match (schema, database.search_path) {
                 (None, Some(found)) => Table::On(found),

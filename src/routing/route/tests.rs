@@ -237,6 +237,54 @@ fn other_literals_of_the_same_shape_have_their_own_shards() {
     assert_eq!(cache.counts().1, 3);
 }
 
+/// What the search path finds is not the table of another schema that has the same name.
+#[test]
+fn a_table_without_a_schema_is_where_it_is_found() {
+    struct Found(&'static str);
+    impl Schema for Found {
+        fn columns(&self, _schema: Option<&str>, _table: &str) -> Option<&[TableColumn]> {
+            None
+        }
+
+        fn schema_of(&self, _table: &str) -> Option<&str> {
+            Some(self.0)
+        }
+    }
+    let mut tables = sharding();
+    tables.columns[0].schema = Some("public".to_owned());
+    let functions = Catalogue::default();
+    let mut cache = Cache::new(10, 1 << 20);
+    let mut routed = |text: &str, found| {
+        let analysed = cache.analyse(text.as_bytes(), Dialect::default());
+        let statement = &analysed.analysis.statements.as_ref().unwrap()[0];
+        let values = Values {
+            text: text.as_bytes(),
+            literals: analysed.literals,
+            backslashes: false,
+            parameters: &[],
+        };
+        let (schema, other) = (Found(found), schema());
+        let database = Database {
+            schema: &schema,
+            ..database(&tables, &other, &functions)
+        };
+        show(route(statement, &values, &database))
+    };
+    let shard = shard_of(&tables, 7).to_string();
+    for (schema, target) in [("public", &*shard), ("other", "same")] {
+        let delete = "DELETE FROM users WHERE id = 7";
+        assert_eq!(routed(delete, schema), target);
+    }
+    assert_eq!(
+        routed("DELETE FROM public.users WHERE id = 7", "other"),
+        shard
+    );
+    assert_eq!(
+        routed("DELETE FROM other.users WHERE id = 7", "public"),
+        "same"
+    );
+}
+
 #[test]
 fn binary_parameters_are_read() {
     let tables = sharding();

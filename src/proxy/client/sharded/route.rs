@@ -506,6 +506,10 @@ impl Schema for View<'_> {
         references.any(|one| one.is_of(column, &found.schema, to.1, theirs))
     }
 
+    fn schema_of(&self, table: &str) -> Option<&str> {
+        self.table(None, table).map(|table| &*table.schema)
+    }
+
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let found = self.table(schema, table);
         found.is_some_and(|found| found.kind == TableKind::View)
