@@ -121,6 +121,8 @@ mod ties;
 mod timeouts;
 #[path = "proxy/tls.rs"]
 mod tls;
+#[path = "proxy/together.rs"]
+mod together;
 #[path = "proxy/twins.rs"]
 mod twins;
 #[path = "proxy/two_phase.rs"]
