@@ -135,6 +135,22 @@ impl SessionSettings {
         open.map_or(self.exact, |open| open.now.exact && !open.overflowed)
     }
 
+    /// Has the open transaction done anything to them, or may have?
+    pub fn are_changing(&self) -> bool {
+        let open = self.open.as_ref();
+        open.is_some_and(|open| {
+            let Layer {
+                session,
+                server,
+                exact,
+                ..
+            } = &open.now;
+            let same =
+                Arc::ptr_eq(session, &self.committed) && Arc::ptr_eq(server, &self.on_server);
+            !same || *exact != self.exact || open.overflowed
+        })
+    }
+
     /// A statement succeeded. `tag` is that of its CommandComplete: COMMIT of a failed transaction says ROLLBACK.
     pub fn succeeded(&mut self, effect: &Effect, tag: &[u8], store: &mut SettingsStore) {
         match effect {

@@ -129,6 +129,60 @@ fn definitions_and_settings_reach_every_shard() {
     shards.pgdog.stop();
 }
 
+/// What a transaction sets is so on all shards when it has committed, whichever of them it was on; and nothing is left of what
+/// was for it alone, or undone.
+#[test]
+fn what_a_transaction_sets_holds_everywhere_or_nowhere_after_it() {
+    let shards = Shards::start("shards_set", "workers = 1\ndefault_pool_size = 1", TABLE);
+    let (mut client, mut other) = (shards.client(), shards.client());
+    client.query("CREATE TABLE t (id bigint)");
+    let insert = "INSERT INTO t SELECT g FROM generate_series(1, 5) g";
+    (0..3).for_each(|shard| drop(shards.shard(shard).query(insert)));
+    let each = |client: &mut Wire| {
+        let shown = (0..3).map(|shard| {
+            let sql = format!("/* pgdog_shard: {shard} */ SHOW work_mem");
+            client.value(&sql)
+        });
+        let mut shown: Vec<_> = shown.collect();
+        shown.dedup();
+        // Not those of one that was asked for.
+        assert_eq!(client.value("SELECT count(*) FROM t"), "15");
+        shown.join(" ")
+    };
+    let before = ["", "SELECT * FROM t WHERE id = 3", "SELECT count(*) FROM t"];
+    let mut megabytes = 4;
+    for first in before {
+        for then in before {
+            for (set, end, holds) in [
+                ("SET work_mem = ", "COMMIT", true),
+                ("SET work_mem = ", "ROLLBACK", false),
+                ("SET LOCAL work_mem = ", "COMMIT", false),
+                ("SET LOCAL work_mem = ", "ROLLBACK", false),
+            ] {
+                let wanted = megabytes + 1;
+                let set = format!("{set}'{wanted}MB'");
+                let local = ["SET LOCAL pgdog.shard = 1", ""][usize::from(!first.is_empty())];
+                for sql in ["BEGIN", local, first, &set, then, end] {
+                    if !sql.is_empty() {
+                        let answer = client.query(sql);
+                        assert!(!answer.contains("E:"), "{sql}: {answer}");
+                    }
+                }
+                megabytes = if holds { wanted } else { megabytes };
+                let context = format!("{first}; {set}; {then}; {end}");
+                assert_eq!(each(&mut client), format!("{megabytes}MB"), "{context}");
+                assert_eq!(each(&mut other), "4MB", "of another client: {context}");
+                // What comes next is as it was, in a transaction and without one.
+                assert_eq!(client.query("SET lock_timeout = 0"), "C:SET Z:I");
+                assert_eq!(each(&mut client), format!("{megabytes}MB"), "{context}");
+            }
+        }
+    }
+    let pins = super::admin::show(&mut shards.pgdog.admin(), "PINS");
+    assert!(pins.is_empty(), "{pins:?}");
+    shards.pgdog.stop();
+}
+
 #[test]
 fn a_transaction_spans_the_shards_that_it_touches() {
     let shards = Shards::start("shards_tx", "", TABLE);

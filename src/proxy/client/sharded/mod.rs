@@ -345,6 +345,10 @@ impl Session {
         match leg.held.exchange.status() {
             TransactionStatus::Idle => {
                 self.sharded().end_transaction(false);
+                if self.tracker.is_none() && !self.settings.are_changing() {
+                    let mut store = self.state.settings.borrow_mut();
+                    self.settings.ready(b'I', &mut store);
+                }
                 return self.part(leg).await;
             }
             status => {

@@ -335,8 +335,9 @@ impl Session {
                 _ => return None,
             }
         }
-        // What is told here of the end of a transaction has to be all there is of it.
-        if ends && (count > 1 || joined.is_none()) {
+        // What is told here of the end of a transaction has to be all there is of it, and nobody would hear there what
+        // becomes of its settings.
+        if ends && (count > 1 || joined.is_none() || self.settings.are_changing()) {
             return None;
         }
         let shard = match (shard, joined) {
