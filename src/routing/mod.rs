@@ -3,7 +3,7 @@
 //! `role` says whether that may be a replica, `route` which shards have what it touches (`values` are the keys that it
 //! names, `reach` what its tables have to do with each other, `direct` is a short way to that answer for most statements, `changes` are of rows, `split` divides those of an INSERT, `moves` takes one from shard to shard; `several` plans a SELECT for more than one), `verdict` what it asks of several shards, `transaction` what
 //! servers hear that join one, `two_phase` how several commit together,
-//! `copy` what the data of COPY look like, `lookup` what is asked about keys that a query translates, `primary_key` whether an INSERT leaves it out, `preview` tells what would be done.
+//! `copy` what the data of COPY look like, `lookup` what is asked about keys that a query translates, `primary_key` whether an INSERT leaves it out, `views` which views are like tables, `preview` tells what would be done.
 
 mod changes;
 pub mod copy;
@@ -23,3 +23,4 @@ pub mod transaction;
 pub mod two_phase;
 pub mod values;
 pub mod verdict;
+pub mod views;

@@ -119,10 +119,13 @@ impl Catalogue {
     pub const FUNCTIONS: &'static str =
         "SELECT proname, bool_and(provolatile IN ('i', 's')) FROM pg_catalog.pg_proc \
         WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace GROUP BY proname";
-    /// Asks a server for its views: name and definition.
+    /// Asks a server for its views: schema, name, whether it is materialised, and definition, in which tables have their schema,
+    /// as no search path is in force when it is made.
     pub const VIEWS: &'static str =
-        "SELECT c.relname, pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c \
-        WHERE c.relkind = 'v' AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace";
+        "WITH none AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
+        SELECT n.nspname, c.relname, c.relkind = 'm', pg_catalog.pg_get_viewdef(c.oid) \
+        FROM none, pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE none.path = '' AND c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
 
     /// A function of a user or an extension.
     pub fn add_function(&mut self, name: &str, harmless: bool) {

@@ -71,7 +71,7 @@ pub trait Schema {
         None
     }
 
-    /// Is it known to be a view?
+    /// Is it known to be a view, and not known to be like a table?
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let _ = (schema, table);
         false
@@ -278,6 +278,12 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
             .tables
             .table(database.schema_of(schema, name), name, has_column)
         {
+            // Of a view that is named by nobody it is to be known that its rows are where this says.
+            TableKind::Sharded(column)
+                if column.table.is_none() && database.schema.is_view(schema, name) =>
+            {
+                Table::View
+            }
             TableKind::Sharded(column) => Table::Sharded(column),
             TableKind::InSchema(shards) => match (schema, database.search_path) {
                 (None, Some(found)) => Table::On(found),

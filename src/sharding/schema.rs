@@ -19,6 +19,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Its foreign keys.
     pub references: Vec<Reference>,
+    /// It is a view of which each server has what it would have of a table with these rows.
+    pub is_like_table: bool,
 }
 
 /// A foreign key.
@@ -149,6 +151,7 @@ impl Schema {
                     kind,
                     columns: Vec::new(),
                     references: Vec::new(),
+                    is_like_table: false,
                 });
                 tables.len() - 1
             }
@@ -181,6 +184,14 @@ impl Schema {
                 [only] => Some(only),
                 _ => path().into_iter().find_map(in_schema),
             },
+        }
+    }
+
+    /// This view is like a table.
+    pub fn note_like_table(&mut self, schema: &str, name: &str) {
+        let tables = self.tables.get_mut(name).into_iter().flatten();
+        for table in tables.filter(|table| *table.schema == *schema) {
+            table.is_like_table = true;
         }
     }
 

@@ -252,3 +252,71 @@ fn a_table_of_the_open_transaction_is_used_by_its_key_or_not_at_all() {
     assert_eq!(client.value("SELECT count(*) FROM own"), "2");
     shards.pgdog.stop();
 }
+
+/// Of a view whose rows are where its key says, and of one that is the same everywhere; of others nobody knows what a server's
+/// part of them is.
+#[test]
+fn views_are_like_tables_where_each_server_has_its_part() {
+    let (shards, mut clients) = started("defined_views");
+    let mut client = clients.remove(0);
+    for sql in [
+        "CREATE TABLE plain (k int, w text)",
+        "INSERT INTO plain VALUES (1, 'one'), (2, 'two')",
+        "INSERT INTO base VALUES (1, 1)",
+        "INSERT INTO base VALUES (2, 2)",
+        "INSERT INTO base VALUES (3, 3)",
+        "INSERT INTO base VALUES (2, 4)",
+        "CREATE VIEW large AS SELECT tenant, v * 10 AS v FROM base WHERE v > 1",
+        "CREATE VIEW joined AS SELECT s.tenant, p.w FROM large s JOIN plain p ON p.k * 10 = s.v",
+        "CREATE VIEW everywhere AS SELECT upper(w) AS w FROM plain",
+        "CREATE VIEW changed AS SELECT tenant, v FROM base",
+        "CREATE VIEW last AS SELECT max(tenant) AS tenant FROM base",
+        "CREATE VIEW called AS SELECT k AS tenant FROM plain",
+        "CREATE VIEW other AS SELECT v AS tenant FROM base",
+        "CREATE VIEW parts AS SELECT v FROM base",
+    ] {
+        let answer = client.query(sql);
+        assert!(answer.starts_with("C:"), "{sql}: {answer}");
+    }
+    for (sql, expected) in [
+        ("SELECT sum(v), count(*) FROM large", "70 3"),
+        ("SELECT v FROM large WHERE tenant = 3", "30"),
+        (
+            "SELECT tenant, w FROM joined ORDER BY tenant",
+            "2 two, 4 two",
+        ),
+        ("SELECT w FROM everywhere ORDER BY w", "ONE, TWO"),
+        ("SELECT count(*) FROM everywhere", "2"),
+        (
+            "SELECT count(*) FROM base b JOIN changed c USING (tenant)",
+            "4",
+        ),
+    ] {
+        let rows = client.rows(sql);
+        let rows: Vec<_> = rows.iter().map(|row| row.join(" ")).collect();
+        assert_eq!(rows.join(", "), expected, "{sql}");
+    }
+    assert_eq!(
+        client.query("UPDATE changed SET v = 7 WHERE tenant = 4"),
+        "C:UPDATE_1 Z:I"
+    );
+    assert_eq!(
+        client.query("DELETE FROM changed WHERE v = 7"),
+        "C:DELETE_1 Z:I"
+    );
+    for sql in [
+        "SELECT * FROM last",
+        "SELECT * FROM called",
+        "SELECT * FROM called WHERE tenant = 2",
+        "SELECT * FROM other WHERE tenant = 2",
+        "SELECT * FROM parts",
+        "SELECT count(*) FROM base, parts",
+    ] {
+        assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
+    }
+    assert_eq!(
+        client.value("/* pgdog_shard: 0 */ SELECT count(*) >= 0 FROM parts"),
+        "t"
+    );
+    shards.pgdog.stop();
+}

@@ -10,6 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::routing::role::Catalogue;
+use crate::routing::views::{note_like_tables, View};
 use crate::sharding::references::with_followers;
 use crate::sharding::schema::Schema;
 use crate::sharding::ShardingTables;
@@ -276,8 +277,13 @@ impl Session {
         let before = self.cluster.known().layout.clone();
         let asked = self.ask_shard(0, async |server| learn(server, anchored).await);
         let mut facts = match asked.await? {
-            Ok(mut facts) => {
-                let followed = with_followers(&self.cluster.sharding, &facts.schema);
+            Ok((mut facts, views)) => {
+                let configured = &self.cluster.sharding;
+                let followed = with_followers(configured, &facts.schema);
+                if self.cluster.shards() > 1 {
+                    let tables = followed.as_ref().unwrap_or(configured);
+                    note_like_tables(&mut facts.schema, &views, tables, &facts.functions);
+                }
                 let types = before.map(|before| Rc::clone(&before.types));
                 facts.layout = Some(Rc::new(Layout {
                     followed,
@@ -434,7 +440,7 @@ impl Drop for Turn {
 }
 
 /// `references`: foreign keys, too.
-async fn learn(server: &mut Server, references: bool) -> Result<Facts, RunError> {
+async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View>), RunError> {
     let mut facts = Facts::default();
     rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
     if references {
@@ -476,17 +482,22 @@ async fn learn(server: &mut Server, references: bool) -> Result<Facts, RunError>
     .await?;
     let mut views = Vec::new();
     rows(server, Catalogue::VIEWS, |row| {
-        if let [Some(name), definition] = row {
-            let name = String::from_utf8_lossy(name).into_owned();
-            views.push((name, definition.unwrap_or_default().to_vec()));
+        if let [Some(schema), Some(name), materialised, definition] = row {
+            views.push(View {
+                schema: String::from_utf8_lossy(schema).into_owned(),
+                name: String::from_utf8_lossy(name).into_owned(),
+                materialised: *materialised == Some(b"t"),
+                definition: definition.unwrap_or_default().to_vec(),
+            });
         }
     })
     .await?;
     // Each is analysed once: nothing is kept.
     let mut cache = Cache::new(0, 0);
-    let analysed = views.iter().map(|(name, definition)| {
-        let analysis = cache.analyse(definition, Dialect::default()).analysis;
-        (name.as_str(), analysis)
+    let computed = views.iter().filter(|view| !view.materialised);
+    let analysed = computed.map(|view| {
+        let analysis = cache.analyse(&view.definition, Dialect::default()).analysis;
+        (view.name.as_str(), analysis)
     });
     let analysed: Vec<_> = analysed.collect();
     let analysed: Vec<_> = analysed
@@ -494,7 +505,7 @@ async fn learn(server: &mut Server, references: bool) -> Result<Facts, RunError>
         .map(|(name, analysis)| (*name, &**analysis))
         .collect();
     facts.functions.add_views(&analysed);
-    Ok(facts)
+    Ok((facts, views))
 }
 
 /// Runs a query and shows its rows.

@@ -309,6 +309,12 @@ impl Session {
         let mut tables = statement.tables.iter();
         let target = tables.find(|table| table.usage == TableUse::Update);
         let target = target.ok_or_else(|| refused("this UPDATE"))?;
+        let facts = self.cluster.known();
+        let view = View::new(self, &facts);
+        let found = view.table(target.schema.as_deref(), &target.name);
+        if found.is_some_and(|found| found.kind == TableKind::View) {
+            return Err(refused("an UPDATE that moves rows of a view"));
+        }
         let moving = Moving::new(
             source.part,
             source.dialect,
@@ -512,7 +518,7 @@ impl Schema for View<'_> {
 
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let found = self.table(schema, table);
-        found.is_some_and(|found| found.kind == TableKind::View)
+        found.is_some_and(|found| found.kind == TableKind::View && !found.is_like_table)
     }
 }
 

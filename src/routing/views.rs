@@ -1,0 +1,266 @@
+//! Views that are like tables: of whose rows each server has those that it would have of a table.
+//!
+//! An `INSERT INTO view` of what the view selects would put these rows into such a table. Where each server can do its part of
+//! that by itself, it has its part of the view.
+
+use crate::config::choice::SystemCatalogs;
+use crate::sharding::schema::{Schema as Known, TableKind};
+use crate::sharding::ShardingTables;
+use crate::sql::cache::Cache;
+use crate::sql::lexer::Dialect;
+use crate::sql::quote;
+use crate::sql::statement::Analysis;
+
+use super::role::Catalogue;
+use super::route::{route, unknown_table, Database, Route, Schema, TableColumn};
+use super::values::Values;
+
+/// A view, as a server tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The schema that it is in.
+    pub schema: String,
+    /// Without that.
+    pub name: String,
+    /// Its rows are stored.
+    pub materialised: bool,
+    /// What it selects; tables of users have their schema.
+    pub definition: Vec<u8>,
+}
+
+/// Notes which of a database's views are like tables.
+pub fn note_like_tables(
+    known: &mut Known,
+    views: &[View],
+    tables: &ShardingTables,
+    functions: &Catalogue,
+) {
+    let mut cache = Cache::new(0, 0);
+    let mut left: Vec<_> = views
+        .iter()
+        .map(|view| (view, filled(view, &mut cache)))
+        .collect();
+    // A view may be made of others: each turn finds at least one more, or is the last.
+    loop {
+        let before = left.len();
+        left.retain(|(view, (text, analysis))| {
+            let found = is_like_table(view, (text, analysis), known, tables, functions);
+            if found {
+                known.note_like_table(&view.schema, &view.name);
+            }
+            !found
+        });
+        if left.len() == before {
+            return;
+        }
+    }
+}
+
+/// The statement that would fill a table with the rows of a view.
+fn filled(view: &View, cache: &mut Cache) -> (Vec<u8>, std::rc::Rc<Analysis>) {
+    let (schema, name) = (quote::name(&view.schema), quote::name(&view.name));
+    let insert = format!("INSERT INTO {schema}.{name} ");
+    let text = [insert.as_bytes(), &view.definition].concat();
+    let analysis = cache.analyse(&text, Dialect::default()).analysis;
+    (text, analysis)
+}
+
+fn is_like_table(
+    view: &View,
+    (text, analysis): (&[u8], &Analysis),
+    known: &Known,
+    tables: &ShardingTables,
+    functions: &Catalogue,
+) -> bool {
+    let Ok([statement]) = analysis.statements.as_deref() else {
+        return false;
+    };
+    let schema = Names { known, view };
+    let database = Database {
+        tables,
+        schema: &schema,
+        search_path: None,
+        functions,
+        system_catalogs: SystemCatalogs::OmnishardedSticky,
+        sticky: false,
+        lookups: &|_, _| None,
+    };
+    // Which values it selects by changes nothing: a server that has none of their rows has no rows of the view.
+    let values = Values {
+        text,
+        literals: &[],
+        backslashes: false,
+        parameters: &[],
+    };
+    let known = unknown_table(statement, &database, |_| false).is_none();
+    let route = route(statement, &values, &database);
+    known && matches!(route, Ok(Route::Several(_) | Route::Same(_)))
+}
+
+/// The database's tables, for the definition of a view, which is taken for a table itself.
+struct Names<'a> {
+    known: &'a Known,
+    view: &'a View,
+}
+
+impl Schema for Names<'_> {
+    fn columns(&self, schema: Option<&str>, table: &str) -> Option<&[TableColumn]> {
+        let found = self.known.table(schema, table, || [])?;
+        Some(&found.columns)
+    }
+
+    fn refers(
+        &self,
+        (of, column): super::route::ColumnOf<'_>,
+        (to, theirs): super::route::ColumnOf<'_>,
+    ) -> bool {
+        let table = |named: (Option<&str>, &str)| self.known.table(named.0, named.1, || []);
+        let (Some(of), Some(found)) = (table(of), table(to)) else {
+            return false;
+        };
+        let mut references = of.references.iter();
+        references.any(|one| one.is_of(column, &found.schema, to.1, theirs))
+    }
+
+    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
+        if (schema, table) == (Some(self.view.schema.as_str()), self.view.name.as_str()) {
+            return false;
+        }
+        let found = self.known.table(schema, table, || []);
+        found.is_some_and(|found| found.kind == TableKind::View && !found.is_like_table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sharding::hash::Hasher;
+    use crate::sharding::{Function, KeyType, ShardedColumn};
+
+    #[test]
+    fn a_view_is_like_a_table_where_each_server_has_its_part() {
+        let tables = ShardingTables {
+            shards: 3,
+            columns: vec![ShardedColumn {
+                schema: None,
+                table: None,
+                column: "tenant".to_owned(),
+                primary: false,
+                key_type: KeyType::Bigint,
+                function: Function::Hash(Hasher::Postgres),
+                lookup: None,
+                shards: 3,
+            }],
+            ..ShardingTables::default()
+        };
+        // A definition, and the columns of the view.
+        let cases = [
+            (
+                "SELECT base.tenant, base.v FROM public.base",
+                "tenant v",
+                true,
+            ),
+            (
+                "SELECT b.v + 1 AS w, b.tenant FROM public.base b WHERE b.v > 5",
+                "w tenant",
+                true,
+            ),
+            (
+                "SELECT b.tenant, p.v FROM public.base b JOIN public.plain p ON p.k = b.v",
+                "tenant v",
+                true,
+            ),
+            (
+                "SELECT a.tenant FROM public.base a JOIN public.base b ON a.tenant = b.tenant",
+                "tenant",
+                true,
+            ),
+            ("SELECT p.v FROM public.plain p WHERE p.k > 3", "v", true),
+            (
+                "SELECT a.tenant FROM public.base a JOIN public.base b ON a.v = b.v",
+                "tenant",
+                false,
+            ),
+            ("SELECT p.k AS tenant FROM public.plain p", "tenant", false),
+            (
+                "SELECT 5 AS tenant, p.v FROM public.plain p",
+                "tenant v",
+                false,
+            ),
+            ("SELECT b.v AS tenant FROM public.base b", "tenant", false),
+            (
+                "SELECT b.tenant + 1 AS tenant FROM public.base b",
+                "tenant",
+                false,
+            ),
+            (
+                "SELECT max(b.tenant) AS tenant FROM public.base b",
+                "tenant",
+                false,
+            ),
+            (
+                "SELECT b.tenant, row_number() OVER (ORDER BY b.v) AS n FROM public.base b",
+                "tenant n",
+                false,
+            ),
+            (
+                "SELECT b.tenant FROM public.base b LIMIT 5",
+                "tenant",
+                false,
+            ),
+            ("SELECT b.v FROM public.base b", "v", false),
+            (
+                "SELECT count(*) AS n FROM public.plain p LIMIT 1",
+                "n",
+                false,
+            ),
+            ("SELECT u.tenant FROM public.unknown u", "tenant", false),
+            ("SELECT", "tenant", false),
+        ];
+        let mut known = Known::default();
+        let mut add = |name: &str, kind: &str, columns: &str| {
+            for column in columns.split(' ') {
+                let row = ["public", name, kind, column, "f", "f", "20", "f", "f"];
+                known.add(&row.map(|value| Some(value.as_bytes())));
+            }
+        };
+        add("base", "r", "tenant v");
+        add("plain", "r", "k v");
+        let view = |name: String, definition: &str| View {
+            schema: "public".to_owned(),
+            name,
+            materialised: false,
+            definition: definition.into(),
+        };
+        let mut views = Vec::new();
+        for (number, (definition, columns, _)) in cases.iter().enumerate() {
+            add(&format!("view{number}"), "v", columns);
+            views.push(view(format!("view{number}"), definition));
+        }
+        // Views of views, in front of them.
+        add("second", "v", "tenant");
+        views.insert(
+            0,
+            view("second".to_owned(), "SELECT view0.tenant FROM public.view0"),
+        );
+        add("third", "v", "tenant");
+        views.insert(
+            0,
+            view(
+                "third".to_owned(),
+                "SELECT view10.tenant FROM public.view10",
+            ),
+        );
+        note_like_tables(&mut known, &views, &tables, &Catalogue::default());
+        let is_like_table = |name: &str| known.table(None, name, || []).unwrap().is_like_table;
+        for (number, (definition, _, expected)) in cases.iter().enumerate() {
+            assert_eq!(
+                is_like_table(&format!("view{number}")),
+                *expected,
+                "{definition}"
+            );
+        }
+        assert!(is_like_table("second") && !is_like_table("third"));
+        assert!(!is_like_table("base"));
+    }
+}
