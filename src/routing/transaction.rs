@@ -35,6 +35,8 @@ struct Entry {
     text: Box<[u8]>,
     /// Of SAVEPOINT: its name.
     savepoint: Option<Box<[u8]>>,
+    /// It is known to be, and not what it is.
+    secret: bool,
 }
 
 /// There is no room for another statement in the prologue.
@@ -69,6 +71,7 @@ impl Transaction {
         self.prologue.push(Entry {
             text: text.into(),
             savepoint: None,
+            secret: false,
         });
     }
 
@@ -77,6 +80,20 @@ impl Transaction {
     /// Errors: too much was said.
     pub fn remember(&mut self, text: &[u8]) -> Result<(), TooLong> {
         self.push(text, None)
+    }
+
+    /// A server has been made to have something that nobody could tell another one.
+    pub fn keep_secret(&mut self) {
+        self.prologue.push(Entry {
+            text: Box::default(),
+            savepoint: None,
+            secret: true,
+        });
+    }
+
+    /// Could a server that joins be told all that others have?
+    pub fn is_told(&self) -> bool {
+        !self.prologue.iter().any(|entry| entry.secret)
     }
 
     /// SAVEPOINT.
@@ -94,6 +111,7 @@ impl Transaction {
         self.prologue.push(Entry {
             text: text.into(),
             savepoint,
+            secret: false,
         });
         Ok(())
     }

@@ -366,6 +366,43 @@ impl Transition {
     }
 }
 
+impl Change {
+    /// A statement that does the same.
+    pub fn statement(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        match self {
+            Self::ResetAll => text.extend(b"RESET ALL;"),
+            Self::Set {
+                scope: Scope::Session,
+                name,
+                value: None,
+            } => reset(&mut text, name),
+            Self::Set {
+                scope: Scope::Local,
+                name,
+                value: None,
+            } => {
+                text.extend(b"SET LOCAL ");
+                push_name(&mut text, name);
+                text.extend(b" TO DEFAULT;");
+            }
+            Self::Set {
+                scope,
+                name,
+                value: Some(value),
+            } => {
+                let entry = Setting {
+                    name: name.clone(),
+                    value: value.clone(),
+                    as_role: false,
+                };
+                set(&mut text, &entry, *scope);
+            }
+        }
+        text
+    }
+}
+
 impl Settings {
     /// Is a text read in the same way under both, as far as encoding and backslashes go?
     pub fn reads_as(&self, other: &Self) -> bool {

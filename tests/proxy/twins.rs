@@ -6,6 +6,8 @@
 
 #[path = "twins/session_mode.rs"]
 mod session_mode;
+#[path = "twins/shards.rs"]
+mod shards;
 
 use std::collections::BTreeMap;
 

@@ -104,9 +104,3 @@ impl Session {
         }
     }
 }
-
-/// Does this do anything to cursors?
-pub(super) fn is_about_cursors(effects: &Effects) -> bool {
-    let mut steps = effects.steps().iter();
-    steps.any(|step| matches!(step.effect, Effect::Declare { .. } | Effect::Close(_)))
-}

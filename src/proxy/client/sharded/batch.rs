@@ -21,7 +21,6 @@ use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
-use super::afar::is_about_cursors;
 use super::call::{Call, Shown};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
@@ -33,8 +32,8 @@ pub(super) struct Relayed {
     pub(super) want: Want,
     /// It may do more than read.
     pub(super) changes: bool,
-    /// What its statements do to cursors.
-    pub(super) cursors: Vec<Effects>,
+    /// What its statements do to cursors and settings.
+    pub(super) effects: Vec<Effects>,
 }
 
 impl Session {
@@ -53,7 +52,7 @@ impl Session {
         }
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
-        let (mut verdicts, mut cursors) = (Vec::new(), Vec::new());
+        let (mut verdicts, mut effects) = (Vec::new(), Vec::new());
         let (mut prepares, mut changes) = (false, false);
         for (header, body) in messages(batch) {
             match header.tag {
@@ -101,8 +100,8 @@ impl Session {
                         changes |= planned.changes;
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
                         verdicts.push((planned.verdict, planned.effects.sets()));
-                        if is_about_cursors(&planned.effects) {
-                            cursors.push(planned.effects);
+                        if !planned.effects.is_plain() {
+                            effects.push(planned.effects);
                         }
                     }
                 }
@@ -118,7 +117,7 @@ impl Session {
             shard,
             want,
             changes,
-            cursors,
+            effects,
         }))
     }
 

@@ -36,6 +36,7 @@ use std::task::{Context, Poll};
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
+use crate::merge::refused;
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
@@ -44,7 +45,7 @@ use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Defined;
 use crate::routing::transaction::Transaction;
-use crate::sql::session::Effects;
+use crate::sql::session::{Effect, Effects};
 use crate::types::canonical::Canonical;
 
 use super::super::cluster::Want;
@@ -74,6 +75,8 @@ pub(super) struct Sharded {
     ours: bool,
     /// CommandComplete of the last statement of a text whose transaction is ours: it is for when that is committed.
     withheld: Option<Vec<u8>>,
+    /// Settings that servers have reported with the answers to what is under way.
+    reports: Vec<(Vec<u8>, Vec<u8>)>,
     /// What the batch under way, or the open transaction, has bound.
     portals: Vec<portals::Portal>,
     /// What servers have under the client's names.
@@ -229,6 +232,7 @@ impl Session {
                         self.relay_to(shard, want, changes).await?;
                         for effects in &effects {
                             self.note_cursors(effects, shard);
+                            self.remember_settings(effects)?;
                         }
                         Ok(())
                     }
@@ -260,11 +264,13 @@ impl Session {
                             shard,
                             want,
                             changes,
-                            cursors,
+                            effects,
                         } = relayed;
                         self.relay_to(shard, want, changes).await?;
-                        self.note_afar(&batch, &cursors, shard);
-                        Ok(())
+                        self.note_afar(&batch, &effects, shard);
+                        effects
+                            .iter()
+                            .try_for_each(|effects| self.remember_settings(effects))
                     }
                     Ok(None) => {
                         self.check_queries(&batch)?;
@@ -425,6 +431,10 @@ impl Session {
         if let Some(at) = kept.filter(joined) {
             return Ok(Ok(legs.remove(at)));
         }
+        if !self.sharded().transaction.is_told() {
+            let what = "a setting that a function makes while there are several servers";
+            return Ok(Err(refused(what)));
+        }
         let types = match self.types_of(shard) {
             Ok(types) => types,
             Err(error) => return Ok(Err(error)),
@@ -455,6 +465,24 @@ impl Session {
                 ..lost_error(&lost)
             })),
         }
+    }
+
+    /// What a query, and not SET, has set in the open transaction: servers that join later are told.
+    fn remember_settings(&mut self, effects: &Effects) -> Result<(), End> {
+        let transaction = &mut self.sharded().transaction;
+        if !transaction.is_open() || transaction.is_failed() {
+            return Ok(());
+        }
+        for step in effects.steps() {
+            match &step.effect {
+                Effect::Setting(change) => transaction
+                    .remember(&change.statement())
+                    .map_err(|_| End::Fatal(steps::too_much()))?,
+                Effect::SetConfig(_) | Effect::SettingsUnknown => transaction.keep_secret(),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// A server of this shard that the session has not had.

@@ -593,11 +593,15 @@ impl<'a> Scatter<'a> {
         }
     }
 
-    /// Parameters that the servers report because of the statement: the same on all, so one is heard.
+    /// Parameters that the servers report because of the statement: the same on all, so one is heard. They are so after what the
+    /// statement does, which is noted when all have done it.
     fn note_parameters(&mut self, at: usize) {
-        for (name, value) in std::mem::take(&mut self.replies[at].parameters) {
-            if at == 0 {
-                Recipient::parameter(self.session, &name, &value);
+        let reported = std::mem::take(&mut self.replies[at].parameters);
+        if at == 0 {
+            let reports = &mut self.session.sharded().reports;
+            for (name, value) in reported {
+                reports.retain(|(known, _)| *known != name);
+                reports.push((name, value));
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::routing::verdict::{Place, Run, Verdict};
 use crate::session::Ties;
 use crate::sql::session::{Effect, Effects};
 
+use super::super::super::server::Recipient;
 use super::super::{End, Session};
 use super::call::{self, Call, Order, Shown};
 use super::copy;
@@ -67,7 +68,10 @@ impl Session {
             }
             let is_last = at + 1 == steps.len();
             self.sharded().withheld = (ours && is_last).then(Vec::new);
-            went = self.run_step(step).await?;
+            went = match self.within_ours(&step.verdict, ours) {
+                Some(refused) => refused,
+                None => self.run_step(step).await?,
+            };
             ours &= self.sharded().transaction.is_open();
             if went == Stepped::Failed {
                 break;
@@ -80,6 +84,24 @@ impl Session {
             self.stream.send_vec(completion);
         }
         Ok(())
+    }
+
+    /// What PostgreSQL says of a statement that needs a transaction block where there is only that of several statements, which
+    /// is `ours`. `None`: it goes on.
+    fn within_ours(&mut self, verdict: &Verdict, ours: bool) -> Option<Stepped> {
+        match verdict {
+            _ if !ours => None,
+            Verdict::Savepoint(_) => Some(self.outside("SAVEPOINT")),
+            Verdict::Release(_) => Some(self.outside("RELEASE SAVEPOINT")),
+            Verdict::RollbackTo(_) => Some(self.outside("ROLLBACK TO SAVEPOINT")),
+            Verdict::Commit { chain: true } => Some(self.refuse_chain("COMMIT")),
+            Verdict::Rollback { chain: true } => Some(self.refuse_chain("ROLLBACK")),
+            Verdict::Commit { .. } | Verdict::Rollback { .. } => {
+                self.warn_of_no_transaction();
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Runs one statement. The client gets its results, and no ReadyForQuery.
@@ -213,6 +235,9 @@ impl Session {
                 let went = self.run_at(step, run).await?;
                 if let (Stepped::Done, Some(shard)) = (went, run.place.single()) {
                     self.note_cursors(&step.effects, shard);
+                }
+                if went == Stepped::Done {
+                    self.remember_settings(&step.effects)?;
                 }
                 Ok(went)
             }
@@ -404,9 +429,18 @@ impl Session {
                 }
                 None => self.settings.failed(),
             }
-            let status = self.status().as_byte();
-            self.settings.ready(status, &mut store);
         }
+        // What it takes away of what the session began with is given back at once, and then reported again.
+        let baseline = self.settings.baseline();
+        let mut steps = effects.steps().iter();
+        let restored = steps.any(|step| !baseline.restoring(&step.effect).is_empty());
+        if !(restored && self.sharded().transaction.is_open()) {
+            self.note_reports();
+        }
+        let status = self.status().as_byte();
+        let mut store = self.state.settings.borrow_mut();
+        self.settings.ready(status, &mut store);
+        drop(store);
         let open = self.sharded().transaction.is_open();
         for leg in legs {
             if open || leg.kept || self.manner.mode == PoolerMode::Session {
@@ -416,6 +450,13 @@ impl Session {
             }
         }
         self.aim(&[]);
+    }
+
+    /// What servers have reported with their answers: how settings really are, after what was done.
+    fn note_reports(&mut self) {
+        for (name, value) in std::mem::take(&mut self.sharded().reports) {
+            Recipient::parameter(self, &name, &value);
+        }
     }
 
     /// COMMIT on all servers of the transaction. `tag`: the client asked for it, and is told.
@@ -491,8 +532,11 @@ impl Session {
         {
             let mut store = self.state.settings.borrow_mut();
             self.settings.succeeded(&effect, text, &mut store);
-            self.settings.ready(b'I', &mut store);
         }
+        self.note_reports();
+        let status = self.status().as_byte();
+        self.settings
+            .ready(status, &mut self.state.settings.borrow_mut());
         self.tracker = None;
         // What was noted of ties concerns one of these servers; which one, nobody has asked.
         let keeps = self.manner.mode == PoolerMode::Session && !unsure;
