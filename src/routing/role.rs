@@ -122,7 +122,7 @@ impl Catalogue {
     /// Asks a server for its views: schema, name, whether it is materialised, and definition, in which tables have their schema,
     /// as no search path is in force when it is made.
     pub const VIEWS: &'static str =
-        "WITH none AS MATERIALIZED (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
+        "WITH none AS (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
         SELECT n.nspname, c.relname, c.relkind = 'm', pg_catalog.pg_get_viewdef(c.oid) \
         FROM none, pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         WHERE none.path = '' AND c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";

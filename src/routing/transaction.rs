@@ -84,11 +84,13 @@ impl Transaction {
 
     /// A server has been made to have something that nobody could tell another one.
     pub fn keep_secret(&mut self) {
-        self.prologue.push(Entry {
-            text: Box::default(),
-            savepoint: None,
-            secret: true,
-        });
+        if self.is_told() {
+            self.prologue.push(Entry {
+                text: Box::default(),
+                savepoint: None,
+                secret: true,
+            });
+        }
     }
 
     /// Could a server that joins be told all that others have?
@@ -213,6 +215,23 @@ mod tests {
         transaction.end(false);
         assert_eq!(heard(&transaction), "");
         assert!(!transaction.is_open());
+    }
+
+    #[test]
+    fn what_nobody_can_tell_is_undone_with_its_savepoint() {
+        let mut transaction = Transaction::default();
+        transaction.begin(b"BEGIN");
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        assert!(transaction.is_told());
+        transaction.keep_secret();
+        transaction.savepoint(b"SAVEPOINT b", b"b").unwrap();
+        transaction.keep_secret();
+        assert!(transaction.rollback_to(b"b") && !transaction.is_told());
+        assert!(transaction.rollback_to(b"a") && transaction.is_told());
+        transaction.keep_secret();
+        assert!(transaction.release(b"a") && !transaction.is_told());
+        transaction.end(true);
+        assert!(transaction.is_told());
     }
 
     #[test]

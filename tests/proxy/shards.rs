@@ -183,6 +183,78 @@ fn what_a_transaction_sets_holds_everywhere_or_nowhere_after_it() {
     shards.pgdog.stop();
 }
 
+/// As those do who tell row-level security by a setting of the transaction whom a request is for.
+#[test]
+fn what_a_function_sets_is_so_on_servers_that_join() {
+    let shards = Shards::start(
+        "shards_set_config",
+        "workers = 1\ndefault_pool_size = 1",
+        TABLE,
+    );
+    let mut client = shards.client();
+    client.query("CREATE TABLE t (id bigint)");
+    for id in 0..9 {
+        assert_eq!(
+            client.query(&format!("INSERT INTO t VALUES ({id})")),
+            "C:INSERT_0_1 Z:I"
+        );
+    }
+    let seen = |client: &mut Wire| {
+        let seen = (0..9).map(|id| {
+            let sql =
+                format!("SELECT current_setting('app.who', true) || '.' FROM t WHERE id = {id}");
+            client.rows(&sql)[0][0].clone()
+        });
+        let mut seen: Vec<_> = seen.collect();
+        seen.sort();
+        seen.dedup();
+        seen.join(" ")
+    };
+    let literal = query("SELECT set_config('app.who', 'me', true)");
+    let bound = [
+        run("SELECT set_config('app.who', $1, true)", &[Some("me")]),
+        sync(),
+    ]
+    .concat();
+    for set in [&literal, &bound] {
+        client.query("BEGIN");
+        assert!(client.ask(std::slice::from_ref(set)).contains("D:me"));
+        assert_eq!(seen(&mut client), "me.");
+        assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+        assert_eq!(seen(&mut client), ".", "it was for the transaction alone");
+    }
+    // For longer, and undone.
+    client.query("BEGIN; SAVEPOINT a");
+    client.query("SELECT set_config('app.who', 'me', false)");
+    client.query("ROLLBACK TO a");
+    assert_eq!(seen(&mut client), ".");
+    // Where others have joined, they would have to be told at once.
+    client.query("ROLLBACK");
+    let set = "SELECT set_config('app.who', 'you', false)";
+    for refused in [set, "SELECT set_config('app.who', 'you', true)"] {
+        client.query("BEGIN");
+        assert_eq!(seen(&mut client), ".");
+        assert_eq!(client.query(refused), "E:0A000 Z:E");
+        client.query("ROLLBACK");
+    }
+    for sql in ["BEGIN", set, "COMMIT"] {
+        assert!(client.query(sql).ends_with(['I', 'T']), "{sql}");
+    }
+    assert_eq!(seen(&mut client), "you.");
+    // What is set cannot be known: no other server may join.
+    client.query("BEGIN");
+    let by_row = "SELECT set_config('app.who', id::text, true) FROM t WHERE id = 3";
+    assert_eq!(client.query(by_row), "T D:3 C:SELECT_1 Z:T");
+    assert_eq!(
+        client.query("SELECT count(*) FROM t WHERE id = 3"),
+        "T D:1 C:SELECT_1 Z:T"
+    );
+    assert_eq!(client.query("SELECT count(*) FROM t"), "E:0A000 Z:E");
+    client.query("ROLLBACK");
+    assert_eq!(seen(&mut client), "you.");
+    shards.pgdog.stop();
+}
+
 #[test]
 fn a_transaction_spans_the_shards_that_it_touches() {
     let shards = Shards::start("shards_tx", "", TABLE);

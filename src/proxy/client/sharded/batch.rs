@@ -157,6 +157,13 @@ impl Session {
         let Some(mut planned) = steps.pop() else {
             return Ok(None);
         };
+        if !planned.effects.is_plain() {
+            let arguments = bind.arguments().ok();
+            planned.effects = planned.effects.resolved(|number| {
+                let mut values = arguments.as_ref()?.values();
+                values.nth(usize::from(number).checked_sub(1)?)
+            });
+        }
         planned.form = Form::Portal {
             definition: statement.definition(),
             bind: *bind,

@@ -46,6 +46,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Defined;
 use crate::routing::transaction::Transaction;
 use crate::sql::session::{Effect, Effects};
+use crate::sql::statements::Traits;
 use crate::types::canonical::Canonical;
 
 use super::super::cluster::Want;
@@ -473,14 +474,22 @@ impl Session {
         if !transaction.is_open() || transaction.is_failed() {
             return Ok(());
         }
+        let mut known = false;
         for step in effects.steps() {
             match &step.effect {
-                Effect::Setting(change) => transaction
-                    .remember(&change.statement())
-                    .map_err(|_| End::Fatal(steps::too_much()))?,
+                Effect::Setting(change) => {
+                    known = true;
+                    transaction
+                        .remember(&change.statement())
+                        .map_err(|_| End::Fatal(steps::too_much()))?;
+                }
                 Effect::SetConfig(_) | Effect::SettingsUnknown => transaction.keep_secret(),
                 _ => {}
             }
+        }
+        // Of a call for this transaction alone that is a part of something, nobody else needs to know what it sets.
+        if effects.traits.has(Traits::SET_CONFIG) && !known {
+            transaction.keep_secret();
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::routing::copy::Copying;
 use crate::routing::verdict::{Place, Run, Verdict};
 use crate::session::Ties;
 use crate::sql::session::{Effect, Effects};
+use crate::sql::statements::Traits;
 
 use super::super::super::server::Recipient;
 use super::super::{End, Session};
@@ -287,7 +288,8 @@ impl Session {
             return Ok(self.failed_with(&refused(what)));
         }
         let several = self.sharded().legs.len() > 1;
-        if several && step.effects.sets() && matches!(step.verdict, Verdict::Run(_)) {
+        let sets = step.effects.sets() || step.effects.traits.has(Traits::SET_CONFIG);
+        if several && sets && matches!(step.verdict, Verdict::Run(_)) {
             let what = "a setting that a function makes while there are several servers";
             return Ok(self.failed_with(&refused(what)));
         }
