@@ -28,7 +28,9 @@ fn ties(begin: &[&str], look: &str, expected: &str, end: &[&str], trace: &str) {
     pgdog.stop();
 }
 
-const LOCKS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+/// In this database: others of the cluster are used by other tests.
+const LOCKS: &str = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database \
+    WHERE locktype = 'advisory' AND datname = current_database()";
 
 #[test]
 fn an_advisory_lock_keeps_the_server_until_the_last_is_released() {
