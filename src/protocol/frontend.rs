@@ -245,6 +245,13 @@ pub struct Arguments<'a> {
     values: &'a [u8],
 }
 
+impl<'a> Arguments<'a> {
+    /// The value of `$number`, `Some(None)` if it is NULL. `None`: there is none of that number.
+    pub fn parameter(&self, number: u16) -> Option<Option<&'a [u8]>> {
+        self.values().nth(usize::from(number).checked_sub(1)?)
+    }
+}
+
 impl<'a> Bind<'a> {
     /// A view of a message's body that has read its names.
     ///

@@ -9,7 +9,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::statement::{Copy, Kind, Statement, Table};
 
 use super::role::statement_is_readable;
-use super::route::{route, route_key, Database, Route};
+use super::route::{route, route_key, schema_of, Database, Route};
 use super::several;
 use super::values::Values;
 use super::verdict::{verdict, Place, Verdict};
@@ -143,10 +143,11 @@ fn query_preview(
 }
 
 fn copy_preview(copy: &Copy, table: &Table, database: &Database<'_>) -> Preview {
-    let named = |column: &str| copy.columns.iter().any(|name| **name == *column);
+    let has = |column: &str| copy.columns.iter().any(|name| **name == *column);
     let name = &*table.name;
-    let schema = database.schema_of(table.schema.as_deref(), name);
-    let (place, reach) = match database.tables.table(schema, name, named) {
+    let named = (table.schema.as_deref(), name);
+    let schema = schema_of(named, database.tables, database.schema);
+    let (place, reach) = match database.tables.table(schema, name, has) {
         TableKind::Sharded(column) if copy.from => (
             format!("each row to the shard of its {}", column.column),
             Reach::Multi,

@@ -8,7 +8,7 @@ use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Statement;
 use crate::types::oid;
 
-use super::route::Schema;
+use super::route::{schema_of, Schema};
 
 /// A primary key that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +47,8 @@ pub fn missing_key<'s>(
         })?;
         if mode == PrimaryKeyRewrite::RewriteOmni {
             let has_column = |wanted: &str| columns.iter().any(|column| *column.name == *wanted);
-            let database_wide = tables.schemas.is_empty();
-            let found = || schema.schema_of(name).filter(|_| database_wide);
-            let kind = tables.table(in_schema.or_else(found), name, has_column);
+            let found = schema_of((in_schema, name), tables, schema);
+            let kind = tables.table(found, name, has_column);
             if !matches!(kind, TableKind::Omnisharded { .. }) {
                 return None;
             }

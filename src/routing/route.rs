@@ -110,17 +110,16 @@ pub struct Database<'s> {
     pub lookups: &'s dyn Fn(&ShardedColumn, &Key<'_>) -> Option<Placement<'s>>,
 }
 
-impl<'s> Database<'s> {
-    /// The schema of a table, as it is named with one or found without. Where schemas have shards it is not looked for: no
-    /// shard's catalogue knows them all.
-    pub(super) fn schema_of<'n>(&self, schema: Option<&'n str>, name: &str) -> Option<&'n str>
-    where
-        's: 'n,
-    {
-        match schema {
-            None if self.tables.schemas.is_empty() => self.schema.schema_of(name),
-            named => named,
-        }
+/// The schema of a table, as it is named with one or found without. Where schemas have shards it is not looked for: no
+/// shard's catalogue knows them all.
+pub(super) fn schema_of<'n>(
+    (named, name): (Option<&'n str>, &str),
+    tables: &ShardingTables,
+    schema: &'n dyn Schema,
+) -> Option<&'n str> {
+    match named {
+        None if tables.schemas.is_empty() => schema.schema_of(name),
+        named => named,
     }
 }
 
@@ -274,10 +273,8 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
                 sticky: database.system_catalogs == SystemCatalogs::OmnishardedSticky,
             };
         }
-        match database
-            .tables
-            .table(database.schema_of(schema, name), name, has_column)
-        {
+        let found = schema_of((schema, name), database.tables, database.schema);
+        match database.tables.table(found, name, has_column) {
             // Of a view that is named by nobody it is to be known that its rows are where this says.
             TableKind::Sharded(column)
                 if column.table.is_none() && database.schema.is_view(schema, name) =>

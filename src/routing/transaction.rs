@@ -31,12 +31,22 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Entry {
-    text: Box<[u8]>,
-    /// Of SAVEPOINT: its name.
-    savepoint: Option<Box<[u8]>>,
-    /// It is known to be, and not what it is.
-    secret: bool,
+enum Entry {
+    /// A statement.
+    Said(Box<[u8]>),
+    /// SAVEPOINT.
+    Savepoint { text: Box<[u8]>, name: Box<[u8]> },
+    /// Servers have something that no statement could give to another one.
+    Secret,
+}
+
+impl Entry {
+    fn text(&self) -> &[u8] {
+        match self {
+            Self::Said(text) | Self::Savepoint { text, .. } => text,
+            Self::Secret => &[],
+        }
+    }
 }
 
 /// There is no room for another statement in the prologue.
@@ -68,53 +78,45 @@ impl Transaction {
         debug_assert_eq!(self.phase, Phase::None, "one transaction at a time");
         self.phase = Phase::Open;
         self.prologue.clear();
-        self.prologue.push(Entry {
-            text: text.into(),
-            savepoint: None,
-            secret: false,
-        });
+        self.prologue.push(Entry::Said(text.into()));
     }
 
     /// Something that a server which joins later has to be told, too: SET LOCAL, SET TRANSACTION, SET CONSTRAINTS.
     ///
     /// Errors: too much was said.
     pub fn remember(&mut self, text: &[u8]) -> Result<(), TooLong> {
-        self.push(text, None)
+        self.push(Entry::Said(text.into()))
     }
 
     /// A server has been made to have something that nobody could tell another one.
     pub fn keep_secret(&mut self) {
         if self.is_told() {
-            self.prologue.push(Entry {
-                text: Box::default(),
-                savepoint: None,
-                secret: true,
-            });
+            self.prologue.push(Entry::Secret);
         }
     }
 
     /// Could a server that joins be told all that others have?
     pub fn is_told(&self) -> bool {
-        !self.prologue.iter().any(|entry| entry.secret)
+        let mut entries = self.prologue.iter();
+        !entries.any(|entry| matches!(entry, Entry::Secret))
     }
 
     /// SAVEPOINT.
     ///
     /// Errors: too much was said.
     pub fn savepoint(&mut self, text: &[u8], name: &[u8]) -> Result<(), TooLong> {
-        self.push(text, Some(name.into()))
+        self.push(Entry::Savepoint {
+            text: text.into(),
+            name: name.into(),
+        })
     }
 
-    fn push(&mut self, text: &[u8], savepoint: Option<Box<[u8]>>) -> Result<(), TooLong> {
-        let bytes: usize = self.prologue.iter().map(|entry| entry.text.len()).sum();
-        if bytes + text.len() > PROLOGUE_BYTES_MAX {
+    fn push(&mut self, entry: Entry) -> Result<(), TooLong> {
+        let bytes: usize = self.prologue.iter().map(|entry| entry.text().len()).sum();
+        if bytes + entry.text().len() > PROLOGUE_BYTES_MAX {
             return Err(TooLong);
         }
-        self.prologue.push(Entry {
-            text: text.into(),
-            savepoint,
-            secret: false,
-        });
+        self.prologue.push(entry);
         Ok(())
     }
 
@@ -125,7 +127,7 @@ impl Transaction {
         };
         let mut index = 0;
         self.prologue.retain(|entry| {
-            let gone = index >= at && entry.savepoint.is_some();
+            let gone = index >= at && matches!(entry, Entry::Savepoint { .. });
             index += 1;
             !gone
         });
@@ -144,13 +146,14 @@ impl Transaction {
 
     /// Savepoints that are in force.
     pub fn savepoints(&self) -> usize {
-        let is_one = |entry: &&Entry| entry.savepoint.is_some();
+        let is_one = |entry: &&Entry| matches!(entry, Entry::Savepoint { .. });
         self.prologue.iter().filter(is_one).count()
     }
 
     /// The innermost savepoint of this name.
     fn find(&self, name: &[u8]) -> Option<usize> {
-        let of_name = |entry: &Entry| entry.savepoint.as_deref() == Some(name);
+        let of_name =
+            |entry: &Entry| matches!(entry, Entry::Savepoint { name: own, .. } if **own == *name);
         self.prologue.iter().rposition(of_name)
     }
 
@@ -173,7 +176,7 @@ impl Transaction {
 
     /// What a server that joins has to hear, in order.
     pub fn prologue(&self) -> impl Iterator<Item = &[u8]> {
-        self.prologue.iter().map(|entry| &*entry.text)
+        self.prologue.iter().map(Entry::text)
     }
 }
 

@@ -3,8 +3,10 @@
 //! An `INSERT INTO view` of what the view selects would put these rows into such a table. Where each server can do its part of
 //! that by itself, it has its part of the view.
 
+use std::rc::Rc;
+
 use crate::config::choice::SystemCatalogs;
-use crate::sharding::schema::{Schema as Known, TableKind};
+use crate::sharding::schema::{Schema as Known, Table};
 use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -12,7 +14,7 @@ use crate::sql::quote;
 use crate::sql::statement::Analysis;
 
 use super::role::Catalogue;
-use super::route::{route, unknown_table, Database, Route, Schema, TableColumn};
+use super::route::{route, unknown_table, ColumnOf, Database, Route, Schema, TableColumn};
 use super::values::Values;
 
 /// A view, as a server tells of it.
@@ -57,7 +59,7 @@ pub fn note_like_tables(
 }
 
 /// The statement that would fill a table with the rows of a view.
-fn filled(view: &View, cache: &mut Cache) -> (Vec<u8>, std::rc::Rc<Analysis>) {
+fn filled(view: &View, cache: &mut Cache) -> (Vec<u8>, Rc<Analysis>) {
     let (schema, name) = (quote::name(&view.schema), quote::name(&view.name));
     let insert = format!("INSERT INTO {schema}.{name} ");
     let text = [insert.as_bytes(), &view.definition].concat();
@@ -109,17 +111,12 @@ impl Schema for Names<'_> {
         Some(&found.columns)
     }
 
-    fn refers(
-        &self,
-        (of, column): super::route::ColumnOf<'_>,
-        (to, theirs): super::route::ColumnOf<'_>,
-    ) -> bool {
+    fn refers(&self, (of, column): ColumnOf<'_>, (to, theirs): ColumnOf<'_>) -> bool {
         let table = |named: (Option<&str>, &str)| self.known.table(named.0, named.1, || []);
         let (Some(of), Some(found)) = (table(of), table(to)) else {
             return false;
         };
-        let mut references = of.references.iter();
-        references.any(|one| one.is_of(column, &found.schema, to.1, theirs))
+        of.refers(column, (&found.schema, to.1), theirs)
     }
 
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
@@ -127,7 +124,7 @@ impl Schema for Names<'_> {
             return false;
         }
         let found = self.known.table(schema, table, || []);
-        found.is_some_and(|found| found.kind == TableKind::View && !found.is_like_table)
+        found.is_some_and(Table::is_opaque)
     }
 }
 
@@ -135,6 +132,7 @@ impl Schema for Names<'_> {
 mod tests {
     use super::*;
     use crate::sharding::hash::Hasher;
+    use crate::sharding::schema::TableKind;
     use crate::sharding::{Function, KeyType, ShardedColumn};
 
     #[test]
@@ -252,7 +250,10 @@ mod tests {
             ),
         );
         note_like_tables(&mut known, &views, &tables, &Catalogue::default());
-        let is_like_table = |name: &str| known.table(None, name, || []).unwrap().is_like_table;
+        let is_like_table = |name: &str| {
+            let found = known.table(None, name, || []).unwrap();
+            found.kind == TableKind::LikeTable
+        };
         for (number, (definition, _, expected)) in cases.iter().enumerate() {
             assert_eq!(
                 is_like_table(&format!("view{number}")),

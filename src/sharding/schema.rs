@@ -19,8 +19,6 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Its foreign keys.
     pub references: Vec<Reference>,
-    /// It is a view of which each server has what it would have of a table with these rows.
-    pub is_like_table: bool,
 }
 
 /// A foreign key.
@@ -64,6 +62,8 @@ pub enum TableKind {
     Table,
     /// A view, materialised or not: its rows are those of other tables.
     View,
+    /// The same, of which each server has what it would have of a table with these rows.
+    LikeTable,
     /// A foreign table: its rows are on another server.
     Foreign,
 }
@@ -151,7 +151,6 @@ impl Schema {
                     kind,
                     columns: Vec::new(),
                     references: Vec::new(),
-                    is_like_table: false,
                 });
                 tables.len() - 1
             }
@@ -191,7 +190,7 @@ impl Schema {
     pub fn note_like_table(&mut self, schema: &str, name: &str) {
         let tables = self.tables.get_mut(name).into_iter().flatten();
         for table in tables.filter(|table| *table.schema == *schema) {
-            table.is_like_table = true;
+            table.kind = TableKind::LikeTable;
         }
     }
 
@@ -207,6 +206,22 @@ impl Schema {
 }
 
 impl Table {
+    /// Is it a view?
+    pub fn is_view(&self) -> bool {
+        matches!(self.kind, TableKind::View | TableKind::LikeTable)
+    }
+
+    /// Is it a view of which nobody knows what a server has of it?
+    pub fn is_opaque(&self) -> bool {
+        self.kind == TableKind::View
+    }
+
+    /// Does this column of it, alone, refer to that one of another table (schema and name) by a foreign key?
+    pub fn refers(&self, column: &str, (schema, name): (&str, &str), theirs: &str) -> bool {
+        let mut references = self.references.iter();
+        references.any(|one| one.is_of(column, schema, name, theirs))
+    }
+
     /// Its column of this name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| *column.name == *name)

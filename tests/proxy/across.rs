@@ -358,7 +358,7 @@ const SESSION: Session = Session {
     floats_exact: true,
 };
 
-fn setting(name: &str, default: u64) -> u64 {
+pub(super) fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 

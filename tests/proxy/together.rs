@@ -5,8 +5,9 @@
 //! `PGDOG_TEST_STEPS` sets how many, `PGDOG_TEST_SEED` which. A failure prints both, and the last statements;
 //! with `PGDOG_TEST_TRACE` all are printed.
 
-use super::across::Random;
+use super::across::{setting, Random};
 use super::shards::Shards;
+use super::support::postgres::{ALICE, PASSWORD};
 use super::support::wire::{bind, describe, execute, parse, query, sync, transcript, Message};
 use super::support::{Postgres, Wire};
 use super::writes::REWRITE;
@@ -52,12 +53,7 @@ impl World {
         let shards = Shards::start(label, general, &format!("{TABLES}{REWRITE}"));
         let one = postgres.database(&format!("{label}_one"));
         let client = || Client {
-            one: Wire::connect(
-                postgres.port(),
-                super::support::postgres::ALICE,
-                &one,
-                super::support::postgres::PASSWORD,
-            ),
+            one: Wire::connect(postgres.port(), ALICE, &one, PASSWORD),
             many: shards.client(),
             prepared: Vec::new(),
         };
@@ -190,7 +186,7 @@ impl World {
 
 /// What was done, told when it ends badly.
 #[derive(Default)]
-struct Done(Vec<String>);
+pub(super) struct Done(pub(super) Vec<String>);
 
 impl Drop for Done {
     fn drop(&mut self) {
@@ -308,9 +304,8 @@ fn clients_see_the_same_tables_at_all_times() {
     if std::env::var_os("PGDOG_TEST_DIRECT").is_some() {
         return;
     }
-    let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
-    let steps = number("PGDOG_TEST_STEPS").unwrap_or(300);
-    let seed = number("PGDOG_TEST_SEED").unwrap_or(1);
+    let steps = setting("PGDOG_TEST_STEPS", 300);
+    let seed = setting("PGDOG_TEST_SEED", 1);
     eprintln!("PGDOG_TEST_STEPS={steps} PGDOG_TEST_SEED={seed}");
     let mut random = Random(seed);
     let mut world = World::start("together");

@@ -10,6 +10,7 @@ mod session_mode;
 mod shards;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::wire::{
@@ -157,17 +158,21 @@ impl Drop for Pair {
     }
 }
 
+/// The seeds of this run, of which an ordinary one has so many.
+fn seeds(count: u64) -> Range<u64> {
+    let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
+    match number("TWINS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("TWINS_SEEDS").unwrap_or(count),
+    }
+}
+
 /// Runs sessions of `step` for every seed.
 fn check(general: &str, step: impl Fn(&mut Random, &mut Pair, usize)) {
     if std::env::var_os("PGDOG_TEST_DIRECT").is_some() {
         return;
     }
-    let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
-    let seeds = match number("TWINS_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TWINS_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         eprintln!("TWINS_SEED={seed}");
         let mut random = Random(seed);
         let mut pair = Pair::new(general);

@@ -6,7 +6,7 @@
 #[path = "writes/random.rs"]
 mod random;
 
-use super::across::Random;
+use super::across::{setting, Random};
 use super::sharding::Pair;
 use super::support::wire::{
     describe, execute, parse, query, sync, tagged, transcript, Message, Wire,
@@ -400,11 +400,6 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
     pair.many.query("ROLLBACK");
     pair.tables_are_alike("refused");
     pair.shards.pgdog.stop();
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    let set = std::env::var(name).ok();
-    set.map_or(default, |value| value.parse().expect("a number"))
 }
 
 #[test]

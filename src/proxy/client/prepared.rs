@@ -410,11 +410,7 @@ impl Relay<'_> {
             let frame = self.session.inbound.bytes();
             let body = frame.get(HEADER_BYTES..header.frame_bytes());
             let arguments = body.and_then(|body| Bind::parse(body).ok()?.arguments().ok());
-            let nth = |n: u16| {
-                let arguments = arguments.as_ref()?;
-                arguments.values().nth(usize::from(n).checked_sub(1)?)
-            };
-            Rc::new(effects.resolved(nth))
+            Rc::new(effects.resolved(|number| arguments.as_ref()?.parameter(number)))
         });
         let tracked = self.track(effects);
         if let Some(tracker) = &mut self.session.tracker {

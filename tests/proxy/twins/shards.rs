@@ -1,10 +1,11 @@
 //! The same with pgdog in front of three shards: wherever a statement of the session goes, its settings are those of the only
 //! server that its twin has. What concerns several servers may be refused, and then its twin is not asked.
 
-use super::{setting_statement, Random, Twin, BEGINNINGS, SETTINGS};
+use super::{seeds, setting_statement, Random, Twin, BEGINNINGS, SETTINGS};
 use crate::shards::Shards;
 use crate::support::wire::{bind, execute, parse, query, sync};
 use crate::support::Postgres;
+use crate::together::Done;
 
 const SEEDS: u64 = 6;
 const STEPS: usize = 60;
@@ -90,34 +91,17 @@ fn from_error(answer: &str) -> &str {
     answer.find("E:").map_or(answer, |at| &answer[at..])
 }
 
-/// What was done, told when it ends badly.
-#[derive(Default)]
-struct Done(Vec<String>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.0.join("\n"));
-        }
-    }
-}
-
 #[test]
 fn sessions_on_shards_that_change_settings_at_random() {
     if std::env::var_os("PGDOG_TEST_DIRECT").is_some() {
         return;
     }
-    let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
-    let seeds = match number("TWINS_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TWINS_SEEDS").unwrap_or(SEEDS),
-    };
     let look = SETTINGS.map(|(name, _)| format!("coalesce(current_setting('{name}', true), '')"));
     let look = format!("SELECT current_user, {}", look.join(", "));
     let mut sessions = Sessions::new();
     let mut admin = sessions.shards.pgdog.admin();
     let mut steps = 0;
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         eprintln!("TWINS_SEED={seed}");
         let mut random = Random(seed);
 

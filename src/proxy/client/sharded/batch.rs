@@ -157,12 +157,10 @@ impl Session {
         let Some(mut planned) = steps.pop() else {
             return Ok(None);
         };
-        if !planned.effects.is_plain() {
+        if planned.effects.needs_arguments() {
             let arguments = bind.arguments().ok();
-            planned.effects = planned.effects.resolved(|number| {
-                let mut values = arguments.as_ref()?.values();
-                values.nth(usize::from(number).checked_sub(1)?)
-            });
+            let resolved = |number| arguments.as_ref()?.parameter(number);
+            planned.effects = planned.effects.resolved(resolved);
         }
         planned.form = Form::Portal {
             definition: statement.definition(),

@@ -10,7 +10,6 @@ use crate::protocol::batch::{extent, messages, BatchEnd, Extent};
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::{tag, Bind, Parse, Target};
 use crate::routing::direct::{decisive, shard};
-use crate::routing::route::Database;
 use crate::routing::values::{Parameter, Values};
 use crate::sql::statement::{Analysis, Decisive, Kind, Statement};
 
@@ -150,16 +149,7 @@ impl Session {
 
     fn decisive_of(&self, statement: &Statement, facts: &Facts) -> Option<Decisive> {
         let view = View::new(self, facts);
-        let config = self.state.config();
-        let database = Database {
-            tables: facts.sharding(&self.cluster)?,
-            schema: &view,
-            search_path: None,
-            functions: &facts.functions,
-            system_catalogs: config.routing.system_catalogs,
-            sticky: config.routing.omnisharded_sticky,
-            lookups: &|_, _| None,
-        };
+        let database = view.database(facts.sharding(&self.cluster)?);
         let foreign = view.foreign(statement).is_some();
         decisive(statement, &database).filter(|_| !foreign)
     }

@@ -44,7 +44,7 @@ use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Defined;
-use crate::routing::transaction::Transaction;
+use crate::routing::transaction::{TooLong, Transaction};
 use crate::sql::session::{Effect, Effects};
 use crate::sql::statements::Traits;
 use crate::types::canonical::Canonical;
@@ -65,6 +65,9 @@ use steps::Stepped;
 
 /// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
 const WRITE_BYTES_MIN: usize = 64 * 1024 * 1024;
+
+/// Refused: a server would have a setting that others have not.
+const SET_BY_FUNCTION: &str = "a setting that a function makes while there are several servers";
 
 /// What a session has on shards.
 #[derive(Default)]
@@ -233,7 +236,7 @@ impl Session {
                         self.relay_to(shard, want, changes).await?;
                         for effects in &effects {
                             self.note_cursors(effects, shard);
-                            self.remember_settings(effects)?;
+                            self.remember_settings(effects);
                         }
                         Ok(())
                     }
@@ -269,9 +272,10 @@ impl Session {
                         } = relayed;
                         self.relay_to(shard, want, changes).await?;
                         self.note_afar(&batch, &effects, shard);
-                        effects
-                            .iter()
-                            .try_for_each(|effects| self.remember_settings(effects))
+                        for effects in &effects {
+                            self.remember_settings(effects);
+                        }
+                        Ok(())
                     }
                     Ok(None) => {
                         self.check_queries(&batch)?;
@@ -352,7 +356,7 @@ impl Session {
         match leg.held.exchange.status() {
             TransactionStatus::Idle => {
                 self.sharded().end_transaction(false);
-                if self.tracker.is_none() && !self.settings.are_changing() {
+                if self.tracker.is_none() {
                     let mut store = self.state.settings.borrow_mut();
                     self.settings.ready(b'I', &mut store);
                 }
@@ -433,8 +437,7 @@ impl Session {
             return Ok(Ok(legs.remove(at)));
         }
         if !self.sharded().transaction.is_told() {
-            let what = "a setting that a function makes while there are several servers";
-            return Ok(Err(refused(what)));
+            return Ok(Err(refused(SET_BY_FUNCTION)));
         }
         let types = match self.types_of(shard) {
             Ok(types) => types,
@@ -468,30 +471,27 @@ impl Session {
         }
     }
 
-    /// What a query, and not SET, has set in the open transaction: servers that join later are told.
-    fn remember_settings(&mut self, effects: &Effects) -> Result<(), End> {
+    /// What a query, and not SET, has set in the open transaction: servers that join later are told, if they can be.
+    fn remember_settings(&mut self, effects: &Effects) {
         let transaction = &mut self.sharded().transaction;
         if !transaction.is_open() || transaction.is_failed() {
-            return Ok(());
+            return;
         }
-        let mut known = false;
+        let (mut told, mut secret) = (false, false);
         for step in effects.steps() {
             match &step.effect {
-                Effect::Setting(change) => {
-                    known = true;
-                    transaction
-                        .remember(&change.statement())
-                        .map_err(|_| End::Fatal(steps::too_much()))?;
-                }
-                Effect::SetConfig(_) | Effect::SettingsUnknown => transaction.keep_secret(),
+                Effect::Setting(change) => match transaction.remember(&change.statement()) {
+                    Ok(()) => told = true,
+                    Err(TooLong) => secret = true,
+                },
+                Effect::SetConfig(_) | Effect::SettingsUnknown => secret = true,
                 _ => {}
             }
         }
-        // Of a call for this transaction alone that is a part of something, nobody else needs to know what it sets.
-        if effects.traits.has(Traits::SET_CONFIG) && !known {
+        // A call that is a part of something sets what only its server knows.
+        if secret || effects.traits.has(Traits::SET_CONFIG) && !told {
             transaction.keep_secret();
         }
-        Ok(())
     }
 
     /// A server of this shard that the session has not had.

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use crate::protocol::frontend::Bind;
 use crate::routing::preview::{preview, Reach};
-use crate::routing::route::Database;
 use crate::routing::values::{Parameter, Values};
 
 use super::super::Session;
@@ -18,17 +17,8 @@ impl Session {
             return;
         };
         let facts = self.cluster.known();
-        let config = self.state.config();
         let view = View::new(self, &facts);
-        let database = Database {
-            tables,
-            schema: &view,
-            search_path: None,
-            functions: &facts.functions,
-            system_catalogs: config.routing.system_catalogs,
-            sticky: config.routing.omnisharded_sticky,
-            lookups: &|_, _| None,
-        };
+        let database = view.database(tables);
         let dialect = self.session_dialect();
         let arguments = bind.and_then(|(bind, types)| Some((bind.arguments().ok()?, types)));
         let parameters = arguments

@@ -20,7 +20,7 @@ use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
-use crate::sharding::{search_path, ShardedColumn, Shards};
+use crate::sharding::{search_path, ShardedColumn, ShardingTables, Shards};
 use crate::sql::across::{gathered_name, Asked, Of};
 use crate::sql::explain;
 use crate::sql::hints::{Hints, Role};
@@ -125,13 +125,9 @@ impl Session {
             }
         };
         let database = Database {
-            tables,
-            schema: &view,
             search_path,
-            functions: &facts.functions,
-            system_catalogs: config.routing.system_catalogs,
-            sticky: config.routing.omnisharded_sticky,
             lookups: &|column, key| self.translated(column, key),
+            ..view.database(tables)
         };
         let asked = match (asked, self.asked_key(source)?) {
             (None, Some(key)) => match route_key(&key, &database)? {
@@ -312,7 +308,7 @@ impl Session {
         let facts = self.cluster.known();
         let view = View::new(self, &facts);
         let found = view.table(target.schema.as_deref(), &target.name);
-        if found.is_some_and(|found| found.kind == TableKind::View) {
+        if found.is_some_and(Table::is_view) {
             return Err(refused("an UPDATE that moves rows of a view"));
         }
         let moving = Moving::new(
@@ -488,6 +484,20 @@ impl<'a> View<'a> {
         self.path.get_or_init(|| self.session.search_path())
     }
 
+    /// What routing has to know, where neither schemas have shards nor keys are translated.
+    pub(super) fn database<'s>(&'s self, tables: &'s ShardingTables) -> Database<'s> {
+        let config = self.session.state.config();
+        Database {
+            tables,
+            schema: self,
+            search_path: None,
+            functions: &self.facts.functions,
+            system_catalogs: config.routing.system_catalogs,
+            sticky: config.routing.omnisharded_sticky,
+            lookups: &|_, _| None,
+        }
+    }
+
     /// A table in the statement whose rows are elsewhere.
     pub(super) fn foreign<'s>(&self, statement: &'s Statement) -> Option<&'s str> {
         let mut tables = statement.tables.iter();
@@ -508,8 +518,7 @@ impl Schema for View<'_> {
         let (Some(of), Some(found)) = (self.table(of.0, of.1), self.table(to.0, to.1)) else {
             return false;
         };
-        let mut references = of.references.iter();
-        references.any(|one| one.is_of(column, &found.schema, to.1, theirs))
+        of.refers(column, (&found.schema, to.1), theirs)
     }
 
     fn schema_of(&self, table: &str) -> Option<&str> {
@@ -518,7 +527,7 @@ impl Schema for View<'_> {
 
     fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
         let found = self.table(schema, table);
-        found.is_some_and(|found| found.kind == TableKind::View && !found.is_like_table)
+        found.is_some_and(Table::is_opaque)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::merge::{refused, MergePlan};
 use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
 use crate::routing::verdict::{Place, Run};
-use crate::sharding::schema::TableKind;
+use crate::sharding::schema::Table;
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;
 use crate::sql::lexer::{self, Dialect, Lexer};
@@ -27,7 +27,7 @@ impl Session {
             return Err(refused("this COPY"));
         };
         let known = view.table(named.schema.as_deref(), &named.name);
-        if known.is_some_and(|table| table.kind == TableKind::View) {
+        if known.is_some_and(Table::is_view) {
             return Err(refused("COPY of a view"));
         }
         let schema = known.map(|table| &*table.schema);

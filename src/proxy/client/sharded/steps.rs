@@ -27,7 +27,7 @@ use super::plan::{Form, Planned, Wanted, RESULTS};
 use super::portals::Asked;
 use super::scatter::{self, Outcome};
 use super::two_phase::Fared;
-use super::Leg;
+use super::{Leg, SET_BY_FUNCTION};
 
 /// A text in a transaction of its own, which servers are told when they join.
 pub(super) const BEGIN: &[u8] = b"BEGIN";
@@ -238,7 +238,7 @@ impl Session {
                     self.note_cursors(&step.effects, shard);
                 }
                 if went == Stepped::Done {
-                    self.remember_settings(&step.effects)?;
+                    self.remember_settings(&step.effects);
                 }
                 Ok(went)
             }
@@ -290,8 +290,7 @@ impl Session {
         let several = self.sharded().legs.len() > 1;
         let sets = step.effects.sets() || step.effects.traits.has(Traits::SET_CONFIG);
         if several && sets && matches!(step.verdict, Verdict::Run(_)) {
-            let what = "a setting that a function makes while there are several servers";
-            return Ok(self.failed_with(&refused(what)));
+            return Ok(self.failed_with(&refused(SET_BY_FUNCTION)));
         }
         let shards = self.shards_at(&run.place);
         let want = step.want(self.is_decided());
