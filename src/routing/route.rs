@@ -299,7 +299,7 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
 }
 
 /// As psql and drivers name them: PostgreSQL looks into `pg_catalog` first.
-fn is_system_catalog(schema: Option<&str>, name: &str) -> bool {
+pub(super) fn is_system_catalog(schema: Option<&str>, name: &str) -> bool {
     match schema {
         Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
         None => name.starts_with("pg_"),
