@@ -23,12 +23,17 @@ use crate::places::Places;
 use crate::ring::Ring;
 use crate::timer::{Sleep, Timers};
 
-/// Longest wait in the ring. Nothing depends on it: glommio's own housekeeping gets a turn.
+/// Longest wait in the ring. Nothing depends on it.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Rounds of runnable tasks before the ring gets a turn although some still are.
 const ROUNDS_MAX: usize = 16;
 /// Pieces of patient work in one turn of the ring.
 const PATIENT_MAX: usize = 2;
+/// How often glommio sees to itself, which is when it frees tasks whose last waker another thread has dropped. Its own
+/// 100 ms are a trap: a thread that is held up for that long just after glommio has set this timer, by other threads
+/// or by a quota of CPU time, finds it expired before its first task has run, takes that for having none, and sleeps
+/// for good with its driver runnable.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Entries of each of glommio's own three rings per core, which carry no sockets here.
 pub const EXECUTOR_ENTRIES: u32 = 64;
 
@@ -395,6 +400,7 @@ where
             .name(&format!("core-{index}"))
             .io_memory(0)
             .ring_depth(EXECUTOR_ENTRIES as usize)
+            .preempt_timer(HOUSEKEEPING)
             .spawn(move || async move {
                 let core = match Core::new(index, count, cpu, bell, reader) {
                     Ok(core) => core,
