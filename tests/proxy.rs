@@ -97,6 +97,8 @@ mod roles;
 mod routes_told;
 #[path = "proxy/session.rs"]
 mod session;
+#[path = "proxy/shapes.rs"]
+mod shapes;
 #[path = "proxy/sharding.rs"]
 mod sharding;
 #[path = "proxy/shards.rs"]

@@ -85,7 +85,7 @@ impl<'s> Router<'_, 's> {
             (Some(Table::Everywhere { .. }), change) => {
                 self.change_everywhere(write, change, &sets)
             }
-            (Some(Table::View) | None, _) => Err(refused("this statement").into()),
+            (Some(Table::Opaque(_)) | None, _) => Err(refused("this statement").into()),
         }
     }
 

@@ -81,7 +81,8 @@ impl Defined {
             keys.any(|key| key.table.is_none() && *key.column == *column)
         };
         let mut columns = created.columns.iter();
-        !tables.depend_on_schema() || !created.open && !columns.any(|column| is_key(column))
+        let follows = created.open || created.refers && tables.has_anchors();
+        !tables.depend_on_schema() || !follows && !columns.any(|column| is_key(column))
     }
 
     /// Is what this name means, of a table or function, nobody's but the transaction's?
@@ -112,7 +113,7 @@ impl Defined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sharding::{hash::Hasher, Function, KeyType, ShardedColumn};
+    use crate::sharding::ShardedColumn;
     use crate::sql::cache::Cache;
     use crate::sql::lexer::Dialect;
 
@@ -128,19 +129,9 @@ mod tests {
     }
 
     fn by_tenant() -> ShardingTables {
-        let key = ShardedColumn {
-            schema: None,
-            table: None,
-            column: "tenant".to_owned(),
-            primary: false,
-            key_type: KeyType::Bigint,
-            function: Function::Hash(Hasher::Postgres),
-            lookup: None,
-            shards: 3,
-        };
         ShardingTables {
             shards: 3,
-            columns: vec![key],
+            columns: vec![ShardedColumn::hashed(None, None, "tenant")],
             ..ShardingTables::default()
         }
     }
@@ -159,7 +150,8 @@ mod tests {
             &["CREATE TABLE t (a int)", "ALTER TABLE t ADD tenant bigint"],
             false,
         );
-        check(&["CREATE TABLE t (a int REFERENCES u)"], false);
+        check(&["CREATE TABLE t (a int REFERENCES u)"], true);
+        check(&["CREATE TABLE t (a int) INHERITS (u)"], false);
         check(
             &["CREATE TABLE t (a int)", "ALTER TABLE t RENAME TO u"],
             false,

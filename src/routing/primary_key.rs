@@ -130,6 +130,7 @@ mod tests {
 
     fn column(name: &str, primary: bool, always: bool) -> TableColumn {
         TableColumn {
+            number: 0,
             name: name.into(),
             has_default: true,
             generated: false,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::sharding::{ShardedColumn, ShardingTables, Shards};
 use crate::sql::keys::{Column, Keys, Place};
 
-use super::route::Schema;
+use super::route::{Opaque, Schema};
 
 /// What a table of a statement is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,8 +14,8 @@ pub(super) enum Table<'s> {
     Sharded(&'s ShardedColumn),
     /// It is on these shards for its schema's sake.
     On(Shards),
-    /// A view, which may read anything.
-    View,
+    /// Nobody knows what a server has of it.
+    Opaque(Opaque),
     /// It has the same rows on every shard.
     Everywhere {
         /// A client reads it from one shard.
@@ -144,7 +144,7 @@ impl<'k, 's> Reach<'k, 's> {
             .zip(&reached)
             .all(|(table, reached)| match table {
                 Table::Sharded(_) => *reached,
-                Table::On(_) | Table::View => false,
+                Table::On(_) | Table::Opaque(_) => false,
                 Table::Everywhere { .. } => true,
             });
         followed

@@ -11,7 +11,7 @@ use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-pub use crate::sharding::schema::Column as TableColumn;
+pub use crate::sharding::schema::{Column as TableColumn, Opaque};
 use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };
@@ -71,10 +71,10 @@ pub trait Schema {
         None
     }
 
-    /// Is it known to be a view, and not known to be like a table?
-    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
+    /// Why nobody knows what a server has of this table, if that is known of it.
+    fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
         let _ = (schema, table);
-        false
+        None
     }
 }
 
@@ -274,23 +274,31 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
             };
         }
         let found = schema_of((schema, name), database.tables, database.schema);
-        match database.tables.table(found, name, has_column) {
-            // Of a view that is named by nobody it is to be known that its rows are where this says.
-            TableKind::Sharded(column)
-                if column.table.is_none() && database.schema.is_view(schema, name) =>
-            {
-                Table::View
-            }
-            TableKind::Sharded(column) => Table::Sharded(column),
+        let kind = database.tables.table(found, name, has_column);
+        // Of a view that an entry names its rows are where that says.
+        let named = match kind {
+            TableKind::Sharded(column) => column.table.is_some(),
+            TableKind::Omnisharded { sticky } => sticky.is_some(),
+            TableKind::InSchema(_) => true,
+        };
+        let opaque = database.schema.opaque(schema, name);
+        let opaque = opaque.filter(|why| !named || *why == Opaque::Divided);
+        match kind {
+            TableKind::Sharded(column) => match opaque {
+                Some(why) => Table::Opaque(why),
+                None => Table::Sharded(column),
+            },
             TableKind::InSchema(shards) => match (schema, database.search_path) {
                 (None, Some(found)) => Table::On(found),
                 _ => Table::On(shards),
             },
             TableKind::Omnisharded { sticky } => match (schema, database.search_path) {
                 (None, Some(found)) if !database.tables.schemas.is_empty() => Table::On(found),
-                _ if sticky.is_none() && database.schema.is_view(schema, name) => Table::View,
-                _ => Table::Everywhere {
-                    sticky: sticky.unwrap_or(database.sticky),
+                _ => match opaque {
+                    Some(why) => Table::Opaque(why),
+                    None => Table::Everywhere {
+                        sticky: sticky.unwrap_or(database.sticky),
+                    },
                 },
             },
         }
@@ -308,9 +316,10 @@ pub(super) fn is_system_catalog(schema: Option<&str>, name: &str) -> bool {
 
 impl<'s> Router<'_, 's> {
     fn route(&self) -> Result<Route<'s>, Stop<'s>> {
-        if let Some(view) = self.tables.iter().position(|table| *table == Table::View) {
-            let name = self.keys.references.get(view).map_or("", |view| &view.name);
-            return Err(refused(&format!("view {name}")).into());
+        for (table, reference) in self.tables.iter().zip(&self.keys.references) {
+            if let Table::Opaque(why) = table {
+                return Err(refused(&why.refused(&reference.name)).into());
+            }
         }
         let mut sets = self.shards_of_tables()?;
         let written = self.keys.writes.as_slice();
@@ -338,7 +347,7 @@ impl<'s> Router<'_, 's> {
             .map(|table| match table {
                 Table::Sharded(_) => Some(all),
                 Table::On(shards) => Some(*shards),
-                Table::Everywhere { .. } | Table::View => None,
+                Table::Everywhere { .. } | Table::Opaque(_) => None,
             })
             .collect();
         let reach = self.reach();
@@ -536,7 +545,7 @@ impl<'s> Router<'_, 's> {
             .all(|(table, set)| match table {
                 Table::On(shards) => *set == Some(*shards) && shards.len() > 1,
                 Table::Everywhere { .. } => true,
-                Table::Sharded(_) | Table::View => false,
+                Table::Sharded(_) | Table::Opaque(_) => false,
             });
         if same {
             let common = sets.iter().flatten();

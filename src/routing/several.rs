@@ -78,7 +78,7 @@ impl Catalogue for Named<'_, '_> {
                 }
                 // Where one place names the key of a table and another does not, it is sharded.
                 Table::Everywhere { .. } => placed = placed.or(Some(Placed::Everywhere)),
-                Table::On(_) | Table::View => placed = Some(Placed::Elsewhere),
+                Table::On(_) | Table::Opaque(_) => placed = Some(Placed::Elsewhere),
             }
         }
         // Analysis has not seen it: nothing is known.

@@ -11,6 +11,7 @@ use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
 use super::moves::Moving;
+use super::reshape::Reshaping;
 use super::values::Argument;
 
 /// What to do for a statement.
@@ -96,6 +97,8 @@ pub struct Run {
     pub gathering: Option<Box<Across>>,
     /// It is one of those.
     pub part: Option<SelectPart>,
+    /// It may make other tables of some that have rows.
+    pub reshaping: Option<Box<Reshaping>>,
     /// How it is run instead where the columns turn out to have types that cannot be compared here.
     pub apart: Option<Box<Across>>,
 }
@@ -217,6 +220,7 @@ impl Run {
             moving: None,
             gathering: None,
             part: None,
+            reshaping: None,
             apart: None,
         }
     }

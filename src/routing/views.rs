@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use crate::config::choice::SystemCatalogs;
-use crate::sharding::schema::{Schema as Known, Table};
+use crate::sharding::schema::{Schema as Known, TableKind};
 use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -15,7 +15,7 @@ use crate::sql::statement::Analysis;
 
 use super::role::Catalogue;
 use super::route::{
-    is_system_catalog, route, unknown_table, ColumnOf, Database, Route, Schema, TableColumn,
+    is_system_catalog, route, unknown_table, ColumnOf, Database, Opaque, Route, Schema, TableColumn,
 };
 use super::values::Values;
 
@@ -50,7 +50,7 @@ pub fn note_like_tables(
         left.retain(|(view, (text, analysis))| {
             let found = is_like_table(view, (text, analysis), known, tables, functions);
             if found {
-                known.note_like_table(&view.schema, &view.name);
+                known.note_kind(&view.schema, &view.name, TableKind::LikeTable);
             }
             !found
         });
@@ -125,12 +125,11 @@ impl Schema for Names<'_> {
         of.refers(column, (&found.schema, to.1), theirs)
     }
 
-    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
+    fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
         if (schema, table) == (Some(self.view.schema.as_str()), self.view.name.as_str()) {
-            return false;
+            return None;
         }
-        let found = self.known.table(schema, table, || []);
-        found.is_some_and(Table::is_opaque)
+        self.known.table(schema, table, || [])?.opaque()
     }
 }
 
@@ -138,7 +137,6 @@ impl Schema for Names<'_> {
 mod tests {
     use super::*;
     use crate::sharding::hash::Hasher;
-    use crate::sharding::schema::TableKind;
     use crate::sharding::{Function, KeyType, ShardedColumn};
 
     #[test]

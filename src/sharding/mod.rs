@@ -5,11 +5,13 @@
 //! key of a table. The configuration builds both once; nothing here changes afterwards.
 
 pub mod centroids;
+pub mod families;
 pub mod hash;
 pub mod key;
 pub mod lookups;
 mod number;
 pub mod references;
+pub mod reshaped;
 pub mod rows;
 pub mod rules;
 pub mod schema;

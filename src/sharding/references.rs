@@ -5,33 +5,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::families::relatives;
 use super::schema::{Reference, Schema};
 use super::tables::{ShardedColumn, ShardingTables};
 
 /// A table: its schema and name.
 type Name<'a> = (&'a str, &'a str);
 
-/// The same tables, and those that follow an anchor. `None`: no more than these.
+/// The same tables, and those that follow an anchor or are related to one that is named. `None`: no more than these.
 pub fn with_followers(tables: &ShardingTables, schema: &Schema) -> Option<ShardingTables> {
+    let mut all = tables.clone();
+    all.columns.extend(by_references(tables, schema));
+    let related = relatives(&all, schema);
+    all.columns.extend(related);
+    (all.columns.len() > tables.columns.len()).then_some(all)
+}
+
+/// The tables that follow an anchor.
+fn by_references(tables: &ShardingTables, schema: &Schema) -> Vec<ShardedColumn> {
     if !tables.has_anchors() {
-        return None;
+        return Vec::new();
     }
     // In an order that is the same on all cores.
     let mut references: Vec<_> = schema.references().collect();
     references.sort_by_key(|(child, reference)| (*child, reference.oid));
     // Nobody knows by which of several columns a table follows, so it follows by none, and nobody follows it.
     let mut undecided = BTreeSet::new();
-    let followers = loop {
+    loop {
         match followers(tables, schema, &references, &undecided) {
             Ok(followers) => break followers,
             Err(another) => undecided.insert(another),
         };
-    };
-    (!followers.is_empty()).then(|| {
-        let mut all = tables.clone();
-        all.columns.extend(followers);
-        all
-    })
+    }
 }
 
 /// The tables that follow an anchor, without those that are undecided. Errors: another one that is.
@@ -78,7 +83,11 @@ fn followers<'s>(
 }
 
 /// Does the configuration say what this table is?
-fn is_listed(tables: &ShardingTables, schema: &Schema, (of, name): (&str, &str)) -> bool {
+pub(super) fn is_listed(
+    tables: &ShardingTables,
+    schema: &Schema,
+    (of, name): (&str, &str),
+) -> bool {
     let known = schema.table(Some(of), name, || []);
     let has = |column: &str| known.is_some_and(|table| table.column(column).is_some());
     let named = |column: &ShardedColumn| match &column.table {
@@ -93,9 +102,10 @@ fn is_listed(tables: &ShardingTables, schema: &Schema, (of, name): (&str, &str))
 }
 
 impl ShardingTables {
-    /// Is a table that no entry names, and of whose columns nothing is known, maybe a sharded one?
+    /// Is a table that no entry names, and of which nothing is known, maybe a sharded one? It may have a key, refer to an
+    /// anchor, or be a partition.
     pub fn depend_on_schema(&self) -> bool {
-        self.has_anchors() || self.columns.iter().any(|column| column.table.is_none())
+        !self.columns.is_empty()
     }
 
     /// May other tables follow one of these?
@@ -120,20 +130,12 @@ impl Reference {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hash::Hasher;
-    use super::super::{Function, KeyType};
     use super::*;
 
     fn column(table: &str, column: &str, primary: bool) -> ShardedColumn {
         ShardedColumn {
-            schema: None,
-            table: Some(table.to_owned()),
-            column: column.to_owned(),
             primary,
-            key_type: KeyType::Bigint,
-            function: Function::Hash(Hasher::Postgres),
-            lookup: None,
-            shards: 3,
+            ..ShardedColumn::hashed(None, Some(table), column)
         }
     }
 

@@ -11,6 +11,8 @@ pub struct Schema {
 /// A table, or something that is used like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// By which its server knows it, whatever it is called; 0: not known.
+    pub oid: u32,
     /// The schema that it is in.
     pub schema: Box<str>,
     /// What it is.
@@ -19,6 +21,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Its foreign keys.
     pub references: Vec<Reference>,
+    /// What it inherits from, or is a partition of.
+    pub parents: Vec<u32>,
 }
 
 /// A foreign key.
@@ -43,6 +47,8 @@ pub struct Reference {
 pub struct Column {
     /// Its name.
     pub name: Box<str>,
+    /// It has this number for good, whatever it is called; 0: not known.
+    pub number: u16,
     /// It has a value when an INSERT gives it none: a default, an identity, an expression.
     pub has_default: bool,
     /// Its value is computed: `COPY` leaves it out unless it is named.
@@ -64,18 +70,40 @@ pub enum TableKind {
     View,
     /// The same, of which each server has what it would have of a table with these rows.
     LikeTable,
+    /// Its rows are also those of tables that inherit from it, and are sharded otherwise.
+    Divided,
     /// A foreign table: its rows are on another server.
     Foreign,
 }
 
+/// Why nobody knows what a server has of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opaque {
+    /// It is a view, and not like a table.
+    View,
+    /// As of [`TableKind::Divided`].
+    Divided,
+}
+
+impl Opaque {
+    /// What is refused of the table with this name.
+    pub fn refused(self, name: &str) -> String {
+        match self {
+            Self::View => format!("view {name}"),
+            Self::Divided => format!("table {name}, of which parts are sharded otherwise,"),
+        }
+    }
+}
+
 impl Schema {
     /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
-    /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated; in the
-    /// order of columns. Tables of the system are left out.
+    /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated,
+    /// the table's OID and the column's number; in the order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
         a.atthasdef OR a.attidentity <> '', \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
-        coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a' \
+        coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a', \
+        c.oid, a.attnum \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
@@ -93,6 +121,30 @@ impl Schema {
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[i] \
         JOIN pg_catalog.pg_attribute fa ON fa.attrelid = f.oid AND fa.attnum = k.confkey[i] \
         WHERE k.contype = 'f' AND k.convalidated ORDER BY k.oid, i";
+
+    /// Asks a server for partitions and tables that inherit: the OIDs of each and of what it inherits from.
+    pub const PARENTS: &'static str = "SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i \
+        JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind IN ('r', 'p', 'f') ORDER BY 1, 2";
+
+    /// Adds what that answer says: pairs of a table and what it inherits from.
+    pub fn add_parents(&mut self, pairs: &[(u32, u32)]) {
+        for table in self.tables.values_mut().flatten() {
+            let first = pairs.partition_point(|(child, _)| *child < table.oid);
+            let own = pairs.iter().skip(first);
+            let own = own.take_while(|(child, _)| *child == table.oid);
+            table.parents = own.map(|(_, parent)| *parent).collect();
+        }
+    }
+
+    /// All tables, with their names, in an order that is the same everywhere.
+    pub fn all(&self) -> Vec<(&str, &Table)> {
+        let tables = self.tables.iter();
+        let mut all: Vec<_> = tables
+            .flat_map(|(name, tables)| tables.iter().map(|table| (&**name, table)))
+            .collect();
+        all.sort_unstable_by_key(|(name, table)| (&*table.schema, *name));
+        all
+    }
 
     /// Adds what one row of that answer says, of a table that is known.
     pub fn add_reference(&mut self, row: &[Option<&[u8]>]) {
@@ -134,6 +186,7 @@ impl Schema {
     /// Adds what one row of the answer says. A row that is not as [`Self::QUERY`] makes it adds nothing.
     pub fn add(&mut self, row: &[Option<&[u8]>]) {
         let text = |at: usize| std::str::from_utf8((*row.get(at)?)?).ok();
+        let number = |at: usize| text(at).and_then(|number| number.parse::<u32>().ok());
         let (Some(schema), Some(name), Some(kind)) = (text(0), text(1), text(2)) else {
             return;
         };
@@ -147,10 +200,12 @@ impl Schema {
             Some(at) => at,
             None => {
                 tables.push(Table {
+                    oid: number(9).unwrap_or_default(),
                     schema: schema.into(),
                     kind,
                     columns: Vec::new(),
                     references: Vec::new(),
+                    parents: Vec::new(),
                 });
                 tables.len() - 1
             }
@@ -162,7 +217,10 @@ impl Schema {
                 generated: text(5) == Some("t"),
                 primary: text(7) == Some("t"),
                 always: text(8) == Some("t"),
-                type_oid: text(6).and_then(|oid| oid.parse().ok()).unwrap_or_default(),
+                type_oid: number(6).unwrap_or_default(),
+                number: number(10)
+                    .and_then(|number| number.try_into().ok())
+                    .unwrap_or_default(),
             });
         }
     }
@@ -186,11 +244,11 @@ impl Schema {
         }
     }
 
-    /// This view is like a table.
-    pub fn note_like_table(&mut self, schema: &str, name: &str) {
+    /// This is what the table has turned out to be.
+    pub fn note_kind(&mut self, schema: &str, name: &str, kind: TableKind) {
         let tables = self.tables.get_mut(name).into_iter().flatten();
         for table in tables.filter(|table| *table.schema == *schema) {
-            table.kind = TableKind::LikeTable;
+            table.kind = kind;
         }
     }
 
@@ -211,9 +269,13 @@ impl Table {
         matches!(self.kind, TableKind::View | TableKind::LikeTable)
     }
 
-    /// Is it a view of which nobody knows what a server has of it?
-    pub fn is_opaque(&self) -> bool {
-        self.kind == TableKind::View
+    /// Why nobody knows what a server has of it, if it is so.
+    pub fn opaque(&self) -> Option<Opaque> {
+        match self.kind {
+            TableKind::View => Some(Opaque::View),
+            TableKind::Divided => Some(Opaque::Divided),
+            TableKind::Table | TableKind::LikeTable | TableKind::Foreign => None,
+        }
     }
 
     /// Does this column of it, alone, refer to that one of another table (schema and name) by a foreign key?

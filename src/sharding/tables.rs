@@ -244,6 +244,21 @@ impl ShardedColumn {
             && self.shards == other.shards
     }
 
+    /// One of three shards by PostgreSQL's hash of a bigint.
+    #[cfg(test)]
+    pub(crate) fn hashed(schema: Option<&str>, table: Option<&str>, column: &str) -> Self {
+        Self {
+            schema: schema.map(str::to_owned),
+            table: table.map(str::to_owned),
+            column: column.to_owned(),
+            primary: false,
+            key_type: KeyType::Bigint,
+            function: Function::Hash(Hasher::Postgres),
+            lookup: None,
+            shards: 3,
+        }
+    }
+
     /// `orders.user_id`, `*.user_id`, for people.
     pub fn name(&self) -> String {
         let table = self.table.as_deref().unwrap_or("*");
@@ -273,16 +288,7 @@ mod tests {
     use super::*;
 
     fn column(schema: Option<&str>, table: Option<&str>, column: &str) -> ShardedColumn {
-        ShardedColumn {
-            schema: schema.map(str::to_owned),
-            table: table.map(str::to_owned),
-            column: column.to_owned(),
-            primary: false,
-            key_type: KeyType::Bigint,
-            function: Function::Hash(Hasher::Postgres),
-            lookup: None,
-            shards: 3,
-        }
+        ShardedColumn::hashed(schema, table, column)
     }
 
     fn tables() -> ShardingTables {

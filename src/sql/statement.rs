@@ -70,6 +70,8 @@ pub struct Statement {
     pub keys: Option<Box<Keys>>,
     /// What the table is like that it makes, if it is CREATE TABLE.
     pub created: Option<Arc<Created>>,
+    /// What it may make of tables that there are.
+    pub reshapes: Option<Box<Reshape>>,
 }
 
 impl Statement {
@@ -88,6 +90,7 @@ impl Statement {
             parameters: 0,
             keys: None,
             created: None,
+            reshapes: None,
         }
     }
 
@@ -152,10 +155,27 @@ pub enum TableUse {
 pub struct Created {
     /// Its columns, in their order.
     pub columns: Vec<Box<str>>,
-    /// It may have others, or refers to other tables: LIKE, INHERITS, OF, REFERENCES.
+    /// It may have others, and relatives: LIKE, INHERITS, PARTITION OF, OF.
     pub open: bool,
+    /// It refers to other tables: REFERENCES.
+    pub refers: bool,
     /// IF NOT EXISTS
     pub may_exist: bool,
+}
+
+/// What a definition changes of tables that there are, as far as that tells where their rows are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reshape {
+    /// Columns that are added or dropped, or renamed: by both names.
+    pub columns: Vec<Box<str>>,
+    /// Columns whose values are computed: `TYPE … USING`.
+    pub computed: Vec<Box<str>>,
+    /// Tables get another name, or are in another schema.
+    pub names: bool,
+    /// What inherits from what: partitions, too.
+    pub families: bool,
+    /// Foreign keys.
+    pub references: bool,
 }
 
 /// A function as it is called.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::routing::role::Catalogue;
 use crate::routing::views::{note_like_tables, View};
+use crate::sharding::families::note_divided;
 use crate::sharding::references::with_followers;
 use crate::sharding::schema::Schema;
 use crate::sharding::ShardingTables;
@@ -282,6 +283,7 @@ impl Session {
                 let followed = with_followers(configured, &facts.schema);
                 if self.cluster.shards() > 1 {
                     let tables = followed.as_ref().unwrap_or(configured);
+                    note_divided(tables, &mut facts.schema);
                     note_like_tables(&mut facts.schema, &views, tables, &facts.functions);
                 }
                 let types = before.map(|before| Rc::clone(&before.types));
@@ -441,12 +443,10 @@ impl Drop for Turn {
 
 /// `references`: foreign keys, too.
 async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View>), RunError> {
-    let mut facts = Facts::default();
-    rows(server, Schema::QUERY, |row| facts.schema.add(row)).await?;
-    if references {
-        let add = |row: &[Option<&[u8]>]| facts.schema.add_reference(row);
-        rows(server, Schema::REFERENCES, add).await?;
-    }
+    let mut facts = Facts {
+        schema: learn_tables(server, references).await?,
+        ..Facts::default()
+    };
     rows(server, COLLATIONS_QUERY, |row| {
         if let [by_bytes, equal, plain] = row {
             facts.text.plain = *plain == Some(b"t");
@@ -506,6 +506,29 @@ async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View
         .collect();
     facts.functions.add_views(&analysed);
     Ok((facts, views))
+}
+
+/// Asks for tables; `references`: foreign keys, too.
+pub(super) async fn learn_tables(
+    server: &mut Server,
+    references: bool,
+) -> Result<Schema, RunError> {
+    let mut schema = Schema::default();
+    rows(server, Schema::QUERY, |row| schema.add(row)).await?;
+    let mut pairs = Vec::new();
+    rows(server, Schema::PARENTS, |row| {
+        let number = |value: &Option<&[u8]>| std::str::from_utf8((*value)?).ok()?.parse().ok();
+        if let [Some(child), Some(parent)] = &*row.iter().map(number).collect::<Vec<_>>() {
+            pairs.push((*child, *parent));
+        }
+    })
+    .await?;
+    schema.add_parents(&pairs);
+    if references {
+        let add = |row: &[Option<&[u8]>]| schema.add_reference(row);
+        rows(server, Schema::REFERENCES, add).await?;
+    }
+    Ok(schema)
 }
 
 /// Runs a query and shows its rows.

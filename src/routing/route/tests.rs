@@ -44,6 +44,7 @@ struct Some2(Vec<TableColumn>, Vec<TableColumn>);
 fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
     let column = |&(name, has_default): &(&str, bool)| TableColumn {
         name: name.into(),
+        number: 0,
         has_default,
         generated: false,
         always: false,
@@ -62,8 +63,12 @@ impl Schema for Some2 {
         }
     }
 
-    fn is_view(&self, _schema: Option<&str>, table: &str) -> bool {
-        table == "a_view"
+    fn opaque(&self, _schema: Option<&str>, table: &str) -> Option<Opaque> {
+        match table {
+            "a_view" => Some(Opaque::View),
+            "a_family" => Some(Opaque::Divided),
+            _ => None,
+        }
     }
 }
 

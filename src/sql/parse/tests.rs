@@ -1,6 +1,6 @@
 use super::*;
 use crate::sql::keys::Operand;
-use crate::sql::statement::{Created, Function, Isolation, Kind, Modes, Need, TableUse};
+use crate::sql::statement::{Created, Function, Isolation, Kind, Modes, Need, Reshape, TableUse};
 
 fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
     parse(text.as_bytes(), Dialect::default(), text.len(), &[])
@@ -460,12 +460,13 @@ fn parsing_on_several_threads_leaves_stderr_alone() {
 
 #[test]
 fn a_new_table_tells_its_columns() {
-    let check = |sql: &str, columns: &[&str], open, may_exist| {
+    let check = |sql: &str, columns: &[&str], (open, refers), may_exist| {
         let statement = one(sql);
         let columns = columns.iter().map(|name| (*name).into()).collect();
         let expected = Created {
             columns,
             open,
+            refers,
             may_exist,
         };
         assert_eq!(statement.created.as_deref(), Some(&expected), "{sql}");
@@ -473,24 +474,105 @@ fn a_new_table_tells_its_columns() {
     check(
         "CREATE TABLE t (a int PRIMARY KEY, \"B\" text NOT NULL, CHECK (a > 1))",
         &["a", "B"],
-        false,
+        (false, false),
         false,
     );
     check(
         "CREATE TABLE IF NOT EXISTS t (a int DEFAULT 1)",
         &["a"],
-        false,
+        (false, false),
         true,
     );
     for sql in [
         "CREATE TABLE t (a int REFERENCES u)",
         "CREATE TABLE t (a int, FOREIGN KEY (a) REFERENCES u)",
+    ] {
+        check(sql, &["a"], (false, true), false);
+    }
+    for sql in [
         "CREATE TABLE t (a int, LIKE u)",
         "CREATE TABLE t (a int) INHERITS (u)",
     ] {
-        check(sql, &["a"], true, false);
+        check(sql, &["a"], (true, false), false);
     }
-    check("CREATE TABLE t PARTITION OF u DEFAULT", &[], true, false);
-    check("CREATE TABLE t OF u", &[], true, false);
+    for sql in [
+        "CREATE TABLE t PARTITION OF u DEFAULT",
+        "CREATE TABLE t OF u",
+    ] {
+        check(sql, &[], (true, false), false);
+    }
     assert_eq!(one("CREATE VIEW t AS SELECT 1").created, None);
+}
+
+#[test]
+fn what_becomes_of_tables_that_there_are() {
+    let check = |sql: &str, expected: Reshape| {
+        let reshapes = one(sql).reshapes.map(|reshape| *reshape);
+        assert_eq!(reshapes.unwrap_or_default(), expected, "{sql}");
+    };
+    let columns = |names: &[&str]| Reshape {
+        columns: names.iter().map(|name| (*name).into()).collect(),
+        ..Reshape::default()
+    };
+    check(
+        "ALTER TABLE t ADD a int, ADD COLUMN \"B\" int",
+        columns(&["a", "B"]),
+    );
+    check(
+        "ALTER TABLE t ALTER a SET NOT NULL, DROP b",
+        columns(&["b"]),
+    );
+    check("ALTER TABLE t RENAME a TO b", columns(&["a", "b"]));
+    let computed = Reshape {
+        computed: vec!["a".into()],
+        ..Reshape::default()
+    };
+    check(
+        "ALTER TABLE t ALTER a TYPE int USING a + 1, ALTER b TYPE text",
+        computed,
+    );
+    let names = Reshape {
+        names: true,
+        ..Reshape::default()
+    };
+    check("ALTER TABLE t RENAME TO u", names.clone());
+    check("ALTER TABLE t SET SCHEMA s", names.clone());
+    check("ALTER SCHEMA s RENAME TO t", names);
+    let families = Reshape {
+        families: true,
+        ..Reshape::default()
+    };
+    for sql in [
+        "ALTER TABLE t ATTACH PARTITION u DEFAULT",
+        "ALTER TABLE t DETACH PARTITION u",
+        "ALTER TABLE t INHERIT u",
+        "ALTER TABLE t NO INHERIT u",
+        "CREATE TABLE t PARTITION OF u DEFAULT",
+        "CREATE TABLE t () INHERITS (u)",
+    ] {
+        check(sql, families.clone());
+    }
+    let references = Reshape {
+        references: true,
+        ..Reshape::default()
+    };
+    for sql in [
+        "ALTER TABLE t DROP CONSTRAINT c",
+        "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES u",
+        "ALTER TABLE t VALIDATE CONSTRAINT c",
+        "DROP TABLE t CASCADE",
+        "DROP SCHEMA s CASCADE",
+    ] {
+        check(sql, references.clone());
+    }
+    for sql in [
+        "ALTER TABLE t ALTER a SET DEFAULT 1, OWNER TO u",
+        "ALTER TABLE t RENAME CONSTRAINT a TO b",
+        "ALTER INDEX t RENAME TO u",
+        "DROP TABLE t",
+        "CREATE TABLE t (a int)",
+        "SELECT 1",
+    ] {
+        check(sql, Reshape::default());
+    }
 }

@@ -11,7 +11,7 @@ use super::facts::{self, optional, table_of};
 use super::names::{self, is_on, options, some, value};
 use super::operands::Literals;
 use crate::sql::statement::{
-    Copy, Created, Isolation, Kind, Modes, Need, Set, Statement, Table, TableUse,
+    Copy, Created, Isolation, Kind, Modes, Need, Reshape, Set, Statement, Table, TableUse,
 };
 
 /// `CURSOR_OPT_HOLD` of PostgreSQL's `parsenodes.h`.
@@ -84,6 +84,7 @@ pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement 
     };
     let mut statement = Statement::new(kind);
     relations(node, &mut statement);
+    statement.reshapes = reshape(node);
     match node {
         NodeRef::CallStmt(call) => {
             if let Some(call) = &call.funccall {
@@ -233,16 +234,75 @@ fn created(create: &pb::CreateStmt) -> Created {
         match element.node.as_ref() {
             Some(NodeEnum::ColumnDef(column)) => {
                 created.columns.push(column.colname.as_str().into());
-                created.open |= refers(&column.constraints);
+                created.refers |= refers(&column.constraints);
             }
             Some(NodeEnum::Constraint(_)) => {
-                created.open |= refers(std::slice::from_ref(element));
+                created.refers |= refers(std::slice::from_ref(element));
             }
             _ => created.open = true,
         }
     }
-    created.open |= refers(&create.constraints);
+    created.refers |= refers(&create.constraints);
     created
+}
+
+/// What a definition may make of tables that there are.
+fn reshape(node: NodeRef<'_>) -> Option<Box<Reshape>> {
+    let mut reshape = Reshape::default();
+    match node {
+        NodeRef::AlterTableStmt(n) => {
+            for command in &n.cmds {
+                if let Some(NodeEnum::AlterTableCmd(command)) = &command.node {
+                    add_command(command, &mut reshape);
+                }
+            }
+        }
+        NodeRef::RenameStmt(n) => match n.rename_type() {
+            pb::ObjectType::ObjectColumn => {
+                let names = [&n.subname, &n.newname];
+                reshape
+                    .columns
+                    .extend(names.map(|name| name.as_str().into()));
+            }
+            pb::ObjectType::ObjectTable | pb::ObjectType::ObjectSchema => reshape.names = true,
+            _ => {}
+        },
+        NodeRef::AlterObjectSchemaStmt(n) => {
+            reshape.names = n.object_type() == pb::ObjectType::ObjectTable;
+        }
+        // What refers to a table that goes, or inherits from it, may be another one then.
+        NodeRef::DropStmt(n) => reshape.references = n.behavior() == pb::DropBehavior::DropCascade,
+        NodeRef::CreateStmt(n) => reshape.families = !n.inh_relations.is_empty(),
+        _ => {}
+    }
+    (reshape != Reshape::default()).then(|| Box::new(reshape))
+}
+
+fn add_command(command: &pb::AlterTableCmd, reshape: &mut Reshape) {
+    let column = match command.def.as_deref().and_then(|def| def.node.as_ref()) {
+        Some(NodeEnum::ColumnDef(column)) => Some(column),
+        _ => None,
+    };
+    match command.subtype() {
+        pb::AlterTableType::AtAddColumn => {
+            let name = column.map(|column| column.colname.as_str());
+            reshape.columns.extend(name.map(Box::from));
+        }
+        pb::AlterTableType::AtDropColumn => reshape.columns.push(command.name.as_str().into()),
+        pb::AlterTableType::AtAlterColumnType => {
+            let computed = column.is_some_and(|column| column.raw_default.is_some());
+            let name = computed.then(|| command.name.as_str().into());
+            reshape.computed.extend(name);
+        }
+        pb::AlterTableType::AtAddInherit
+        | pb::AlterTableType::AtDropInherit
+        | pb::AlterTableType::AtAttachPartition
+        | pb::AlterTableType::AtDetachPartition => reshape.families = true,
+        pb::AlterTableType::AtAddConstraint
+        | pb::AlterTableType::AtValidateConstraint
+        | pb::AlterTableType::AtDropConstraint => reshape.references = true,
+        _ => {}
+    }
 }
 
 /// The tables that a statement names to change, lock or remove them as a whole.

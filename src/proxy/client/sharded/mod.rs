@@ -21,6 +21,7 @@ mod moves;
 mod plan;
 mod portals;
 mod rehearse;
+mod reshape;
 mod restore;
 mod route;
 mod route_copy;

@@ -18,8 +18,8 @@ use super::Leg;
 /// Bytes of a row that moves.
 const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Why the row does not move.
-enum Stop {
+/// Why something of several steps of our own does not get further.
+pub(super) enum Stop {
     /// The client is to be told.
     Error(Error),
     /// The client is to be told what a server says: the body of its ErrorResponse.
@@ -48,10 +48,17 @@ impl Session {
         legs: &mut [Leg],
     ) -> Result<Outcome, End> {
         self.aim(legs);
-        let stop = match self.try_move(step, moving, legs).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(stop) => stop,
-        };
+        match self.try_move(step, moving, legs).await {
+            Ok(outcome) => Ok(outcome),
+            Err(stop) => {
+                self.tell_stop(stop)?;
+                Ok(Outcome::Failed)
+            }
+        }
+    }
+
+    /// The client is told why it does not get further.
+    pub(super) fn tell_stop(&mut self, stop: Stop) -> Result<(), End> {
         match stop {
             Stop::Error(error) => self.tell(&error),
             Stop::Server(body) => {
@@ -64,7 +71,7 @@ impl Session {
             }
             Stop::End(end) => return Err(end),
         }
-        Ok(Outcome::Failed)
+        Ok(())
     }
 
     async fn try_move(
@@ -193,7 +200,7 @@ async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
 }
 
 /// Asks a server something of our own.
-async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
+pub(super) async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
     let mut collector = Collector::up_to(ROW_BYTES_MAX);
     let answered = leg.held.run_into(text.as_bytes(), &mut collector).await;
     heard(leg, answered, collector)
@@ -204,11 +211,7 @@ fn heard(
     answered: Result<(), RunError>,
     collector: Collector,
 ) -> Result<Collector, Stop> {
-    match answered {
-        Ok(()) => {}
-        Err(RunError::Server(body)) => return Err(Stop::Server(body)),
-        Err(RunError::Lost(lost)) => return Err(Stop::End(scatter::lost(leg, &lost, false))),
-    }
+    heard_nothing(leg, answered)?;
     if let Some(body) = collector.error() {
         return Err(Stop::Server(body));
     }
@@ -218,6 +221,14 @@ fn heard(
         return Err(Error::error(Fault::Proxy, code, text).into());
     }
     Ok(collector)
+}
+
+/// The same of what has no rows.
+pub(super) fn heard_nothing<T>(leg: &Leg, answered: Result<T, RunError>) -> Result<T, Stop> {
+    answered.map_err(|why| match why {
+        RunError::Server(body) => Stop::Server(body),
+        RunError::Lost(lost) => Stop::End(scatter::lost(leg, &lost, false)),
+    })
 }
 
 type Row = Vec<Option<Vec<u8>>>;

@@ -8,6 +8,7 @@ use crate::metrics::Timed;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::reshape::Reshaping;
 use crate::routing::role::statement_is_readable;
 use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
@@ -488,7 +489,12 @@ impl Session {
                 }
                 _ => {
                     let mut query = |statement: &_| self.route_query(statement, &source);
-                    verdict(statement, joined, &mut query)?
+                    let mut verdict = verdict(statement, joined, &mut query)?;
+                    if let Verdict::Run(run) = &mut verdict {
+                        let reshaping = Reshaping::of(statement, &self.cluster.sharding);
+                        run.reshaping = reshaping.map(Box::new);
+                    }
+                    verdict
                 }
             };
             let changes = match &verdict {

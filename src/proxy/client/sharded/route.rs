@@ -13,7 +13,7 @@ use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
 use crate::routing::route::{
-    key_changes, route, route_key, ColumnOf, Database, Route, Schema, TableColumn,
+    key_changes, route, route_key, ColumnOf, Database, Opaque, Route, Schema, TableColumn,
 };
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
@@ -525,9 +525,8 @@ impl Schema for View<'_> {
         self.table(None, table).map(|table| &*table.schema)
     }
 
-    fn is_view(&self, schema: Option<&str>, table: &str) -> bool {
-        let found = self.table(schema, table);
-        found.is_some_and(Table::is_opaque)
+    fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
+        self.table(schema, table)?.opaque()
     }
 }
 

@@ -30,6 +30,9 @@ impl Session {
         if known.is_some_and(Table::is_view) {
             return Err(refused("COPY of a view"));
         }
+        if let Some(why) = known.and_then(Table::opaque) {
+            return Err(refused(&why.refused(&named.name)));
+        }
         let schema = known.map(|table| &*table.schema);
         let schema = schema.or(named.schema.as_deref());
         let has_column = |column: &str| match known {

@@ -261,6 +261,9 @@ impl Session {
 
     /// Runs a statement where `run` says.
     async fn run_at(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
+        if let Some(reshaping) = &run.reshaping {
+            return Box::pin(self.run_reshaping(step, run, reshaping)).await;
+        }
         if let Some(apart) = &run.apart {
             return Box::pin(self.run_or_apart(step, run, apart)).await;
         }
