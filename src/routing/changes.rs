@@ -3,12 +3,12 @@
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-use crate::sharding::{ShardedColumn, Shards, Usage};
+use crate::sharding::{Function as Sharding, ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
 use super::reach::{Table, EVERYTHING};
-use super::route::{Route, Router, Stop, TableColumn};
+use super::route::{Maker, Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
 /// Built-in functions that write nothing and answer anew each time.
@@ -272,7 +272,8 @@ impl<'s> Router<'_, 's> {
             .ok_or_else(|| refused("a row without a shard").into())
     }
 
-    /// The key is left to the shard, if it has a default.
+    /// The key is left to the shard, if it has a default that may know which keys are the shard's. Another one would be looked
+    /// for elsewhere: a shard's own sequence, unless rules leave it numbers of its own, and what is the same or random everywhere.
     fn insert_without_key(
         &self,
         column: &'s ShardedColumn,
@@ -281,10 +282,20 @@ impl<'s> Router<'_, 's> {
     ) -> Result<Route<'s>, Stop<'s>> {
         let column_known =
             known.and_then(|known| known.iter().find(|known| *known.name == *column.column));
-        if column_known.is_some_and(|known| !known.has_default) {
+        let by_rules = matches!(column.function, Sharding::Rules(_)) && column.lookup.is_none();
+        if let Some(known) = column_known.filter(|known| match known.maker {
+            Maker::Function => false,
+            Maker::Sequence => !by_rules,
+            Maker::Nothing => true,
+        }) {
             let text = format!("sharding key \"{}\" is missing", column.column);
             let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
-            return Err(error.into());
+            let hint =
+                "its default knows nothing of shards: name a key; pgdog.unique_id() makes one";
+            return Err(match known.has_default {
+                true => error.hint(hint).into(),
+                false => error.into(),
+            });
         }
         match sets.iter().flatten().count() {
             1 => Ok(Route::New(self.database.tables.all())),

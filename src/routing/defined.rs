@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::sharding::ShardingTables;
 use crate::sql::keys::Change;
-use crate::sql::statement::{Created, Kind, Need, Statement, TableUse};
+use crate::sql::statement::{Created, Kind, Need, Reshape, Statement, TableUse};
+
+use super::reshape::Reshaping;
 
 /// Names that are remembered; with more of them, nothing is known of any table or function.
 const NAMES_MAX: usize = 1024;
@@ -14,6 +16,10 @@ const NAMES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Defined {
     any: bool,
+    /// Something went that was not named: a name without a schema may be that of another table.
+    shadowed: bool,
+    /// Nothing is known of what is not among `names`.
+    lost: bool,
     /// Tables and functions.
     names: HashMap<Box<str>, Changed>,
 }
@@ -31,16 +37,27 @@ pub enum Changed {
 
 impl Defined {
     /// Takes note of a statement that is going to be run.
-    pub fn heed(&mut self, statement: &Statement) {
+    pub fn heed(&mut self, statement: &Statement, tables: &ShardingTables) {
         // A temporary table is nobody else's, and only a hint leads to it.
         if !statement.kind.defines() || statement.needs_primary == Some(Need::Temporary) {
             return;
         }
         self.any = true;
+        let reshape = statement.reshapes.as_deref();
+        self.shadowed |= reshape.is_some_and(|reshape| reshape.cascades || reshape.names);
+        let reshapes = Reshaping::of(statement, tables).is_some();
+        let relatives = |reshape: &Reshape| {
+            reshape.families || reshape.references || reshape.names && statement.tables.is_empty()
+        };
+        if reshapes && statement.created.is_none() && reshape.is_some_and(relatives) {
+            self.lost = true;
+            self.names.clear();
+        }
         for table in &statement.tables {
             let changed = match (table.usage, &statement.created) {
                 (TableUse::Creation, Some(created)) => Changed::Made(Arc::clone(created)),
                 (TableUse::Redefinition | TableUse::Creation, _) => Changed::Unknown,
+                (TableUse::Alteration, _) if reshapes => Changed::Unknown,
                 (TableUse::Alteration, _) => match self.named(&table.name) {
                     // It may refer to others now.
                     Some(Changed::Made(created)) => Changed::Made(Arc::new(Created {
@@ -66,9 +83,14 @@ impl Defined {
     /// What has become of what has this name, if it was not left as it is; in any schema.
     pub fn named(&self, name: &str) -> Option<&Changed> {
         match self.names.get(name) {
-            None if self.names.len() >= NAMES_MAX => Some(&Changed::Unknown),
+            None if self.lost || self.names.len() >= NAMES_MAX => Some(&Changed::Unknown),
             changed => changed,
         }
+    }
+
+    /// May a name without a schema be that of another table than it was?
+    pub fn is_shadowed(&self) -> bool {
+        self.shadowed
     }
 
     /// Does a table of this name have the same rows on every shard? `false` also where that is not known.
@@ -123,7 +145,8 @@ mod tests {
         for text in texts {
             let analysed = cache.analyse(text.as_bytes(), Dialect::default());
             let statements = analysed.analysis.statements.as_ref().expect("valid");
-            statements.iter().for_each(|one| defined.heed(one));
+            let tables = by_tenant();
+            statements.iter().for_each(|one| defined.heed(one, &tables));
         }
         defined
     }
@@ -161,6 +184,30 @@ mod tests {
         let by_name = ShardingTables::default();
         let made = defined(&["CREATE TABLE t (a int, tenant bigint)"]);
         assert!(made.is_everywhere("t", &by_name), "no column decides");
+    }
+
+    #[test]
+    fn what_becomes_another_table_is_not_known_any_more() {
+        let unknown = |texts: &[&str], name: &str| defined(texts).is_another(name);
+        let key = "ALTER TABLE t ADD tenant bigint";
+        assert!(unknown(&[key], "t") && !unknown(&[key], "u"));
+        assert!(!unknown(&["ALTER TABLE t ADD v bigint"], "t"));
+        for text in [
+            "ALTER TABLE t ATTACH PARTITION u DEFAULT",
+            "ALTER TABLE t NO INHERIT u",
+        ] {
+            assert!(unknown(&[text], "t") && unknown(&[text], "u"), "{text}");
+        }
+        assert!(!unknown(&["CREATE TABLE t PARTITION OF u DEFAULT"], "u"));
+        assert!(unknown(&["ALTER TABLE t SET SCHEMA s"], "t"));
+        for (text, shadows) in [
+            ("DROP TABLE t CASCADE", true),
+            ("ALTER SCHEMA s RENAME TO r", true),
+            ("DROP TABLE t", false),
+            (key, false),
+        ] {
+            assert_eq!(defined(&[text]).is_shadowed(), shadows, "{text}");
+        }
     }
 
     #[test]

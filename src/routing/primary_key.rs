@@ -133,6 +133,7 @@ mod tests {
             number: 0,
             name: name.into(),
             has_default: true,
+            maker: crate::sharding::schema::Maker::Sequence,
             generated: false,
             always,
             type_oid: oid::INT8,

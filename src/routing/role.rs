@@ -119,13 +119,25 @@ impl Catalogue {
     pub const FUNCTIONS: &'static str =
         "SELECT proname, bool_and(provolatile IN ('i', 's')) FROM pg_catalog.pg_proc \
         WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace GROUP BY proname";
-    /// Asks a server for its views: schema, name, whether it is materialised, and definition, in which tables have their schema,
-    /// as no search path is in force when it is made.
+    /// What a server is told first, in a transaction, so that it says the schema of each table in views' definitions, and waits
+    /// for nobody: it locks what views read, which a transaction that changes definitions has for itself, maybe for long.
+    pub const BEFORE_VIEWS: &'static str =
+        "SET LOCAL search_path = ''; SET LOCAL lock_timeout = '100ms'";
+    /// Asks a server for its views: schema, name, whether it is materialised, and definition; NULL where somebody has, or waits
+    /// for, an exclusive lock.
     pub const VIEWS: &'static str =
-        "WITH none AS (SELECT pg_catalog.set_config('search_path', '', true) AS path) \
-        SELECT n.nspname, c.relname, c.relkind = 'm', pg_catalog.pg_get_viewdef(c.oid) \
-        FROM none, pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-        WHERE none.path = '' AND c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+        "SELECT n.nspname, c.relname, c.relkind = 'm', CASE WHEN c.oid NOT IN ( \
+        SELECT w.ev_class FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_depend d ON d.refobjid = l.relation \
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+        AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid \
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock') THEN pg_catalog.pg_get_viewdef(c.oid) END \
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+    /// The same without definitions, for when a lock came in between.
+    pub const VIEWS_BY_NAME: &'static str =
+        "SELECT n.nspname, c.relname, c.relkind = 'm', NULL FROM pg_catalog.pg_class c \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
 
     /// A function of a user or an extension.
     pub fn add_function(&mut self, name: &str, harmless: bool) {
@@ -133,13 +145,15 @@ impl Catalogue {
         *all = *all && harmless;
     }
 
-    /// The views, by name and analysed definition, when all functions are there.
+    /// The views, by name and analysed definition, when all functions are there. One without a definition may do anything.
     pub fn add_views(&mut self, views: &[(&str, &Analysis)]) {
         // Each turn finds at least one more, or is the last.
         loop {
             let before = self.views.len();
             for (name, analysis) in views {
-                if !self.views.contains(*name) && readable(analysis, self).is_err() {
+                let unknown = matches!(&analysis.statements, Ok(none) if none.is_empty());
+                let harmless = !unknown && readable(analysis, self).is_ok();
+                if !self.views.contains(*name) && !harmless {
                     self.views.insert((*name).into());
                 }
             }

@@ -11,7 +11,7 @@ use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-pub use crate::sharding::schema::{Column as TableColumn, Opaque};
+pub use crate::sharding::schema::{Column as TableColumn, Maker, Opaque};
 use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };

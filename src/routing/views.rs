@@ -28,7 +28,7 @@ pub struct View {
     pub name: String,
     /// Its rows are stored.
     pub materialised: bool,
-    /// What it selects; tables of users have their schema.
+    /// What it selects; tables of users have their schema. Empty: that is not known.
     pub definition: Vec<u8>,
 }
 
@@ -42,6 +42,7 @@ pub fn note_like_tables(
     let mut cache = Cache::new(0, 0);
     let mut left: Vec<_> = views
         .iter()
+        .filter(|view| !view.definition.is_empty())
         .map(|view| (view, filled(view, &mut cache)))
         .collect();
     // A view may be made of others: each turn finds at least one more, or is the last.

@@ -51,6 +51,8 @@ pub struct Column {
     pub number: u16,
     /// It has a value when an INSERT gives it none: a default, an identity, an expression.
     pub has_default: bool,
+    /// What that value comes from.
+    pub maker: Maker,
     /// Its value is computed: `COPY` leaves it out unless it is named.
     pub generated: bool,
     /// It is an identity that takes no value but its own.
@@ -59,6 +61,18 @@ pub struct Column {
     pub type_oid: u32,
     /// It is the primary key, alone.
     pub primary: bool,
+}
+
+/// What a column's default comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maker {
+    /// Nothing of the database's own: a constant, a built-in function.
+    #[default]
+    Nothing,
+    /// A sequence of the server's, or an identity.
+    Sequence,
+    /// A function that somebody has made, which may know what is its shard's.
+    Function,
 }
 
 /// What is used like a table.
@@ -98,12 +112,17 @@ impl Opaque {
 impl Schema {
     /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
     /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated,
-    /// the table's OID and the column's number; in the order of columns. Tables of the system are left out.
+    /// the table's OID, the column's number, and what its default comes from; in the order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
         a.atthasdef OR a.attidentity <> '', \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
         coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a', \
-        c.oid, a.attnum \
+        c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' WHEN a.atthasdef THEN ( \
+        SELECT pg_catalog.min(CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 'f' \
+        WHEN s.relkind = 'S' THEN 's' END) FROM pg_catalog.pg_attrdef e \
+        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = e.oid \
+        LEFT JOIN pg_catalog.pg_class s ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.oid = d.refobjid \
+        WHERE e.adrelid = a.attrelid AND e.adnum = a.attnum) END \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
@@ -218,6 +237,11 @@ impl Schema {
                 primary: text(7) == Some("t"),
                 always: text(8) == Some("t"),
                 type_oid: number(6).unwrap_or_default(),
+                maker: match text(11) {
+                    Some("s") => Maker::Sequence,
+                    Some("f") => Maker::Function,
+                    _ => Maker::Nothing,
+                },
                 number: number(10)
                     .and_then(|number| number.try_into().ok())
                     .unwrap_or_default(),
@@ -242,6 +266,11 @@ impl Schema {
                 _ => path().into_iter().find_map(in_schema),
             },
         }
+    }
+
+    /// Are there tables of this name in several schemas?
+    pub fn is_ambiguous(&self, name: &str) -> bool {
+        self.tables.get(name).is_some_and(|tables| tables.len() > 1)
     }
 
     /// This is what the table has turned out to be.

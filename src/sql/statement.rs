@@ -165,6 +165,10 @@ pub struct Created {
 
 /// What a definition changes of tables that there are, as far as that tells where their rows are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a definition may do all of it"
+)]
 pub struct Reshape {
     /// Columns that are added or dropped, or renamed: by both names.
     pub columns: Vec<Box<str>>,
@@ -176,6 +180,8 @@ pub struct Reshape {
     pub families: bool,
     /// Foreign keys.
     pub references: bool,
+    /// What depends on something goes with it.
+    pub cascades: bool,
 }
 
 /// A function as it is called.

@@ -286,6 +286,9 @@ impl Session {
                     note_divided(tables, &mut facts.schema);
                     note_like_tables(&mut facts.schema, &views, tables, &facts.functions);
                 }
+                if views.iter().any(|view| view.definition.is_empty()) {
+                    at = soon;
+                }
                 let types = before.map(|before| Rc::clone(&before.types));
                 facts.layout = Some(Rc::new(Layout {
                     followed,
@@ -480,18 +483,7 @@ async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View
         }
     })
     .await?;
-    let mut views = Vec::new();
-    rows(server, Catalogue::VIEWS, |row| {
-        if let [Some(schema), Some(name), materialised, definition] = row {
-            views.push(View {
-                schema: String::from_utf8_lossy(schema).into_owned(),
-                name: String::from_utf8_lossy(name).into_owned(),
-                materialised: *materialised == Some(b"t"),
-                definition: definition.unwrap_or_default().to_vec(),
-            });
-        }
-    })
-    .await?;
+    let views = learn_views(server).await?;
     // Each is analysed once: nothing is kept.
     let mut cache = Cache::new(0, 0);
     let computed = views.iter().filter(|view| !view.materialised);
@@ -506,6 +498,42 @@ async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View
         .collect();
     facts.functions.add_views(&analysed);
     Ok((facts, views))
+}
+
+/// Asks for views. Of those that somebody else is changing it is not known what they select.
+async fn learn_views(server: &mut Server) -> Result<Vec<View>, RunError> {
+    server.run("BEGIN").await?;
+    let asked = async {
+        server.run(Catalogue::BEFORE_VIEWS).await?;
+        ask_views(server, Catalogue::VIEWS).await
+    };
+    match asked.await {
+        Ok(views) => {
+            server.run("COMMIT").await?;
+            Ok(views)
+        }
+        Err(RunError::Server(_)) => {
+            server.run("ROLLBACK").await?;
+            ask_views(server, Catalogue::VIEWS_BY_NAME).await
+        }
+        Err(lost) => Err(lost),
+    }
+}
+
+async fn ask_views(server: &mut Server, sql: &str) -> Result<Vec<View>, RunError> {
+    let mut views = Vec::new();
+    rows(server, sql, |row| {
+        if let [Some(schema), Some(name), materialised, definition] = row {
+            views.push(View {
+                schema: String::from_utf8_lossy(schema).into_owned(),
+                name: String::from_utf8_lossy(name).into_owned(),
+                materialised: *materialised == Some(b"t"),
+                definition: definition.unwrap_or_default().to_vec(),
+            });
+        }
+    })
+    .await?;
+    Ok(views)
 }
 
 /// Asks for tables; `references`: foreign keys, too.

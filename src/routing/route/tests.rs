@@ -46,6 +46,11 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
         name: name.into(),
         number: 0,
         has_default,
+        maker: if has_default {
+            Maker::Function
+        } else {
+            Maker::Nothing
+        },
         generated: false,
         always: false,
         type_oid: 0,

@@ -271,7 +271,10 @@ fn reshape(node: NodeRef<'_>) -> Option<Box<Reshape>> {
             reshape.names = n.object_type() == pb::ObjectType::ObjectTable;
         }
         // What refers to a table that goes, or inherits from it, may be another one then.
-        NodeRef::DropStmt(n) => reshape.references = n.behavior() == pb::DropBehavior::DropCascade,
+        NodeRef::DropStmt(n) => {
+            reshape.cascades = n.behavior() == pb::DropBehavior::DropCascade;
+            reshape.references = reshape.cascades;
+        }
         NodeRef::CreateStmt(n) => reshape.families = !n.inh_relations.is_empty(),
         _ => {}
     }
@@ -313,6 +316,7 @@ fn relations(node: NodeRef<'_>, statement: &mut Statement) {
         NodeRef::RenameStmt(n) if n.rename_type() != pb::ObjectType::ObjectColumn => {
             TableUse::Redefinition
         }
+        NodeRef::AlterObjectSchemaStmt(_) => TableUse::Redefinition,
         NodeRef::AlterTableStmt(_) | NodeRef::RenameStmt(_) => TableUse::Alteration,
         _ => TableUse::Definition,
     };
@@ -346,6 +350,7 @@ fn relations(node: NodeRef<'_>, statement: &mut Statement) {
         NodeRef::CreateTableAsStmt(n) => add(n.into.as_ref().and_then(|into| into.rel.as_ref())),
         NodeRef::AlterTableStmt(n) => add(n.relation.as_ref()),
         NodeRef::RenameStmt(n) => add(n.relation.as_ref()),
+        NodeRef::AlterObjectSchemaStmt(n) => add(n.relation.as_ref()),
         NodeRef::IndexStmt(n) => add(n.relation.as_ref()),
         NodeRef::ViewStmt(n) => add(n.view.as_ref()),
         NodeRef::RefreshMatViewStmt(n) => add(n.relation.as_ref()),

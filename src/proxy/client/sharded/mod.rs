@@ -222,7 +222,14 @@ impl Session {
                 };
                 let steps = match steps {
                     Ok(steps) => steps,
-                    Err(error) => return self.answer(&error),
+                    Err(error) if error.code == SqlState::SYNTAX_ERROR => {
+                        return self.answer(&error)
+                    }
+                    // Of more than its syntax nobody asks in a failed transaction.
+                    Err(error) => {
+                        let failed = self.check_not_failed(text).err();
+                        return self.answer(&failed.unwrap_or(error));
+                    }
                 };
                 let verdicts = steps.iter();
                 let verdicts = verdicts.map(|step| (&step.verdict, step.effects.sets()));
@@ -278,12 +285,13 @@ impl Session {
                         }
                         Ok(())
                     }
-                    Ok(None) => {
+                    Err(error) if !self.sharded().transaction.is_failed() => self.answer(&error),
+                    // In a failed transaction each message is answered by itself.
+                    Ok(None) | Err(_) => {
                         self.check_queries(&batch)?;
                         self.inbound.skip_bytes(length);
                         Box::pin(self.run_batch(&batch, end)).await
                     }
-                    Err(error) => self.answer(&error),
                 }
             }
         }

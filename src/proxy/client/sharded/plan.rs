@@ -1,6 +1,8 @@
 //! The request in front: does it concern one shard, whose server then gets it as it is, or is it run here, statement by
 //! statement?
 
+use std::rc::Rc;
+
 use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
 use crate::merge::refused;
@@ -374,7 +376,7 @@ impl Session {
     ) -> Result<Vec<Planned<'t>>, Error> {
         let dialect = self.session_dialect();
         let (analysis, literals) = {
-            let cluster = std::rc::Rc::clone(&self.cluster);
+            let cluster = Rc::clone(&self.cluster);
             let mut cache = cluster.analyses.borrow_mut();
             let analysed = cache.analyse(text, dialect);
             let hints = analysed.hints;
@@ -413,7 +415,8 @@ impl Session {
         let mut names = Names::default();
         let mut cursors = Vec::new();
         for (part, statement) in parts.into_iter().zip(statements) {
-            self.sharded().defined.heed(statement);
+            let cluster = Rc::clone(&self.cluster);
+            self.sharded().defined.heed(statement, &cluster.sharding);
             let source = Source {
                 text,
                 part,

@@ -8,7 +8,7 @@ use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::defined::Changed;
+use crate::routing::defined::{Changed, Defined};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
@@ -469,8 +469,18 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
-        let sharded = self.session.sharded.as_deref();
-        match sharded.and_then(|sharded| sharded.defined.named(name)) {
+        let defined = self
+            .session
+            .sharded
+            .as_deref()
+            .map(|sharded| &sharded.defined);
+        if schema.is_none()
+            && defined.is_some_and(Defined::is_shadowed)
+            && self.facts.schema.is_ambiguous(name)
+        {
+            return None;
+        }
+        match defined.and_then(|defined| defined.named(name)) {
             None | Some(Changed::Altered) => {}
             Some(Changed::Made(created)) if created.may_exist => {}
             Some(Changed::Made(_) | Changed::Unknown) => return None,
