@@ -47,7 +47,9 @@ impl Defined {
         self.shadowed |= reshape.is_some_and(|reshape| reshape.cascades || reshape.names);
         let reshapes = Reshaping::of(statement, tables).is_some();
         let relatives = |reshape: &Reshape| {
-            reshape.families || reshape.references || reshape.names && statement.tables.is_empty()
+            reshape.families
+                || reshape.references && tables.has_anchors()
+                || reshape.names && statement.tables.is_empty()
         };
         if reshapes && statement.created.is_none() && reshape.is_some_and(relatives) {
             self.lost = true;

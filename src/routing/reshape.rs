@@ -37,10 +37,12 @@ impl Reshaping {
             Some(TableUse::Creation) => any(&|key| key.table.as_deref() == Some(name)),
             _ => any(&|_| true),
         };
+        // With a type its columns go.
         let matters = keys.next().is_some()
             || references && (reshape.references || !reshape.columns.is_empty())
             || by_name && reshape.names
-            || families && reshape.families;
+            || families && reshape.families
+            || reshape.cascades && any(&|_| true);
         matters.then(|| Self {
             table: name.into(),
             computed: reshape.computed.clone(),
@@ -136,7 +138,8 @@ mod tests {
             ),
             ("CREATE TABLE u PARTITION OF t DEFAULT", [false; 3]),
             ("CREATE TABLE u (tenant bigint, id bigint)", [false; 3]),
-            ("DROP TABLE t CASCADE", [false, false, true]),
+            ("DROP TYPE t CASCADE", [true; 3]),
+            ("DROP TABLE t", [false; 3]),
             ("CREATE INDEX ON t (tenant)", [false; 3]),
         ] {
             let mut cache = Cache::new(0, 0);

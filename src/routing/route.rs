@@ -484,8 +484,8 @@ impl<'s> Router<'_, 's> {
         }
     }
 
-    /// Where a query that any shard could answer has to go for what it calls. Numbers of a sequence and advisory locks are
-    /// the same for all clients, so one server has them, as it has the locks of rows that are everywhere. Whoever listens
+    /// Where a query that any shard could answer has to go for what it calls. Numbers of a sequence, advisory locks and large
+    /// objects are the same for all clients, so one server has them, as it has the locks of rows that are everywhere. Whoever listens
     /// hears it from one shard, so all notify. A function of a schema is where that is.
     fn by_functions(&self) -> Option<Route<'s>> {
         let calls = |names: &dyn Fn(&str) -> bool| {
@@ -504,7 +504,8 @@ impl<'s> Router<'_, 's> {
         }
         let of_one = self.locks
             || calls(&|name| {
-                name == "nextval"
+                matches!(name, "nextval" | "loread" | "lowrite")
+                    || name.starts_with("lo_")
                     || name.starts_with("pg_advisory_")
                     || name.starts_with("pg_try_advisory_")
             });

@@ -135,7 +135,14 @@ const ROWS: [&str; 6] = [
 ];
 
 /// Each makes another table of one that there is; what is to be made before it.
-const OTHERS: [(&str, &[&str]); 12] = [
+const OTHERS: [(&str, &[&str]); 13] = [
+    (
+        "DROP DOMAIN number CASCADE",
+        &[
+            "CREATE DOMAIN number AS bigint",
+            "ALTER TABLE orders ALTER tenant TYPE number",
+        ],
+    ),
     ("ALTER TABLE orders DROP tenant", &[]),
     ("ALTER TABLE orders RENAME tenant TO customer", &[]),
     (
@@ -177,7 +184,8 @@ fn definitions_do_not_part_rows_from_their_shards() {
             let answer = client.query(sql);
             assert!(answer.starts_with("C:"), "{sql}: {answer}");
         }
-        assert_eq!(client.query(sql), "E:0A000 Z:E", "{sql}");
+        let answer = client.query(sql);
+        assert!(answer.ends_with("E:0A000 Z:E"), "{sql}: {answer}");
         assert_eq!(client.query("COMMIT"), "C:ROLLBACK Z:I");
         if before.is_empty() {
             assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
@@ -232,7 +240,12 @@ fn empty_tables_may_become_others() {
     for (sql, before) in OTHERS {
         assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
         all(&mut client, before);
-        assert_eq!(client.query(sql), "C:ALTER_TABLE Z:T", "{sql}");
+        let answer = client.query(sql);
+        let done = ["C:ALTER_TABLE Z:T", "C:DROP_DOMAIN Z:T"];
+        assert!(
+            done.iter().any(|done| answer.ends_with(done)),
+            "{sql}: {answer}"
+        );
         assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
     }
     // Alone, and then it is what its columns say.

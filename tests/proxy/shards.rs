@@ -496,7 +496,7 @@ fn what_only_a_server_keeps_stays_with_its_client() {
 
 /// Whichever shard a client is otherwise sent to.
 #[test]
-fn sequences_and_advisory_locks_are_the_same_for_all_clients() {
+fn sequences_locks_and_large_objects_are_the_same_for_all_clients() {
     let shards = Shards::start("shards_common", "", TABLE);
     let mut clients: Vec<_> = (0..9).map(|_| shards.client()).collect();
     assert_eq!(
@@ -517,6 +517,13 @@ fn sequences_and_advisory_locks_are_the_same_for_all_clients() {
     assert_eq!(set, "T D:100 C:SELECT_1 Z:I");
     assert_eq!(shards.each("SELECT last_value FROM numbers"), ["100"; 3]);
     assert_eq!(clients[2].value("SELECT nextval('numbers')"), "101");
+
+    let oid = clients[3].value("SELECT lo_from_bytea(0, 'abc')");
+    for client in &mut clients {
+        let read = format!("SELECT lo_get({oid})");
+        assert_eq!(client.value(&read), "\\x616263");
+    }
+    assert_eq!(clients[4].value(&format!("SELECT lo_unlink({oid})")), "1");
 
     let (holder, others) = clients.split_first_mut().unwrap();
     holder.value("SELECT pg_advisory_lock(7)");
