@@ -49,10 +49,14 @@ struct World {
 }
 
 impl World {
-    fn start(label: &str) -> Self {
+    /// `prepares`: all that changes several shards is committed in two phases.
+    fn start(label: &str, prepares: bool) -> Self {
         let postgres = Postgres::shared();
-        let general = "workers = 2\nprepared_statements = \"extended\"";
-        let shards = Shards::start(label, general, &format!("{TABLES}{REWRITE}"));
+        let general = format!(
+            "workers = 2\nprepared_statements = \"extended\"\n\
+            two_phase_commit = {prepares}\ntwo_phase_commit_auto = {prepares}\n"
+        );
+        let shards = Shards::start(label, &general, &format!("{TABLES}{REWRITE}"));
         let one = postgres.database(&format!("{label}_one"));
         let client = || Client {
             one: Wire::connect(postgres.port(), ALICE, &one, PASSWORD),
@@ -369,7 +373,7 @@ fn clients_see_the_same_tables_at_all_times() {
     let seed = setting("PGDOG_TEST_SEED", 1);
     eprintln!("PGDOG_TEST_STEPS={steps} PGDOG_TEST_SEED={seed}");
     let mut random = Random(seed);
-    let mut world = World::start("together");
+    let mut world = World::start("together", seed % 2 == 0);
     for sql in [
         "CREATE SCHEMA s",
         "CREATE TABLE a (tenant bigint, v int)",
@@ -429,5 +433,7 @@ fn clients_see_the_same_tables_at_all_times() {
     world.compare();
     eprintln!("{} alike, {} refused", world.alike, world.refused);
     assert!(world.alike > 4 * world.refused, "{} refused", world.refused);
+    let left = "SELECT count(*) FROM pg_prepared_xacts WHERE database LIKE 'together%'";
+    assert_eq!(world.alone.value(left), "0");
     world.shards.pgdog.stop();
 }
