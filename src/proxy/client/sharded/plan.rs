@@ -412,10 +412,10 @@ impl Session {
         for statement in statements {
             self.heed_changes(statement);
         }
+        let cluster = Rc::clone(&self.cluster);
         let mut names = Names::default();
         let mut cursors = Vec::new();
         for (part, statement) in parts.into_iter().zip(statements) {
-            let cluster = Rc::clone(&self.cluster);
             self.sharded().defined.heed(statement, &cluster.sharding);
             let source = Source {
                 text,
@@ -494,8 +494,8 @@ impl Session {
                     let mut query = |statement: &_| self.route_query(statement, &source);
                     let mut verdict = verdict(statement, joined, &mut query)?;
                     if let Verdict::Run(run) = &mut verdict {
-                        let reshaping = Reshaping::of(statement, &self.cluster.sharding);
-                        run.reshaping = reshaping.map(Box::new);
+                        let reshaping = Reshaping::of(statement, &cluster.sharding);
+                        run.reshaping = reshaping.filter(|_| run.together).map(Box::new);
                     }
                     verdict
                 }
