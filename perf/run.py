@@ -465,6 +465,8 @@ def measure(proxy, other, workload, options, folder):
 
 def main():
     options = parse_options()
+    # What was started is stopped, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     results = f"{HERE}/results/{options.name}"
