@@ -31,6 +31,8 @@ use super::{End, Session};
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// When nobody could be asked, somebody is after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// How soon it is asked again for views whose definitions somebody had locked: that may take long, and all is asked.
+const LOCKED_RETRY: Duration = Duration::from_secs(10);
 /// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -287,7 +289,7 @@ impl Session {
                     note_like_tables(&mut facts.schema, &views, tables, &facts.functions);
                 }
                 if views.iter().any(|view| view.definition.is_empty()) {
-                    at = soon;
+                    at = at.checked_sub(AGE_MAX - LOCKED_RETRY).unwrap_or(at);
                 }
                 let types = before.map(|before| Rc::clone(&before.types));
                 facts.layout = Some(Rc::new(Layout {
