@@ -117,15 +117,16 @@ impl Schema {
         a.atthasdef OR a.attidentity <> '', \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
         coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a', \
-        c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' WHEN a.atthasdef THEN ( \
-        SELECT pg_catalog.min(CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 'f' \
-        WHEN s.relkind = 'S' THEN 's' END) FROM pg_catalog.pg_attrdef e \
-        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = e.oid \
-        LEFT JOIN pg_catalog.pg_class s ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.oid = d.refobjid \
-        WHERE e.adrelid = a.attrelid AND e.adnum = a.attnum) END \
+        c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' ELSE m.maker END \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
+        LEFT JOIN (SELECT e.adrelid, e.adnum, pg_catalog.min( \
+        CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 'f' WHEN s.relkind = 'S' THEN 's' END) AS maker \
+        FROM pg_catalog.pg_attrdef e \
+        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = e.oid \
+        LEFT JOIN pg_catalog.pg_class s ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.oid = d.refobjid \
+        GROUP BY 1, 2) m ON m.adrelid = a.attrelid AND m.adnum = a.attnum \
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') \
         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
         ORDER BY c.oid, a.attnum";
