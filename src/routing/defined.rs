@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::sharding::ShardingTables;
 use crate::sql::keys::Change;
-use crate::sql::statement::{Created, Kind, Need, Reshape, Statement, TableUse};
+use crate::sql::statement::{Created, Kind, Need, Statement, TableUse};
 
 use super::reshape::Reshaping;
 
@@ -45,13 +45,8 @@ impl Defined {
         self.any = true;
         let reshape = statement.reshapes.as_deref();
         self.shadowed |= reshape.is_some_and(|reshape| reshape.cascades || reshape.names);
-        let reshapes = Reshaping::of(statement, tables).is_some();
-        let relatives = |reshape: &Reshape| {
-            reshape.families
-                || reshape.references && tables.has_anchors()
-                || reshape.names && statement.tables.is_empty()
-        };
-        if reshapes && statement.created.is_none() && reshape.is_some_and(relatives) {
+        let reshaping = Reshaping::of(statement, tables);
+        if reshaping.as_ref().is_some_and(|reshaping| reshaping.others) {
             self.lost = true;
             self.names.clear();
         }
@@ -59,7 +54,7 @@ impl Defined {
             let changed = match (table.usage, &statement.created) {
                 (TableUse::Creation, Some(created)) => Changed::Made(Arc::clone(created)),
                 (TableUse::Redefinition | TableUse::Creation, _) => Changed::Unknown,
-                (TableUse::Alteration, _) if reshapes => Changed::Unknown,
+                (TableUse::Alteration, _) if reshaping.is_some() => Changed::Unknown,
                 (TableUse::Alteration, _) => match self.named(&table.name) {
                     // It may refer to others now.
                     Some(Changed::Made(created)) => Changed::Made(Arc::new(Created {

@@ -168,24 +168,14 @@ mod tests {
     use crate::routing::role::Catalogue;
     use crate::routing::route::NoSchema;
     use crate::routing::values::Parameter;
-    use crate::sharding::hash::Hasher;
-    use crate::sharding::{Function, KeyType, ShardedColumn, ShardingTables};
+    use crate::sharding::{ShardedColumn, ShardingTables};
     use crate::sql::cache::Cache;
 
     #[test]
     fn statements_go_where_they_say() {
         let tables = ShardingTables {
             shards: 3,
-            columns: vec![ShardedColumn {
-                schema: None,
-                table: Some("users".to_owned()),
-                column: "id".to_owned(),
-                primary: false,
-                key_type: KeyType::Bigint,
-                function: Function::Hash(Hasher::Postgres),
-                lookup: None,
-                shards: 3,
-            }],
+            columns: vec![ShardedColumn::hashed(None, Some("users"), "id")],
             ..ShardingTables::default()
         };
         let functions = Catalogue::default();

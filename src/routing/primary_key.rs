@@ -111,7 +111,7 @@ fn gap(write: &Write, column: &str, position: usize) -> Option<Option<Gap>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::route::TableColumn;
+    use crate::routing::route::{Maker, TableColumn};
     use crate::sql::cache::Cache;
     use crate::sql::lexer::Dialect;
 
@@ -133,7 +133,7 @@ mod tests {
             number: 0,
             name: name.into(),
             has_default: true,
-            maker: crate::sharding::schema::Maker::Sequence,
+            maker: Maker::Sequence,
             generated: false,
             always,
             type_oid: oid::INT8,

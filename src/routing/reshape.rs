@@ -16,6 +16,8 @@ pub struct Reshaping {
     computed: Vec<Box<str>>,
     /// Foreign keys are of interest, too.
     pub references: bool,
+    /// It may concern tables that it does not name, and that were there before.
+    pub others: bool,
 }
 
 impl Reshaping {
@@ -43,10 +45,14 @@ impl Reshaping {
             || by_name && reshape.names
             || families && reshape.families
             || reshape.cascades && any(&|_| true);
+        let others = reshape.families
+            || references && reshape.references
+            || reshape.names && statement.tables.is_empty();
         matters.then(|| Self {
             table: name.into(),
             computed: reshape.computed.clone(),
             references,
+            others: others && statement.created.is_none(),
         })
     }
 

@@ -137,23 +137,13 @@ impl Schema for Names<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sharding::hash::Hasher;
-    use crate::sharding::{Function, KeyType, ShardedColumn};
+    use crate::sharding::ShardedColumn;
 
     #[test]
     fn a_view_is_like_a_table_where_each_server_has_its_part() {
         let tables = ShardingTables {
             shards: 3,
-            columns: vec![ShardedColumn {
-                schema: None,
-                table: None,
-                column: "tenant".to_owned(),
-                primary: false,
-                key_type: KeyType::Bigint,
-                function: Function::Hash(Hasher::Postgres),
-                lookup: None,
-                shards: 3,
-            }],
+            columns: vec![ShardedColumn::hashed(None, None, "tenant")],
             ..ShardingTables::default()
         };
         // A definition, and the columns of the view.

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::references::is_listed;
 use super::schema::{Schema, Table, TableKind};
 use super::tables::{ShardedColumn, ShardingTables, TableKind as Kind};
 
@@ -12,64 +11,58 @@ use super::tables::{ShardedColumn, ShardingTables, TableKind as Kind};
 pub(super) fn relatives(tables: &ShardingTables, schema: &Schema) -> Vec<ShardedColumn> {
     let named = tables.columns.iter().any(|column| column.table.is_some());
     let families = Families::of(schema);
-    if !named || families.kin.is_empty() {
+    if !named || families.children.is_empty() {
         return Vec::new();
     }
-    let mut found: BTreeMap<u32, (&str, &Table, ShardedColumn)> = BTreeMap::new();
+    let mut found: BTreeMap<u32, ShardedColumn> = BTreeMap::new();
     let mut undecided = BTreeSet::new();
     let mut next: Vec<(u32, ShardedColumn)> = Vec::new();
     for (name, table) in schema.all() {
         if let Kind::Sharded(column) = kind(tables, name, table) {
-            if families.kin.contains_key(&table.oid) {
-                next.push((table.oid, column.clone()));
-            }
+            next.push((table.oid, column.clone()));
         }
     }
     while let Some((oid, column)) = next.pop() {
-        for relative in families.kin.get(&oid).into_iter().flatten() {
-            let Some((name, table)) = families.tables.get(relative) else {
-                continue;
-            };
-            let listed = is_listed(tables, schema, (&table.schema, name));
-            if listed || table.column(&column.column).is_none() {
+        for (name, table) in families.kin(oid) {
+            let unlisted = Kind::Omnisharded { sticky: None };
+            if kind(tables, name, table) != unlisted || table.column(&column.column).is_none() {
                 continue;
             }
-            match found.get(relative) {
+            match found.get(&table.oid) {
                 None => {
                     let entry = ShardedColumn {
                         schema: Some((*table.schema).to_owned()),
-                        table: Some((*name).to_owned()),
+                        table: Some(name.to_owned()),
                         primary: false,
                         ..column.clone()
                     };
-                    next.push((*relative, entry.clone()));
-                    found.insert(*relative, (name, table, entry));
+                    next.push((table.oid, entry.clone()));
+                    found.insert(table.oid, entry);
                 }
-                Some((.., known)) if known.column == column.column && known.is_like(&column) => {}
+                Some(known) if known.column == column.column && known.is_like(&column) => {}
                 Some(_) => {
-                    undecided.insert(*relative);
+                    undecided.insert(table.oid);
                 }
             }
         }
     }
     found.retain(|oid, _| !undecided.contains(oid));
-    found.into_values().map(|(.., entry)| entry).collect()
+    found.into_values().collect()
 }
 
 /// Takes note of the tables that have rows of others, which are sharded otherwise. `tables`: with all that follow.
 pub fn note_divided(tables: &ShardingTables, schema: &mut Schema) {
-    let divided: Vec<(String, String)> = {
-        let families = Families::of(schema);
-        let heads = schema.all().into_iter().filter(|(name, table)| {
-            let own = kind(tables, name, table);
-            let below = families.below(table.oid);
-            let mut below = below.iter().filter_map(|oid| families.tables.get(oid));
-            below.any(|(name, part)| !is_like(&own, &kind(tables, name, part)))
-        });
-        heads
-            .map(|(name, table)| ((*table.schema).to_owned(), name.to_owned()))
-            .collect()
-    };
+    let families = Families::of(schema);
+    let heads = families.children.keys();
+    let heads = heads.filter_map(|oid| families.tables.get(oid));
+    let divided = heads.filter(|(name, table)| {
+        let own = kind(tables, name, table);
+        let mut below = families.below(table.oid).into_iter();
+        below.any(|(name, part)| !is_like(&own, &kind(tables, name, part)))
+    });
+    let divided: Vec<(String, String)> = divided
+        .map(|(name, table)| ((*table.schema).to_owned(), (*name).to_owned()))
+        .collect();
     for (of, name) in divided {
         schema.note_kind(&of, &name, TableKind::Divided);
     }
@@ -95,22 +88,18 @@ pub(super) fn is_like(one: &Kind<'_>, other: &Kind<'_>) -> bool {
 
 /// Who inherits from whom.
 struct Families<'s> {
+    /// By OID; none where nobody inherits.
     tables: HashMap<u32, (&'s str, &'s Table)>,
     children: HashMap<u32, Vec<u32>>,
-    /// Parents and children of each.
-    kin: HashMap<u32, Vec<u32>>,
 }
 
 impl<'s> Families<'s> {
     fn of(schema: &'s Schema) -> Self {
         let all = schema.all();
         let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut kin: HashMap<u32, Vec<u32>> = HashMap::new();
         for (_, table) in &all {
             for parent in &table.parents {
                 children.entry(*parent).or_default().push(table.oid);
-                kin.entry(*parent).or_default().push(table.oid);
-                kin.entry(table.oid).or_default().push(*parent);
             }
         }
         Self {
@@ -119,22 +108,30 @@ impl<'s> Families<'s> {
                 false => all.into_iter().map(|one| (one.1.oid, one)).collect(),
             },
             children,
-            kin,
         }
     }
 
+    fn children(&self, oid: u32) -> &[u32] {
+        self.children.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Parents and children.
+    fn kin(&self, oid: u32) -> impl Iterator<Item = (&'s str, &'s Table)> + use<'_, 's> {
+        let parents = self.tables.get(&oid).map_or(&[][..], |one| &one.1.parents);
+        let kin = parents.iter().chain(self.children(oid));
+        kin.filter_map(|oid| self.tables.get(oid)).copied()
+    }
+
     /// All that inherit from this one, directly or not.
-    fn below(&self, oid: u32) -> HashSet<u32> {
+    fn below(&self, oid: u32) -> Vec<(&'s str, &'s Table)> {
         let mut below = HashSet::new();
         let mut next = vec![oid];
         while let Some(parent) = next.pop() {
-            for child in self.children.get(&parent).into_iter().flatten() {
-                if below.insert(*child) {
-                    next.push(*child);
-                }
-            }
+            let new = self.children(parent).iter();
+            next.extend(new.filter(|child| below.insert(**child)));
         }
-        below
+        let below = below.iter().filter_map(|oid| self.tables.get(oid));
+        below.copied().collect()
     }
 }
 

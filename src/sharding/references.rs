@@ -3,6 +3,7 @@
 //! A table whose column refers to the anchor's key has its rows where the anchor's are: it is sharded by that column, and so
 //! are tables that refer to that one's. Only so can its constraint hold on every shard.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::families::relatives;
@@ -14,11 +15,17 @@ type Name<'a> = (&'a str, &'a str);
 
 /// The same tables, and those that follow an anchor or are related to one that is named. `None`: no more than these.
 pub fn with_followers(tables: &ShardingTables, schema: &Schema) -> Option<ShardingTables> {
-    let mut all = tables.clone();
-    all.columns.extend(by_references(tables, schema));
-    let related = relatives(&all, schema);
-    all.columns.extend(related);
-    (all.columns.len() > tables.columns.len()).then_some(all)
+    let mut all = Cow::Borrowed(tables);
+    for find in [by_references, relatives] {
+        let more = find(&all, schema);
+        if !more.is_empty() {
+            all.to_mut().columns.extend(more);
+        }
+    }
+    match all {
+        Cow::Owned(all) => Some(all),
+        Cow::Borrowed(_) => None,
+    }
 }
 
 /// The tables that follow an anchor.
@@ -83,11 +90,7 @@ fn followers<'s>(
 }
 
 /// Does the configuration say what this table is?
-pub(super) fn is_listed(
-    tables: &ShardingTables,
-    schema: &Schema,
-    (of, name): (&str, &str),
-) -> bool {
+fn is_listed(tables: &ShardingTables, schema: &Schema, (of, name): (&str, &str)) -> bool {
     let known = schema.table(Some(of), name, || []);
     let has = |column: &str| known.is_some_and(|table| table.column(column).is_some());
     let named = |column: &ShardedColumn| match &column.table {

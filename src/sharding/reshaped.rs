@@ -23,7 +23,7 @@ pub fn reshaped(
     let known: HashMap<u32, _> = known.map(|one| (one.1.oid, one)).collect();
     let changed = after.all().into_iter().filter(|(name, table)| {
         let was = known.get(&table.oid);
-        has_rows(table)
+        table.kind == TableKind::Table
             && was.is_some_and(|(old, was)| {
                 let (old, new) = (kind(then, old, was), kind(now, name, table));
                 !is_like(&old, &new)
@@ -34,11 +34,6 @@ pub fn reshaped(
     changed
         .map(|(name, table)| ((*table.schema).to_owned(), name.to_owned()))
         .collect()
-}
-
-/// Of its own, or of its partitions.
-fn has_rows(table: &Table) -> bool {
-    matches!(table.kind, TableKind::Table | TableKind::Divided)
 }
 
 /// The number of the column that is the key.

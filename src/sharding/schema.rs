@@ -146,7 +146,7 @@ impl Schema {
     pub const PARENTS: &'static str = "SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i \
         JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind IN ('r', 'p', 'f') ORDER BY 1, 2";
 
-    /// Adds what that answer says: pairs of a table and what it inherits from.
+    /// Adds what that answer says: pairs of a table and what it inherits from, in its order.
     pub fn add_parents(&mut self, pairs: &[(u32, u32)]) {
         for table in self.tables.values_mut().flatten() {
             let first = pairs.partition_point(|(child, _)| *child < table.oid);

@@ -27,6 +27,7 @@ mod route;
 mod route_copy;
 mod scatter;
 mod steps;
+mod stop;
 mod stored;
 mod two_phase;
 mod unique_ids;
@@ -222,12 +223,10 @@ impl Session {
                 };
                 let steps = match steps {
                     Ok(steps) => steps,
-                    Err(error) if error.code == SqlState::SYNTAX_ERROR => {
-                        return self.answer(&error)
-                    }
-                    // Of more than its syntax nobody asks in a failed transaction.
                     Err(error) => {
+                        // Of more than its syntax nobody asks in a failed transaction.
                         let failed = self.check_not_failed(text).err();
+                        let failed = failed.filter(|_| error.code != SqlState::SYNTAX_ERROR);
                         return self.answer(&failed.unwrap_or(error));
                     }
                 };

@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
-use crate::protocol::backend::tag;
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::wire::put_message;
 use crate::routing::moves::{held, too_many, Moving, Place};
 use crate::routing::verdict::{Place as At, Run};
 
@@ -13,31 +11,11 @@ use super::super::{End, Session};
 use super::call::{self, Answers, Call, Shown};
 use super::plan::Planned;
 use super::scatter::{self, Outcome};
+use super::stop::Stop;
 use super::Leg;
 
 /// Bytes of a row that moves.
 const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Why something of several steps of our own does not get further.
-pub(super) enum Stop {
-    /// The client is to be told.
-    Error(Error),
-    /// The client is to be told what a server says: the body of its ErrorResponse.
-    Server(Vec<u8>),
-    End(End),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<End> for Stop {
-    fn from(end: End) -> Self {
-        Self::End(end)
-    }
-}
 
 impl Session {
     /// Runs the UPDATE on its servers, the one that rows move to among them, and moves the row that has another key now.
@@ -55,23 +33,6 @@ impl Session {
                 Ok(Outcome::Failed)
             }
         }
-    }
-
-    /// The client is told why it does not get further.
-    pub(super) fn tell_stop(&mut self, stop: Stop) -> Result<(), End> {
-        match stop {
-            Stop::Error(error) => self.tell(&error),
-            Stop::Server(body) => {
-                self.link.meter.error();
-                let mut message = Vec::new();
-                put_message(&mut message, tag::ERROR_RESPONSE, |out| {
-                    out.extend_from_slice(&body);
-                });
-                self.stream.send_vec(message);
-            }
-            Stop::End(end) => return Err(end),
-        }
-        Ok(())
     }
 
     async fn try_move(
@@ -200,7 +161,7 @@ async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
 }
 
 /// Asks a server something of our own.
-pub(super) async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
+async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
     let mut collector = Collector::up_to(ROW_BYTES_MAX);
     let answered = leg.held.run_into(text.as_bytes(), &mut collector).await;
     heard(leg, answered, collector)
@@ -211,7 +172,7 @@ fn heard(
     answered: Result<(), RunError>,
     collector: Collector,
 ) -> Result<Collector, Stop> {
-    heard_nothing(leg, answered)?;
+    answered.map_err(|why| Stop::of(leg, why))?;
     if let Some(body) = collector.error() {
         return Err(Stop::Server(body));
     }
@@ -221,14 +182,6 @@ fn heard(
         return Err(Error::error(Fault::Proxy, code, text).into());
     }
     Ok(collector)
-}
-
-/// The same of what has no rows.
-pub(super) fn heard_nothing<T>(leg: &Leg, answered: Result<T, RunError>) -> Result<T, Stop> {
-    answered.map_err(|why| match why {
-        RunError::Server(body) => Stop::Server(body),
-        RunError::Lost(lost) => Stop::End(scatter::lost(leg, &lost, false)),
-    })
 }
 
 type Row = Vec<Option<Vec<u8>>>;

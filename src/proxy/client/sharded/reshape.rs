@@ -8,9 +8,9 @@ use crate::sharding::schema::Schema;
 use super::super::super::cluster::Want;
 use super::super::facts::learn_tables;
 use super::super::{End, Session};
-use super::moves::{ask, heard_nothing, Stop};
 use super::plan::Planned;
 use super::steps::Stepped;
+use super::stop::Stop;
 
 impl Session {
     pub(super) async fn run_reshaping(
@@ -50,10 +50,10 @@ impl Session {
         let mut found = Ok(());
         'tables: for another in &others {
             for leg in &mut legs {
-                found = match ask(leg, &another.question()).await {
+                found = match leg.held.run(&another.question()).await {
                     Ok(answer) if answer.value() == Some(b"f") => continue,
                     Ok(_) => Err(another.refused().into()),
-                    Err(stop) => Err(stop),
+                    Err(why) => Err(Stop::of(leg, why)),
                 };
                 break 'tables;
             }
@@ -68,7 +68,7 @@ impl Session {
         let mut leg = self.take_leg(0, Want::Write).await??;
         self.aim(std::slice::from_ref(&leg));
         let learnt = learn_tables(&mut leg.held, reshaping.references).await;
-        let learnt = heard_nothing(&leg, learnt);
+        let learnt = learnt.map_err(|why| Stop::of(&leg, why));
         self.keep(leg);
         learnt
     }
