@@ -19,6 +19,8 @@ mod admin;
 mod admin_statements;
 #[path = "proxy/ahead.rs"]
 mod ahead;
+#[path = "proxy/asked.rs"]
+mod asked;
 #[path = "proxy/auth.rs"]
 mod auth;
 #[path = "proxy/auth_query.rs"]

@@ -7,18 +7,10 @@ use crate::sharding::{Function as Sharding, ShardedColumn, Shards, Usage};
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
+use super::asking::{has_rows, is_asked, is_of_sequences, is_volatile};
 use super::reach::{Table, EVERYTHING};
 use super::route::{Maker, Route, Router, Stop, TableColumn};
 use super::values::NoKey;
-
-/// Built-in functions that write nothing and answer anew each time.
-const VOLATILE: [&str; 5] = [
-    "clock_timestamp",
-    "gen_random_uuid",
-    "timeofday",
-    "uuidv4",
-    "uuidv7",
-];
 
 impl<'s> Router<'_, 's> {
     pub(super) fn write(
@@ -113,9 +105,10 @@ impl<'s> Router<'_, 's> {
                 format!("{what} of an omnisharded table by a subquery with groups or a limit");
             return Err(refused(&what).into());
         }
-        let differs = |function: &&Function| {
-            let anew = VOLATILE.contains(&&*function.name);
-            anew || !self.database.functions.function_is_harmless(function)
+        let rows = has_rows(write, &self.keys.writes);
+        let differs = |function: &&Function| match is_asked(function) {
+            true => is_volatile(function) && !rows,
+            false => !self.database.functions.function_is_harmless(function),
         };
         if let Some(function) = self.functions.iter().find(differs) {
             let what = format!("{what} of an omnisharded table by {}()", function.name);
@@ -227,11 +220,17 @@ impl<'s> Router<'_, 's> {
         let mut found: Vec<u32> = Vec::new();
         match (rows, position) {
             (Rows::Values { width, operands }, Some(position)) if position < *width => {
-                for row in operands.chunks(*width) {
-                    let value = row.get(position).unwrap_or(&Operand::Default);
-                    if *value == Operand::Default && row.len() == operands.len() {
-                        return self.insert_without_key(column, known, sets);
-                    }
+                let rows = operands.chunks(*width);
+                let values = rows.map(|row| row.get(position).unwrap_or(&Operand::Default));
+                if values.clone().all(|value| *value == Operand::Default) {
+                    return self.insert_without_key(column, known, sets);
+                }
+                let defaults = values.clone().any(|value| *value == Operand::Default);
+                let other = values.clone().any(|value| *value == Operand::Other);
+                if defaults || other && self.may_be_asked(write) {
+                    return self.unmade(column, known, defaults, sets);
+                }
+                for value in values {
                     found.push(self.stored(column, value)?);
                 }
             }
@@ -272,35 +271,71 @@ impl<'s> Router<'_, 's> {
             .ok_or_else(|| refused("a row without a shard").into())
     }
 
-    /// The key is left to the shard, if it has a default that may know which keys are the shard's. Another one would be looked
-    /// for elsewhere: a shard's own sequence, unless rules leave it numbers of its own, and what is the same or random everywhere.
+    /// The key is left to its default. One that knows which keys are its shard's runs on any; of another the value is asked for.
     fn insert_without_key(
         &self,
         column: &'s ShardedColumn,
         known: Option<&[TableColumn]>,
         sets: &[Option<Shards>],
     ) -> Result<Route<'s>, Stop<'s>> {
-        let column_known =
-            known.and_then(|known| known.iter().find(|known| *known.name == *column.column));
-        let by_rules = matches!(column.function, Sharding::Rules(_)) && column.lookup.is_none();
-        if let Some(known) = column_known.filter(|known| match known.maker {
-            Maker::Function => false,
-            Maker::Sequence => !by_rules,
-            Maker::Nothing => true,
-        }) {
-            let text = format!("sharding key \"{}\" is missing", column.column);
-            let error = Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text);
-            let hint =
-                "its default knows nothing of shards: name a key; pgdog.unique_id() makes one";
-            return Err(match known.has_default {
-                true => error.hint(hint).into(),
-                false => error.into(),
-            });
+        let knows = match key_of(column, known) {
+            None => true,
+            Some(key) => match key.maker {
+                // Rules leave each shard numbers of its own.
+                Maker::Sequence => {
+                    matches!(column.function, Sharding::Rules(_)) && column.lookup.is_none()
+                }
+                Maker::Function => {
+                    let default = key.default.as_deref();
+                    default.is_some_and(|default| default.expression.contains(OF_SHARDS))
+                }
+                Maker::Nothing => false,
+            },
+        };
+        if !knows {
+            return self.unmade(column, known, true, sets);
         }
         match sets.iter().flatten().count() {
             1 => Ok(Route::New(self.database.tables.all())),
             _ => Err(refused("INSERT of rows that depend on other shards").into()),
         }
+    }
+
+    /// The key of a row is what a server says. `defaults`: it is left to its default, in one row at least.
+    fn unmade(
+        &self,
+        column: &'s ShardedColumn,
+        known: Option<&[TableColumn]>,
+        defaults: bool,
+        sets: &[Option<Shards>],
+    ) -> Result<Route<'s>, Stop<'s>> {
+        let key = key_of(column, known);
+        if defaults && key.is_none_or(|key| key.default.is_none()) {
+            let text = format!("sharding key \"{}\" is missing", column.column);
+            let code = SqlState::FEATURE_NOT_SUPPORTED;
+            return Err(Error::error(Fault::Client, code, text).into());
+        }
+        if sets.iter().flatten().count() != 1 {
+            return Err(refused("INSERT of rows that depend on other shards").into());
+        }
+        // Sequences are the first shard's, and a user's function may have one.
+        let counts = key.is_some_and(|key| defaults && key.maker != Maker::Nothing);
+        let all = self.database.tables.all();
+        let of = match counts || self.functions.iter().any(is_of_sequences) {
+            true => all.first().map_or(all, Shards::one),
+            false => all,
+        };
+        Ok(Route::Unmade { column, of })
+    }
+
+    /// Does a statement whose key is an expression change nothing but what it says, so that a server can be asked for it?
+    fn may_be_asked(&self, write: &Write) -> bool {
+        let mut functions = self.functions.iter();
+        has_rows(write, &self.keys.writes)
+            && self.keys.levels.len() <= 1
+            && functions.all(|function| {
+                is_asked(function) || self.database.functions.function_is_harmless(function)
+            })
     }
 
     /// Rows that are read stay on their shard, or the key is one value.
@@ -424,6 +459,15 @@ impl<'s> Router<'_, 's> {
         self.tables.len() == 1 && write.target == 0
     }
 }
+
+/// The key's column, as far as the table is known.
+fn key_of<'k>(column: &ShardedColumn, known: Option<&'k [TableColumn]>) -> Option<&'k TableColumn> {
+    let mut known = known.into_iter().flatten();
+    known.find(|known| *known.name == *column.column)
+}
+
+/// The schema of functions that make keys of the shard that runs them.
+const OF_SHARDS: &str = "pgdog.";
 
 /// A change of a sharding key that is not done.
 pub fn key_changes(column: &ShardedColumn) -> Error {

@@ -22,6 +22,8 @@ pub struct Defined {
     lost: bool,
     /// Tables and functions.
     names: HashMap<Box<str>, Changed>,
+    /// Tables, and their columns whose default is another one, or may have another value on each server.
+    defaults: HashMap<Box<str>, Vec<Box<str>>>,
 }
 
 /// What has become of a table or function.
@@ -50,11 +52,12 @@ impl Defined {
             self.lost = true;
             self.names.clear();
         }
+        let moves = reshaping.is_some_and(|reshaping| reshaping.moves);
         for table in &statement.tables {
             let changed = match (table.usage, &statement.created) {
                 (TableUse::Creation, Some(created)) => Changed::Made(Arc::clone(created)),
                 (TableUse::Redefinition | TableUse::Creation, _) => Changed::Unknown,
-                (TableUse::Alteration, _) if reshaping.is_some() => Changed::Unknown,
+                (TableUse::Alteration, _) if moves => Changed::Unknown,
                 (TableUse::Alteration, _) => match self.named(&table.name) {
                     // It may refer to others now.
                     Some(Changed::Made(created)) => Changed::Made(Arc::new(Created {
@@ -66,6 +69,13 @@ impl Defined {
                 },
                 _ => continue,
             };
+            let created = statement.created.iter().flat_map(|one| &one.varying);
+            let altered = reshape.into_iter().flat_map(|one| &one.defaults);
+            let mut new = created.chain(altered).peekable();
+            if new.peek().is_some() && self.defaults.len() < NAMES_MAX {
+                let columns = self.defaults.entry(table.name.clone()).or_default();
+                columns.extend(new.cloned());
+            }
             if self.names.len() < NAMES_MAX {
                 self.names.insert(table.name.clone(), changed);
             }
@@ -83,6 +93,11 @@ impl Defined {
             None if self.lost || self.names.len() >= NAMES_MAX => Some(&Changed::Unknown),
             changed => changed,
         }
+    }
+
+    /// Columns of a table of this name whose default is another one, or may have another value on each server.
+    pub fn defaults(&self, name: &str) -> &[Box<str>] {
+        self.defaults.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// May a name without a schema be that of another table than it was?

@@ -3,7 +3,7 @@
 
 use crate::config::choice::PrimaryKeyRewrite;
 use crate::sharding::{ShardingTables, TableKind};
-use crate::sql::generated_keys::Gap;
+use crate::sql::gaps::Gap;
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Statement;
 use crate::types::oid;
@@ -63,8 +63,8 @@ pub fn missing_key<'s>(
     })
 }
 
-/// How a column is missing, which is in this position of its table. `None`: it is not.
-fn gap(write: &Write, column: &str, position: usize) -> Option<Option<Gap>> {
+/// How a column is missing, which is in this position of its table. `None`: it is not. `Some(None)`: in a form in which it cannot be added.
+pub(super) fn gap(write: &Write, column: &str, position: usize) -> Option<Option<Gap>> {
     match &write.change {
         // Whether it is an identity nobody has asked.
         Change::Insert {
@@ -83,10 +83,10 @@ fn gap(write: &Write, column: &str, position: usize) -> Option<Option<Gap>> {
             };
             match rows {
                 Rows::Defaults => Some(Some(Gap::Everything)),
-                Rows::Values { width, .. } if at == *width && columns.is_empty() => {
-                    Some(Some(Gap::Behind))
-                }
-                Rows::Values { width, .. } if at >= *width => Some(None),
+                Rows::Values { width, .. } if at >= *width => Some(match columns.is_empty() {
+                    true => Some(Gap::Behind(at - width)),
+                    false => None,
+                }),
                 Rows::Values { width, operands } => {
                     let mut rows = operands.chunks((*width).max(1));
                     let lacks = rows.any(|row| row.get(at) == Some(&Operand::Default));
@@ -134,6 +134,7 @@ mod tests {
             name: name.into(),
             has_default: true,
             maker: Maker::Sequence,
+            default: None,
             generated: false,
             always,
             type_oid: oid::INT8,
@@ -160,7 +161,7 @@ mod tests {
     fn how_keys_are_missing() {
         for (sql, expected) in [
             ("INSERT INTO t (n) VALUES (1)", Some(Some(Gap::Unnamed))),
-            ("INSERT INTO t VALUES (1), (2)", Some(Some(Gap::Behind))),
+            ("INSERT INTO t VALUES (1), (2)", Some(Some(Gap::Behind(0)))),
             ("INSERT INTO t VALUES (1, 2)", None),
             ("INSERT INTO t VALUES (1, 2), (3, DEFAULT)", Some(Some(Gap::Default(1)))),
             ("INSERT INTO t (id, n) VALUES (DEFAULT, 1)", Some(Some(Gap::Default(0)))),

@@ -2,18 +2,27 @@
 
 use crate::error::Error;
 use crate::merge::refused;
+use crate::sharding::families::kind;
 use crate::sharding::schema::Schema;
-use crate::sharding::{reshaped::reshaped, ShardedColumn, ShardingTables};
+use crate::sharding::{reshaped::reshaped, ShardedColumn, ShardingTables, TableKind};
 use crate::sql::quote;
 use crate::sql::statement::{Statement, TableUse};
 
 /// What is to be looked at when such a definition was run.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a definition may do all of it"
+)]
 pub struct Reshaping {
     /// The table of which columns are computed anew.
     table: Box<str>,
     /// Those.
     computed: Vec<Box<str>>,
+    /// Its rows get values of which each shard has its own.
+    fills: bool,
+    /// It may make another table of some.
+    pub moves: bool,
     /// Foreign keys are of interest, too.
     pub references: bool,
     /// It may concern tables that it does not name, and that were there before.
@@ -48,23 +57,39 @@ impl Reshaping {
         let others = reshape.families
             || references && reshape.references
             || reshape.names && statement.tables.is_empty();
-        matters.then(|| Self {
+        (matters || reshape.fills).then(|| Self {
             table: name.into(),
+            fills: reshape.fills,
+            moves: matters,
             computed: reshape.computed.clone(),
             references,
             others: others && statement.created.is_none(),
         })
     }
 
-    /// What it has made other tables of, as the catalogue was before it and is now.
+    /// Which tables must have no rows: what it has made other tables of, as the catalogue was before it and is now, and those that are
+    /// everywhere and get other values on each shard.
     pub fn tables(&self, tables: &ShardingTables, before: &Schema, after: &Schema) -> Vec<Another> {
         let computed = |table: &str, key: &str| {
             *table == *self.table && self.computed.iter().any(|column| **column == *key)
         };
         let found = reshaped(tables, before, after, computed).into_iter();
-        found
-            .map(|(schema, name)| Another { schema, name })
-            .collect()
+        let moved = found.map(|(schema, name)| Another {
+            schema,
+            name,
+            parts: false,
+        });
+        let all = before.all().into_iter();
+        let filled = all.filter(|(name, table)| {
+            let named = self.fills && **name == *self.table;
+            named && !matches!(kind(tables, name, table), TableKind::Sharded(_))
+        });
+        let filled = filled.map(|(name, table)| Another {
+            schema: table.schema.to_string(),
+            name: name.to_owned(),
+            parts: true,
+        });
+        moved.chain(filled).collect()
     }
 }
 
@@ -73,6 +98,8 @@ impl Reshaping {
 pub struct Another {
     schema: String,
     name: String,
+    /// Its shards would have other values in the same row.
+    parts: bool,
 }
 
 impl Another {
@@ -91,6 +118,11 @@ impl Another {
     /// Why it is not done.
     pub fn refused(&self) -> Error {
         let name = self.quoted();
+        if self.parts {
+            let what = format!("a definition after which rows of table {name} would have other values on each shard");
+            return refused(&what)
+                .hint("add the column without its default, set that, and UPDATE the rows");
+        }
         refused(&format!(
             "a definition after which rows of table {name} would be looked for elsewhere"
         ))
@@ -147,6 +179,8 @@ mod tests {
             ("DROP TYPE t CASCADE", [true; 3]),
             ("DROP TABLE t", [false; 3]),
             ("CREATE INDEX ON t (tenant)", [false; 3]),
+            ("ALTER TABLE t ADD a date DEFAULT now()", [true; 3]),
+            ("ALTER TABLE t ALTER a SET DEFAULT now()", [false; 3]),
         ] {
             let mut cache = Cache::new(0, 0);
             let analysed = cache.analyse(text.as_bytes(), Dialect::default());

@@ -39,6 +39,13 @@ pub enum Route<'s> {
     Same(Shards),
     /// One shard stores it, whichever: a new row whose key the shard makes.
     New(Shards),
+    /// A row's key is for a server to make, one of these: ask it first, and route what the answer makes of the statement.
+    Unmade {
+        /// The key's column.
+        column: &'s ShardedColumn,
+        /// Who may be asked.
+        of: Shards,
+    },
     /// Rows of an INSERT, each to its shard, in order; at least two differ.
     Rows(Vec<u32>),
     /// An UPDATE that gives rows of this shard (or of one of several) another key, which is of `to`.
@@ -227,6 +234,7 @@ impl fmt::Display for Route<'_> {
             Self::Several(shards) => write!(f, "shards {shards}"),
             Self::Same(shards) => write!(f, "the same on shards {shards}"),
             Self::New(_) => f.write_str("any shard, which makes the key"),
+            Self::Unmade { of, .. } => write!(f, "as the key says that one of shards {of} makes"),
             Self::Rows(rows) => {
                 let shards: Shards = rows.iter().copied().collect();
                 write!(f, "{} rows divided among shards {shards}", rows.len())

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::merge::plan::MergePlan;
 use crate::merge::refused;
 use crate::sql::across::{Across, Asked, Of};
+use crate::sql::asked::Asking;
 use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
@@ -99,6 +100,8 @@ pub struct Run {
     pub part: Option<SelectPart>,
     /// It may make other tables of some that have rows.
     pub reshaping: Option<Box<Reshaping>>,
+    /// A server of the place is to be asked first; then it is another statement.
+    pub asking: Option<Box<Asking>>,
     /// How it is run instead where the columns turn out to have types that cannot be compared here.
     pub apart: Option<Box<Across>>,
 }
@@ -221,6 +224,7 @@ impl Run {
             gathering: None,
             part: None,
             reshaping: None,
+            asking: None,
             apart: None,
         }
     }

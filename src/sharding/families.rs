@@ -69,7 +69,7 @@ pub fn note_divided(tables: &ShardingTables, schema: &mut Schema) {
 }
 
 /// What this table is by the configuration, whose columns are known.
-pub(super) fn kind<'t>(tables: &'t ShardingTables, name: &str, table: &Table) -> Kind<'t> {
+pub fn kind<'t>(tables: &'t ShardingTables, name: &str, table: &Table) -> Kind<'t> {
     let has = |column: &str| table.column(column).is_some();
     tables.table(Some(&table.schema), name, has)
 }

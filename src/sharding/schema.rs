@@ -53,6 +53,8 @@ pub struct Column {
     pub has_default: bool,
     /// What that value comes from.
     pub maker: Maker,
+    /// How it is computed.
+    pub default: Option<Box<ColumnDefault>>,
     /// Its value is computed: `COPY` leaves it out unless it is named.
     pub generated: bool,
     /// It is an identity that takes no value but its own.
@@ -61,6 +63,15 @@ pub struct Column {
     pub type_oid: u32,
     /// It is the primary key, alone.
     pub primary: bool,
+}
+
+/// How a column gets its value when an INSERT gives it none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnDefault {
+    /// An expression, all of whose names are qualified.
+    pub expression: Box<str>,
+    /// The column's type, qualified, without a length.
+    pub of_type: Box<str>,
 }
 
 /// What a column's default comes from.
@@ -145,6 +156,35 @@ impl Schema {
     /// Asks a server for partitions and tables that inherit: the OIDs of each and of what it inherits from.
     pub const PARENTS: &'static str = "SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i \
         JOIN pg_catalog.pg_class c ON c.oid = i.inhparent AND c.relkind IN ('r', 'p', 'f') ORDER BY 1, 2";
+
+    /// Asks a server whose `search_path` is empty for what columns get when an INSERT gives them nothing: the table's OID, the column's
+    /// number, an expression, and the column's type. It takes no lock on the tables.
+    pub const DEFAULTS: &'static str = "SELECT a.attrelid, a.attnum, CASE WHEN a.attidentity <> '' \
+        THEN 'nextval(' || pg_catalog.quote_literal(s.objid::pg_catalog.regclass::text) || '::regclass)' \
+        ELSE pg_catalog.pg_get_expr(coalesce(d.adbin, t.typdefaultbin), 0) END, pg_catalog.format_type(a.atttypid, NULL) \
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+        LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+        LEFT JOIN pg_catalog.pg_depend s ON s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+        AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i' \
+        AND s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND a.attidentity <> '' \
+        WHERE c.relkind IN ('r', 'p', 'v', 'f') AND a.attnum > 0 AND NOT a.attisdropped \
+        AND (a.atthasdef OR t.typdefaultbin IS NOT NULL OR a.attidentity <> '') \
+        AND CASE WHEN a.atthasdef THEN coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = '' ELSE true END \
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2";
+
+    /// Adds what that answer says, row by row in its order.
+    pub fn add_defaults(&mut self, mut found: Vec<((u32, u16), ColumnDefault)>) {
+        found.sort_by_key(|(of, _)| *of);
+        for table in self.tables.values_mut().flatten() {
+            for column in &mut table.columns {
+                let of = (table.oid, column.number);
+                let at = found.binary_search_by_key(&of, |(of, _)| *of);
+                let default = at.ok().and_then(|at| found.get(at));
+                column.default = default.map(|(_, default)| Box::new(default.clone()));
+            }
+        }
+    }
 
     /// Adds what that answer says: pairs of a table and what it inherits from, in its order.
     pub fn add_parents(&mut self, pairs: &[(u32, u32)]) {
@@ -243,6 +283,7 @@ impl Schema {
                     Some("f") => Maker::Function,
                     _ => Maker::Nothing,
                 },
+                default: None,
                 number: number(10)
                     .and_then(|number| number.try_into().ok())
                     .unwrap_or_default(),

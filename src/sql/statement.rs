@@ -161,6 +161,8 @@ pub struct Created {
     pub refers: bool,
     /// IF NOT EXISTS
     pub may_exist: bool,
+    /// Columns whose defaults may have another value on each server. Sequences that are new count alike.
+    pub varying: Vec<Box<str>>,
 }
 
 /// What a definition changes of tables that there are, as far as that tells where their rows are.
@@ -182,6 +184,10 @@ pub struct Reshape {
     pub references: bool,
     /// What depends on something goes with it.
     pub cascades: bool,
+    /// Columns whose default is another one, or may have another value on each server.
+    pub defaults: Vec<Box<str>>,
+    /// Rows that are there get such values, or numbers that each server counts for itself.
+    pub fills: bool,
 }
 
 /// A function as it is called.

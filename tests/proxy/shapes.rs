@@ -292,9 +292,9 @@ fn empty_tables_may_become_others() {
     shards.pgdog.stop();
 }
 
-/// A key that a default makes has to be one of the shard that makes it.
+/// A row is where the key says that its default makes.
 #[test]
-fn defaults_make_keys_where_they_know_of_shards() {
+fn rows_are_where_the_keys_of_their_defaults_are_looked_for() {
     let shards = Shards::start("shapes_keys", "workers = 2", TABLES);
     let mut client = shards.client();
     all(
@@ -309,10 +309,18 @@ fn defaults_make_keys_where_they_know_of_shards() {
     );
     for table in ["seven", "numbered", "identified", "timed", "taken"] {
         for sql in [
-            format!("INSERT INTO {table} (v) VALUES (1)"),
-            format!("INSERT INTO {table} VALUES (DEFAULT, 1)"),
+            format!("INSERT INTO {table} (v) VALUES (1) RETURNING tenant"),
+            format!("INSERT INTO {table} VALUES (DEFAULT, 1) RETURNING tenant"),
         ] {
-            assert_eq!(client.query(&sql), "E:0A000 Z:I", "{sql}");
+            let answer = client.query(&sql);
+            if table == "taken" {
+                assert_eq!(answer, "E:0A000 Z:I", "{sql}: it has none");
+                continue;
+            }
+            let key = answer.split(' ').find_map(|word| word.strip_prefix("D:"));
+            let key = key.unwrap_or_else(|| panic!("{sql}: {answer}"));
+            let count = format!("SELECT count(*) > 0 FROM {table} WHERE tenant = {key}");
+            assert_eq!(client.value(&count), "t", "{sql}: {answer}");
         }
         let sql = format!("INSERT INTO {table} VALUES (7, 1)");
         assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:I", "{sql}");
@@ -330,25 +338,41 @@ fn defaults_make_keys_where_they_know_of_shards() {
         }
     }
     for (shard, key) in own.iter().enumerate() {
-        let function = format!(
-            "CREATE FUNCTION own_key() RETURNS bigint LANGUAGE sql AS 'SELECT {}::bigint'",
-            key.unwrap()
+        let function = |schema: &str| {
+            let body = format!("'SELECT {}::bigint'", key.unwrap());
+            format!("CREATE FUNCTION {schema}.own_key() RETURNS bigint LANGUAGE sql AS {body}")
+        };
+        let mut shard = shards.shard(shard);
+        all(
+            &mut shard,
+            &[
+                "CREATE SCHEMA pgdog",
+                "GRANT USAGE ON SCHEMA pgdog TO PUBLIC",
+                &function("pgdog"),
+                &function("public"),
+            ],
         );
-        all(&mut shards.shard(shard), &[&function]);
     }
-    all(
-        &mut client,
-        &["CREATE TABLE made (tenant bigint DEFAULT own_key(), v int)"],
-    );
-    for _ in 0..30 {
-        let sql = "INSERT INTO made (v) VALUES (1)";
-        assert_eq!(client.query(sql), "C:INSERT_0_1 Z:I");
+    // Those of our schema run where the row is to be, others on the first shard.
+    for (schema, spreads) in [("pgdog", true), ("public", false)] {
+        let table = format!("made_{schema}");
+        let create =
+            format!("CREATE TABLE {table} (tenant bigint DEFAULT {schema}.own_key(), v int)");
+        all(&mut client, &[&create]);
+        for _ in 0..30 {
+            let sql = format!("INSERT INTO {table} (v) VALUES (1)");
+            assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:I");
+        }
+        let found = own.map(|key| {
+            let sql = format!(
+                "SELECT count(*) FROM {table} WHERE tenant = {}",
+                key.unwrap()
+            );
+            client.value(&sql).parse::<usize>().unwrap()
+        });
+        assert_eq!(found.iter().sum::<usize>(), 30, "{schema}: {found:?}");
+        assert_eq!(found[0] < 30, spreads, "{schema}: {found:?}");
     }
-    let found = own.map(|key| {
-        let sql = format!("SELECT count(*) FROM made WHERE tenant = {}", key.unwrap());
-        client.value(&sql).parse::<usize>().unwrap()
-    });
-    assert_eq!(found.iter().sum::<usize>(), 30, "{found:?}");
     shards.pgdog.stop();
 }
 

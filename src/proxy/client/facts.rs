@@ -13,7 +13,7 @@ use crate::routing::role::Catalogue;
 use crate::routing::views::{note_like_tables, View};
 use crate::sharding::families::note_divided;
 use crate::sharding::references::with_followers;
-use crate::sharding::schema::Schema;
+use crate::sharding::schema::{ColumnDefault, Schema};
 use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -276,9 +276,12 @@ impl Session {
     async fn ask_catalogue(&mut self) -> Result<(Facts, Instant), End> {
         let mut at = self.state.core.now();
         let soon = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
-        let anchored = self.cluster.sharding.has_anchors();
+        let wanted = (
+            self.cluster.sharding.has_anchors(),
+            self.cluster.shards() > 1,
+        );
         let before = self.cluster.known().layout.clone();
-        let asked = self.ask_shard(0, async |server| learn(server, anchored).await);
+        let asked = self.ask_shard(0, async |server| learn(server, wanted).await);
         let mut facts = match asked.await? {
             Ok((mut facts, views)) => {
                 let configured = &self.cluster.sharding;
@@ -446,8 +449,11 @@ impl Drop for Turn {
     }
 }
 
-/// `references`: foreign keys, too.
-async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View>), RunError> {
+/// `references`, `defaults`: foreign keys, and what columns get by themselves, too.
+async fn learn(
+    server: &mut Server,
+    (references, defaults): (bool, bool),
+) -> Result<(Facts, Vec<View>), RunError> {
     let mut facts = Facts {
         schema: learn_tables(server, references).await?,
         ..Facts::default()
@@ -485,7 +491,8 @@ async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View
         }
     })
     .await?;
-    let views = learn_views(server).await?;
+    let (views, defaults) = learn_qualified(server, defaults).await?;
+    facts.schema.add_defaults(defaults);
     // Each is analysed once: nothing is kept.
     let mut cache = Cache::new(0, 0);
     let computed = views.iter().filter(|view| !view.materialised);
@@ -502,24 +509,52 @@ async fn learn(server: &mut Server, references: bool) -> Result<(Facts, Vec<View
     Ok((facts, views))
 }
 
-/// Asks for views. Of those that somebody else is changing it is not known what they select.
-async fn learn_views(server: &mut Server) -> Result<Vec<View>, RunError> {
+/// Defaults of columns, each with its table's OID and its number.
+type Defaults = Vec<((u32, u16), ColumnDefault)>;
+
+/// Asks for what is to have all names qualified: views and, if they are `wanted`, defaults. Of views that somebody else is
+/// changing it is not known what they select.
+async fn learn_qualified(
+    server: &mut Server,
+    wanted: bool,
+) -> Result<(Vec<View>, Defaults), RunError> {
     server.run("BEGIN").await?;
-    let asked = async {
-        server.run(Catalogue::BEFORE_VIEWS).await?;
-        ask_views(server, Catalogue::VIEWS).await
+    server.run(Catalogue::BEFORE_VIEWS).await?;
+    let defaults = match wanted {
+        true => ask_defaults(server).await?,
+        false => Defaults::new(),
     };
-    match asked.await {
+    let views = match ask_views(server, Catalogue::VIEWS).await {
         Ok(views) => {
             server.run("COMMIT").await?;
-            Ok(views)
+            views
         }
         Err(RunError::Server(_)) => {
             server.run("ROLLBACK").await?;
-            ask_views(server, Catalogue::VIEWS_BY_NAME).await
+            ask_views(server, Catalogue::VIEWS_BY_NAME).await?
         }
-        Err(lost) => Err(lost),
-    }
+        Err(lost) => return Err(lost),
+    };
+    Ok((views, defaults))
+}
+
+async fn ask_defaults(server: &mut Server) -> Result<Defaults, RunError> {
+    let mut defaults = Defaults::new();
+    rows(server, Schema::DEFAULTS, |row| {
+        let [Some(table), Some(column), Some(expression), Some(of_type)] = row else {
+            return;
+        };
+        let text = |value| String::from_utf8_lossy(value);
+        if let (Ok(table), Ok(column)) = (text(table).parse(), text(column).parse()) {
+            let default = ColumnDefault {
+                expression: text(expression).into(),
+                of_type: text(of_type).into(),
+            };
+            defaults.push(((table, column), default));
+        }
+    })
+    .await?;
+    Ok(defaults)
 }
 
 async fn ask_views(server: &mut Server, sql: &str) -> Result<Vec<View>, RunError> {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::super::direct::{self, decisive};
 use super::super::values::Parameter;
 use super::*;
+use crate::sharding::schema::ColumnDefault;
 use crate::sharding::{hash::Hasher, Centroids, Function as Sharding, KeyType, SchemaShards};
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -46,6 +47,12 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
         name: name.into(),
         number: 0,
         has_default,
+        default: has_default.then(|| {
+            Box::new(ColumnDefault {
+                expression: "pgdog.next_id()".into(),
+                of_type: "bigint".into(),
+            })
+        }),
         maker: if has_default {
             Maker::Function
         } else {
@@ -133,6 +140,7 @@ fn show(route: Result<Route<'_>, Error>) -> String {
         Ok(Route::Several(shards)) => shards.to_string().replace(' ', ""),
         Ok(Route::Same(_)) => "same".to_owned(),
         Ok(Route::New(_)) => "new".to_owned(),
+        Ok(Route::Unmade { of, .. }) => format!("as one of {of} says"),
         Ok(Route::Rows(rows)) => {
             let rows: Vec<String> = rows.iter().map(u32::to_string).collect();
             format!("rows {}", rows.join(" "))

@@ -468,6 +468,7 @@ fn a_new_table_tells_its_columns() {
             open,
             refers,
             may_exist,
+            varying: Vec::new(),
         };
         assert_eq!(statement.created.as_deref(), Some(&expected), "{sql}");
     };
@@ -502,6 +503,11 @@ fn a_new_table_tells_its_columns() {
         check(sql, &[], (true, false), false);
     }
     assert_eq!(one("CREATE VIEW t AS SELECT 1").created, None);
+    let sql = "CREATE TABLE t (a int DEFAULT -1, b uuid DEFAULT gen_random_uuid(), c serial, d date DEFAULT CURRENT_DATE, \
+        e int GENERATED ALWAYS AS IDENTITY, f text[] DEFAULT ARRAY['x']::text[], g bigint DEFAULT nextval('s'))";
+    let varying = &one(sql).created.unwrap().varying;
+    let varying: Vec<&str> = varying.iter().map(|name| &**name).collect();
+    assert_eq!(varying, ["b", "d"], "new sequences count alike");
 }
 
 #[test]
@@ -552,6 +558,42 @@ fn what_becomes_of_tables_that_there_are() {
     ] {
         check(sql, families.clone());
     }
+    let defaults = |names: &[&str], added: &[&str], fills| Reshape {
+        columns: added.iter().map(|name| (*name).into()).collect(),
+        defaults: names.iter().map(|name| (*name).into()).collect(),
+        fills,
+        ..Reshape::default()
+    };
+    for (sql, expected) in [
+        (
+            "ALTER TABLE t ADD a int DEFAULT 1",
+            defaults(&[], &["a"], false),
+        ),
+        (
+            "ALTER TABLE t ADD a date DEFAULT now()",
+            defaults(&["a"], &["a"], true),
+        ),
+        ("ALTER TABLE t ADD a serial", defaults(&[], &["a"], true)),
+        (
+            "ALTER TABLE t ALTER a SET DEFAULT 1, ALTER b DROP DEFAULT",
+            defaults(&["a", "b"], &[], false),
+        ),
+        (
+            "ALTER TABLE t ALTER a DROP IDENTITY",
+            defaults(&["a"], &[], false),
+        ),
+    ] {
+        check(sql, expected);
+    }
+    let computed = Reshape {
+        computed: vec!["a".into()],
+        fills: true,
+        ..Reshape::default()
+    };
+    check(
+        "ALTER TABLE t ALTER a TYPE uuid USING gen_random_uuid()",
+        computed,
+    );
     let references = Reshape {
         references: true,
         ..Reshape::default()
@@ -571,7 +613,7 @@ fn what_becomes_of_tables_that_there_are() {
         check(sql, cascades);
     }
     for sql in [
-        "ALTER TABLE t ALTER a SET DEFAULT 1, OWNER TO u",
+        "ALTER TABLE t ALTER a SET STATISTICS 1, OWNER TO u",
         "ALTER TABLE t RENAME CONSTRAINT a TO b",
         "ALTER INDEX t RENAME TO u",
         "DROP TABLE t",

@@ -235,6 +235,9 @@ fn created(create: &pb::CreateStmt) -> Created {
             Some(NodeEnum::ColumnDef(column)) => {
                 created.columns.push(column.colname.as_str().into());
                 created.refers |= refers(&column.constraints);
+                if default(column) == Default::Varies {
+                    created.varying.push(column.colname.as_str().into());
+                }
             }
             Some(NodeEnum::Constraint(_)) => {
                 created.refers |= refers(std::slice::from_ref(element));
@@ -244,6 +247,79 @@ fn created(create: &pb::CreateStmt) -> Created {
     }
     created.refers |= refers(&create.constraints);
     created
+}
+
+/// What a column gets by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Default {
+    /// The same everywhere, nothing perhaps.
+    Constant,
+    /// A number of a sequence.
+    Counted,
+    /// What may be something else on every server.
+    Varies,
+}
+
+fn default(column: &pb::ColumnDef) -> Default {
+    let named = column.type_name.as_ref();
+    let (_, of_type) = names::qualified(named.map_or(&[], |named| &named.names));
+    let serial = [
+        "serial",
+        "bigserial",
+        "smallserial",
+        "serial2",
+        "serial4",
+        "serial8",
+    ];
+    if serial.contains(&&*of_type) {
+        return Default::Counted;
+    }
+    let constraints = column.constraints.iter();
+    let defaults = constraints.filter_map(|node| match node.node.as_ref()? {
+        NodeEnum::Constraint(constraint) => match constraint.contype() {
+            pb::ConstrType::ConstrDefault => constraint.raw_expr.as_deref().map(expression),
+            pb::ConstrType::ConstrIdentity => Some(Default::Counted),
+            _ => None,
+        },
+        _ => None,
+    });
+    let mut defaults = defaults.filter(|default| *default != Default::Constant);
+    defaults.next().unwrap_or(Default::Constant)
+}
+
+fn expression(node: &pb::Node) -> Default {
+    match node.node.as_ref() {
+        Some(NodeEnum::AConst(_)) => Default::Constant,
+        Some(NodeEnum::TypeCast(cast)) => cast.arg.as_deref().map_or(Default::Varies, expression),
+        Some(NodeEnum::AArrayExpr(array)) => {
+            let mut elements = array.elements.iter().map(expression);
+            match elements.all(|element| element == Default::Constant) {
+                true => Default::Constant,
+                false => Default::Varies,
+            }
+        }
+        Some(NodeEnum::FuncCall(call)) => match names::qualified(&call.funcname) {
+            (None, name) if &*name == "nextval" => Default::Counted,
+            (Some(schema), name) if &*schema == "pg_catalog" && &*name == "nextval" => {
+                Default::Counted
+            }
+            _ => Default::Varies,
+        },
+        _ => Default::Varies,
+    }
+}
+
+/// Does an expression call what may have another answer on every server?
+fn calls_anew(node: &pb::Node) -> bool {
+    let Some(node) = &node.node else {
+        return false;
+    };
+    let mut statement = Statement::new(Kind::Server);
+    facts::read(&mut statement, node.to_ref());
+    statement
+        .functions
+        .iter()
+        .any(|function| crate::sql::asked::known(&function.name).is_some() || !function.harmless)
 }
 
 /// What a definition may make of tables that there are.
@@ -290,12 +366,23 @@ fn add_command(command: &pb::AlterTableCmd, reshape: &mut Reshape) {
         pb::AlterTableType::AtAddColumn => {
             let name = column.map(|column| column.colname.as_str());
             reshape.columns.extend(name.map(Box::from));
+            let default = column.map_or(Default::Constant, |column| default(column));
+            let varies = name.filter(|_| default == Default::Varies);
+            reshape.defaults.extend(varies.map(Box::from));
+            reshape.fills |= default != Default::Constant;
+        }
+        pb::AlterTableType::AtColumnDefault
+        | pb::AlterTableType::AtAddIdentity
+        | pb::AlterTableType::AtSetIdentity
+        | pb::AlterTableType::AtDropIdentity => {
+            reshape.defaults.push(command.name.as_str().into());
         }
         pb::AlterTableType::AtDropColumn => reshape.columns.push(command.name.as_str().into()),
         pb::AlterTableType::AtAlterColumnType => {
-            let computed = column.is_some_and(|column| column.raw_default.is_some());
-            let name = computed.then(|| command.name.as_str().into());
+            let computed = column.and_then(|column| column.raw_default.as_deref());
+            let name = computed.map(|_| command.name.as_str().into());
             reshape.computed.extend(name);
+            reshape.fills |= computed.is_some_and(calls_anew);
         }
         pb::AlterTableType::AtAddInherit
         | pb::AlterTableType::AtDropInherit

@@ -25,13 +25,13 @@ use super::call::{Call, Shown};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::steps::{in_failed_transaction, Stepped};
+use super::Does;
 
 /// A batch that one server can do.
 pub(super) struct Relayed {
     pub(super) shard: usize,
     pub(super) want: Want,
-    /// It may do more than read.
-    pub(super) changes: bool,
+    pub(super) does: Does,
     /// What its statements do to cursors and settings.
     pub(super) effects: Vec<Effects>,
 }
@@ -53,7 +53,7 @@ impl Session {
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
         let (mut verdicts, mut effects) = (Vec::new(), Vec::new());
-        let (mut prepares, mut changes) = (false, false);
+        let (mut prepares, mut does) = (false, Does::default());
         for (header, body) in messages(batch) {
             match header.tag {
                 tag::PARSE => {
@@ -97,7 +97,7 @@ impl Session {
                         Err(error) => return Err(error),
                     };
                     if let Some(planned) = planned {
-                        changes |= planned.changes;
+                        does = does.and(planned.does);
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
                         verdicts.push((planned.verdict, planned.effects.sets()));
                         if !planned.effects.is_plain() {
@@ -116,7 +116,7 @@ impl Session {
         Ok(found.map(|(shard, want)| Relayed {
             shard,
             want,
-            changes,
+            does,
             effects,
         }))
     }

@@ -217,6 +217,9 @@ impl Session {
         if run.moving.is_some() {
             return Err(refused("an UPDATE that moves rows by EXECUTE"));
         }
+        if run.asking.is_some() {
+            return Err(refused("a value that a server is asked for by EXECUTE"));
+        }
         if run.gathering.is_some() {
             return Err(refused("EXECUTE of a query that is run in parts"));
         }

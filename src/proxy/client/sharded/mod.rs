@@ -5,6 +5,7 @@
 //! all end it together.
 
 mod afar;
+mod ask;
 mod batch;
 mod call;
 mod charge;
@@ -105,12 +106,31 @@ pub(super) struct Sharded {
 struct Leg {
     shard: usize,
     held: Held,
-    /// It may have done more than read in the open transaction.
-    changed: bool,
+    /// What it may have done in the open transaction.
+    does: Does,
     /// It has something of the client that only a server can keep: it stays between transactions.
     kept: bool,
     /// What was run on it may have left something behind.
     scrub: bool,
+}
+
+/// What a statement may do on its servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Does {
+    /// More than read.
+    changes: bool,
+    /// Take numbers from sequences.
+    counts: bool,
+}
+
+impl Does {
+    /// Both.
+    fn and(self, other: Self) -> Self {
+        Self {
+            changes: self.changes | other.changes,
+            counts: self.counts | other.counts,
+        }
+    }
 }
 
 impl Leg {
@@ -118,7 +138,7 @@ impl Leg {
         Self {
             shard,
             held,
-            changed: false,
+            does: Does::default(),
             kept: false,
             scrub: false,
         }
@@ -238,9 +258,12 @@ impl Session {
                 };
                 match alone {
                     Some((shard, want)) => {
-                        let changes = steps.iter().any(|step| step.changes);
+                        let does = steps
+                            .iter()
+                            .map(|step| step.does)
+                            .fold(Does::default(), Does::and);
                         let effects: Vec<_> = steps.into_iter().map(|step| step.effects).collect();
-                        self.relay_to(shard, want, changes).await?;
+                        self.relay_to(shard, want, does).await?;
                         for effects in &effects {
                             self.note_cursors(effects, shard);
                             self.remember_settings(effects);
@@ -274,10 +297,10 @@ impl Session {
                         let Relayed {
                             shard,
                             want,
-                            changes,
+                            does,
                             effects,
                         } = relayed;
-                        self.relay_to(shard, want, changes).await?;
+                        self.relay_to(shard, want, does).await?;
                         self.note_afar(&batch, &effects, shard);
                         for effects in &effects {
                             self.remember_settings(effects);
@@ -343,12 +366,12 @@ impl Session {
     }
 
     /// Passes the request on to one shard, and its answer back.
-    async fn relay_to(&mut self, shard: usize, want: Want, changes: bool) -> Result<(), End> {
+    async fn relay_to(&mut self, shard: usize, want: Want, does: Does) -> Result<(), End> {
         let mut leg = match self.take_leg(shard, want).await? {
             Ok(leg) => leg,
             Err(error) => return self.answer(&error),
         };
-        leg.changed |= changes;
+        leg.does = leg.does.and(does);
         self.aim(std::slice::from_ref(&leg));
         let relayed = Relay::new(self, &mut leg.held, Extent::Request).run().await;
         if let Err(end) = relayed {
@@ -454,7 +477,7 @@ impl Session {
         let mut leg = match kept.map(|at| self.sharded().legs.remove(at)) {
             // Kept since an earlier transaction: it joins like any other.
             Some(leg) => Leg {
-                changed: false,
+                does: Does::default(),
                 ..leg
             },
             None => match self.new_leg(shard, want).await? {

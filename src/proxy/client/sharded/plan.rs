@@ -10,17 +10,19 @@ use crate::metrics::Timed;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, Query, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::asking::may_count;
 use crate::routing::reshape::Reshaping;
 use crate::routing::role::statement_is_readable;
 use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sharding::hash::Hasher;
 use crate::sharding::Key;
+use crate::sql::asked::Asking;
 use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Settings;
-use crate::sql::statement::{Analysis, Kind, Need, Unparsed};
+use crate::sql::statement::{Analysis, Kind, Need, Statement, Unparsed};
 use crate::sql::statements::Statements;
 use crate::types::Format;
 
@@ -30,17 +32,17 @@ use super::super::Session;
 use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
 use super::lookups::lacks_keys;
-use super::route::Source;
+use super::route::{Source, View};
 use super::route_copy::copying;
 use super::two_phase::reserved;
+use super::Does;
 
 /// A statement, and what is done for it.
 pub(super) struct Planned<'a> {
     pub(super) text: &'a [u8],
     pub(super) verdict: Verdict,
     pub(super) effects: Effects,
-    /// It may do more than read.
-    pub(super) changes: bool,
+    pub(super) does: Does,
     /// It is a query whose rows a server computes as they are fetched.
     pub(super) selects: bool,
     pub(super) form: Form<'a>,
@@ -246,6 +248,14 @@ impl Planned<'_> {
         })
     }
 
+    /// What a server is asked first, and where that is.
+    pub(super) fn asking(&self) -> Option<(&Asking, &Place)> {
+        match &self.verdict {
+            Verdict::Run(run) => Some((run.asking.as_deref()?, &run.place)),
+            _ => None,
+        }
+    }
+
     /// Does it change something on several servers that all of them must have, or none?
     pub(super) fn changes_many(&self, shards: usize) -> bool {
         match &self.verdict {
@@ -314,7 +324,9 @@ impl Session {
                 // A server that joins later has to hear of it.
                 _ if in_transaction && sets => return None,
                 // Something is to be added to the answer, or to the question.
-                Verdict::Run(run) if !run.notes.is_empty() || run.executed.is_some() => {
+                Verdict::Run(run)
+                    if !run.notes.is_empty() || run.executed.is_some() || run.asking.is_some() =>
+                {
                     return None
                 }
                 Verdict::Run(run) => {
@@ -500,17 +512,14 @@ impl Session {
                     verdict
                 }
             };
-            let changes = match &verdict {
-                Verdict::Run(_) => {
-                    let facts = self.cluster.known();
-                    statement_is_readable(statement, &facts.functions).is_err()
-                }
-                _ => false,
+            let does_to_rows = match &verdict {
+                Verdict::Run(_) => self.does(statement),
+                _ => Does::default(),
             };
             planned.push(Planned {
                 text: part,
                 verdict,
-                changes,
+                does: does_to_rows,
                 selects: statement.kind == Kind::Select
                     && !matches!(
                         statement.needs_primary,
@@ -528,6 +537,19 @@ impl Session {
         Ok(planned)
     }
 
+    /// What a statement may do on its servers.
+    fn does(&self, statement: &Statement) -> Does {
+        let facts = self.cluster.known();
+        let changes = statement_is_readable(statement, &facts.functions).is_err();
+        let view = View::new(self, &facts);
+        // Who may ask for its numbers is in the same transaction.
+        let counts = changes && self.cluster.shards() > 1 && self.in_transaction();
+        Does {
+            changes,
+            counts: counts && may_count(statement, &view, &facts.functions),
+        }
+    }
+
     /// How many shards these statements of one text go to.
     fn count_routes(&self, analysis: &Analysis, planned: &[Planned<'_>]) {
         let shards = self.cluster.shards();
@@ -536,6 +558,9 @@ impl Session {
             let Verdict::Run(run) = &one.verdict else {
                 continue;
             };
+            if run.asking.is_some() {
+                continue; // it counts when it is another statement
+            }
             let touched = run.place.count(shards);
             cache.route(analysis, touched > 1);
             if shards > 1 {

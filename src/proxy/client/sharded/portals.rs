@@ -61,6 +61,8 @@ pub(super) struct Portal {
     bind: Box<[u8]>,
     /// Its rows are described when it is executed.
     described: bool,
+    /// A server was asked for the values of its statement.
+    asked: bool,
     /// Savepoints that were in force when it was bound.
     depth: usize,
     pub(super) state: State,
@@ -190,6 +192,7 @@ impl Session {
             statement,
             bind: bind.into(),
             described: false,
+            asked: false,
             depth: sharded.transaction.savepoints(),
             state: State::Bound,
             servers: None,
@@ -385,6 +388,15 @@ impl Session {
         Ok(went)
     }
 
+    /// Begins a transaction of our own, until the batch ends, if what is executed has to be in one.
+    fn begin_batch(&mut self, together: bool) {
+        let sharded = self.sharded();
+        if together && !sharded.transaction.is_open() {
+            sharded.transaction.begin(BEGIN);
+            sharded.ours = true;
+        }
+    }
+
     /// The first Execute.
     async fn execute_bound(
         &mut self,
@@ -416,6 +428,21 @@ impl Session {
         if self.sharded().transaction.is_failed() && !ends {
             return Ok((self.failed_with(&in_failed_transaction()), State::Bound));
         }
+        if let Some(asking) = planned.asking().filter(|_| !portal.asked) {
+            self.begin_batch(!lone || planned.changes_many(self.cluster.shards()));
+            let Some(text) = self.ask_first(asking).await? else {
+                return failed(Stepped::Failed);
+            };
+            // The types of parameters follow the text.
+            let types = statement.definition().get(statement.text().len()..);
+            let made = self.intern(&[&text, types.unwrap_or_default()].concat());
+            match made {
+                Ok(made) => portal.statement = made,
+                Err(error) => return failed(self.failed_with(&error)),
+            }
+            portal.asked = true;
+            return Box::pin(self.execute_bound(portal, rows, lone, behind)).await;
+        }
         let goes_on = !lone || self.sharded().transaction.is_open();
         planned.wanted = match (&planned.verdict, rows) {
             (Verdict::Run(run), Some(rows)) if planned.selects && run.executed.is_none() => {
@@ -443,12 +470,8 @@ impl Session {
         let together = !lone
             || planned.changes_many(self.cluster.shards())
             || matches!(planned.wanted, Wanted::Slice { .. });
-        let sharded = self.sharded();
-        if together && !sharded.transaction.is_open() && !planned.verdict.is_control() {
-            sharded.transaction.begin(BEGIN);
-            sharded.ours = true;
-        }
-        let alters = planned.changes || matches!(planned.verdict, Verdict::Savepoint(_));
+        self.begin_batch(together && !planned.verdict.is_control());
+        let alters = planned.does.changes || matches!(planned.verdict, Verdict::Savepoint(_));
         if alters && self.open_bound().await? == Stepped::Failed {
             return failed(Stepped::Failed);
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::asking;
 use crate::routing::defined::{Changed, Defined};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
@@ -33,6 +34,7 @@ use super::super::role::{asked_role, invalid};
 use super::super::Session;
 use super::not_known_yet;
 use super::route_copy::copying;
+use super::unknown::made;
 
 /// Where a statement has come from.
 pub(super) struct Source<'a> {
@@ -180,15 +182,72 @@ impl Session {
             }
             return Ok(Run::at(Place::These(vec![shard])));
         }
-        Ok(match route(statement, &values, &database)? {
+        let nothing = Defined::default();
+        let route = route(statement, &values, &database)?;
+        let defined = self.sharded.as_deref().map(|sharded| &sharded.defined);
+        let defined = defined.unwrap_or(&nothing);
+        if matches!(route, Route::Same(_) | Route::New(_)) && inserts(statement) {
+            if facts.are_unknown() {
+                return Err(not_known_yet("which defaults a table has"));
+            }
+            if matches!(route, Route::New(_)) && !asking::target_is_known(statement, &view) {
+                if self.learns_anew() {
+                    return Ok(at(Place::Any)); // the plan is not used
+                }
+                if defined.any() {
+                    return Err(made("the default of a sharding key"));
+                }
+            }
+        }
+        let route = match self.sequences_have_counted(statement) {
+            None => route,
+            Some(on) => {
+                let on = on.ok_or_else(|| asking::recalled_elsewhere(statement))?;
+                match route {
+                    Route::Any { .. } => Route::One(on),
+                    Route::One(shard) if shard == on => route,
+                    Route::One(_) => {
+                        let asking = asking::recalled(statement, (source.part, source.dialect))?;
+                        return Ok(Run {
+                            asking: Some(Box::new(asking)),
+                            ..Run::at(Place::These(vec![on as usize]))
+                        });
+                    }
+                    Route::Unmade { of, .. } if of.first() == Some(on) => route,
+                    Route::Same(shards) if shards.first() == Some(on) => route,
+                    _ => return Err(asking::recalled_elsewhere(statement)),
+                }
+            }
+        };
+        Ok(match route {
             Route::One(shard) => at(Place::These(vec![shard as usize])),
             Route::Any { sticky: true } => at(Place::Any),
             Route::Any { sticky: false } => at(Place::Balanced),
-            Route::Same(shards) => Run {
-                merge: MergePlan::omnisharded_write(),
-                together: true,
-                ..Run::at(these(shards))
-            },
+            Route::Same(shards) => {
+                let text = (source.part, source.dialect);
+                let asking = match shards.len() {
+                    1 => None,
+                    _ => asking::everywhere(statement, text, &view, defined)?,
+                };
+                Run {
+                    merge: MergePlan::omnisharded_write(),
+                    together: true,
+                    asking: asking.map(Box::new),
+                    ..Run::at(these(shards))
+                }
+            }
+            Route::Unmade { column, of } => {
+                let text = (source.part, source.dialect);
+                let asking = asking::key(statement, text, &view, (column, defined))?;
+                let at = match of.single() {
+                    Some(shard) => Place::These(vec![shard as usize]),
+                    None => Place::Balanced,
+                };
+                Run {
+                    asking: Some(Box::new(asking)),
+                    ..Run::at(at)
+                }
+            }
             Route::New(shards) => {
                 let all: Vec<_> = shards.iter().collect();
                 let at = self.one_of(all.len());
@@ -329,6 +388,19 @@ impl Session {
         })
     }
 
+    /// Where sequences have counted in the open transaction, for a statement that wants to know: one shard, or several.
+    fn sequences_have_counted(&self, statement: &Statement) -> Option<Option<u32>> {
+        if !asking::recalls(statement) || !self.in_transaction() {
+            return None;
+        }
+        let legs = self.sharded.iter().flat_map(|sharded| &sharded.legs);
+        let counted = legs.filter(|leg| leg.does.counts);
+        let counted: Shards = counted
+            .filter_map(|leg| u32::try_from(leg.shard).ok())
+            .collect();
+        (!counted.is_empty()).then(|| counted.single())
+    }
+
     fn refuses_several(&self) -> bool {
         let config = self.state.config();
         let names = &self.cluster.names;
@@ -384,7 +456,8 @@ impl Session {
         };
         let run = self.route_query(statement, &explained)?;
         let shards = run.place.count(self.cluster.shards());
-        if shards > 1 && analyze && statement.kind != Kind::Select {
+        let unsettled = shards > 1 || run.asking.is_some();
+        if unsettled && analyze && statement.kind != Kind::Select {
             return Err(refused("EXPLAIN ANALYZE of a change"));
         }
         let run = match &run.gathering {
@@ -417,7 +490,7 @@ impl Session {
         })
     }
 
-    fn in_transaction(&self) -> bool {
+    pub(super) fn in_transaction(&self) -> bool {
         let sharded = self.sharded.as_deref();
         sharded.is_some_and(|sharded| sharded.transaction.is_open())
     }

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::merge::{refused, MergePlan};
+use crate::routing::asking::{by_default, left_to_default};
 use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::Table;
@@ -12,6 +13,7 @@ use crate::sql::quote;
 use crate::sql::statement::{Copy, Kind, Statement};
 
 use super::super::Session;
+use super::not_known_yet;
 use super::route::{these, Source, View};
 
 impl Session {
@@ -49,6 +51,15 @@ impl Session {
             Spread::Omnisharded { .. } if copy.from => (these(tables.all()), None),
             Spread::Omnisharded { .. } => (Place::Any, None),
         };
+        if copy.from && sharded.is_none() && place.count(self.cluster.shards()) > 1 {
+            if view.facts.are_unknown() {
+                return Err(not_known_yet("which defaults a table has"));
+            }
+            let columns = known.map_or(&[][..], |table| &table.columns);
+            if let Some(column) = left_to_default(columns, &copy.columns) {
+                return Err(by_default(column));
+            }
+        }
         let Some(column) = sharded else {
             return Ok(Run {
                 together: copy.from,

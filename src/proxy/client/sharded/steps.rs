@@ -56,11 +56,28 @@ impl Session {
         let mut went = Stepped::Done;
         for (at, step) in steps.iter().enumerate() {
             let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
-            let transaction = &mut self.sharded().transaction;
-            if together && !transaction.is_open() && !step.verdict.is_control() {
-                transaction.begin(BEGIN);
-                ours = true;
-            }
+            ours |= self.begin_ours(together, step);
+            let text;
+            let made;
+            let step = match step.asking() {
+                None => step,
+                Some(asking) => {
+                    let Some(answered) = self.ask_first(asking).await? else {
+                        went = Stepped::Failed;
+                        break;
+                    };
+                    text = answered;
+                    made = match self.planned_anew(&text).await? {
+                        Ok(made) => made,
+                        Err(error) => {
+                            went = self.failed_with(&error);
+                            break;
+                        }
+                    };
+                    ours |= self.begin_ours(made.changes_many(self.cluster.shards()), &made);
+                    &made
+                }
+            };
             if step.verdict == Verdict::Begin && ours {
                 // What was a transaction of ours is the client's from here on.
                 ours = false;
@@ -85,6 +102,16 @@ impl Session {
             self.stream.send_vec(completion);
         }
         Ok(())
+    }
+
+    /// Begins a transaction of our own, if a statement has to be in one and is not.
+    fn begin_ours(&mut self, together: bool, step: &Planned<'_>) -> bool {
+        let transaction = &mut self.sharded().transaction;
+        let begins = together && !transaction.is_open() && !step.verdict.is_control();
+        if begins {
+            transaction.begin(BEGIN);
+        }
+        begins
     }
 
     /// What PostgreSQL says of a statement that needs a transaction block where there is only that of several statements, which
@@ -261,6 +288,9 @@ impl Session {
 
     /// Runs a statement where `run` says.
     async fn run_at(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
+        if run.asking.is_some() {
+            return Ok(self.failed_with(&refused("a value that a server is asked for")));
+        }
         if let Some(reshaping) = &run.reshaping {
             return Box::pin(self.run_reshaping(step, run, reshaping)).await;
         }
@@ -302,7 +332,7 @@ impl Session {
         };
         for leg in &mut legs {
             leg.scrub |= ties.scrub();
-            leg.changed |= step.changes;
+            leg.does = leg.does.and(step.does);
         }
         if let Some(Copying::In(rows)) = &run.copying {
             let request = copy::Request {
@@ -496,7 +526,7 @@ impl Session {
         let mut fared = Fared::Committed;
         let mut readers = Vec::new();
         if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
-            (legs, readers) = legs.into_iter().partition(|leg| leg.changed);
+            (legs, readers) = legs.into_iter().partition(|leg| leg.does.changes);
             fared = self.end_readers(&mut readers, &mut legs).await?;
         }
         if fared == Fared::RolledBack {

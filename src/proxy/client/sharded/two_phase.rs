@@ -16,7 +16,7 @@ use crate::routing::two_phase::{is_needed, Cause, Outcome};
 use super::super::super::core_state::{Activity, Notice};
 use super::super::super::two_phase::{commit, Conclusion};
 use super::super::{End, Session, WAITING_BYTES_MAX};
-use super::Leg;
+use super::{Does, Leg};
 
 /// What has become of a transaction that was to be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Session {
                 legs.push(Leg {
                     shard,
                     held,
-                    changed: false,
+                    does: Does::default(),
                     kept: *kept,
                     scrub: *scrub,
                 });

@@ -7,7 +7,7 @@ use crate::config::choice::PrimaryKeyRewrite;
 use crate::error::Error;
 use crate::prepared::Statement;
 use crate::routing::primary_key::missing_key;
-use crate::sql::generated_keys::{with_key, Gap};
+use crate::sql::gaps::{with_key, Gap};
 use crate::sql::statements::Statements;
 use crate::sql::unique_ids::{mentions, replace};
 

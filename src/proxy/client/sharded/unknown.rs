@@ -44,6 +44,12 @@ impl Session {
         Ok(false) // there is none of that name
     }
 
+    /// Is the catalogue to be asked for what the request under way has? It has not been yet.
+    pub(super) fn learns_anew(&self) -> bool {
+        let sharded = self.sharded.as_deref();
+        sharded.is_some_and(|sharded| sharded.translations.learn())
+    }
+
     /// The same for functions, of a statement that more than one shard may run.
     pub(super) fn lacks_functions(
         &self,
@@ -75,6 +81,7 @@ impl Session {
     }
 }
 
-fn made(what: &str) -> Error {
+/// What only the open transaction knows.
+pub(super) fn made(what: &str) -> Error {
     refused(&format!("{what}, which its transaction may have changed,"))
 }

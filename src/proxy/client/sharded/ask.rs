@@ -1,0 +1,83 @@
+//! A statement with values of its servers: one of them is asked for these first, in the open transaction if there is one, and then it is
+//! another statement, which all get.
+
+use crate::error::Error;
+use crate::merge::refused;
+use crate::routing::verdict::Place;
+use crate::sql::asked::Asking;
+use crate::sql::session::Effects;
+
+use super::super::super::cluster::Want;
+use super::super::super::server::Collector;
+use super::super::{End, Session};
+use super::plan::Planned;
+use super::steps::in_failed_transaction;
+use super::stop::Stop;
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+impl Session {
+    /// The text of the statement with its values. `None`: it cannot be had, and the client was told.
+    pub(super) async fn ask_first(
+        &mut self,
+        (asking, place): (&Asking, &Place),
+    ) -> Result<Option<Vec<u8>>, End> {
+        let asked = match self.sharded().transaction.is_failed() {
+            true => Err(in_failed_transaction().into()),
+            false => self.asked(asking, place).await,
+        };
+        match asked {
+            Ok(text) => Ok(Some(text)),
+            Err(stop) => {
+                self.tell_stop(stop)?;
+                self.sharded().transaction.fail();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn asked(&mut self, asking: &Asking, place: &Place) -> Result<Vec<u8>, Stop> {
+        let shards = self.shards_at(place);
+        let shard = shards.first().copied().unwrap_or_default();
+        let mut leg = self.take_leg(shard, Want::Write).await??;
+        leg.does.counts |= asking.counts();
+        self.aim(std::slice::from_ref(&leg));
+        let mut answer = Collector::up_to(ANSWER_BYTES_MAX);
+        let ran = leg.held.run_into(asking.question(), &mut answer).await;
+        let ran = ran.map_err(|why| Stop::of(&leg, why));
+        let tag = ran.is_ok().then_some(&b"SELECT"[..]);
+        self.end_step(vec![leg], &Effects::default(), tag);
+        ran?;
+        if let Some(body) = answer.error() {
+            return Err(Stop::Server(body));
+        }
+        if answer.is_cut() {
+            return Err(refused("a value of this size that a server is asked for").into());
+        }
+        let mut values = Vec::new();
+        answer.each_row(|row| values.push(row.first().copied().flatten().map(<[u8]>::to_vec)));
+        Ok(asking.statement(&values)?)
+    }
+
+    /// The one statement of a text that has come in a Query.
+    pub(super) async fn planned_anew<'t>(
+        &mut self,
+        text: &'t [u8],
+    ) -> Result<Result<Planned<'t>, Error>, End> {
+        let mut steps = loop {
+            let steps = self.statements_of(text, None, &[]);
+            if !self.must_look_up() {
+                break steps;
+            }
+            if let Err(error) = Box::pin(self.look_up()).await? {
+                break Err(error);
+            }
+        };
+        Ok(match &mut steps {
+            Ok(one) if one.len() == 1 => one.pop().ok_or_else(|| refused("this statement")),
+            Ok(_) => Err(refused("this statement")),
+            Err(error) => Err(error.clone()),
+        })
+    }
+}
