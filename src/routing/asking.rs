@@ -11,9 +11,9 @@ use crate::sharding::ShardedColumn;
 use crate::sql::asked::{as_text, calls, is_constant, known, Asking, Draft, Known};
 use crate::sql::gaps::{edits, value_at, Missing};
 use crate::sql::insert_rows::InsertRows;
-use crate::sql::keys::{Change, Operand, Rows, Write};
+use crate::sql::keys::{Change, Operand, Reference, Rows, Write};
 use crate::sql::lexer::{Dialect, Kind, Lexer, Token};
-use crate::sql::statement::{Function, Kind as Command, Statement};
+use crate::sql::statement::{Copy, Function, Kind as Command, Statement};
 
 use super::defined::Defined;
 use super::primary_key::gap;
@@ -142,6 +142,12 @@ pub fn everywhere(
         let columns = columns_of(write, statement, schema);
         let reference = keys.references.get(usize::from(write.target));
         let made = reference.map_or(&[][..], |reference| defined.defaults(&reference.name));
+        let adds = matches!(write.change, Change::Insert { .. } | Change::Merge { .. });
+        let below = |one: &Reference| schema.varies_below(one.schema.as_deref(), &one.name);
+        if adds && reference.is_some_and(below) {
+            let what = "a change of an omnisharded table with such defaults through a view";
+            return Err(refused(what));
+        }
         if let Some(column) = made.iter().find(|column| may_be_missing(write, column)) {
             return Err(by_default(column));
         }
@@ -239,7 +245,7 @@ fn columns_of<'s>(
 }
 
 /// Does a default give each server a value of its own?
-fn varies(column: &TableColumn) -> bool {
+pub(super) fn varies(column: &TableColumn) -> bool {
     let default = column.default.as_deref();
     !column.generated && default.is_some_and(|default| !is_constant(&default.expression))
 }
@@ -284,11 +290,38 @@ fn may_be_missing(write: &Write, column: &str) -> bool {
     unnamed || gap(write, column, 0).is_some()
 }
 
-/// Columns of which each server would have another value, and that are not among those that a COPY names.
-pub fn left_to_default<'c>(columns: &'c [TableColumn], named: &[Box<str>]) -> Option<&'c str> {
-    let mut left = columns.iter().filter(|column| varies(column));
-    let left = left.find(|column| !named.is_empty() && !named.contains(&column.name));
-    left.map(|column| &*column.name)
+/// Would a COPY of the same rows to several servers, into a table with these columns, store the same on each? `made`: those whose
+/// defaults the open transaction has changed.
+///
+/// Errors: not for sure (0A000).
+pub fn copied(
+    statement: &Statement,
+    copy: &Copy,
+    (text, dialect): Text<'_>,
+    (columns, made): (&[TableColumn], &[Box<str>]),
+    functions: &Catalogue,
+) -> Result<(), Error> {
+    let named = |column: &str| {
+        let mut named = copy.columns.iter();
+        copy.columns.is_empty() || named.any(|name| **name == *column)
+    };
+    let marked = copy.options.iter().any(|(name, _)| **name == *"default");
+    let varying = columns.iter().filter(|column| varies(column));
+    let mut varying = varying.map(|column| &column.name).chain(made);
+    if let Some(column) = varying.find(|column| marked || !named(column)) {
+        return Err(by_default(column));
+    }
+    let mut called = statement.functions.iter();
+    let other = called.find(|function| !functions.function_is_harmless(function));
+    let calls = match copy.filtered {
+        true => calls(text, dialect),
+        false => Vec::new(),
+    };
+    let own = calls.first().map(|call| call.known.name());
+    match own.or_else(|| other.map(|function| &*function.name)) {
+        Some(name) => Err(by_function(name)),
+        None => Ok(()),
+    }
 }
 
 /// May an UPDATE, on its own or within another change, set this column to DEFAULT? `tail`: what follows the rows of an INSERT.
@@ -363,8 +396,7 @@ fn by_function(name: &str) -> Error {
     ))
 }
 
-/// Why a change is not done that leaves this column to its default.
-pub fn by_default(column: &str) -> Error {
+fn by_default(column: &str) -> Error {
     let what = format!(
         "a change of an omnisharded table that leaves \"{column}\" to its default in this form"
     );

@@ -78,6 +78,12 @@ pub trait Schema {
         None
     }
 
+    /// Is it a view below which defaults give each server a value of its own?
+    fn varies_below(&self, schema: Option<&str>, table: &str) -> bool {
+        let _ = (schema, table);
+        false
+    }
+
     /// Why nobody knows what a server has of this table, if that is known of it.
     fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
         let _ = (schema, table);

@@ -13,6 +13,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::quote;
 use crate::sql::statement::Analysis;
 
+use super::asking::varies;
 use super::role::Catalogue;
 use super::route::{
     is_system_catalog, route, unknown_table, ColumnOf, Database, Opaque, Route, Schema, TableColumn,
@@ -52,6 +53,9 @@ pub fn note_like_tables(
             let found = is_like_table(view, (text, analysis), known, tables, functions);
             if found {
                 known.note_kind(&view.schema, &view.name, TableKind::LikeTable);
+                if varies_below(view, analysis, known) {
+                    known.note_varies_below(&view.schema, &view.name);
+                }
             }
             !found
         });
@@ -104,6 +108,19 @@ fn is_like_table(
     let known = !catalogue && unknown_table(statement, &database, |_| false).is_none();
     let route = route(statement, &values, &database);
     known && matches!(route, Ok(Route::Several(_) | Route::Same(_)))
+}
+
+/// Have tables that a view selects from defaults that are not the same everywhere?
+fn varies_below(view: &View, analysis: &Analysis, known: &Known) -> bool {
+    let statements = analysis.statements.iter().flatten();
+    let keys = statements.filter_map(|statement| statement.keys.as_deref());
+    let mut references = keys.flat_map(|keys| &keys.references);
+    references.any(|reference| {
+        let schema = reference.schema.as_deref();
+        let own = schema == Some(view.schema.as_str()) && *reference.name == *view.name;
+        let table = known.table(schema, &reference.name, || []);
+        !own && table.is_some_and(|table| table.varies_below || table.columns.iter().any(varies))
+    })
 }
 
 /// The database's tables, for the definition of a view, which is taken for a table itself.

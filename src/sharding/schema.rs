@@ -23,6 +23,8 @@ pub struct Table {
     pub references: Vec<Reference>,
     /// What it inherits from, or is a partition of.
     pub parents: Vec<u32>,
+    /// It is a view, and what is inserted into it may get values by defaults below it that are not the same everywhere.
+    pub varies_below: bool,
 }
 
 /// A foreign key.
@@ -266,6 +268,7 @@ impl Schema {
                     columns: Vec::new(),
                     references: Vec::new(),
                     parents: Vec::new(),
+                    varies_below: false,
                 });
                 tables.len() - 1
             }
@@ -320,6 +323,14 @@ impl Schema {
         let tables = self.tables.get_mut(name).into_iter().flatten();
         for table in tables.filter(|table| *table.schema == *schema) {
             table.kind = kind;
+        }
+    }
+
+    /// Of this view there are defaults below it that are not the same everywhere.
+    pub fn note_varies_below(&mut self, schema: &str, name: &str) {
+        let tables = self.tables.get_mut(name).into_iter().flatten();
+        for table in tables.filter(|table| *table.schema == *schema) {
+            table.varies_below = true;
         }
     }
 

@@ -427,6 +427,20 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
     all(
         &mut client,
         &[
+            "CREATE VIEW recent AS SELECT id, v FROM notes",
+            "CREATE VIEW copied AS SELECT * FROM plain",
+        ],
+    );
+    all(
+        &mut client,
+        &[
+            "INSERT INTO copied VALUES (0, now()::text)",
+            "DELETE FROM copied",
+        ],
+    );
+    all(
+        &mut client,
+        &[
             "INSERT INTO plain VALUES (1, 'a'), (2, 'b')",
             "INSERT INTO notes (id) VALUES (1)",
         ],
@@ -446,6 +460,8 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "INSERT INTO notes (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET token = DEFAULT",
         "INSERT INTO always OVERRIDING USER VALUE VALUES (1, 1)",
         "COPY notes (v) FROM STDIN",
+        "COPY plain FROM STDIN WHERE b < now()::text",
+        "INSERT INTO recent (v) VALUES (1)",
         "INSERT INTO users VALUES ((SELECT max(a) FROM plain), 'x')",
         "INSERT INTO users (name) SELECT b FROM plain",
         "EXPLAIN ANALYZE INSERT INTO users (name) VALUES ('x')",

@@ -293,12 +293,30 @@ fn keys_that_nobody_knows_are_asked() {
 }
 
 #[test]
-fn copy_names_what_varies() {
-    let named = |names: &[&str]| {
-        let names: Vec<Box<str>> = names.iter().map(|name| (*name).into()).collect();
-        left_to_default(&tables(false).0, &names).map(str::to_owned)
-    };
-    assert_eq!(named(&[]), None, "all have values");
-    assert_eq!(named(&["id", "at"]), None);
-    assert_eq!(named(&["id", "a"]).as_deref(), Some("at"));
+fn copies_are_the_same_or_refused() {
+    let own = Catalogue::default();
+    for (sql, same) in [
+        ("COPY t FROM STDIN", true),
+        ("COPY t (at, id) FROM STDIN", true),
+        ("COPY t (id, a) FROM STDIN", false),
+        ("COPY t FROM STDIN WITH (DEFAULT 'd')", false),
+        ("COPY t FROM STDIN WHERE a > 5 AND abs(a) < 7", true),
+        ("COPY t FROM STDIN WHERE at < now()", false),
+        ("COPY t FROM STDIN WHERE at < CURRENT_DATE", false),
+        ("COPY t FROM STDIN WHERE a < random()", false),
+        ("COPY t FROM STDIN WHERE my_function(a)", false),
+    ] {
+        let mut cache = Cache::new(0, 0);
+        let analysed = cache.analyse(sql.as_bytes(), Dialect::default());
+        let statement = &analysed.analysis.statements.as_ref().unwrap()[0];
+        let Command::Copy(copy) = &statement.kind else {
+            panic!("{sql}")
+        };
+        let text = (sql.as_bytes(), Dialect::default());
+        let found = copied(statement, copy, text, (&tables(false).0, &[]), &own);
+        assert_eq!(found.is_ok(), same, "{sql}: {found:?}");
+        let another = copied(statement, copy, text, (&[], &["n".into()]), &own);
+        let expected = same && copy.columns.is_empty();
+        assert_eq!(another.is_ok(), expected, "{sql}: {another:?}");
+    }
 }

@@ -190,6 +190,10 @@ fn copy(n: &pb::CopyStmt, literals: Literals<'_>) -> Statement {
         TableUse::Read
     };
     let mut statement = Statement::new(Kind::Copy(Box::new(copy)));
+    let filter = n.where_clause.as_deref();
+    if let Some(filter) = filter.and_then(|node| node.node.as_ref()) {
+        facts::read(&mut statement, filter.to_ref());
+    }
     if let Some(table) = &n.relation {
         statement.tables.push(table_of(table, usage));
     }

@@ -608,6 +608,11 @@ impl Schema for View<'_> {
         self.table(None, table).map(|table| &*table.schema)
     }
 
+    fn varies_below(&self, schema: Option<&str>, table: &str) -> bool {
+        let found = self.table(schema, table);
+        found.is_some_and(|table| table.varies_below)
+    }
+
     fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
         self.table(schema, table)?.opaque()
     }

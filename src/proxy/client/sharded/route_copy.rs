@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::merge::{refused, MergePlan};
-use crate::routing::asking::{by_default, left_to_default};
+use crate::routing::asking::copied;
 use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::Table;
@@ -56,9 +56,16 @@ impl Session {
                 return Err(not_known_yet("which defaults a table has"));
             }
             let columns = known.map_or(&[][..], |table| &table.columns);
-            if let Some(column) = left_to_default(columns, &copy.columns) {
-                return Err(by_default(column));
-            }
+            let text = (source.part, source.dialect);
+            let defined = self.sharded.as_deref().map(|sharded| &sharded.defined);
+            let made = defined.map_or(&[][..], |defined| defined.defaults(&named.name));
+            copied(
+                statement,
+                copy,
+                text,
+                (columns, made),
+                &view.facts.functions,
+            )?;
         }
         let Some(column) = sharded else {
             return Ok(Run {
