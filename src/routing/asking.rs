@@ -111,7 +111,29 @@ pub fn everywhere(
     let Some(keys) = statement.keys.as_deref() else {
         return Ok(None);
     };
+    let rows = InsertRows::find(text, dialect);
+    let rows = rows.as_ref().map_or(&[][..], InsertRows::ranges);
     let mut draft = Draft::new(text, dialect);
+    let recalls = add_calls(&mut draft, statement, (text, dialect), rows)?;
+    let tail = within(text, rows.last().map_or(0, |row| row.end)..text.len());
+    for write in &keys.writes {
+        let missing = left_to_defaults(write, statement, (tail, dialect), schema, defined)?;
+        let counts = |(_, column): &(Missing<'_>, &TableColumn)| column.maker == Maker::Sequence;
+        if let Some(name) = recalls.filter(|_| missing.iter().any(counts)) {
+            return Err(by_function(name)); // which of them is first?
+        }
+        add(&mut draft, (text, dialect), &missing)?;
+    }
+    draft.finish()
+}
+
+/// Adds what is called of functions that differ from server to server. Tells which of them asks what sequences have done.
+fn add_calls(
+    draft: &mut Draft<'_>,
+    statement: &Statement,
+    (text, dialect): Text<'_>,
+    rows: &[Range<usize>],
+) -> Result<Option<&'static str>, Error> {
     let calls = calls(text, dialect);
     let unseen = |function: &&Function| {
         let mut found = calls.iter().map(|call| call.known.name());
@@ -120,11 +142,9 @@ pub fn everywhere(
     if let Some(function) = statement.functions.iter().find(unseen) {
         return Err(by_function(&function.name));
     }
-    let rows = InsertRows::find(text, dialect);
-    let ranges = rows.as_ref().map_or(&[][..], InsertRows::ranges);
     let mut recalls = None;
     for call in &calls {
-        let row = ranges.iter().find(|row| row.contains(&call.place.start));
+        let row = rows.iter().find(|row| row.contains(&call.place.start));
         let once = row.is_some_and(|row| !has_query(within(text, row.clone()), dialect));
         match call.known.stable {
             // Of one server.
@@ -137,40 +157,44 @@ pub fn everywhere(
         }
         draft.call(call);
     }
-    let tail = ranges.last().map_or(0, |row| row.end);
-    for write in &keys.writes {
-        let columns = columns_of(write, statement, schema);
-        let reference = keys.references.get(usize::from(write.target));
-        let made = reference.map_or(&[][..], |reference| defined.defaults(&reference.name));
-        let adds = matches!(write.change, Change::Insert { .. } | Change::Merge { .. });
-        let below = |one: &Reference| schema.varies_below(one.schema.as_deref(), &one.name);
-        if adds && reference.is_some_and(below) {
-            let what = "a change of an omnisharded table with such defaults through a view";
-            return Err(refused(what));
-        }
-        if let Some(column) = made.iter().find(|column| may_be_missing(write, column)) {
-            return Err(by_default(column));
-        }
-        let missing = missing(write, columns, varies).map_err(|column| by_default(&column.name))?;
-        if let Some((_, column)) = missing.first().filter(|_| !has_rows(write, &keys.writes)) {
-            return Err(by_default(&column.name));
-        }
-        let tail = within(text, tail..text.len());
-        let mut varying = columns.iter().filter(|column| varies(column));
-        if let Some(column) =
-            varying.find(|column| may_set_default(write, &column.name, tail, dialect))
-        {
-            return Err(by_default(&column.name));
-        }
-        let counts = missing
-            .iter()
-            .any(|(_, column)| column.maker == Maker::Sequence);
-        if let Some(name) = recalls.filter(|_| counts) {
-            return Err(by_function(name));
-        }
-        add(&mut draft, (text, dialect), &missing)?;
+    Ok(recalls)
+}
+
+/// The columns that a change leaves to defaults that differ from server to server. `tail`: what follows the rows of an INSERT.
+///
+/// Errors: one of them cannot be given a value in this form, or nobody knows what its default is.
+fn left_to_defaults<'s>(
+    write: &Write,
+    statement: &Statement,
+    (tail, dialect): Text<'_>,
+    schema: &'s dyn Schema,
+    defined: &Defined,
+) -> Result<Lacking<'s>, Error> {
+    let keys = statement.keys.as_deref();
+    let writes = keys.map_or(&[][..], |keys| &keys.writes);
+    let reference = keys.and_then(|keys| keys.references.get(usize::from(write.target)));
+    let adds = matches!(write.change, Change::Insert { .. } | Change::Merge { .. });
+    let below = |one: &Reference| schema.varies_below(one.schema.as_deref(), &one.name);
+    if adds && reference.is_some_and(below) {
+        let what = "a change of an omnisharded table with such defaults through a view";
+        return Err(refused(what));
     }
-    draft.finish()
+    let made = reference.map_or(&[][..], |reference| defined.defaults(&reference.name));
+    if let Some(column) = made.iter().find(|column| may_be_missing(write, column)) {
+        return Err(by_default(column));
+    }
+    let columns = columns_of(write, statement, schema);
+    let set = |column: &&TableColumn| {
+        varies(column) && may_set_default(write, &column.name, tail, dialect)
+    };
+    if let Some(column) = columns.iter().find(set) {
+        return Err(by_default(&column.name));
+    }
+    let missing = missing(write, columns, varies).map_err(|column| by_default(&column.name))?;
+    match missing.first() {
+        Some((_, column)) if !has_rows(write, writes) => Err(by_default(&column.name)),
+        _ => Ok(missing),
+    }
 }
 
 /// What is to be asked before an INSERT whose rows have keys of this column that nobody knows yet.
