@@ -8,6 +8,7 @@ use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
 use super::asking::{has_rows, is_asked, is_of_sequences, is_volatile};
+use super::echo::may_be_echoed;
 use super::reach::{Table, EVERYTHING};
 use super::route::{Maker, Route, Router, Stop, TableColumn};
 use super::values::NoKey;
@@ -98,14 +99,20 @@ impl<'s> Router<'_, 's> {
             let what = format!("{what} of an omnisharded table by rows of a sharded one");
             return Err(refused(&what).into());
         }
+        let echoes = self.keys.writes.len() == 1 && may_be_echoed(write);
         // LIMIT may choose other rows on every shard.
         let mut levels = self.keys.levels.iter().skip(usize::from(write.level) + 1);
-        if levels.any(|level| level.reduces) {
+        let reduces = levels.any(|level| level.reduces);
+        if reduces && !echoes {
             let what =
                 format!("{what} of an omnisharded table by a subquery with groups or a limit");
             return Err(refused(&what).into());
         }
-        let rows = has_rows(write, &self.keys.writes);
+        let anew = self
+            .functions
+            .iter()
+            .any(|one| is_asked(one) && is_volatile(one));
+        let rows = echoes || has_rows(write, &self.keys.writes);
         let differs = |function: &&Function| match is_asked(function) {
             true => is_volatile(function) && !rows,
             false => !self.database.functions.function_is_harmless(function),
@@ -114,7 +121,11 @@ impl<'s> Router<'_, 's> {
             let what = format!("{what} of an omnisharded table by {}()", function.name);
             return Err(refused(&what).into());
         }
-        Ok(Route::Same(self.database.tables.all()))
+        let all = self.database.tables.all();
+        Ok(match echoes && (reduces || anew) {
+            true => Route::Echoed(all),
+            false => Route::Same(all),
+        })
     }
 
     /// Changes within a query, of omnisharded tables alone: each shard does them, and the rows of one are the client's.

@@ -10,8 +10,7 @@
 //! So expressions, triggers, and what PostgreSQL refuses are as they are without shards, but that triggers of the
 //! UPDATE see the old key. One row is moved by a statement; more are refused.
 
-use std::fmt::Write as _;
-
+use super::plainly::plainly;
 use super::values::is_open;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
@@ -134,32 +133,14 @@ impl Moving {
 
     /// Takes the row from the old shard. Between two rows of settings it gives the row, all in text.
     pub fn take(&self, place: &Place, columns: &[Box<str>]) -> String {
-        let mut text = "SELECT ".to_owned();
-        for (at, (setting, value)) in SETTINGS.iter().enumerate() {
-            let comma = if at > 0 { ", " } else { "" };
-            let _ = write!(
-                text,
-                "{comma}pg_catalog.set_config('pgdog.kept_{setting}', pg_catalog.current_setting('{setting}'), true), \
-                 pg_catalog.set_config('{setting}', '{value}', true)"
-            );
-        }
         let names: Vec<_> = columns.iter().map(|column| quote::name(column)).collect();
-        let _ = write!(
-            text,
-            "; DELETE FROM {} WHERE tableoid = {} AND ctid = '{}' RETURNING {}; SELECT ",
+        plainly(&format!(
+            "DELETE FROM {} WHERE tableoid = {} AND ctid = '{}' RETURNING {}",
             self.table,
             place.table,
             place.row,
             names.join(", ")
-        );
-        for (at, (setting, _)) in SETTINGS.iter().enumerate() {
-            let comma = if at > 0 { ", " } else { "" };
-            let _ = write!(
-                text,
-                "{comma}pg_catalog.set_config('{setting}', pg_catalog.current_setting('pgdog.kept_{setting}'), true)"
-            );
-        }
-        text
+        ))
     }
 
     /// Puts it onto the new shard.
@@ -201,8 +182,8 @@ impl Moving {
 /// Where a row is on its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    table: u32,
-    row: String,
+    pub(super) table: u32,
+    pub(super) row: String,
 }
 
 impl Place {
@@ -216,13 +197,6 @@ impl Place {
         })
     }
 }
-
-/// Settings under which a value's text says all of it, whatever the settings where it is read.
-const SETTINGS: [(&str, &str); 3] = [
-    ("datestyle", "ISO"),
-    ("intervalstyle", "postgres"),
-    ("extra_float_digits", "3"),
-];
 
 /// More than one row has another key now.
 pub fn too_many(rows: usize) -> Error {

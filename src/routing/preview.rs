@@ -126,6 +126,7 @@ fn query_preview(
         Route::Several(_)
         | Route::Same(_)
         | Route::Rows(_)
+        | Route::Echoed(_)
         | Route::Unmade { .. }
         | Route::Move { .. }
         | Route::Lookup(..) => Reach::Multi,

@@ -39,6 +39,8 @@ pub enum Route<'s> {
     Same(Shards),
     /// One shard stores it, whichever: a new row whose key the shard makes.
     New(Shards),
+    /// The first of these does it, and the others store the rows that it has stored.
+    Echoed(Shards),
     /// A row's key is for a server to make, one of these: ask it first, and route what the answer makes of the statement.
     Unmade {
         /// The key's column.
@@ -240,6 +242,10 @@ impl fmt::Display for Route<'_> {
             Self::Several(shards) => write!(f, "shards {shards}"),
             Self::Same(shards) => write!(f, "the same on shards {shards}"),
             Self::New(_) => f.write_str("any shard, which makes the key"),
+            Self::Echoed(shards) => write!(
+                f,
+                "the first of shards {shards}, whose rows all others store"
+            ),
             Self::Unmade { of, .. } => write!(f, "as the key says that one of shards {of} makes"),
             Self::Rows(rows) => {
                 let shards: Shards = rows.iter().copied().collect();

@@ -11,6 +11,7 @@ use crate::sql::insert_rows::InsertPart;
 use crate::sql::statement::{Kind, Need, Statement};
 
 use super::copy::Copying;
+use super::echo::Echo;
 use super::moves::Moving;
 use super::reshape::Reshaping;
 use super::values::Argument;
@@ -98,6 +99,8 @@ pub struct Run {
     pub gathering: Option<Box<Across>>,
     /// It is one of those.
     pub part: Option<SelectPart>,
+    /// It is an INSERT that the first server does, and the others store its rows.
+    pub echo: Option<Box<Echo>>,
     /// It may make other tables of some that have rows.
     pub reshaping: Option<Box<Reshaping>>,
     /// A server of the place is to be asked first; then it is another statement.
@@ -223,6 +226,7 @@ impl Run {
             moving: None,
             gathering: None,
             part: None,
+            echo: None,
             reshaping: None,
             asking: None,
             apart: None,

@@ -54,6 +54,7 @@ pub mod oid {
     pub const TIMETZ: u32 = 1266;
     pub const BIT: u32 = 1560;
     pub const VARBIT: u32 = 1562;
+    pub const MONEY_ARRAY: u32 = 791;
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
     pub const PG_LSN: u32 = 3220;

@@ -257,6 +257,95 @@ fn keys_that_a_default_makes_are_where_they_are_looked_for() {
     shards.pgdog.stop();
 }
 
+/// Rows of a query are those that the first shard has found and made.
+#[test]
+fn rows_of_a_query_are_stored_alike() {
+    let (shards, mut client) = started("asked_echo");
+    all(
+        &mut client,
+        &[
+            "INSERT INTO plain SELECT n, 'x' FROM generate_series(1, 30) n",
+            "SET DateStyle = 'SQL, DMY'",
+            "SET IntervalStyle = 'sql_standard'",
+            "SET extra_float_digits = 0",
+            "SET TimeZone = 'Asia/Kolkata'",
+            "CREATE TABLE typed (n bigint GENERATED ALWAYS AS IDENTITY, d timestamptz, f double precision, g real, \
+                i interval, b bytea, a text[], j jsonb, t text, c char(5), l int, w bigint GENERATED ALWAYS AS (l * 2) STORED) \
+                PARTITION BY LIST (t)",
+            "CREATE TABLE typed_x PARTITION OF typed FOR VALUES IN ('x')",
+            "CREATE TABLE typed_other PARTITION OF typed DEFAULT",
+        ],
+    );
+    for (sql, tag) in [
+        ("INSERT INTO notes (v) SELECT a FROM plain WHERE a < 9", "INSERT_0_8"),
+        ("INSERT INTO notes (v, r) SELECT a, random() FROM plain ORDER BY random() LIMIT 5;", "INSERT_0_5"),
+        ("INSERT INTO notes (v) SELECT count(*) FROM plain GROUP BY a % 3", "INSERT_0_3"),
+        ("INSERT INTO notes (id, v) SELECT id, v FROM notes ON CONFLICT DO NOTHING", "INSERT_0_0"),
+        ("INSERT INTO notes (id, v) SELECT id + (v % 2), 77 FROM notes ON CONFLICT (id) DO NOTHING -- some", ""),
+        (
+            "INSERT INTO plain SELECT nextval('numbers'), gen_random_uuid()::text FROM generate_series(1, 2500)",
+            "INSERT_0_2500",
+        ),
+        ("INSERT INTO plain SELECT 1, 'y' WHERE false AND random() > 2", "INSERT_0_0"),
+        (
+            "INSERT INTO typed (d, f, g, i, b, a, j, t, c, l) SELECT clock_timestamp(), random() / 3, random() / 3, \
+                n * interval '1 month 1 hour', decode('00ff5c27', 'hex'), ARRAY['a\"b', NULL, E'\\\\'], \
+                '{\"k\": \"it''s\"}', CASE WHEN n % 2 = 0 THEN 'x' ELSE E'a\\\\b''c' END, 'ab', n FROM generate_series(1, 40) n",
+            "INSERT_0_40",
+        ),
+    ] {
+        let answer = client.query(sql);
+        match tag {
+            "" => assert!(answer.starts_with("C:INSERT_0_"), "{sql}: {answer}"),
+            tag => assert_eq!(answer, format!("C:{tag} Z:I"), "{sql}"),
+        }
+        for table in ["notes", "plain", "typed"] {
+            same(&shards, table, sql);
+        }
+    }
+    let sums = (0..3).map(|shard| {
+        let mut shard = shards.shard(shard);
+        shard.query("SET extra_float_digits = 3");
+        shard.value("SELECT concat(sum(f), ' ', sum(g), ' ', max(d), ' ', count(*) FILTER (WHERE t = 'x')) FROM typed")
+    });
+    let sums: Vec<_> = sums.collect();
+    assert!(
+        sums.windows(2).all(|pair| pair[0] == pair[1]),
+        "to the last bit: {sums:?}"
+    );
+    // Settings are the client's again.
+    assert_eq!(client.value("SHOW DateStyle"), "SQL, DMY");
+    // In both protocols, and undone with its transaction.
+    let insert = "INSERT INTO notes (v, at) SELECT $1::int + n, $2 FROM generate_series(1, 3) n";
+    let values = [Some("100"), Some("01/02/2003 04:05:06")];
+    assert_eq!(
+        client.ask(&[run(insert, &values), sync()]),
+        "1 2 C:INSERT_0_3 Z:I"
+    );
+    let batch = [
+        parse("", insert),
+        bind("", "", &values),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    assert_eq!(client.ask(&batch), "1 2 n C:INSERT_0_3 Z:I");
+    let count = "SELECT count(*) FROM notes WHERE at = '2003-02-01 04:05:06+05:30'";
+    assert_eq!(client.value(count), "6");
+    all(
+        &mut client,
+        &["BEGIN", "INSERT INTO notes (v) SELECT 1000", "ROLLBACK"],
+    );
+    assert_eq!(
+        client.value("SELECT count(*) FROM notes WHERE v = 1000"),
+        "0"
+    );
+    let twice = "INSERT INTO notes (id) SELECT 1 + n * 0 FROM generate_series(1, 2) n";
+    assert_eq!(client.query(twice), "E:23505 Z:I");
+    same(&shards, "notes", "all");
+    shards.pgdog.stop();
+}
+
 /// In a transaction a client is told of its own numbers, or that nobody knows.
 #[test]
 fn sequences_are_remembered_where_they_have_counted() {
@@ -303,6 +392,16 @@ fn sequences_are_remembered_where_they_have_counted() {
         assert_eq!(client.value("SELECT max(id) FROM users"), number);
         let insert = format!("INSERT INTO users (id, name) VALUES ({n}, lastval()) RETURNING name");
         assert_eq!(client.value(&insert), number, "{n}");
+        all(&mut client, &["ROLLBACK"]);
+        all(
+            &mut client,
+            &[
+                "BEGIN",
+                "INSERT INTO notes (v) SELECT n FROM generate_series(1, 3) n",
+            ],
+        );
+        let number = client.value("SELECT max(id) FROM notes");
+        assert_eq!(client.value("SELECT currval('notes_id_seq')"), number);
         all(&mut client, &["ROLLBACK"]);
         // Of both nobody knows which is the last.
         all(&mut client, &["BEGIN", "INSERT INTO notes DEFAULT VALUES"]);
@@ -449,12 +548,12 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "UPDATE plain SET b = gen_random_uuid()::text",
         "UPDATE plain SET a = nextval('numbers')",
         "DELETE FROM plain WHERE random() < 0.5",
-        "INSERT INTO plain SELECT nextval('numbers'), b FROM plain",
+        "INSERT INTO plain SELECT nextval('numbers'), b FROM plain RETURNING a",
+        "INSERT INTO notes (id) SELECT 1 ON CONFLICT (id) DO UPDATE SET v = 1",
         "INSERT INTO plain VALUES ((SELECT max(a) + random() FROM plain), 'x')",
         "INSERT INTO plain VALUES (nextval('num' || 'bers'), 'x')",
         "INSERT INTO plain VALUES (1, 'x') RETURNING random()",
-        "INSERT INTO notes (v) SELECT a FROM plain",
-        "INSERT INTO notes SELECT * FROM notes",
+        "INSERT INTO recent (v) SELECT a FROM plain",
         "WITH a AS (INSERT INTO notes (v) VALUES (1) RETURNING v) SELECT * FROM a",
         "UPDATE notes SET at = DEFAULT",
         "INSERT INTO notes (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET token = DEFAULT",
@@ -468,11 +567,12 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
     ] {
         assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
     }
-    all(
-        &mut client,
-        &["PREPARE p AS INSERT INTO notes (v) VALUES ($1)"],
-    );
-    assert_eq!(client.query("EXECUTE p(1)"), "E:0A000 Z:I");
+    for sql in ["VALUES ($1)", "SELECT $1"] {
+        let prepare = format!("PREPARE p AS INSERT INTO notes (v) {sql}");
+        all(&mut client, &[&prepare]);
+        assert_eq!(client.query("EXECUTE p(1)"), "E:0A000 Z:I", "{sql}");
+        all(&mut client, &["DEALLOCATE p"]);
+    }
     let batch = [
         run(
             "INSERT INTO users (id, name) VALUES ($1::bigint + 1, 'x')",
@@ -531,7 +631,7 @@ fn expression(random: &mut Random) -> &'static str {
 fn change(random: &mut Random) -> String {
     let (id, v) = (random.below(30), random.below(9));
     let at = expression(random);
-    let rows = match random.below(8) {
+    let rows = match random.below(10) {
         0 => format!("(id, v) VALUES ({id}, {v})"),
         1 => format!("(v) VALUES ({v})"),
         2 => format!(
@@ -542,9 +642,11 @@ fn change(random: &mut Random) -> String {
         4 => format!("VALUES ({id} + 100, {v}, {at})"),
         5 => format!("(id, token, at) VALUES ({id}, gen_random_uuid(), {at})"),
         6 => "DEFAULT VALUES".to_owned(),
-        _ => {
+        7 => {
             format!("(id, v, at, token, day, r, m) SELECT {id}, {v}, {at}, NULL, NULL, NULL, NULL")
         }
+        8 => format!("(v, at) SELECT v + 1, {at} FROM notes WHERE v = {v} LIMIT 3"),
+        _ => format!("(id, r) SELECT nextval('numbers'), random() FROM generate_series(1, {v})"),
     };
     let conflict = random.pick(&[
         " ON CONFLICT DO NOTHING",
@@ -605,6 +707,7 @@ fn random_changes_leave_the_same_everywhere() {
             last.clear();
         }
     }
+    client.query("ROLLBACK");
     eprintln!("{done} done, {refused} refused");
     assert!(
         done > refused && refused > 0,

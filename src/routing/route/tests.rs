@@ -140,6 +140,7 @@ fn show(route: Result<Route<'_>, Error>) -> String {
         Ok(Route::Several(shards)) => shards.to_string().replace(' ', ""),
         Ok(Route::Same(_)) => "same".to_owned(),
         Ok(Route::New(_)) => "new".to_owned(),
+        Ok(Route::Echoed(_)) => "as the first".to_owned(),
         Ok(Route::Unmade { of, .. }) => format!("as one of {of} says"),
         Ok(Route::Rows(rows)) => {
             let rows: Vec<String> = rows.iter().map(u32::to_string).collect();

@@ -217,6 +217,11 @@ impl Session {
         if run.moving.is_some() {
             return Err(refused("an UPDATE that moves rows by EXECUTE"));
         }
+        if run.echo.is_some() {
+            return Err(refused(
+                "an INSERT … SELECT that each shard would do otherwise, by EXECUTE,",
+            ));
+        }
         if run.asking.is_some() {
             return Err(refused("a value that a server is asked for by EXECUTE"));
         }

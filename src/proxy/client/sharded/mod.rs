@@ -13,6 +13,7 @@ mod copy;
 mod crew;
 mod cursors;
 mod direct;
+mod echo;
 mod execute;
 mod flow;
 mod gather;

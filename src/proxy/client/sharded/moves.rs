@@ -79,7 +79,7 @@ impl Session {
             return Err(too_many(here + 1).into());
         }
         let leg = &mut legs[from];
-        let foreign_keys = ask(leg, &Moving::references(&place)).await?;
+        let foreign_keys = ask(leg, Moving::references(&place).as_bytes()).await?;
         for foreign_key in rows(&foreign_keys) {
             let mut texts = foreign_key.iter().map(|value| {
                 let value = value.as_deref().unwrap_or_default();
@@ -87,12 +87,12 @@ impl Session {
             });
             let name = texts.next().unwrap_or_default();
             let query = texts.next().unwrap_or_default();
-            if ask(leg, &query).await?.value() != Some(b"f") {
+            if ask(leg, query.as_bytes()).await?.value() != Some(b"f") {
                 return Err(held(&name).into());
             }
         }
         let mut columns: Vec<Box<str>> = Vec::new();
-        for row in rows(&ask(leg, &moving.columns(&place)).await?) {
+        for row in rows(&ask(leg, moving.columns(&place).as_bytes()).await?) {
             let [name, varies, inherits] = &*row else {
                 return Err(refused("this table").into());
             };
@@ -107,7 +107,7 @@ impl Session {
             let name = std::str::from_utf8(name).map_err(|_| refused("this table"))?;
             columns.push(name.into());
         }
-        let taken = ask(leg, &moving.take(&place, &columns)).await?;
+        let taken = ask(leg, moving.take(&place, &columns).as_bytes()).await?;
         let taken = rows(&taken);
         let [_, values, _] = &*taken else {
             return Err(vanished().into());
@@ -144,7 +144,7 @@ impl Session {
     }
 }
 
-fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
+pub(super) fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
     let call = Call {
         messages: &[],
         owed,
@@ -154,16 +154,16 @@ fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
     call::send(leg, &call, messages);
 }
 
-async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
+pub(super) async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
     let mut collector = Collector::up_to(ROW_BYTES_MAX);
     let answered = leg.held.answer_into(&mut collector).await;
     heard(leg, answered, collector)
 }
 
 /// Asks a server something of our own.
-async fn ask(leg: &mut Leg, text: &str) -> Result<Collector, Stop> {
+pub(super) async fn ask(leg: &mut Leg, text: &[u8]) -> Result<Collector, Stop> {
     let mut collector = Collector::up_to(ROW_BYTES_MAX);
-    let answered = leg.held.run_into(text.as_bytes(), &mut collector).await;
+    let answered = leg.held.run_into(text, &mut collector).await;
     heard(leg, answered, collector)
 }
 
@@ -184,9 +184,9 @@ fn heard(
     Ok(collector)
 }
 
-type Row = Vec<Option<Vec<u8>>>;
+pub(super) type Row = Vec<Option<Vec<u8>>>;
 
-fn rows(answer: &Collector) -> Vec<Row> {
+pub(super) fn rows(answer: &Collector) -> Vec<Row> {
     let mut rows = Vec::new();
     answer.each_row(|row| {
         let values = row.iter().map(|value| value.map(<[u8]>::to_vec));
@@ -195,7 +195,7 @@ fn rows(answer: &Collector) -> Vec<Row> {
     rows
 }
 
-fn place(row: &[Option<&[u8]>]) -> Option<Place> {
+pub(super) fn place(row: &[Option<&[u8]>]) -> Option<Place> {
     match row {
         [Some(table), Some(row)] => Place::parse(table, row),
         _ => None,

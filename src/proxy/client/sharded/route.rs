@@ -10,6 +10,7 @@ use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking;
 use crate::routing::defined::{Changed, Defined};
+use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
@@ -186,7 +187,8 @@ impl Session {
         let route = route(statement, &values, &database)?;
         let defined = self.sharded.as_deref().map(|sharded| &sharded.defined);
         let defined = defined.unwrap_or(&nothing);
-        if matches!(route, Route::Same(_) | Route::New(_)) && inserts(statement) {
+        if matches!(route, Route::Same(_) | Route::Echoed(_) | Route::New(_)) && inserts(statement)
+        {
             if facts.are_unknown() {
                 return Err(not_known_yet("which defaults a table has"));
             }
@@ -214,7 +216,9 @@ impl Session {
                         });
                     }
                     Route::Unmade { of, .. } if of.first() == Some(on) => route,
-                    Route::Same(shards) if shards.first() == Some(on) => route,
+                    Route::Same(shards) | Route::Echoed(shards) if shards.first() == Some(on) => {
+                        route
+                    }
                     _ => return Err(asking::recalled_elsewhere(statement)),
                 }
             }
@@ -226,16 +230,21 @@ impl Session {
             Route::Same(shards) => {
                 let text = (source.part, source.dialect);
                 let asking = match shards.len() {
-                    1 => None,
-                    _ => asking::everywhere(statement, text, &view, defined)?,
+                    1 => Ok(None),
+                    _ => asking::everywhere(statement, text, &view, defined),
                 };
-                Run {
-                    merge: MergePlan::omnisharded_write(),
-                    together: true,
-                    asking: asking.map(Box::new),
-                    ..Run::at(these(shards))
+                match asking {
+                    Ok(asking) => Run {
+                        merge: MergePlan::omnisharded_write(),
+                        together: true,
+                        asking: asking.map(Box::new),
+                        ..Run::at(these(shards))
+                    },
+                    Err(why) => echoed(statement, source, shards, &view)?.ok_or(why)?,
                 }
             }
+            Route::Echoed(shards) => echoed(statement, source, shards, &view)?
+                .ok_or_else(|| refused("this form of an INSERT … SELECT"))?,
             Route::Unmade { column, of } => {
                 let text = (source.part, source.dialect);
                 let asking = asking::key(statement, text, &view, (column, defined))?;
@@ -616,6 +625,36 @@ impl Schema for View<'_> {
     fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
         self.table(schema, table)?.opaque()
     }
+}
+
+/// An INSERT of a query's rows, which the first of these shards does for all. `None`: it is none, or its table is not as it was.
+fn echoed(
+    statement: &Statement,
+    source: &Source<'_>,
+    shards: Shards,
+    view: &View<'_>,
+) -> Result<Option<Run>, Error> {
+    let keys = statement.keys.as_deref();
+    let Some([write]) = keys.map(|keys| &*keys.writes) else {
+        return Ok(None);
+    };
+    let target = keys.and_then(|keys| keys.references.get(usize::from(write.target)));
+    let Some(target) = target.filter(|_| may_be_echoed(write)) else {
+        return Ok(None);
+    };
+    let sharded = view.session.sharded.as_deref();
+    let changed = sharded.is_some_and(|sharded| sharded.defined.named(&target.name).is_some());
+    let table = view.table(target.schema.as_deref(), &target.name);
+    let Some(table) = table.filter(|table| !changed && table.kind == TableKind::Table) else {
+        return Ok(None);
+    };
+    let named = (&*table.schema, &*target.name);
+    let echo = Echo::new(source.part, source.dialect, named, &table.columns)?;
+    Ok(Some(Run {
+        together: true,
+        echo: Some(Box::new(echo)),
+        ..Run::at(these(shards))
+    }))
 }
 
 /// Of an INSERT that has come so far without its primary key.

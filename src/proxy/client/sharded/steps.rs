@@ -27,7 +27,7 @@ use super::plan::{Form, Planned, Wanted, RESULTS};
 use super::portals::Asked;
 use super::scatter::{self, Outcome};
 use super::two_phase::Fared;
-use super::{Leg, SET_BY_FUNCTION};
+use super::{Does, Leg, SET_BY_FUNCTION};
 
 /// A text in a transaction of its own, which servers are told when they join.
 pub(super) const BEGIN: &[u8] = b"BEGIN";
@@ -330,9 +330,14 @@ impl Session {
         let Some(mut legs) = self.take_legs(&shards, want).await? else {
             return Ok(Stepped::Failed);
         };
-        for leg in &mut legs {
+        for (at, leg) in legs.iter_mut().enumerate() {
             leg.scrub |= ties.scrub();
-            leg.does = leg.does.and(step.does);
+            // Of an echo the first alone counts, and the others are told.
+            let counts = step.does.counts && (at == 0 || run.echo.is_none());
+            leg.does = leg.does.and(Does {
+                counts,
+                ..step.does
+            });
         }
         if let Some(Copying::In(rows)) = &run.copying {
             let request = copy::Request {
@@ -352,6 +357,10 @@ impl Session {
         }
         if let Some(moving) = &run.moving {
             let outcome = self.run_move(step, moving, &mut legs).await;
+            return self.end_call(legs, &step.effects, outcome);
+        }
+        if let Some(echo) = &run.echo {
+            let outcome = self.run_echo(step, echo, &mut legs).await;
             return self.end_call(legs, &step.effects, outcome);
         }
         let rows_max = match &step.wanted {

@@ -1,0 +1,65 @@
+//! An INSERT of a query's rows into a table that is everywhere: its first server does it, and the others store what that has stored.
+
+use crate::protocol::backend::NO_DATA;
+use crate::routing::echo::{vanished, Echo};
+
+use super::super::{End, Session};
+use super::moves::{answer, ask, begin, place, rows, Row};
+use super::plan::Planned;
+use super::scatter::Outcome;
+use super::stop::Stop;
+use super::Leg;
+
+impl Session {
+    /// Runs it, in the open transaction.
+    pub(super) async fn run_echo(
+        &mut self,
+        step: &Planned<'_>,
+        echo: &Echo,
+        legs: &mut [Leg],
+    ) -> Result<Outcome, End> {
+        self.aim_anew(legs);
+        let stored = match store(step, echo, legs).await {
+            Ok(stored) => stored,
+            Err(stop) => {
+                self.tell_stop(stop)?;
+                return Ok(Outcome::Failed);
+            }
+        };
+        if !step.is_query() && step.is_described() {
+            self.stream.write(&NO_DATA);
+        }
+        let tag = format!("INSERT 0 {stored}");
+        self.complete(&tag);
+        Ok(Outcome::Done(tag.into_bytes()))
+    }
+}
+
+/// How many rows all servers have stored.
+async fn store(step: &Planned<'_>, echo: &Echo, legs: &mut [Leg]) -> Result<usize, Stop> {
+    let Some((first, others)) = legs.split_first_mut() else {
+        return Ok(0);
+    };
+    begin(first, &step.part(&echo.insert, false), step.owed());
+    let mut places = Vec::new();
+    answer(first)
+        .await?
+        .each_row(|row| places.extend(place(row)));
+    let mut stored: Vec<Row> = Vec::new();
+    for text in echo.read(&places) {
+        let answer = ask(first, text.as_bytes()).await?;
+        let mut found = rows(&answer);
+        // Those of settings are around them.
+        found.pop();
+        stored.extend(found.into_iter().skip(1));
+    }
+    if stored.len() != places.len() {
+        return Err(vanished().into());
+    }
+    for text in echo.put(&stored)? {
+        for leg in &mut *others {
+            ask(leg, &text).await?;
+        }
+    }
+    Ok(stored.len())
+}
