@@ -4,6 +4,7 @@ use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{Function as Sharding, ShardedColumn, Shards, Usage};
+use crate::sql::asked::calls_of_schema;
 use crate::sql::keys::{Change, Operand, Rows, Write};
 use crate::sql::statement::Function;
 
@@ -298,7 +299,7 @@ impl<'s> Router<'_, 's> {
                 }
                 Maker::Function => {
                     let default = key.default.as_deref();
-                    default.is_some_and(|default| default.expression.contains(OF_SHARDS))
+                    default.is_some_and(|default| calls_of_schema(&default.expression, OF_SHARDS))
                 }
                 Maker::Nothing => false,
             },
@@ -478,7 +479,7 @@ fn key_of<'k>(column: &ShardedColumn, known: Option<&'k [TableColumn]>) -> Optio
 }
 
 /// The schema of functions that make keys of the shard that runs them.
-const OF_SHARDS: &str = "pgdog.";
+const OF_SHARDS: &str = "pgdog";
 
 /// A change of a sharding key that is not done.
 pub fn key_changes(column: &ShardedColumn) -> Error {

@@ -112,36 +112,33 @@ impl Echo {
         texts.collect()
     }
 
-    /// Stores these rows on another server.
+    /// Stores these rows on another server. `None`: there are none.
     ///
     /// Errors: 0A000 for texts that cannot be quoted in the client's encoding.
-    pub fn put(&self, rows: &[Row]) -> Result<Vec<Vec<u8>>, Error> {
-        let texts = rows.chunks(ROWS_MAX).map(|rows| {
-            let head = format!(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ",
-                self.table, self.columns
-            );
-            let mut text = head.into_bytes();
-            for (at, row) in rows.iter().enumerate() {
-                text.extend_from_slice(if at > 0 { b", (" } else { b"(" });
-                for (at, value) in row.iter().enumerate() {
-                    if at > 0 {
-                        text.extend_from_slice(b", ");
-                    }
-                    match value {
-                        None => text.extend_from_slice(b"NULL"),
-                        Some(value) if self.dialect.overlapping && !value.is_ascii() => {
-                            let what = "a value that a server gives, in this client_encoding,";
-                            return Err(refused(what));
-                        }
-                        Some(value) => text.extend_from_slice(&quote::literal(value)),
-                    }
+    pub fn put(&self, rows: &[Row]) -> Result<Option<Vec<u8>>, Error> {
+        let head = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ",
+            self.table, self.columns
+        );
+        let mut text = head.into_bytes();
+        for (at, row) in rows.iter().enumerate() {
+            text.extend_from_slice(if at > 0 { b", (" } else { b"(" });
+            for (at, value) in row.iter().enumerate() {
+                if at > 0 {
+                    text.extend_from_slice(b", ");
                 }
-                text.push(b')');
+                match value {
+                    None => text.extend_from_slice(b"NULL"),
+                    Some(value) if self.dialect.overlapping && !value.is_ascii() => {
+                        let what = "a value that a server gives, in this client_encoding,";
+                        return Err(refused(what));
+                    }
+                    Some(value) => text.extend_from_slice(&quote::literal(value)),
+                }
             }
-            Ok(text)
-        });
-        texts.collect()
+            text.push(b')');
+        }
+        Ok((!rows.is_empty()).then_some(text))
     }
 }
 
@@ -210,13 +207,15 @@ mod tests {
                 "SELECT \"a\", \"C\" FROM \"s\".\"t\" WHERE tableoid = 7 AND ctid = ANY ('{\"(0,2)\",\"(0,1)\"}'::pg_catalog.tid[])",
             ]
         );
-        let rows = vec![vec![Some(b"1".to_vec()), None]; ROWS_MAX + 1];
-        let texts = echo.put(&rows).unwrap();
+        let rows = vec![vec![Some(b"1".to_vec()), None]; 2];
+        let text = echo.put(&rows).unwrap().unwrap();
         assert_eq!(
-            String::from_utf8_lossy(texts.last().unwrap()),
-            "INSERT INTO \"s\".\"t\" (\"a\", \"C\") OVERRIDING SYSTEM VALUE VALUES ('1', NULL)"
+            String::from_utf8_lossy(&text),
+            "INSERT INTO \"s\".\"t\" (\"a\", \"C\") OVERRIDING SYSTEM VALUE VALUES ('1', NULL), ('1', NULL)"
         );
-        assert_eq!(texts.len(), 2);
+        assert_eq!(echo.put(&[]).unwrap(), None);
+        let many = vec![place("5", "(1,1)"); ROWS_MAX + 1];
+        assert_eq!(echo.read(&many).len(), 2);
     }
 
     #[test]

@@ -235,6 +235,16 @@ pub fn is_constant(expression: &str) -> bool {
     })
 }
 
+/// Does an expression call a function of this schema, which it names?
+pub fn calls_of_schema(expression: &str, schema: &str) -> bool {
+    let text = expression.as_bytes();
+    let tokens = Lexer::new(text, Dialect::default()).filter(|token| !token.kind.is_blank());
+    let tokens: Vec<Token> = tokens.collect();
+    tokens
+        .windows(2)
+        .any(|pair| is(&pair[0], text, schema) && pair[1].kind == Kind::Dot)
+}
+
 fn follows_colon(text: &[u8], token: Token) -> bool {
     let before = token.start.checked_sub(1).and_then(|at| text.get(at));
     before == Some(&b':')
@@ -473,6 +483,22 @@ mod tests {
             ("(1 + 2)", false),
         ] {
             assert_eq!(is_constant(expression), constant, "{expression}");
+        }
+    }
+
+    #[test]
+    fn schemas_are_names_and_not_texts() {
+        for (expression, of_ours) in [
+            ("pgdog.next_id()", true),
+            ("abs(pgdog . next_id('a'::text))", true),
+            ("my.f('pgdog.next_id()'::text)", false),
+            ("pgdog2.next_id()", false),
+        ] {
+            assert_eq!(
+                calls_of_schema(expression, "pgdog"),
+                of_ours,
+                "{expression}"
+            );
         }
     }
 

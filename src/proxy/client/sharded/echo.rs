@@ -4,7 +4,7 @@ use crate::protocol::backend::NO_DATA;
 use crate::routing::echo::{vanished, Echo};
 
 use super::super::{End, Session};
-use super::moves::{answer, ask, begin, place, rows, Row};
+use super::moves::{answer, ask, begin, place, rows};
 use super::plan::Planned;
 use super::scatter::Outcome;
 use super::stop::Stop;
@@ -45,21 +45,25 @@ async fn store(step: &Planned<'_>, echo: &Echo, legs: &mut [Leg]) -> Result<usiz
     answer(first)
         .await?
         .each_row(|row| places.extend(place(row)));
-    let mut stored: Vec<Row> = Vec::new();
+    let mut stored = 0;
+    // Some at a time, so that not all of them are here at once.
     for text in echo.read(&places) {
         let answer = ask(first, text.as_bytes()).await?;
-        let mut found = rows(&answer);
+        let found = rows(&answer);
         // Those of settings are around them.
-        found.pop();
-        stored.extend(found.into_iter().skip(1));
-    }
-    if stored.len() != places.len() {
-        return Err(vanished().into());
-    }
-    for text in echo.put(&stored)? {
+        let found = found
+            .get(1..found.len().saturating_sub(1))
+            .unwrap_or_default();
+        stored += found.len();
+        let Some(text) = echo.put(found)? else {
+            continue;
+        };
         for leg in &mut *others {
             ask(leg, &text).await?;
         }
     }
-    Ok(stored.len())
+    match stored == places.len() {
+        true => Ok(stored),
+        false => Err(vanished().into()),
+    }
 }

@@ -14,7 +14,7 @@ use super::scatter::{self, Outcome};
 use super::stop::Stop;
 use super::Leg;
 
-/// Bytes of a row that moves.
+/// Bytes of what goes from shard to shard at once: a row that moves, or a thousand that are stored alike.
 const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Session {
@@ -177,7 +177,7 @@ fn heard(
         return Err(Stop::Server(body));
     }
     if collector.is_cut() {
-        let text = format!("a row that moves has more than {ROW_BYTES_MAX} bytes");
+        let text = format!("what one shard hands to another has more than {ROW_BYTES_MAX} bytes");
         let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
         return Err(Error::error(Fault::Proxy, code, text).into());
     }

@@ -201,27 +201,9 @@ impl Session {
                 }
             }
         }
-        let route = match self.sequences_have_counted(statement) {
-            None => route,
-            Some(on) => {
-                let on = on.ok_or_else(|| asking::recalled_elsewhere(statement))?;
-                match route {
-                    Route::Any { .. } => Route::One(on),
-                    Route::One(shard) if shard == on => route,
-                    Route::One(_) => {
-                        let asking = asking::recalled(statement, (source.part, source.dialect))?;
-                        return Ok(Run {
-                            asking: Some(Box::new(asking)),
-                            ..Run::at(Place::These(vec![on as usize]))
-                        });
-                    }
-                    Route::Unmade { of, .. } if of.first() == Some(on) => route,
-                    Route::Same(shards) | Route::Echoed(shards) if shards.first() == Some(on) => {
-                        route
-                    }
-                    _ => return Err(asking::recalled_elsewhere(statement)),
-                }
-            }
+        let route = match self.recalled(statement, source, route)? {
+            Recalled::There(route) => route,
+            Recalled::First(run) => return Ok(*run),
         };
         Ok(match route {
             Route::One(shard) => at(Place::These(vec![shard as usize])),
@@ -397,17 +379,46 @@ impl Session {
         })
     }
 
-    /// Where sequences have counted in the open transaction, for a statement that wants to know: one shard, or several.
-    fn sequences_have_counted(&self, statement: &Statement) -> Option<Option<u32>> {
+    /// Where a statement goes, if it wants to know what sequences have done in its transaction: to the shard whose have counted, or that
+    /// is asked first.
+    ///
+    /// Errors: several have counted, or it goes to several (0A000).
+    fn recalled<'s>(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+        route: Route<'s>,
+    ) -> Result<Recalled<'s>, Error> {
         if !asking::recalls(statement) || !self.in_transaction() {
-            return None;
+            return Ok(Recalled::There(route));
         }
         let legs = self.sharded.iter().flat_map(|sharded| &sharded.legs);
         let counted = legs.filter(|leg| leg.does.counts);
         let counted: Shards = counted
             .filter_map(|leg| u32::try_from(leg.shard).ok())
             .collect();
-        (!counted.is_empty()).then(|| counted.single())
+        if counted.is_empty() {
+            return Ok(Recalled::There(route));
+        }
+        let elsewhere = || asking::recalled_elsewhere(statement);
+        let on = counted.single().ok_or_else(elsewhere)?;
+        Ok(Recalled::There(match route {
+            Route::Any { .. } => Route::One(on),
+            Route::One(shard) if shard != on => {
+                let asking = asking::recalled(statement, (source.part, source.dialect))?;
+                return Ok(Recalled::First(Box::new(Run {
+                    asking: Some(Box::new(asking)),
+                    ..Run::at(Place::These(vec![on as usize]))
+                })));
+            }
+            Route::One(_) => route,
+            Route::Unmade { of, .. } | Route::Same(of) | Route::Echoed(of)
+                if of.first() == Some(on) =>
+            {
+                route
+            }
+            _ => return Err(elsewhere()),
+        }))
     }
 
     fn refuses_several(&self) -> bool {
@@ -531,6 +542,14 @@ impl Session {
             Some(_) => Err(invalid("pgdog.shard")),
         }
     }
+}
+
+/// Where a statement goes that wants to know what sequences have done.
+enum Recalled<'s> {
+    /// There.
+    There(Route<'s>),
+    /// Another shard is asked first.
+    First(Box<Run>),
 }
 
 /// The database's tables, for a session with this search path.
