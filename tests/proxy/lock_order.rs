@@ -4,6 +4,7 @@
 use std::sync::Barrier;
 
 use super::shards::Shards;
+use super::support::process::{poll, PATIENCE};
 use super::support::wire::query;
 use super::support::Wire;
 
@@ -145,6 +146,78 @@ fn of_clients_that_wait_for_each_other_one_gives_up() {
             (3 * round).to_string(),
             "two of who went on, one of the third"
         );
+    }
+    shards.pgdog.stop();
+}
+
+/// A table that is everywhere, a sharded one whose rows may move, and a key of it on each of the first two shards.
+fn with_steps(label: &str, general: &str) -> (Shards, [String; 2]) {
+    let rewrite = "[rewrite]\nenabled = true\nshard_key = \"rewrite\"\n";
+    let shards = Shards::start(label, general, &format!("{TABLE}{rewrite}"));
+    let mut client = shards.client();
+    for sql in [
+        "CREATE TABLE o (id int PRIMARY KEY, v float)",
+        "CREATE TABLE t (id bigint PRIMARY KEY, v int)",
+    ] {
+        assert!(client.query(sql).starts_with("C:"), "{sql}");
+    }
+    for id in 0..60 {
+        client.query(&format!("INSERT INTO t VALUES ({id}, 0)"));
+    }
+    let keys = [0, 1].map(|shard| shards.shard(shard).value("SELECT min(id) FROM t"));
+    (shards, keys)
+}
+
+/// What waits for a row that somebody has for itself, and that row.
+fn steps(first: &str) -> [(String, String); 2] {
+    [
+        (
+            "INSERT INTO o SELECT 100, random()".to_owned(),
+            "INSERT INTO o VALUES (100, 0)".to_owned(),
+        ),
+        (
+            format!("UPDATE t SET id = 1000000 WHERE id = {first}"),
+            format!("UPDATE t SET v = 1 WHERE id = {first}"),
+        ),
+    ]
+}
+
+#[test]
+fn statements_of_several_steps_do_not_wait_for_ever() {
+    let (shards, [first, second]) = with_steps("order_steps", "workers = 2");
+    // One has what the other wants on the first shard, and waits for it on the second.
+    for (wants, held) in steps(&first) {
+        let (mut holder, mut other) = (shards.client(), shards.client());
+        let change = format!("UPDATE t SET v = 2 WHERE id = {second}");
+        assert_eq!(holder.query("BEGIN"), "C:BEGIN Z:T");
+        assert!(holder.query(&held).starts_with("C:"), "{held}");
+        assert_eq!(other.query("BEGIN"), "C:BEGIN Z:T");
+        assert_eq!(other.query(&change), "C:UPDATE_1 Z:T");
+        holder.send(&query(&change));
+        poll(PATIENCE, "the holder to wait", || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            (shards.shard(1).value(waiting) != "0").then_some(())
+        });
+        assert_eq!(other.query(&wants), "E:40P01 Z:E", "{wants}");
+        assert_eq!(other.query("ROLLBACK"), "C:ROLLBACK Z:I");
+        assert_eq!(holder.expect(2), "C:UPDATE_1 Z:T");
+        assert_eq!(holder.query("ROLLBACK"), "C:ROLLBACK Z:I");
+        assert!(other.query(&wants).starts_with("C:"), "{wants}");
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn statements_of_several_steps_do_not_wait_for_too_long() {
+    let (shards, [first, _]) = with_steps("order_timeout", "query_timeout = 2000");
+    let mut client = shards.client();
+    for (wants, held) in steps(&first) {
+        let mut holder = shards.shard(0);
+        holder.query("BEGIN");
+        assert!(holder.query(&held).starts_with("C:"), "{held}");
+        assert_eq!(client.query(&wants), "E:57014 Z:I", "{wants}");
+        holder.query("ROLLBACK");
+        assert!(client.query(&wants).starts_with("C:"), "{wants}");
     }
     shards.pgdog.stop();
 }

@@ -8,14 +8,10 @@ use crate::sql::asked::Asking;
 use crate::sql::session::Effects;
 
 use super::super::super::cluster::Want;
-use super::super::super::server::Collector;
 use super::super::{End, Session};
 use super::plan::Planned;
 use super::steps::in_failed_transaction;
 use super::stop::Stop;
-
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Session {
     /// The text of the statement with its values. `None`: it cannot be had, and the client was told.
@@ -43,18 +39,10 @@ impl Session {
         let mut leg = self.take_leg(shard, Want::Write).await??;
         leg.does.counts |= asking.counts();
         self.aim(std::slice::from_ref(&leg));
-        let mut answer = Collector::up_to(ANSWER_BYTES_MAX);
-        let ran = leg.held.run_into(asking.question(), &mut answer).await;
-        let ran = ran.map_err(|why| Stop::of(&leg, why));
-        let tag = ran.is_ok().then_some(&b"SELECT"[..]);
+        let answered = self.inquire(&mut leg, asking.question()).await;
+        let tag = answered.is_ok().then_some(&b"SELECT"[..]);
         self.end_step(vec![leg], &Effects::default(), tag);
-        ran?;
-        if let Some(body) = answer.error() {
-            return Err(Stop::Server(body));
-        }
-        if answer.is_cut() {
-            return Err(refused("a value of this size that a server is asked for").into());
-        }
+        let answer = answered?;
         let mut values = Vec::new();
         answer.each_row(|row| values.push(row.first().copied().flatten().map(<[u8]>::to_vec)));
         Ok(asking.statement(&values)?)

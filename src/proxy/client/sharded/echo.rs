@@ -4,7 +4,7 @@ use crate::protocol::backend::NO_DATA;
 use crate::routing::echo::{vanished, Echo};
 
 use super::super::{End, Session};
-use super::moves::{answer, ask, begin, place, rows};
+use super::inquiry::{begin, place, rows};
 use super::plan::Planned;
 use super::scatter::Outcome;
 use super::stop::Stop;
@@ -19,7 +19,8 @@ impl Session {
         legs: &mut [Leg],
     ) -> Result<Outcome, End> {
         self.aim_anew(legs);
-        let stored = match store(step, echo, legs).await {
+        self.link.since.set(self.state.core.now());
+        let stored = match self.store(step, echo, legs).await {
             Ok(stored) => stored,
             Err(stop) => {
                 self.tell_stop(stop)?;
@@ -33,37 +34,42 @@ impl Session {
         self.complete(&tag);
         Ok(Outcome::Done(tag.into_bytes()))
     }
-}
 
-/// How many rows all servers have stored.
-async fn store(step: &Planned<'_>, echo: &Echo, legs: &mut [Leg]) -> Result<usize, Stop> {
-    let Some((first, others)) = legs.split_first_mut() else {
-        return Ok(0);
-    };
-    begin(first, &step.part(&echo.insert, false), step.owed());
-    let mut places = Vec::new();
-    answer(first)
-        .await?
-        .each_row(|row| places.extend(place(row)));
-    let mut stored = 0;
-    // Some at a time, so that not all of them are here at once.
-    for text in echo.read(&places) {
-        let answer = ask(first, text.as_bytes()).await?;
-        let found = rows(&answer);
-        // Those of settings are around them.
-        let found = found
-            .get(1..found.len().saturating_sub(1))
-            .unwrap_or_default();
-        stored += found.len();
-        let Some(text) = echo.put(found)? else {
-            continue;
+    /// How many rows all servers have stored.
+    async fn store(
+        &self,
+        step: &Planned<'_>,
+        echo: &Echo,
+        legs: &mut [Leg],
+    ) -> Result<usize, Stop> {
+        let Some((first, others)) = legs.split_first_mut() else {
+            return Ok(0);
         };
-        for leg in &mut *others {
-            ask(leg, &text).await?;
+        begin(first, &step.part(&echo.insert, false), step.owed());
+        let mut places = Vec::new();
+        self.hear(first, &[])
+            .await?
+            .each_row(|row| places.extend(place(row)));
+        let mut stored = 0;
+        // Some at a time, so that not all of them are here at once.
+        for text in echo.read(&places) {
+            let answer = self.inquire(first, text.as_bytes()).await?;
+            let found = rows(&answer);
+            // Those of settings are around them.
+            let found = found
+                .get(1..found.len().saturating_sub(1))
+                .unwrap_or_default();
+            stored += found.len();
+            let Some(text) = echo.put(found)? else {
+                continue;
+            };
+            for leg in &mut *others {
+                self.inquire(leg, &text).await?;
+            }
         }
-    }
-    match stored == places.len() {
-        true => Ok(stored),
-        false => Err(vanished().into()),
+        match stored == places.len() {
+            true => Ok(stored),
+            false => Err(vanished().into()),
+        }
     }
 }

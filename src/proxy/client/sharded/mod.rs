@@ -17,6 +17,7 @@ mod echo;
 mod execute;
 mod flow;
 mod gather;
+mod inquiry;
 mod kept;
 mod lookups;
 mod moves;

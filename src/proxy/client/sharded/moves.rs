@@ -1,21 +1,20 @@
 //! An UPDATE that moves a row from shard to shard, step by step, in the open transaction.
 
+use std::rc::Rc;
+
 use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::moves::{held, too_many, Moving, Place};
+use crate::routing::moves::{held, too_many, Moving};
 use crate::routing::verdict::{Place as At, Run};
 
-use super::super::super::server::{Collector, RunError};
 use super::super::{End, Session};
-use super::call::{self, Answers, Call, Shown};
+use super::call::{Call, Shown};
+use super::inquiry::{begin, place, rows};
 use super::plan::Planned;
 use super::scatter::{self, Outcome};
 use super::stop::Stop;
 use super::Leg;
-
-/// Bytes of what goes from shard to shard at once: a row that moves, or a thousand that are stored alike.
-const ROW_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Session {
     /// Runs the UPDATE on its servers, the one that rows move to among them, and moves the row that has another key now.
@@ -26,6 +25,7 @@ impl Session {
         legs: &mut [Leg],
     ) -> Result<Outcome, End> {
         self.aim(legs);
+        self.link.since.set(self.state.core.now());
         match self.try_move(step, moving, legs).await {
             Ok(outcome) => Ok(outcome),
             Err(stop) => {
@@ -50,13 +50,20 @@ impl Session {
                 begin(leg, &update, step.owed());
             }
         }
+        let at_work = legs.iter().enumerate().filter(|(at, _)| *at != to);
+        let at_work: Vec<_> = at_work
+            .map(|(_, leg)| Rc::clone(&leg.held.target))
+            .collect();
         // All are heard, whatever one of them says.
+        let mut heard = 1;
         let mut stop = None;
         for (at, leg) in legs.iter_mut().enumerate() {
             if at == to {
                 continue;
             }
-            match answer(leg).await {
+            let at_work = at_work.get(heard..).unwrap_or_default();
+            heard += 1;
+            match self.hear(leg, at_work).await {
                 Ok(answer) => answer.each_row(|row| found.push((at, place(row)))),
                 Err(why) => {
                     stop.get_or_insert(why);
@@ -74,12 +81,14 @@ impl Session {
         };
         begin(&mut legs[to], &update, step.owed());
         let mut here = 0;
-        answer(&mut legs[to]).await?.each_row(|_| here += 1);
+        self.hear(&mut legs[to], &[]).await?.each_row(|_| here += 1);
         if here > 0 {
             return Err(too_many(here + 1).into());
         }
         let leg = &mut legs[from];
-        let foreign_keys = ask(leg, Moving::references(&place).as_bytes()).await?;
+        let foreign_keys = self
+            .inquire(leg, Moving::references(&place).as_bytes())
+            .await?;
         for foreign_key in rows(&foreign_keys) {
             let mut texts = foreign_key.iter().map(|value| {
                 let value = value.as_deref().unwrap_or_default();
@@ -87,12 +96,12 @@ impl Session {
             });
             let name = texts.next().unwrap_or_default();
             let query = texts.next().unwrap_or_default();
-            if ask(leg, query.as_bytes()).await?.value() != Some(b"f") {
+            if self.inquire(leg, query.as_bytes()).await?.value() != Some(b"f") {
                 return Err(held(&name).into());
             }
         }
         let mut columns: Vec<Box<str>> = Vec::new();
-        for row in rows(&ask(leg, moving.columns(&place).as_bytes()).await?) {
+        for row in rows(&self.inquire(leg, moving.columns(&place).as_bytes()).await?) {
             let [name, varies, inherits] = &*row else {
                 return Err(refused("this table").into());
             };
@@ -107,7 +116,9 @@ impl Session {
             let name = std::str::from_utf8(name).map_err(|_| refused("this table"))?;
             columns.push(name.into());
         }
-        let taken = ask(leg, moving.take(&place, &columns).as_bytes()).await?;
+        let taken = self
+            .inquire(leg, moving.take(&place, &columns).as_bytes())
+            .await?;
         let taken = rows(&taken);
         let [_, values, _] = &*taken else {
             return Err(vanished().into());
@@ -141,64 +152,6 @@ impl Session {
         };
         let to = legs.get_mut(to..=to).unwrap_or_default();
         scatter::run(self, to, &call, None).await
-    }
-}
-
-pub(super) fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {
-    let call = Call {
-        messages: &[],
-        owed,
-        commits: false,
-        shown: Shown::Errors,
-    };
-    call::send(leg, &call, messages);
-}
-
-pub(super) async fn answer(leg: &mut Leg) -> Result<Collector, Stop> {
-    let mut collector = Collector::up_to(ROW_BYTES_MAX);
-    let answered = leg.held.answer_into(&mut collector).await;
-    heard(leg, answered, collector)
-}
-
-/// Asks a server something of our own.
-pub(super) async fn ask(leg: &mut Leg, text: &[u8]) -> Result<Collector, Stop> {
-    let mut collector = Collector::up_to(ROW_BYTES_MAX);
-    let answered = leg.held.run_into(text, &mut collector).await;
-    heard(leg, answered, collector)
-}
-
-fn heard(
-    leg: &Leg,
-    answered: Result<(), RunError>,
-    collector: Collector,
-) -> Result<Collector, Stop> {
-    answered.map_err(|why| Stop::of(leg, why))?;
-    if let Some(body) = collector.error() {
-        return Err(Stop::Server(body));
-    }
-    if collector.is_cut() {
-        let text = format!("what one shard hands to another has more than {ROW_BYTES_MAX} bytes");
-        let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
-        return Err(Error::error(Fault::Proxy, code, text).into());
-    }
-    Ok(collector)
-}
-
-pub(super) type Row = Vec<Option<Vec<u8>>>;
-
-pub(super) fn rows(answer: &Collector) -> Vec<Row> {
-    let mut rows = Vec::new();
-    answer.each_row(|row| {
-        let values = row.iter().map(|value| value.map(<[u8]>::to_vec));
-        rows.push(values.collect());
-    });
-    rows
-}
-
-pub(super) fn place(row: &[Option<&[u8]>]) -> Option<Place> {
-    match row {
-        [Some(table), Some(row)] => Place::parse(table, row),
-        _ => None,
     }
 }
 
