@@ -47,7 +47,9 @@ impl Shards {
         let (mut databases, mut turnstiles) = (Vec::new(), Vec::new());
         for (shard, postgres) in clusters.iter().enumerate() {
             let database = postgres.database(&format!("{label}{shard}"));
-            let table = "CREATE TABLE t (id int); ALTER TABLE t OWNER TO alice";
+            // It is there after a crash: clusters of tests commit before anything is written.
+            let table = "BEGIN; SET LOCAL synchronous_commit = on; CREATE TABLE t (id int); \
+                ALTER TABLE t OWNER TO alice; COMMIT";
             postgres.admin(&database).query(table);
             let turnstile = Turnstile::to(postgres.port());
             let lines = format!("shard = {shard}\ndatabase_name = {database:?}");
