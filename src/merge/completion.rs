@@ -21,6 +21,9 @@ pub(super) fn tag<'a>(
         (Completion::Selected, Some(_)) if command == b"SELECT" => {
             Ok([b"SELECT ", rows.to_string().as_bytes()].concat())
         }
+        (Completion::Inserted, Some(count)) if command == b"SELECT" => {
+            Ok([b"INSERT 0 ", count.to_string().as_bytes()].concat())
+        }
         (Completion::Moved, Some(1)) if command == b"INSERT 0" => Ok(b"UPDATE 1".to_vec()),
         (Completion::Moved, _) => Err(Error::error(
             Fault::Server,
@@ -106,6 +109,7 @@ mod tests {
         check(Completion::Added, &["UPDATE 1", "DELETE 1"], Err("XX000"));
         check(Completion::Moved, &["INSERT 0 1"], Ok("UPDATE 1"));
         check(Completion::Moved, &["INSERT 0 0"], Err("XX000"));
+        check(Completion::Inserted, &["SELECT 3"], Ok("INSERT 0 3"));
         check(Completion::Same, &["UPDATE 3", "UPDATE 3"], Ok("UPDATE 3"));
         check(Completion::Same, &["UPDATE 3", "UPDATE 2"], Err("XX001"));
         check(

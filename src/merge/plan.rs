@@ -69,6 +69,14 @@ impl MergePlan {
         }
     }
 
+    /// What an INSERT returns, of rows that it has stored before.
+    pub fn inserted_rows() -> Self {
+        Self {
+            completion: Completion::Inserted,
+            ..Self::concatenate()
+        }
+    }
+
     /// A write of omnisharded tables, which does the same on every shard: the first leg's rows, and one tag, which must
     /// be the same everywhere.
     pub fn omnisharded_write() -> Self {
@@ -404,6 +412,8 @@ pub enum Completion {
     Same,
     /// `UPDATE 1`, if the one leg has inserted one row.
     Moved,
+    /// `INSERT 0` and the number of rows, which the one leg has selected.
+    Inserted,
 }
 
 #[cfg(test)]

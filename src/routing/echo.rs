@@ -5,7 +5,12 @@
 //! first shard   the INSERT, which says where its rows are
 //!               SELECT of all their columns, as texts that mean the same under all settings
 //! all others    INSERT of these
+//! first shard   SELECT of what is to be returned, in the order of the INSERT
 //! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use crate::error::{Error, Fault};
 use crate::merge::refused;
@@ -14,9 +19,10 @@ use crate::sql::insert_rows::{renumber, InsertPart};
 use crate::sql::keys::{Change, Rows, Write};
 use crate::sql::lexer::{Dialect, Kind, Lexer};
 use crate::sql::quote;
+use crate::sql::update_parts::{UpdateParts, RETURNING};
 use crate::types::oid;
 
-use super::moves::Place;
+use super::moves::{Place, Target};
 use super::plainly::plainly;
 use super::route::TableColumn;
 
@@ -33,6 +39,8 @@ pub struct Echo {
     pub insert: InsertPart,
     table: String,
     columns: String,
+    /// The table with its alias, and what is returned of it.
+    returning: Option<(String, Vec<u8>)>,
     dialect: Dialect,
 }
 
@@ -49,28 +57,32 @@ pub fn may_be_echoed(write: &Write) -> bool {
 impl Echo {
     /// For an INSERT of this text into a table, with its schema, that has these columns.
     ///
-    /// Errors: it returns something, or values have a type whose text means something else elsewhere (0A000).
+    /// Errors: what it returns has parameters, or values have a type whose text means something else elsewhere (0A000).
     pub fn new(
         text: &[u8],
         dialect: Dialect,
-        (schema, name): (&str, &str),
+        target: Target<'_>,
         columns: &[TableColumn],
     ) -> Result<Self, Error> {
-        let (mut depth, mut end) = (0_usize, 0);
-        for token in Lexer::new(text, dialect).filter(|token| !token.kind.is_blank()) {
-            match token.kind {
-                Kind::Open => depth += 1,
-                Kind::Close => depth = depth.saturating_sub(1),
-                Kind::Semicolon => break,
-                Kind::Word if depth == 0 && token.of(text).eq_ignore_ascii_case(b"returning") => {
-                    return Err(refused(
-                        "RETURNING of an INSERT … SELECT that each shard would do otherwise",
-                    ));
-                }
-                _ => {}
-            }
-            end = token.end;
+        let what = "RETURNING of an INSERT … SELECT that each shard would do otherwise";
+        let parts = UpdateParts::of(text, dialect).ok_or_else(|| refused(what))?;
+        // What type an open one has depends on where it stands first.
+        let has_parameter =
+            |text| Lexer::new(text, dialect).any(|token| token.kind == Kind::Parameter);
+        if parts.returning.is_some_and(has_parameter) {
+            return Err(refused(what));
         }
+        let table = match target.schema {
+            Some(schema) => format!("{}.{}", quote::name(schema), quote::name(target.name)),
+            None => quote::name(target.name),
+        };
+        let alias = target
+            .alias
+            .map(|alias| format!(" AS {}", quote::name(alias)));
+        let named = format!("{table}{}", alias.unwrap_or_default());
+        let returned = parts
+            .returning
+            .and_then(|returning| returning.get(RETURNING.len()..));
         let stored: Vec<_> = columns.iter().filter(|column| !column.generated).collect();
         let of_money =
             |column: &&TableColumn| matches!(column.type_oid, oid::MONEY | oid::MONEY_ARRAY);
@@ -83,12 +95,12 @@ impl Echo {
             .iter()
             .map(|column| quote::name(&column.name))
             .collect();
-        let insert = text.get(..end).unwrap_or_default();
-        let insert = [insert, b"\nRETURNING tableoid, ctid"].concat();
+        let insert = [parts.change, b"\nRETURNING tableoid, ctid"].concat();
         Ok(Self {
             insert: renumber(&insert, dialect),
-            table: format!("{}.{}", quote::name(schema), quote::name(name)),
+            table,
             columns: names.join(", "),
+            returning: returned.map(|returned| (named, returned.to_vec())),
             dialect,
         })
     }
@@ -110,6 +122,33 @@ impl Echo {
             ))
         });
         texts.collect()
+    }
+
+    /// What the first server gives back of these rows, in their order. `None`: nothing.
+    pub fn returning(&self, places: &[Place]) -> Option<InsertPart> {
+        let (table, returned) = self.returning.as_ref()?;
+        let mut numbers = String::new();
+        let mut tables: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (at, place) in places.iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            let _ = write!(numbers, "{comma}\"{} {}\":{at}", place.table, place.row);
+            let rows = tables.entry(place.table).or_default();
+            rows.push(format!("\"{}\"", place.row));
+        }
+        let mut text = [b"SELECT", &**returned].concat();
+        let _ = write!(text, "\nFROM {table} WHERE false");
+        for (table, rows) in &tables {
+            let rows = rows.join(",");
+            let _ = write!(
+                text,
+                " OR tableoid = {table} AND ctid = ANY ('{{{rows}}}'::pg_catalog.tid[])"
+            );
+        }
+        let _ = write!(
+            text,
+            " ORDER BY ('{{{numbers}}}'::pg_catalog.jsonb ->> (tableoid || ' ' || ctid))::pg_catalog.int8"
+        );
+        Some(renumber(&text, self.dialect))
     }
 
     /// Stores these rows on another server. `None`: there are none.
@@ -172,20 +211,26 @@ mod tests {
         }
     }
 
+    const TARGET: Target<'_> = Target {
+        schema: Some("s"),
+        name: "t",
+        alias: None,
+    };
+
     fn echo(text: &str) -> Result<Echo, Error> {
         let columns = [
             column("a", oid::INT8, false),
             column("b", 0, true),
             column("C", 0, false),
         ];
-        Echo::new(text.as_bytes(), Dialect::default(), ("s", "t"), &columns)
+        Echo::new(text.as_bytes(), Dialect::default(), TARGET, &columns)
     }
 
     #[test]
     fn the_others_store_what_the_first_has_stored() {
-        let echo = echo("INSERT INTO t SELECT $1, now() -- all;\n ; -- done").unwrap();
+        let plain = echo("INSERT INTO t SELECT $1, now() -- all;\n ; -- done").unwrap();
         assert_eq!(
-            String::from_utf8_lossy(&echo.insert.text),
+            String::from_utf8_lossy(&plain.insert.text),
             "INSERT INTO t SELECT $1, now()\nRETURNING tableoid, ctid"
         );
         let place =
@@ -195,7 +240,7 @@ mod tests {
             place("5", "(1,1)"),
             place("7", "(0,1)"),
         ];
-        let texts = echo.read(&places);
+        let texts = plain.read(&places);
         let [five, seven] = &*texts else {
             panic!("{texts:?}")
         };
@@ -208,19 +253,28 @@ mod tests {
             ]
         );
         let rows = vec![vec![Some(b"1".to_vec()), None]; 2];
-        let text = echo.put(&rows).unwrap().unwrap();
+        let text = plain.put(&rows).unwrap().unwrap();
         assert_eq!(
             String::from_utf8_lossy(&text),
             "INSERT INTO \"s\".\"t\" (\"a\", \"C\") OVERRIDING SYSTEM VALUE VALUES ('1', NULL), ('1', NULL)"
         );
-        assert_eq!(echo.put(&[]).unwrap(), None);
+        assert_eq!(plain.put(&[]).unwrap(), None);
+        assert_eq!(plain.returning(&places), None);
+        let echo = echo("INSERT INTO t SELECT 1 RETURNING a, now() AS \"n\";").unwrap();
+        let returned = echo.returning(&places[..2]).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&returned.text),
+            "SELECT a, now() AS \"n\"\nFROM \"s\".\"t\" WHERE false OR tableoid = 5 AND ctid = ANY ('{\"(1,1)\"}'::pg_catalog.tid[]) \
+            OR tableoid = 7 AND ctid = ANY ('{\"(0,2)\"}'::pg_catalog.tid[]) \
+            ORDER BY ('{\"7 (0,2)\":0,\"5 (1,1)\":1}'::pg_catalog.jsonb ->> (tableoid || ' ' || ctid))::pg_catalog.int8"
+        );
         let many = vec![place("5", "(1,1)"); ROWS_MAX + 1];
-        assert_eq!(echo.read(&many).len(), 2);
+        assert_eq!(plain.read(&many).len(), 2);
     }
 
     #[test]
     fn what_returns_or_changes_rows_is_left_alone() {
-        assert!(echo("INSERT INTO t SELECT 1 RETURNING a").is_err());
+        assert!(echo("INSERT INTO t SELECT 1 RETURNING a + $1").is_err());
         assert!(echo(
             "INSERT INTO t SELECT (WITH x AS (DELETE FROM u RETURNING a) SELECT a FROM x)"
         )
@@ -229,7 +283,7 @@ mod tests {
         assert!(Echo::new(
             b"INSERT INTO t SELECT 1",
             Dialect::default(),
-            ("s", "t"),
+            TARGET,
             &money
         )
         .is_err());

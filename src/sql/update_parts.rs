@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::lexer::{Dialect, Kind, Lexer};
 use super::quote;
 
-const RETURNING: &[u8] = b"returning";
+/// The word.
+pub const RETURNING: &[u8] = b"returning";
 
 /// The parts of a text, without what stands behind its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -313,6 +313,34 @@ fn rows_of_a_query_are_stored_alike() {
         sums.windows(2).all(|pair| pair[0] == pair[1]),
         "to the last bit: {sums:?}"
     );
+    // What it returns, in its order, as SQLAlchemy asks for many rows at once.
+    let many = "INSERT INTO notes AS n (v, r) SELECT p0::int, random() FROM (VALUES (7, 2), (8, 0), (9, 1)) s (p0, counter) \
+        ORDER BY counter RETURNING n.v, half, at = now() AS at, id > 0";
+    let expected = "D:8|4|t|t D:9|4|t|t D:7|3|t|t C:INSERT_0_3";
+    assert_eq!(client.query(many), format!("T {expected} Z:I"));
+    let ask = |client: &mut Wire, rows| {
+        client.ask(&[
+            parse("", many),
+            bind("", "", &[]),
+            describe(b'P', ""),
+            execute("", rows),
+            sync(),
+        ])
+    };
+    assert_eq!(ask(&mut client, 0), format!("1 2 T {expected} Z:I"));
+    assert_eq!(ask(&mut client, 2), "1 2 T D:8|4|t|t D:9|4|t|t s Z:I");
+    let parts = "INSERT INTO typed (t, l) SELECT CASE WHEN n % 2 = 0 THEN 'x' ELSE 'y' END, n FROM generate_series(1, 4) n \
+        ORDER BY random() * 0, n DESC LIMIT 3 RETURNING typed.l, w";
+    assert_eq!(client.query(parts), "T D:4|8 D:3|6 D:2|4 C:INSERT_0_3 Z:I");
+    let none = "INSERT INTO plain SELECT 1, 'y' WHERE random() > 2 RETURNING *";
+    assert_eq!(client.query(none), "T C:INSERT_0_0 Z:I");
+    same(&shards, "typed", parts);
+    same(&shards, "notes", many);
+    let open = "INSERT INTO notes (v, r) SELECT 1, random() RETURNING v + $1";
+    assert_eq!(
+        client.ask(&[run(open, &[Some("1")]), sync()]),
+        "E:0A000 Z:I"
+    );
     // Settings are the client's again.
     assert_eq!(client.value("SHOW DateStyle"), "SQL, DMY");
     // In both protocols, and undone with its transaction.
@@ -548,7 +576,7 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "UPDATE plain SET b = gen_random_uuid()::text",
         "UPDATE plain SET a = nextval('numbers')",
         "DELETE FROM plain WHERE random() < 0.5",
-        "INSERT INTO plain SELECT nextval('numbers'), b FROM plain RETURNING a",
+        "INSERT INTO plain SELECT setval('numbers', 1), b FROM plain",
         "INSERT INTO notes (id) SELECT 1 ON CONFLICT (id) DO UPDATE SET v = 1",
         "INSERT INTO plain VALUES ((SELECT max(a) + random() FROM plain), 'x')",
         "INSERT INTO plain VALUES (nextval('num' || 'bers'), 'x')",

@@ -378,7 +378,7 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
          WHEN MATCHED THEN UPDATE SET name = n WHEN NOT MATCHED THEN INSERT VALUES (c, n)",
         "DELETE FROM countries WHERE code IN (SELECT code FROM countries LIMIT 1)",
         "WITH a AS (DELETE FROM countries WHERE code = (SELECT code FROM countries LIMIT 1) RETURNING *) SELECT * FROM a",
-        "INSERT INTO countries SELECT code || 'y', name FROM countries ORDER BY random() LIMIT 1 RETURNING code",
+        "INSERT INTO countries SELECT code || 'y', name FROM countries ORDER BY random() LIMIT 1 ON CONFLICT (code) DO UPDATE SET name = 'y'",
         "UPDATE countries SET name = gen_random_uuid()::text",
         "UPDATE countries SET name = (SELECT max(name) FROM users)",
         "DELETE FROM grouped",

@@ -53,19 +53,10 @@ impl Session {
         &mut self,
         text: &'t [u8],
     ) -> Result<Result<Planned<'t>, Error>, End> {
-        let mut steps = loop {
-            let steps = self.statements_of(text, None, &[]);
-            if !self.must_look_up() {
-                break steps;
-            }
-            if let Err(error) = Box::pin(self.look_up()).await? {
-                break Err(error);
-            }
-        };
-        Ok(match &mut steps {
-            Ok(one) if one.len() == 1 => one.pop().ok_or_else(|| refused("this statement")),
-            Ok(_) => Err(refused("this statement")),
-            Err(error) => Err(error.clone()),
-        })
+        let steps = self.plans_of(text).await?;
+        Ok(steps.and_then(|mut steps| match (steps.pop(), &*steps) {
+            (Some(only), []) => Ok(only),
+            _ => Err(refused("this statement")),
+        }))
     }
 }

@@ -1,12 +1,15 @@
 //! An INSERT of a query's rows into a table that is everywhere: its first server does it, and the others store what that has stored.
 
+use crate::merge::MergePlan;
 use crate::protocol::backend::NO_DATA;
 use crate::routing::echo::{vanished, Echo};
+use crate::routing::moves::Place;
 
 use super::super::{End, Session};
+use super::call::{Call, Shown};
 use super::inquiry::{begin, place, rows};
-use super::plan::Planned;
-use super::scatter::Outcome;
+use super::plan::{Planned, Wanted};
+use super::scatter::{self, Outcome};
 use super::stop::Stop;
 use super::Leg;
 
@@ -20,30 +23,46 @@ impl Session {
     ) -> Result<Outcome, End> {
         self.aim_anew(legs);
         self.link.since.set(self.state.core.now());
-        let stored = match self.store(step, echo, legs).await {
-            Ok(stored) => stored,
+        let places = match self.store(step, echo, legs).await {
+            Ok(places) => places,
             Err(stop) => {
                 self.tell_stop(stop)?;
                 return Ok(Outcome::Failed);
             }
         };
+        if let Some(returned) = echo.returning(&places) {
+            let messages = [step.part(&returned, true)];
+            let stored = step.wanted == Wanted::Stored;
+            let (described, plan) = (step.is_described(), MergePlan::inserted_rows());
+            let call = Call {
+                messages: &messages,
+                owed: step.owed(),
+                commits: false,
+                shown: Shown::reply(plan, described || stored, step.is_query()),
+            };
+            let first = legs.get_mut(..1).unwrap_or_default();
+            return match stored {
+                true => self.call_and_store(first, &call, described).await,
+                false => scatter::run(self, first, &call, None).await,
+            };
+        }
         if !step.is_query() && step.is_described() {
             self.stream.write(&NO_DATA);
         }
-        let tag = format!("INSERT 0 {stored}");
+        let tag = format!("INSERT 0 {}", places.len());
         self.complete(&tag);
         Ok(Outcome::Done(tag.into_bytes()))
     }
 
-    /// How many rows all servers have stored.
+    /// Where the first server has the rows that all have stored.
     async fn store(
         &self,
         step: &Planned<'_>,
         echo: &Echo,
         legs: &mut [Leg],
-    ) -> Result<usize, Stop> {
+    ) -> Result<Vec<Place>, Stop> {
         let Some((first, others)) = legs.split_first_mut() else {
-            return Ok(0);
+            return Ok(Vec::new());
         };
         begin(first, &step.part(&echo.insert, false), step.owed());
         let mut places = Vec::new();
@@ -68,7 +87,7 @@ impl Session {
             }
         }
         match stored == places.len() {
-            true => Ok(stored),
+            true => Ok(places),
             false => Err(vanished().into()),
         }
     }

@@ -66,6 +66,7 @@ use super::relay::{Extent, Relay};
 use super::{lost_error, End, Session};
 use afar::Afar;
 use batch::Relayed;
+use plan::Planned;
 use steps::Stepped;
 
 /// Bytes of a request that goes on as a write before all of it is there, where one server gets it in any case.
@@ -234,16 +235,7 @@ impl Session {
                     Err(error) => return self.answer(&error),
                 };
                 let text = replaced.as_deref().unwrap_or(written);
-                let steps = loop {
-                    let planned = self.statements_of(text, None, &[]);
-                    if !self.must_look_up() {
-                        break planned;
-                    }
-                    if let Err(error) = Box::pin(self.look_up()).await? {
-                        break Err(error);
-                    }
-                };
-                let steps = match steps {
+                let steps = match self.plans_of(text).await? {
                     Ok(steps) => steps,
                     Err(error) => {
                         // Of more than its syntax nobody asks in a failed transaction.
@@ -317,6 +309,22 @@ impl Session {
                         Box::pin(self.run_batch(&batch, end)).await
                     }
                 }
+            }
+        }
+    }
+
+    /// The statements of a Query's text, and what is done for each, when all is known that it takes to say that.
+    async fn plans_of<'t>(
+        &mut self,
+        text: &'t [u8],
+    ) -> Result<Result<Vec<Planned<'t>>, Error>, End> {
+        loop {
+            let planned = self.statements_of(text, None, &[]);
+            if !self.must_look_up() {
+                return Ok(planned);
+            }
+            if let Err(error) = Box::pin(self.look_up()).await? {
+                return Ok(Err(error));
             }
         }
     }

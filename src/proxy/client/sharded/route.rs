@@ -667,8 +667,14 @@ fn echoed(
     let Some(table) = table.filter(|table| !changed && table.kind == TableKind::Table) else {
         return Ok(None);
     };
-    let named = (&*table.schema, &*target.name);
-    let echo = Echo::new(source.part, source.dialect, named, &table.columns)?;
+    let mut named = statement.tables.iter();
+    let named = named.find(|named| named.usage == TableUse::Insert);
+    let target = Target {
+        schema: Some(&table.schema),
+        name: &target.name,
+        alias: named.and_then(|named| named.alias.as_deref()),
+    };
+    let echo = Echo::new(source.part, source.dialect, target, &table.columns)?;
     Ok(Some(Run {
         together: true,
         echo: Some(Box::new(echo)),
