@@ -72,7 +72,7 @@ pub struct Column {
 pub struct ColumnDefault {
     /// An expression, all of whose names are qualified.
     pub expression: Box<str>,
-    /// The column's type, qualified, without a length.
+    /// The column's type, or what it is a domain of; qualified and of no length: `bpchar`, not `character`, which is of one.
     pub of_type: Box<str>,
 }
 
@@ -163,7 +163,8 @@ impl Schema {
     /// number, an expression, and the column's type. It takes no lock on the tables.
     pub const DEFAULTS: &'static str = "SELECT a.attrelid, a.attnum, CASE WHEN a.attidentity <> '' \
         THEN 'nextval(' || pg_catalog.quote_literal(s.objid::pg_catalog.regclass::text) || '::regclass)' \
-        ELSE pg_catalog.pg_get_expr(coalesce(d.adbin, t.typdefaultbin), 0) END, pg_catalog.format_type(a.atttypid, NULL) \
+        ELSE pg_catalog.pg_get_expr(coalesce(d.adbin, t.typdefaultbin), 0) END, \
+        pg_catalog.format_type(CASE t.typbasetype WHEN 0 THEN t.oid ELSE t.typbasetype END, -1) \
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
