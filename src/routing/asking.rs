@@ -381,6 +381,7 @@ fn add(
     let overrides = lacking.iter().any(|(_, column)| column.always);
     let expressions = lacking.iter().map(|(_, column)| {
         let default = column.default.as_deref();
+        let default = default.filter(|default| !default.expression.is_empty());
         default.map(|default| as_text(default.expression.as_bytes(), &default.of_type))
     });
     let expressions: Option<Vec<_>> = expressions.collect();

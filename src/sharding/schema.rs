@@ -70,7 +70,7 @@ pub struct Column {
 /// How a column gets its value when an INSERT gives it none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnDefault {
-    /// An expression, all of whose names are qualified.
+    /// An expression, all of whose names are qualified. Empty: of the identity of a partition, which is its root's, it is not known.
     pub expression: Box<str>,
     /// The column's type, or what it is a domain of; qualified and of no length: `bpchar`, not `character`, which is of one.
     pub of_type: Box<str>,

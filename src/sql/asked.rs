@@ -203,36 +203,38 @@ pub fn is_constant(expression: &str) -> bool {
         .filter(|token| !token.kind.is_blank())
         .collect();
     let mut casts = false;
-    tokens.iter().enumerate().all(|(at, token)| {
-        let next = tokens.get(at + 1);
-        match token.kind {
-            // `::`, and brackets of arrays. A cast of a cast may be of 'now'.
-            Kind::Other => {
-                let again = casts && token.of(text) == b":" && !follows_colon(text, *token);
-                casts |= token.of(text) == b":";
-                !again
+    let mut each = tokens.iter().enumerate();
+    !tokens.is_empty()
+        && each.all(|(at, token)| {
+            let next = tokens.get(at + 1);
+            match token.kind {
+                // `::`, and brackets of arrays. A cast of a cast may be of 'now'.
+                Kind::Other => {
+                    let again = casts && token.of(text) == b":" && !follows_colon(text, *token);
+                    casts |= token.of(text) == b":";
+                    !again
+                }
+                Kind::String | Kind::EscapeString | Kind::BitString | Kind::Number => true,
+                Kind::Open | Kind::Close | Kind::Comma => {
+                    casts &= token.kind != Kind::Comma;
+                    true
+                }
+                Kind::Operator => token.of(text) == b"-",
+                Kind::Dot | Kind::QuotedName => casts,
+                Kind::Word => {
+                    let word = token.of(text).to_ascii_lowercase();
+                    let calls = next.is_some_and(|next| next.kind == Kind::Open);
+                    let plain = matches!(&*word, b"null" | b"true" | b"false")
+                        || word == b"array" && !calls;
+                    // Types have modifiers in parentheses, which are numbers.
+                    let modified = || tokens.get(at + 2).map(|token| token.kind);
+                    let current = [&b"current_"[..], b"local", b"session_user", b"user"];
+                    let current = current.iter().any(|prefix| word.starts_with(prefix));
+                    plain || casts && !current && (!calls || modified() == Some(Kind::Number))
+                }
+                _ => false,
             }
-            Kind::String | Kind::EscapeString | Kind::BitString | Kind::Number => true,
-            Kind::Open | Kind::Close | Kind::Comma => {
-                casts &= token.kind != Kind::Comma;
-                true
-            }
-            Kind::Operator => token.of(text) == b"-",
-            Kind::Dot | Kind::QuotedName => casts,
-            Kind::Word => {
-                let word = token.of(text).to_ascii_lowercase();
-                let calls = next.is_some_and(|next| next.kind == Kind::Open);
-                let plain =
-                    matches!(&*word, b"null" | b"true" | b"false") || word == b"array" && !calls;
-                // Types have modifiers in parentheses, which are numbers.
-                let modified = || tokens.get(at + 2).map(|token| token.kind);
-                let current = [&b"current_"[..], b"local", b"session_user", b"user"];
-                let current = current.iter().any(|prefix| word.starts_with(prefix));
-                plain || casts && !current && (!calls || modified() == Some(Kind::Number))
-            }
-            _ => false,
-        }
-    })
+        })
 }
 
 /// Does an expression call a function of this schema, which it names?
@@ -457,6 +459,7 @@ mod tests {
     #[test]
     fn literals_are_constant() {
         for (expression, constant) in [
+            ("", false),
             ("7", true),
             ("'-7'::integer", true),
             ("(-7)", true),

@@ -113,6 +113,22 @@ fn what_is_everywhere_is_the_same_everywhere() {
             same(&shards, table, sql);
         }
     }
+    // Partitions have their root's identity from PostgreSQL 17 on.
+    all(
+        &mut client,
+        &[
+            "CREATE TABLE parts (id bigint GENERATED ALWAYS AS IDENTITY, v int) PARTITION BY LIST (v)",
+            "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)",
+            "INSERT INTO parts (v) VALUES (1), (1)",
+            "INSERT INTO parts_1 (v) SELECT 1 FROM generate_series(1, 0)",
+        ],
+    );
+    let answer = client.query("INSERT INTO parts_1 (v) VALUES (1)");
+    assert!(
+        ["E:0A000 Z:I", "E:23502 Z:I"].contains(&&*answer),
+        "{answer}"
+    );
+    assert_eq!(same(&shards, "parts", "its identity"), "(1,1) (2,1)");
     // Values are as their columns have them, none is cut off.
     all(&mut client, &["INSERT INTO long (z) VALUES (1), (2)"]);
     same(&shards, "long", "its defaults");

@@ -541,13 +541,13 @@ async fn learn_qualified(
 async fn ask_defaults(server: &mut Server) -> Result<Defaults, RunError> {
     let mut defaults = Defaults::new();
     rows(server, Schema::DEFAULTS, |row| {
-        let [Some(table), Some(column), Some(expression), Some(of_type)] = row else {
+        let [Some(table), Some(column), expression, Some(of_type)] = row else {
             return;
         };
         let text = |value| String::from_utf8_lossy(value);
         if let (Ok(table), Ok(column)) = (text(table).parse(), text(column).parse()) {
             let default = ColumnDefault {
-                expression: text(expression).into(),
+                expression: text(expression.unwrap_or_default()).into(),
                 of_type: text(of_type).into(),
             };
             defaults.push(((table, column), default));

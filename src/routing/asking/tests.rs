@@ -138,6 +138,16 @@ fn what_is_left_to_defaults_is_asked() {
     ] {
         assert_eq!(everywhere_told(sql, false), [question, statement.to_owned()], "{sql}");
     }
+    // Of a partition's identity nobody knows where it comes from.
+    let mut unknown = tables(false);
+    let default = unknown.0[0].default.as_mut().unwrap();
+    default.expression = "".into();
+    let [question, _] = told(
+        "INSERT INTO t (a) VALUES (1)",
+        &[],
+        |statement, text, defined| everywhere(statement, text, &unknown, defined),
+    );
+    assert_eq!(question, "refused");
     let [_, statement] = everywhere_told("INSERT INTO t VALUES (1, 1, NULL)", true);
     assert_eq!(
         statement,
