@@ -47,6 +47,8 @@ mod definitions;
 mod direct;
 #[path = "proxy/drivers.rs"]
 mod drivers;
+#[path = "proxy/echo.rs"]
+mod echo;
 #[path = "proxy/extended.rs"]
 mod extended;
 #[path = "proxy/failover.rs"]

@@ -8,14 +8,15 @@ use std::ops::Range;
 use crate::error::Error;
 use crate::merge::refused;
 use crate::sharding::ShardedColumn;
-use crate::sql::asked::{as_text, calls, is_constant, known, Asking, Draft, Known};
+use crate::sql::asked::{as_text, calls, known, Asking, Draft, Known};
 use crate::sql::gaps::{edits, value_at, Missing};
 use crate::sql::insert_rows::InsertRows;
 use crate::sql::keys::{Change, Operand, Reference, Rows, Write};
-use crate::sql::lexer::{Dialect, Kind, Lexer, Token};
+use crate::sql::lexer::{Dialect, Lexer};
 use crate::sql::statement::{Copy, Function, Kind as Command, Statement};
 
 use super::defined::Defined;
+use super::moves::parameters;
 use super::primary_key::gap;
 use super::role::Catalogue;
 use super::route::{Maker, Schema, TableColumn};
@@ -247,7 +248,7 @@ pub fn key(
             };
             let place = value_at(text, dialect, range, at).ok_or_else(refusal)?;
             let written = within(text, place.clone());
-            if has_query(written, dialect) || has_parameter(written, dialect) {
+            if has_query(written, dialect) || parameters(written, dialect).next().is_some() {
                 return Err(refusal());
             }
             draft.value(place);
@@ -271,7 +272,7 @@ fn columns_of<'s>(
 /// Does a default give each server a value of its own?
 pub(super) fn varies(column: &TableColumn) -> bool {
     let default = column.default.as_deref();
-    !column.generated && default.is_some_and(|default| !is_constant(&default.expression))
+    !column.generated && default.is_some_and(|default| default.varies)
 }
 
 /// The columns of these that a change leaves to their defaults. Errors: one of them, in a form in which its value cannot be told.
@@ -362,7 +363,7 @@ fn may_set_default(write: &Write, column: &str, tail: &[u8], dialect: Dialect) -
         }
         | Change::Merge { sets, .. } => {
             let mut tokens = Lexer::new(tail, dialect);
-            named(sets) && tokens.any(|token| is_word(tail, token, &["default"]))
+            named(sets) && tokens.any(|token| token.is_word(tail, "default"))
         }
         Change::Delete => false,
     }
@@ -397,22 +398,11 @@ fn within(text: &[u8], place: Range<usize>) -> &[u8] {
     text.get(place).unwrap_or_default()
 }
 
-fn is_word(text: &[u8], token: Token, words: &[&str]) -> bool {
-    let written = token.of(text);
-    token.kind == Kind::Word
-        && words
-            .iter()
-            .any(|word| written.eq_ignore_ascii_case(word.as_bytes()))
-}
-
 /// May a query be within this?
 fn has_query(text: &[u8], dialect: Dialect) -> bool {
+    const WORDS: [&str; 4] = ["select", "values", "table", "with"];
     let mut tokens = Lexer::new(text, dialect);
-    tokens.any(|token| is_word(text, token, &["select", "values", "table", "with"]))
-}
-
-fn has_parameter(text: &[u8], dialect: Dialect) -> bool {
-    Lexer::new(text, dialect).any(|token| token.kind == Kind::Parameter)
+    tokens.any(|token| WORDS.iter().any(|word| token.is_word(text, word)))
 }
 
 fn by_function(name: &str) -> Error {

@@ -17,12 +17,12 @@ use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::insert_rows::{renumber, InsertPart};
 use crate::sql::keys::{Change, Rows, Write};
-use crate::sql::lexer::{Dialect, Kind, Lexer};
+use crate::sql::lexer::Dialect;
 use crate::sql::quote;
 use crate::sql::update_parts::{UpdateParts, RETURNING};
 use crate::types::oid;
 
-use super::moves::{Place, Target};
+use super::moves::{parameters, Place, Target};
 use super::plainly::plainly;
 use super::route::TableColumn;
 
@@ -67,15 +67,11 @@ impl Echo {
         let what = "RETURNING of an INSERT … SELECT that each shard would do otherwise";
         let parts = UpdateParts::of(text, dialect).ok_or_else(|| refused(what))?;
         // What type an open one has depends on where it stands first.
-        let has_parameter =
-            |text| Lexer::new(text, dialect).any(|token| token.kind == Kind::Parameter);
+        let has_parameter = |text| parameters(text, dialect).next().is_some();
         if parts.returning.is_some_and(has_parameter) {
             return Err(refused(what));
         }
-        let table = match target.schema {
-            Some(schema) => format!("{}.{}", quote::name(schema), quote::name(target.name)),
-            None => quote::name(target.name),
-        };
+        let table = target.quoted();
         let alias = target
             .alias
             .map(|alias| format!(" AS {}", quote::name(alias)));
@@ -166,14 +162,9 @@ impl Echo {
                 if at > 0 {
                     text.extend_from_slice(b", ");
                 }
-                match value {
-                    None => text.extend_from_slice(b"NULL"),
-                    Some(value) if self.dialect.overlapping && !value.is_ascii() => {
-                        let what = "a value that a server gives, in this client_encoding,";
-                        return Err(refused(what));
-                    }
-                    Some(value) => text.extend_from_slice(&quote::literal(value)),
-                }
+                let value = quote::value(value.as_deref(), self.dialect);
+                let what = "a value that a server gives, in this client_encoding,";
+                text.extend(value.ok_or_else(|| refused(what))?);
             }
             text.push(b')');
         }
@@ -201,7 +192,6 @@ mod tests {
         TableColumn {
             number: 0,
             name: name.into(),
-            has_default: false,
             maker: Maker::Nothing,
             default: None,
             generated,

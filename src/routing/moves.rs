@@ -37,7 +37,7 @@ pub struct Moving {
     dialect: Dialect,
 }
 
-/// The table that an UPDATE names.
+/// The table that a change names.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// None: the search path decides.
@@ -46,6 +46,16 @@ pub struct Target<'a> {
     pub name: &'a str,
     /// The name that its columns are qualified with, if it is another.
     pub alias: Option<&'a str>,
+}
+
+impl Target<'_> {
+    /// The table, as it is written into statements.
+    pub(super) fn quoted(&self) -> String {
+        match self.schema {
+            Some(schema) => format!("{}.{}", quote::name(schema), quote::name(self.name)),
+            None => quote::name(self.name),
+        }
+    }
 }
 
 impl Moving {
@@ -84,16 +94,12 @@ impl Moving {
                 return Err(refused(what));
             }
         }
-        let table = match target.schema {
-            Some(schema) => format!("{}.{}", quote::name(schema), quote::name(target.name)),
-            None => quote::name(target.name),
-        };
         Ok(Self {
             to,
             column: column.into(),
             value: value.to_vec(),
             update: renumber(&update, dialect),
-            table,
+            table: target.quoted(),
             alias: target.alias.map(quote::name),
             returning: returning.to_vec(),
             dialect,
@@ -166,11 +172,11 @@ impl Moving {
             }
             match value {
                 _ if **column == *self.column => text.extend_from_slice(&self.value),
-                None => text.extend_from_slice(b"NULL"),
-                Some(value) if self.dialect.overlapping && !value.is_ascii() => {
-                    return Err(refused("a row that moves, in this client_encoding,"));
+                _ => {
+                    let value = quote::value(value.as_deref(), self.dialect);
+                    let what = "a row that moves, in this client_encoding,";
+                    text.extend(value.ok_or_else(|| refused(what))?);
                 }
-                Some(value) => text.extend_from_slice(&quote::literal(value)),
             }
         }
         text.extend_from_slice(b") ");
@@ -210,7 +216,7 @@ pub fn held(foreign_key: &str) -> Error {
     Error::error(Fault::Client, SqlState::FEATURE_NOT_SUPPORTED, text)
 }
 
-fn parameters(text: &[u8], dialect: Dialect) -> impl Iterator<Item = &[u8]> {
+pub(super) fn parameters(text: &[u8], dialect: Dialect) -> impl Iterator<Item = &[u8]> {
     let tokens = Lexer::new(text, dialect);
     tokens
         .filter(|token| token.kind == Kind::Parameter)

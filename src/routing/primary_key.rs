@@ -132,7 +132,6 @@ mod tests {
         TableColumn {
             number: 0,
             name: name.into(),
-            has_default: true,
             maker: Maker::Sequence,
             default: None,
             generated: false,

@@ -151,9 +151,7 @@ mod tests {
             let oid = format!("{oid}");
             let (name, columns) = text.strip_suffix(')').unwrap().split_once('(').unwrap();
             for column in columns.split(' ') {
-                let row = [
-                    "public", name, "r", column, "f", "f", "20", "f", "f", &oid, "1",
-                ];
+                let row = ["public", name, "r", column, "f", "20", "f", "f", &oid, "1"];
                 schema.add(&row.map(|value| Some(value.as_bytes())));
             }
         }

@@ -60,7 +60,7 @@ mod tests {
             let (columns, parent) = rest.split_once(')').unwrap();
             for column in columns.split(' ') {
                 let (column, number) = column.split_once('=').unwrap();
-                let row = [of, name, "r", column, "f", "f", "20", "f", "f", oid, number];
+                let row = [of, name, "r", column, "f", "20", "f", "f", oid, number];
                 schema.add(&row.map(|value| Some(value.as_bytes())));
             }
             if let Ok(parent) = parent.trim().parse() {

@@ -42,17 +42,11 @@ pub struct Reference {
 
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent properties, as the catalogue has them"
-)]
 pub struct Column {
     /// Its name.
     pub name: Box<str>,
     /// It has this number for good, whatever it is called; 0: not known.
     pub number: u16,
-    /// It has a value when an INSERT gives it none: a default, an identity, an expression.
-    pub has_default: bool,
     /// What that value comes from.
     pub maker: Maker,
     /// How it is computed.
@@ -72,6 +66,8 @@ pub struct Column {
 pub struct ColumnDefault {
     /// An expression, all of whose names are qualified. Empty: of the identity of a partition, which is its root's, it is not known.
     pub expression: Box<str>,
+    /// It may have another value on each server.
+    pub varies: bool,
     /// The column's type, or what it is a domain of; qualified and of no length: `bpchar`, not `character`, which is of one.
     pub of_type: Box<str>,
 }
@@ -123,11 +119,10 @@ impl Opaque {
 }
 
 impl Schema {
-    /// Asks a server: schema, table, kind, column, whether that has a default, whether it is generated (before
+    /// Asks a server: schema, table, kind, column, whether that is generated (before
     /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated,
     /// the table's OID, the column's number, and what its default comes from; in the order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
-        a.atthasdef OR a.attidentity <> '', \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
         coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a', \
         c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' ELSE m.maker END \
@@ -174,17 +169,13 @@ impl Schema {
         WHERE c.relkind IN ('r', 'p', 'v', 'f') AND a.attnum > 0 AND NOT a.attisdropped \
         AND (a.atthasdef OR t.typdefaultbin IS NOT NULL OR a.attidentity <> '') \
         AND CASE WHEN a.atthasdef THEN coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') = '' ELSE true END \
-        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY 1, 2";
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'";
 
-    /// Adds what that answer says, row by row in its order.
-    pub fn add_defaults(&mut self, mut found: Vec<((u32, u16), ColumnDefault)>) {
-        found.sort_by_key(|(of, _)| *of);
+    /// Adds what that answer says, by table and column.
+    pub fn add_defaults(&mut self, mut found: HashMap<(u32, u16), ColumnDefault>) {
         for table in self.tables.values_mut().flatten() {
             for column in &mut table.columns {
-                let of = (table.oid, column.number);
-                let at = found.binary_search_by_key(&of, |(of, _)| *of);
-                let default = at.ok().and_then(|at| found.get(at));
-                column.default = default.map(|(_, default)| Box::new(default.clone()));
+                column.default = found.remove(&(table.oid, column.number)).map(Box::new);
             }
         }
     }
@@ -263,7 +254,7 @@ impl Schema {
             Some(at) => at,
             None => {
                 tables.push(Table {
-                    oid: number(9).unwrap_or_default(),
+                    oid: number(8).unwrap_or_default(),
                     schema: schema.into(),
                     kind,
                     columns: Vec::new(),
@@ -277,18 +268,17 @@ impl Schema {
         if let (Some(table), Some(column)) = (tables.get_mut(at), text(3)) {
             table.columns.push(Column {
                 name: column.into(),
-                has_default: text(4) == Some("t"),
-                generated: text(5) == Some("t"),
-                primary: text(7) == Some("t"),
-                always: text(8) == Some("t"),
-                type_oid: number(6).unwrap_or_default(),
-                maker: match text(11) {
+                generated: text(4) == Some("t"),
+                primary: text(6) == Some("t"),
+                always: text(7) == Some("t"),
+                type_oid: number(5).unwrap_or_default(),
+                maker: match text(10) {
                     Some("s") => Maker::Sequence,
                     Some("f") => Maker::Function,
                     _ => Maker::Nothing,
                 },
                 default: None,
-                number: number(10)
+                number: number(9)
                     .and_then(|number| number.try_into().ok())
                     .unwrap_or_default(),
             });
@@ -398,8 +388,8 @@ mod tests {
         assert_eq!(schema.len(), 4);
         let users = schema.table(None, "users", || ["alice", "public"]).unwrap();
         assert_eq!((&*users.schema, users.columns.len()), ("public", 2));
-        assert!(users.column("id").unwrap().has_default);
-        assert!(!users.column("name").unwrap().has_default);
+        assert!(users.column("id").unwrap().generated);
+        assert!(!users.column("name").unwrap().generated);
         assert_eq!(
             &*schema
                 .table(Some("old"), "users", || ["public"])

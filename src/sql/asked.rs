@@ -20,8 +20,7 @@ pub struct Asking {
     question: Vec<u8>,
     pieces: Vec<Piece>,
     values: usize,
-    /// A backslash may be half of a character.
-    overlapping: bool,
+    dialect: Dialect,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +125,7 @@ impl<'t> Draft<'t> {
             question: [b"VALUES (", &*asked.join(&b"), ("[..]), b")"].concat(),
             pieces,
             values: asked.len(),
-            overlapping: self.dialect.overlapping,
+            dialect: self.dialect,
         }))
     }
 }
@@ -161,14 +160,9 @@ impl Asking {
                 }
                 Piece::Value(of_type) => of_type,
             };
-            let literal = match values.next().and_then(Option::as_deref) {
-                Some(value) if self.overlapping && !value.is_ascii() => {
-                    let what = "a value that a server gives, in this client_encoding,";
-                    return Err(refused(what));
-                }
-                Some(value) => quote::literal(value),
-                None => b"NULL".to_vec(),
-            };
+            let value = values.next().and_then(Option::as_deref);
+            let what = "a value that a server gives, in this client_encoding,";
+            let literal = quote::value(value, self.dialect).ok_or_else(|| refused(what))?;
             match of_type {
                 Some(of_type) => {
                     out.push(b'(');
@@ -244,7 +238,7 @@ pub fn calls_of_schema(expression: &str, schema: &str) -> bool {
     let tokens: Vec<Token> = tokens.collect();
     tokens
         .windows(2)
-        .any(|pair| is(&pair[0], text, schema) && pair[1].kind == Kind::Dot)
+        .any(|pair| pair[0].is_word(text, schema) && pair[1].kind == Kind::Dot)
 }
 
 fn follows_colon(text: &[u8], token: Token) -> bool {
@@ -356,7 +350,7 @@ pub fn calls(text: &[u8], dialect: Dialect) -> Vec<Call> {
         match token.kind {
             Kind::Open => depth += 1,
             Kind::Close => depth = depth.saturating_sub(1),
-            Kind::Word => returned |= depth == 0 && is(token, text, "returning"),
+            Kind::Word => returned |= depth == 0 && token.is_word(text, "returning"),
             _ => {}
         }
         if let Some((place, known, constant)) = call(text, &tokens, at) {
@@ -369,10 +363,6 @@ pub fn calls(text: &[u8], dialect: Dialect) -> Vec<Call> {
         }
     }
     calls
-}
-
-fn is(token: &Token, text: &[u8], word: &str) -> bool {
-    token.kind == Kind::Word && token.of(text).eq_ignore_ascii_case(word.as_bytes())
 }
 
 /// The call whose name is the token `at`.
@@ -392,7 +382,9 @@ fn call(text: &[u8], tokens: &[Token], at: usize) -> Option<(Range<usize>, &'sta
     let qualified = before(1).is_some_and(|token| token.kind == Kind::Dot);
     let kind = |at: usize| tokens.get(at).map(|token| token.kind);
     if known.arguments == Arguments::Word {
-        if token.kind != Kind::Word || qualified || before(1).is_some_and(|one| is(one, text, "as"))
+        if token.kind != Kind::Word
+            || qualified
+            || before(1).is_some_and(|one| one.is_word(text, "as"))
         {
             return None;
         }
@@ -409,7 +401,7 @@ fn call(text: &[u8], tokens: &[Token], at: usize) -> Option<(Range<usize>, &'sta
         true => {
             let schema = before(2)?;
             let further = before(3).is_some_and(|token| token.kind == Kind::Dot);
-            let named = is(schema, text, "pg_catalog") || schema.of(text) == b"\"pg_catalog\"";
+            let named = schema.is_word(text, "pg_catalog") || schema.of(text) == b"\"pg_catalog\"";
             if !named || further {
                 return None;
             }
@@ -433,7 +425,7 @@ fn call(text: &[u8], tokens: &[Token], at: usize) -> Option<(Range<usize>, &'sta
             Kind::Comma | Kind::Dot | Kind::Other => {}
             Kind::Word => {
                 const WORDS: [&str; 4] = ["regclass", "text", "pg_catalog", SERIAL];
-                constant &= WORDS.iter().any(|word| is(token, text, word));
+                constant &= WORDS.iter().any(|word| token.is_word(text, word));
             }
             _ => constant = false,
         }

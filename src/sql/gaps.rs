@@ -158,39 +158,38 @@ fn solid(text: &[u8], dialect: Dialect) -> impl Iterator<Item = Token> + '_ {
     Lexer::new(text, dialect).filter(|token| !token.kind.is_blank())
 }
 
-fn is(text: &[u8], token: Token, word: &str) -> bool {
-    token.kind == Kind::Word && token.of(text).eq_ignore_ascii_case(word.as_bytes())
+/// What stands in front of the first row.
+fn ahead(text: &[u8], dialect: Dialect, first_row: usize) -> impl Iterator<Item = Token> + '_ {
+    solid(text, dialect).take_while(move |token| token.start < first_row)
 }
 
 /// Where the list of columns ends, if there is one before the first row: at its last parenthesis.
 fn list_end(text: &[u8], dialect: Dialect, first_row: usize) -> Option<usize> {
-    let before = solid(text, dialect).take_while(|token| token.start < first_row);
-    let ends = before.filter(|token| token.kind == Kind::Close);
+    let ends = ahead(text, dialect, first_row).filter(|token| token.kind == Kind::Close);
     ends.last().map(|token| token.start)
 }
 
 /// Where the word VALUES is that is in front of the first row.
 fn values_start(text: &[u8], dialect: Dialect, first_row: usize) -> Option<usize> {
-    let before = solid(text, dialect).take_while(|token| token.start < first_row);
-    before
-        .last()
-        .filter(|token| is(text, *token, "values"))
+    let last = ahead(text, dialect, first_row).last();
+    last.filter(|token| token.is_word(text, "values"))
         .map(|token| token.start)
 }
 
 /// Is there an OVERRIDING clause in front of the first row?
 fn says_overriding(text: &[u8], dialect: Dialect, first_row: usize) -> bool {
-    let mut before = solid(text, dialect).take_while(|token| token.start < first_row);
-    before.any(|token| is(text, token, "overriding"))
+    ahead(text, dialect, first_row).any(|token| token.is_word(text, "overriding"))
 }
 
 /// `DEFAULT VALUES` in an INSERT that begins with that word.
 fn default_values(text: &[u8], dialect: Dialect) -> Option<Range<usize>> {
     let tokens: Vec<_> = solid(text, dialect).collect();
-    tokens.first().filter(|token| is(text, **token, "insert"))?;
+    tokens
+        .first()
+        .filter(|token| token.is_word(text, "insert"))?;
     // DEFAULT is reserved: no name without quotes can be it.
     tokens.windows(2).find_map(|pair| match pair {
-        [one, other] if is(text, *one, "default") && is(text, *other, "values") => {
+        [one, other] if one.is_word(text, "default") && other.is_word(text, "values") => {
             Some(one.start..other.end)
         }
         _ => None,
@@ -208,7 +207,7 @@ fn default_at(
     let mut tokens = solid(text.get(place.clone())?, dialect);
     let (only, none) = (tokens.next()?, tokens.next());
     let within = text.get(place.clone())?;
-    (none.is_none() && is(within, only, "default")).then_some(place)
+    (none.is_none() && only.is_word(within, "default")).then_some(place)
 }
 
 /// Where the value at this position of a row is, without what is blank around it.

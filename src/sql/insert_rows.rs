@@ -43,9 +43,7 @@ impl InsertRows {
     /// Whether the text is valid is for others: rows are to be compared with those that the parser found.
     pub fn find(text: &[u8], dialect: Dialect) -> Option<Self> {
         let mut tokens = Lexer::new(text, dialect).filter(|token| !token.kind.is_blank());
-        let is = |token: &Token, word: &str| {
-            token.kind == Kind::Word && token.of(text).eq_ignore_ascii_case(word.as_bytes())
-        };
+        let is = |token: &Token, word: &str| token.is_word(text, word);
         tokens.next().filter(|token| is(token, "insert"))?;
         let mut depth = 0_usize;
         let mut before: Option<Token> = None;

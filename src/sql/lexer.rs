@@ -110,6 +110,11 @@ impl Dialect {
 }
 
 impl Token {
+    /// Is it this word, in whatever case, without quotes?
+    pub fn is_word(&self, text: &[u8], word: &str) -> bool {
+        self.kind == Kind::Word && self.of(text).eq_ignore_ascii_case(word.as_bytes())
+    }
+
     /// The bytes of the token in the text that it was read from.
     pub fn of<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         text.get(self.start..self.end).unwrap_or_default()

@@ -1,9 +1,8 @@
 //! What a table with rows is for routing does not change behind its back: partitions and tables that inherit are sharded like
 //! their relatives, and definitions after which rows would be looked for elsewhere are for empty tables.
 
-use super::shards::Shards;
+use super::shards::{all, Shards};
 use super::support::wire::{run, sync};
-use super::support::Wire;
 
 /// One table is named; others are sharded where they have a tenant.
 const TABLES: &str = r#"
@@ -18,14 +17,6 @@ database = "$DATABASE"
 column = "tenant"
 data_type = "bigint"
 "#;
-
-#[track_caller]
-fn all(client: &mut Wire, texts: &[&str]) {
-    for sql in texts {
-        let answer = client.query(sql);
-        assert!(answer.starts_with("C:"), "{sql}: {answer}");
-    }
-}
 
 /// How many rows each shard has of a table, least first.
 fn spread(shards: &Shards, table: &str) -> Vec<usize> {

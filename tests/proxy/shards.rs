@@ -89,6 +89,15 @@ impl Shards {
     }
 }
 
+/// Runs these, none of which fails.
+#[track_caller]
+pub(crate) fn all(client: &mut Wire, texts: &[&str]) {
+    for sql in texts {
+        let answer = client.query(sql);
+        assert!(answer.starts_with("C:"), "{sql}: {answer}");
+    }
+}
+
 #[test]
 fn definitions_and_settings_reach_every_shard() {
     let shards = Shards::start("shards_ddl", "", TABLE);

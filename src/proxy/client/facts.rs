@@ -2,7 +2,7 @@
 //! needs it, and again when a definition has changed or it has become old.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::sharding::families::note_divided;
 use crate::sharding::references::with_followers;
 use crate::sharding::schema::{ColumnDefault, Schema};
 use crate::sharding::ShardingTables;
+use crate::sql::asked::is_constant;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
 use crate::types::canonical::{enums, Canonical, ServerTypes, TYPES_QUERY};
@@ -510,7 +511,7 @@ async fn learn(
 }
 
 /// Defaults of columns, each with its table's OID and its number.
-type Defaults = Vec<((u32, u16), ColumnDefault)>;
+type Defaults = HashMap<(u32, u16), ColumnDefault>;
 
 /// Asks for what is to have all names qualified: views and, if they are `wanted`, defaults. Of views that somebody else is
 /// changing it is not known what they select.
@@ -546,11 +547,13 @@ async fn ask_defaults(server: &mut Server) -> Result<Defaults, RunError> {
         };
         let text = |value| String::from_utf8_lossy(value);
         if let (Ok(table), Ok(column)) = (text(table).parse(), text(column).parse()) {
+            let expression = text(expression.unwrap_or_default());
             let default = ColumnDefault {
-                expression: text(expression.unwrap_or_default()).into(),
+                varies: !is_constant(&expression),
+                expression: expression.into(),
                 of_type: text(of_type).into(),
             };
-            defaults.push(((table, column), default));
+            defaults.insert((table, column), default);
         }
     })
     .await?;

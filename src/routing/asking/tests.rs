@@ -1,6 +1,7 @@
 use super::*;
 use crate::sharding::schema::ColumnDefault;
 use crate::sharding::ShardingTables;
+use crate::sql::asked::is_constant;
 use crate::sql::cache::Cache;
 
 /// `t (id, a, at, n, own)` of which `id` counts, `at` is a moment, `n` is 7 and `own` is an identity that is always its own.
@@ -16,10 +17,10 @@ fn column(name: &str, default: Option<(&str, &str)>, maker: Maker, always: bool)
     TableColumn {
         number: 0,
         name: name.into(),
-        has_default: default.is_some(),
         maker,
         default: default.map(|(expression, of_type)| {
             Box::new(ColumnDefault {
+                varies: !is_constant(expression),
                 expression: expression.into(),
                 of_type: of_type.into(),
             })

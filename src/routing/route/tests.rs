@@ -46,9 +46,9 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
     let column = |&(name, has_default): &(&str, bool)| TableColumn {
         name: name.into(),
         number: 0,
-        has_default,
         default: has_default.then(|| {
             Box::new(ColumnDefault {
+                varies: true,
                 expression: "pgdog.next_id()".into(),
                 of_type: "bigint".into(),
             })

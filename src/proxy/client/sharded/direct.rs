@@ -19,7 +19,7 @@ use super::super::facts::Facts;
 use super::super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::super::obtain::Aim;
 use super::super::Session;
-use super::route::View;
+use super::view::View;
 use super::{Leg, Sharded};
 
 /// Where the request goes.

@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::echo::Row;
 use crate::routing::moves::Place;
 
 use super::super::super::core_state::Notice;
@@ -18,9 +19,6 @@ use super::Leg;
 
 /// Bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// A row of an answer: NULL, or text.
-pub(super) type Row = Vec<Option<Vec<u8>>>;
 
 /// Sends a server messages that [`Session::hear`] hears the answer to.
 pub(super) fn begin(leg: &mut Leg, messages: &[u8], owed: &Answers) {

@@ -14,7 +14,9 @@ mod crew;
 mod cursors;
 mod direct;
 mod echo;
+mod ending;
 mod execute;
+mod explain;
 mod flow;
 mod gather;
 mod inquiry;
@@ -35,6 +37,7 @@ mod stored;
 mod two_phase;
 mod unique_ids;
 mod unknown;
+mod view;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};

@@ -32,9 +32,10 @@ use super::super::Session;
 use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
 use super::lookups::lacks_keys;
-use super::route::{Source, View};
+use super::route::Source;
 use super::route_copy::copying;
 use super::two_phase::reserved;
+use super::view::View;
 use super::Does;
 
 /// A statement, and what is done for it.

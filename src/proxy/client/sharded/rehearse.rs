@@ -7,7 +7,7 @@ use crate::routing::preview::{preview, Reach};
 use crate::routing::values::{Parameter, Values};
 
 use super::super::Session;
-use super::route::View;
+use super::view::View;
 
 impl Session {
     /// Counts whether a text would go to one shard or to several. `types` are those that its Parse has declared.

@@ -1,7 +1,6 @@
 //! To which shards a statement goes.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
 
 use crate::config::choice::{PrimaryKeyRewrite, RewriteMode};
 use crate::error::{Error, Fault};
@@ -9,22 +8,19 @@ use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking;
-use crate::routing::defined::{Changed, Defined};
+use crate::routing::defined::Defined;
 use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
-use crate::routing::route::{
-    key_changes, route, route_key, ColumnOf, Database, Opaque, Route, Schema, TableColumn,
-};
+use crate::routing::route::{key_changes, route, route_key, Database, Route};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
-use crate::sharding::{search_path, ShardedColumn, ShardingTables, Shards};
-use crate::sql::across::{gathered_name, Asked, Of};
-use crate::sql::explain;
+use crate::sharding::{search_path, ShardedColumn, Shards};
+use crate::sql::across::Of;
 use crate::sql::hints::{Hints, Role};
 use crate::sql::lexer::Dialect;
 use crate::sql::shape::Literal;
@@ -36,6 +32,7 @@ use super::super::Session;
 use super::not_known_yet;
 use super::route_copy::copying;
 use super::unknown::made;
+use super::view::View;
 
 /// Where a statement has come from.
 pub(super) struct Source<'a> {
@@ -389,7 +386,7 @@ impl Session {
         source: &Source<'_>,
         route: Route<'s>,
     ) -> Result<Recalled<'s>, Error> {
-        if !asking::recalls(statement) || !self.in_transaction() {
+        if !self.in_transaction() || !asking::recalls(statement) {
             return Ok(Recalled::There(route));
         }
         let legs = self.sharded.iter().flat_map(|sharded| &sharded.legs);
@@ -429,7 +426,7 @@ impl Session {
     }
 
     /// The schemas in which names without one are looked for.
-    fn search_path(&self) -> Vec<String> {
+    pub(super) fn search_path(&self) -> Vec<String> {
         let settings = self.settings.current();
         let set = settings
             .get(b"search_path")
@@ -458,56 +455,6 @@ impl Session {
         };
         let key = value.text().ok_or_else(|| invalid(name))?;
         Ok(Some(key.into_owned()))
-    }
-
-    /// EXPLAIN of a query: the plan of one server that has a part in it, and where the query goes.
-    pub(super) fn explain(
-        &mut self,
-        statement: &Statement,
-        analyze: bool,
-        source: &Source<'_>,
-    ) -> Result<Run, Error> {
-        let Some(explain) = explain::divide(source.part, source.dialect) else {
-            return Err(refused("this EXPLAIN"));
-        };
-        let explained = Source {
-            part: explain.statement,
-            ..*source
-        };
-        let run = self.route_query(statement, &explained)?;
-        let shards = run.place.count(self.cluster.shards());
-        let unsettled = shards > 1 || run.asking.is_some();
-        if unsettled && analyze && statement.kind != Kind::Select {
-            return Err(refused("EXPLAIN ANALYZE of a change"));
-        }
-        let run = match &run.gathering {
-            None => run,
-            // The plan of what is asked first; the others' depend on its rows.
-            Some(across) => {
-                let first = across.gathered.first().unwrap_or(&across.asked);
-                Run {
-                    text: Some(first.text.as_bytes().into()),
-                    ..run
-                }
-            }
-        };
-        let told = explain.is_text && (shards > 1 || self.state.config().routing.expanded_explain);
-        let notes = match told {
-            true => describe(&run, self.cluster.shards()),
-            false => Vec::new(),
-        };
-        let text = run.text.map(|text| [explain.head, &text].concat().into());
-        let place = match run.place {
-            Place::These(shards) => Place::These(shards.into_iter().take(1).collect()),
-            Place::All => Place::These(vec![0]),
-            place => place,
-        };
-        Ok(Run {
-            text,
-            notes,
-            reads: run.reads && !analyze,
-            ..Run::at(place)
-        })
     }
 
     pub(super) fn in_transaction(&self) -> bool {
@@ -550,100 +497,6 @@ enum Recalled<'s> {
     There(Route<'s>),
     /// Another shard is asked first.
     First(Box<Run>),
-}
-
-/// The database's tables, for a session with this search path.
-pub(super) struct View<'a> {
-    pub(super) facts: &'a Facts,
-    session: &'a Session,
-    /// Its search path, once it is needed.
-    path: OnceCell<Vec<String>>,
-}
-
-impl<'a> View<'a> {
-    pub(super) fn new(session: &'a Session, facts: &'a Facts) -> Self {
-        Self {
-            facts,
-            session,
-            path: OnceCell::new(),
-        }
-    }
-
-    pub(super) fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
-        let defined = self
-            .session
-            .sharded
-            .as_deref()
-            .map(|sharded| &sharded.defined);
-        if schema.is_none()
-            && defined.is_some_and(Defined::is_shadowed)
-            && self.facts.schema.is_ambiguous(name)
-        {
-            return None;
-        }
-        match defined.and_then(|defined| defined.named(name)) {
-            None | Some(Changed::Altered) => {}
-            Some(Changed::Made(created)) if created.may_exist => {}
-            Some(Changed::Made(_) | Changed::Unknown) => return None,
-        }
-        self.facts
-            .schema
-            .table(schema, name, || self.path().iter().map(String::as_str))
-    }
-
-    fn path(&self) -> &[String] {
-        self.path.get_or_init(|| self.session.search_path())
-    }
-
-    /// What routing has to know, where neither schemas have shards nor keys are translated.
-    pub(super) fn database<'s>(&'s self, tables: &'s ShardingTables) -> Database<'s> {
-        let config = self.session.state.config();
-        Database {
-            tables,
-            schema: self,
-            search_path: None,
-            functions: &self.facts.functions,
-            system_catalogs: config.routing.system_catalogs,
-            sticky: config.routing.omnisharded_sticky,
-            lookups: &|_, _| None,
-        }
-    }
-
-    /// A table in the statement whose rows are elsewhere.
-    pub(super) fn foreign<'s>(&self, statement: &'s Statement) -> Option<&'s str> {
-        let mut tables = statement.tables.iter();
-        let foreign = tables.find(|table| {
-            let found = self.table(table.schema.as_deref(), &table.name);
-            found.is_some_and(|found| found.kind == TableKind::Foreign)
-        });
-        foreign.map(|table| &*table.name)
-    }
-}
-
-impl Schema for View<'_> {
-    fn columns(&self, schema: Option<&str>, table: &str) -> Option<&[TableColumn]> {
-        self.table(schema, table).map(|table| &*table.columns)
-    }
-
-    fn refers(&self, (of, column): ColumnOf<'_>, (to, theirs): ColumnOf<'_>) -> bool {
-        let (Some(of), Some(found)) = (self.table(of.0, of.1), self.table(to.0, to.1)) else {
-            return false;
-        };
-        of.refers(column, (&found.schema, to.1), theirs)
-    }
-
-    fn schema_of(&self, table: &str) -> Option<&str> {
-        self.table(None, table).map(|table| &*table.schema)
-    }
-
-    fn varies_below(&self, schema: Option<&str>, table: &str) -> bool {
-        let found = self.table(schema, table);
-        found.is_some_and(|table| table.varies_below)
-    }
-
-    fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
-        self.table(schema, table)?.opaque()
-    }
 }
 
 /// An INSERT of a query's rows, which the first of these shards does for all. `None`: it is none, or its table is not as it was.
@@ -697,73 +550,4 @@ fn lacks_key(column: &str, mode: PrimaryKeyRewrite) -> Error {
 
 pub(super) fn these(shards: Shards) -> Place {
     Place::These(shards.iter().map(|shard| shard as usize).collect())
-}
-
-/// What EXPLAIN says of a route.
-fn describe(run: &Run, shards: usize) -> Vec<String> {
-    if let Some(across) = &run.gathering {
-        let asked = across.gathered.iter().enumerate();
-        let asked = asked.map(|(index, asked)| (Some(index), asked));
-        let told = asked.chain([(None, &across.asked)]);
-        return told.map(|(index, asked)| told_of(index, asked)).collect();
-    }
-    let list = |shards: &[usize]| {
-        let numbers: Vec<_> = shards.iter().map(ToString::to_string).collect();
-        numbers.join(", ")
-    };
-    let place = match &run.place {
-        Place::Any | Place::Balanced | Place::Joined => "pgdog: any shard".to_owned(),
-        Place::These(shards) if shards.len() == 1 => format!("pgdog: shard {}", list(shards)),
-        Place::These(some) => format!("pgdog: shards {}", list(some)),
-        Place::All => format!("pgdog: all {shards} shards"),
-    };
-    let mut notes = vec![place];
-    if run.place.count(shards) > 1 {
-        notes.push(format!("pgdog: {}", merging(&run.merge)));
-        if let Some(text) = &run.text {
-            let text = String::from_utf8_lossy(text);
-            notes.push(format!("pgdog: each shard runs {text}"));
-        }
-    }
-    notes
-}
-
-/// A part of a query that is asked in parts.
-fn told_of(index: Option<usize>, asked: &Asked) -> String {
-    let who = match asked.of {
-        Of::EveryShard => "each shard",
-        Of::AnyShard => "one shard",
-    };
-    let first = match index {
-        Some(index) => format!("{} is what", gathered_name(index)),
-        None => "then".to_owned(),
-    };
-    let merged = match asked.of {
-        Of::EveryShard => format!(" ({})", merging(&asked.plan)),
-        Of::AnyShard => String::new(),
-    };
-    format!("pgdog: {first} {who} runs: {}{merged}", asked.text)
-}
-
-/// What becomes of the shards' replies, in words.
-fn merging(plan: &MergePlan) -> String {
-    let steps = [
-        (plan.grouping.is_some(), "groups merged"),
-        (!plan.conditions.is_empty(), "HAVING applied"),
-        (!plan.order.is_empty(), "ordered"),
-        (
-            plan.distinct != crate::merge::plan::Distinct::No,
-            "duplicates removed",
-        ),
-        (plan.limit != crate::merge::plan::Limit::NONE, "limited"),
-    ];
-    let done: Vec<_> = steps
-        .iter()
-        .filter(|(done, _)| *done)
-        .map(|(_, name)| *name)
-        .collect();
-    match done.is_empty() {
-        true => "replies put together".to_owned(),
-        false => done.join(", "),
-    }
 }

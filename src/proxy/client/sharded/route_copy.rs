@@ -14,7 +14,8 @@ use crate::sql::statement::{Copy, Kind, Statement};
 
 use super::super::Session;
 use super::not_known_yet;
-use super::route::{these, Source, View};
+use super::route::{these, Source};
+use super::view::View;
 
 impl Session {
     /// COPY of a table: all of its rows, or each to the shard of its key.

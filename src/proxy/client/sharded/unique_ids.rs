@@ -12,7 +12,7 @@ use crate::sql::statements::Statements;
 use crate::sql::unique_ids::{mentions, replace};
 
 use super::super::Session;
-use super::route::View;
+use super::view::View;
 
 /// A statement of a text that lacks a key: where it is, and which.
 struct Lacking {
