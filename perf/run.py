@@ -54,8 +54,11 @@ WORKLOADS = {
     "one-prepared-16-tls": ("one", "prepared", 16, [], True),
     "one-simple-8-reconnect": ("one", "simple", 8, ["-C"], False),
 }
+# Clients at work beside a storm of logins. Paced, so that the machine has room for both: clients that take all they get
+# wait longer for anything that is added, whoever serves it.
+PACED = ("one", "simple", 16, ["-R", "4000"], False)
 IDLE = "idle-5000"
-# Logins one after the other from four processes; and 2,000 of them a second beside 16 clients at work.
+# Logins one after the other from four processes; and 2,000 of them a second beside clients at work.
 LOGINS, STORM = "logins-4", "storm-2000"
 MORE_WORKLOADS = [IDLE, LOGINS, STORM]
 COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
@@ -272,8 +275,8 @@ class Watch:
         return {column: int(values[event]) / transactions for column, event in EVENTS.items() if values.get(event, "").isdigit()}
 
 
-def pgbench(proxy, workload, seconds, options, folder):
-    script, protocol, clients, more, tls = WORKLOADS[workload]
+def pgbench(proxy, load, seconds, options, folder):
+    script, protocol, clients, more, tls = load
     write(f"{folder}/script.sql", SCRIPTS[script])
     logs = tempfile.mkdtemp(dir=folder)
     environment = dict(os.environ, PGHOST=proxy.host, PGPORT=str(proxy.port), PGUSER=USER, PGPASSWORD=PASSWORD)
@@ -342,11 +345,11 @@ def login_cost(proxy, seconds):
 def beside_logins(proxy, target, seconds, options, folder):
     """Clients at work at one proxy, beside a storm of logins at another one or the same."""
     queue = multiprocessing.Queue()
-    rage = lambda: queue.put(logins.run(target.host, target.port, 2000, seconds + 1, 4))
+    rage = lambda: queue.put(logins.run(target.host, target.port, 2000, seconds + 1, 8, yielding=True))
     process = multiprocessing.Process(target=rage)
     process.start()
     time.sleep(0.5)
-    stormy = pgbench(proxy, "one-simple-16", seconds, options, folder)
+    stormy = pgbench(proxy, PACED, seconds, options, folder)
     process.join()
     return stormy, queue.get()
 
@@ -354,7 +357,7 @@ def beside_logins(proxy, target, seconds, options, folder):
 def storm(proxy, other, seconds, options, folder):
     """What a storm of logins does to clients that are at work: their p99 without it, with it, and with it at another
     proxy of the machine, if there is one, which only takes the CPUs."""
-    calm = pgbench(proxy, "one-simple-16", seconds, options, folder)
+    calm = pgbench(proxy, PACED, seconds, options, folder)
     elsewhere = beside_logins(proxy, other, seconds, options, folder)[0] if other else {}
     stormy, done = beside_logins(proxy, proxy, seconds, options, folder)
     if "error" in stormy:
@@ -460,7 +463,7 @@ def measure(proxy, other, workload, options, folder):
         return login_cost(proxy, options.seconds)
     if workload == STORM:
         return storm(proxy, other, options.seconds, options, folder)
-    return pgbench(proxy, workload, options.seconds, options, folder)
+    return pgbench(proxy, WORKLOADS[workload], options.seconds, options, folder)
 
 
 def main():
