@@ -78,7 +78,8 @@ pub struct CancelKey {
 #[derive(Clone)]
 enum Secret {
     Short([u8; 4]),
-    Long([u8; LONG_SECRET_BYTES]),
+    /// Boxed: few clients have one, all have the space for it.
+    Long(Box<[u8; LONG_SECRET_BYTES]>),
 }
 
 impl CancelKey {
@@ -86,7 +87,7 @@ impl CancelKey {
     pub fn new(process_id: i32, version: Version, random: [u8; LONG_SECRET_BYTES]) -> Self {
         let [a, b, c, d, ..] = random;
         let secret = if version.has_long_cancel_keys() {
-            Secret::Long(random)
+            Secret::Long(Box::new(random))
         } else {
             Secret::Short([a, b, c, d])
         };
@@ -101,7 +102,7 @@ impl CancelKey {
     fn secret(&self) -> &[u8] {
         match &self.secret {
             Secret::Short(bytes) => bytes,
-            Secret::Long(bytes) => bytes,
+            Secret::Long(bytes) => &**bytes,
         }
     }
 

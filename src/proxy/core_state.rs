@@ -118,6 +118,8 @@ pub(crate) struct CoreState {
     pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
     pub(crate) instance_secret: InstanceSecret,
+    /// That of the last client: most are of the same application.
+    application_name: RefCell<Arc<str>>,
     /// Each prepared text once.
     pub(crate) statements: RefCell<Statements>,
     /// Equal settings once.
@@ -233,6 +235,7 @@ impl CoreState {
             admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,
+            application_name: RefCell::default(),
             statements: RefCell::new(Statements::new(STATEMENT_BYTES_MAX)),
             settings: RefCell::default(),
             ids: RefCell::new(ProcessIds::new(narrow(index), narrow(count))),
@@ -413,6 +416,16 @@ impl CoreState {
         }
     }
 
+    /// An application's name as clients keep it: the one that was asked for last is not copied.
+    pub(crate) fn application_name(&self, name: &[u8]) -> Arc<str> {
+        let name = String::from_utf8_lossy(name);
+        let mut last = self.application_name.borrow_mut();
+        if **last != *name {
+            *last = Arc::from(name);
+        }
+        Arc::clone(&last)
+    }
+
     /// Keys from the cache, or derived on a helper thread.
     pub(crate) async fn derive(&self, derivation: Derivation) -> Option<Keys> {
         if let Some(keys) = self.keys.borrow_mut().get(&derivation) {
@@ -458,20 +471,23 @@ pub(crate) struct Link {
     pub(crate) slot: RefCell<Rc<PoolSlot>>,
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
-    /// Why it keeps its server, and since when.
-    pub(crate) pinned: Cell<Option<(&'static str, Instant)>>,
+    /// Boxed: most of the time there is none.
+    pin: RefCell<Option<Box<Pinned>>>,
     notice: Cell<Option<Notice>>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
     /// The servers it holds, for cancel requests.
     pub(crate) targets: RefCell<Targets>,
     pub(crate) meter: ClientMeter,
     /// Named statements that it has prepared.
-    pub(crate) statements: Cell<usize>,
+    pub(crate) statements: Cell<u32>,
     /// Who it is; nobody while it is a login that only visits the pool.
     pub(crate) face: OnceCell<Face>,
     /// Boxed: most of the time there is none.
     served: RefCell<Option<Box<Served>>>,
 }
+
+/// Why a client keeps its server, and since when.
+pub(crate) type Pinned = (&'static str, Instant);
 
 /// What a client shows of itself.
 pub(crate) struct Face {
@@ -532,9 +548,9 @@ impl Link {
             slot: RefCell::new(Rc::clone(slot)),
             activity: Cell::new(Activity::Idle),
             since: Cell::new(now),
-            pinned: Cell::new(None),
+            pin: RefCell::new(None),
             notice: Cell::new(None),
-            waker: RefCell::new(None),
+            waker: Cell::new(None),
             targets: RefCell::default(),
             meter: ClientMeter::new(now),
             statements: Cell::new(0),
@@ -573,13 +589,10 @@ impl Link {
     /// Remembers whom to wake.
     #[inline]
     pub(crate) fn listen(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            *waker = Some(cx.waker().clone());
-        }
+        let known = self.waker.take();
+        let same = known.filter(|waker| waker.will_wake(cx.waker()));
+        self.waker
+            .set(Some(same.unwrap_or_else(|| cx.waker().clone())));
     }
 
     pub(crate) fn serve(&self, served: Served) {
@@ -591,6 +604,16 @@ impl Link {
         self.served.borrow_mut().take().map(|served| *served)
     }
 
+    /// Why it keeps its server, and since when.
+    #[inline]
+    pub(crate) fn pinned(&self) -> Option<Pinned> {
+        self.pin.borrow().as_deref().copied()
+    }
+
+    pub(crate) fn pin(&self, pinned: Option<Pinned>) {
+        *self.pin.borrow_mut() = pinned.map(Box::new);
+    }
+
     #[inline]
     pub(crate) fn enter(&self, activity: Activity, now: Instant) {
         self.activity.set(activity);
@@ -598,9 +621,9 @@ impl Link {
     }
 
     pub(crate) fn wake(&self) {
-        let waker = self.waker.borrow().clone();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.set(Some(waker));
         }
     }
 }

@@ -265,7 +265,7 @@ fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
     let context = Rc::clone(state);
     publish_load(state);
     state.core.spawn(async move {
-        client::serve(Rc::clone(&context), fd, newcomer).await;
+        client::admit(&context, fd, newcomer).await;
         publish_load(&context);
     });
 }

@@ -131,7 +131,7 @@ fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> 
         if let Some(client) = client {
             let idles = client.activity.get() == Activity::IdleInTransaction;
             snapshot.idle_in_transaction += usize::from(idles);
-            snapshot.pinned += usize::from(client.pinned.get().is_some());
+            snapshot.pinned += usize::from(client.pinned().is_some());
         }
         if scope.servers {
             snapshot
@@ -223,8 +223,8 @@ fn one_client(link: &Link) -> Option<ClientSnapshot> {
         since: link.since.get(),
         totals: link.meter.totals(),
         application_name: face.application_name(),
-        pinned: link.pinned.get(),
-        statements: link.statements.get(),
+        pinned: link.pinned(),
+        statements: link.statements.get() as usize,
         server,
     })
 }

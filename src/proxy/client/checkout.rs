@@ -322,7 +322,7 @@ impl Session {
     /// Forgets what concerns the server that it has had.
     pub(super) fn let_go(&mut self) -> Ties {
         *self.link.targets.borrow_mut() = Targets::None;
-        self.link.pinned.set(None);
+        self.link.pin(None);
         self.unnamed = Unnamed::None;
         self.timed_out = false;
         self.retry = None;

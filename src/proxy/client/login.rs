@@ -319,7 +319,7 @@ impl Newcomer<'_> {
         let face = Face {
             names: Arc::clone(&slot.names),
             peer: self.stream().peer(),
-            application_name: RefCell::new(String::from_utf8_lossy(application_name).into()),
+            application_name: RefCell::new(self.state.application_name(application_name)),
         };
         let _ = link.face.set(face); // it is fresh
         slot.registry.counters().count(Stat::ClientLoginCount);

@@ -30,6 +30,7 @@ pub(crate) use visitor::Visitor;
 
 use std::future::{poll_fn, Future};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -51,8 +52,9 @@ use crate::session::{Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
 
 use super::cluster::Cluster;
-use super::core_state::{Activity, CoreState, Enrolled, Notice};
+use super::core_state::{Activity, CoreState, Enrolled, Link, Notice};
 use super::pools::{PoolSlot, Welcome};
+use super::publish_load;
 use super::server::{Collector, Lost, RunError, Server};
 
 use admin::AdminSession;
@@ -149,28 +151,53 @@ impl From<std::io::Error> for End {
     }
 }
 
-/// Serves one accepted connection to its end. `newcomer` counts it until it is logged in.
-pub(crate) async fn serve(state: Rc<CoreState>, fd: OwnedFd, newcomer: Option<Pass>) {
+/// Lets one accepted connection log in; `newcomer` counts it until then. Its session is a task of its own: there are as many
+/// of these as clients, and a login takes more room than one that idles.
+pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<Pass>) {
     let stream = Stream::adopt(&state.core, fd);
-    // Boxed: a login is long gone when its session idles.
-    match Box::pin(login::log_in(&state, stream)).await {
+    match login::log_in(state, stream).await {
         None => {}
-        Some(LoggedIn::Client(mut session)) => {
+        Some(LoggedIn::Client(session)) => {
             let pass = state.gate.enter();
             drop(newcomer);
-            let end = match pass {
-                Some(_) => session.run_unless_killed().await,
+            match pass {
+                Some(pass) => state.core.spawn(serve(*session, pass)),
                 // The shutdown began while it logged in.
-                None => End::Fatal(session.farewell(Notice::ShutDown)),
-            };
-            Box::pin(session.end(end)).await;
-            drop(pass);
+                None => {
+                    let end = End::Fatal(session.farewell(Notice::ShutDown));
+                    session.end(end).await;
+                }
+            }
         }
         Some(LoggedIn::Admin(session)) => {
             drop(newcomer);
-            Box::pin(session.run()).await;
+            session.run().await;
         }
     }
+}
+
+/// A session from its first request to its end. Not an `async fn`, whose future would hold the arguments twice.
+fn serve(mut session: Session, pass: Pass) -> impl Future<Output = ()> {
+    async move {
+        let end = session.run().await;
+        let state = Rc::clone(&session.state);
+        Box::pin(session.end(end)).await;
+        drop(pass);
+        publish_load(&state);
+    }
+}
+
+/// What `serving` comes to, unless the session is killed before, wherever it is: what it holds goes with it.
+fn unless_killed<F>(link: Rc<Link>, mut serving: Pin<Box<F>>) -> impl Future<Output = F::Output>
+where
+    F: Future<Output = Result<(), End>>,
+{
+    poll_fn(move |cx| {
+        if link.notice() == Some(Notice::Killed) {
+            return Poll::Ready(Err(End::Fatal(adopt::killed())));
+        }
+        serving.as_mut().poll(cx)
+    })
 }
 
 /// Connections of one core that are being told that they are one too many. What comes on top is closed without a word.
@@ -207,7 +234,7 @@ pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
     });
 }
 
-/// Who has come in. Boxed: the task that serves it would keep the space from which it was moved.
+/// Who has come in.
 enum LoggedIn {
     Client(Box<Session>),
     Admin(Box<AdminSession>),
@@ -216,31 +243,22 @@ enum LoggedIn {
 impl Session {
     async fn run(&mut self) -> End {
         loop {
-            if let Err(end) = self.serve_request().await {
+            if let Err(end) = self.next_request().await {
+                if self.link.notice() != Some(Notice::Killed) {
+                    self.leave_shards();
+                }
+                return end;
+            }
+            let link = self.link.link();
+            // Boxed: most sessions idle most of the time, and need no place for it then.
+            if let Err(end) = unless_killed(link, Box::pin(self.serve_request())).await {
                 return end;
             }
         }
     }
 
-    /// The session, until it ends or is killed, wherever it is: what it holds goes with it.
-    async fn run_unless_killed(&mut self) -> End {
-        let link = self.link.link();
-        let mut run = std::pin::pin!(self.run());
-        poll_fn(|cx| {
-            if link.notice() == Some(Notice::Killed) {
-                return Poll::Ready(End::Fatal(adopt::killed()));
-            }
-            run.as_mut().poll(cx)
-        })
-        .await
-    }
-
     /// A request, and all that needs the same server: one transaction, or the whole session.
     async fn serve_request(&mut self) -> Result<(), End> {
-        if let Err(end) = self.next_request().await {
-            self.leave_shards();
-            return Err(end);
-        }
         let asks = self.cluster.is_split() || self.cluster.rehearsal.is_some();
         if asks && !self.cluster.is_fresh(self.state.core.now()) {
             Box::pin(self.learn_facts()).await?;
@@ -311,11 +329,11 @@ impl Session {
         }
         let inexact = (!self.settings.is_exact()).then_some("setting");
         let reason = self.ties.reason().or(inexact);
-        if reason.is_some() != self.link.pinned.get().is_some() {
+        if reason.is_some() != self.link.pinned().is_some() {
             let client = self.link.key.process_id();
             tracing::debug!(client, reason, "client keeps its server, or no longer");
             let now = self.state.core.now();
-            self.link.pinned.set(reason.map(|reason| (reason, now)));
+            self.link.pin(reason.map(|reason| (reason, now)));
         }
         Ok(reason.is_some() || self.manner.mode == PoolerMode::Session)
     }
@@ -377,7 +395,10 @@ impl Session {
                 return Ok(());
             }
             self.count_traffic();
-            self.link.statements.set(self.statements.len());
+            let statements = self.statements.len();
+            self.link
+                .statements
+                .set(u32::try_from(statements).unwrap_or(u32::MAX));
             let in_transaction = self.status() != TransactionStatus::Idle;
             let activity = match in_transaction {
                 true => Activity::IdleInTransaction,

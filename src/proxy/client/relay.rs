@@ -321,7 +321,7 @@ impl<'a> Relay<'a> {
             let code = SqlState::CONNECTION_FAILURE;
             return End::Fatal(Error::fatal(Fault::Server, code, text));
         }
-        let tied = self.session.link.pinned.get().is_some();
+        let tied = self.session.link.pinned().is_some();
         let batches = exchange.batches_owed();
         if tied || batches > 1 || self.session.inbound.is_amid_message() || !self.session.pools() {
             return End::Fatal(Error {
