@@ -160,30 +160,24 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
         Some(LoggedIn::Client(session)) => {
             let pass = state.gate.enter();
             drop(newcomer);
-            match pass {
-                Some(pass) => state.core.spawn(serve(*session, pass)),
+            let Some(pass) = pass else {
                 // The shutdown began while it logged in.
-                None => {
-                    let end = End::Fatal(session.farewell(Notice::ShutDown));
-                    session.end(end).await;
-                }
-            }
+                let end = End::Fatal(session.farewell(Notice::ShutDown));
+                return session.end(end).await;
+            };
+            let mut session = *session;
+            state.core.spawn(async move {
+                let end = session.run().await;
+                let state = Rc::clone(&session.state);
+                Box::pin(session.end(end)).await;
+                drop(pass);
+                publish_load(&state);
+            });
         }
         Some(LoggedIn::Admin(session)) => {
             drop(newcomer);
             session.run().await;
         }
-    }
-}
-
-/// A session from its first request to its end. Not an `async fn`, whose future would hold the arguments twice.
-fn serve(mut session: Session, pass: Pass) -> impl Future<Output = ()> {
-    async move {
-        let end = session.run().await;
-        let state = Rc::clone(&session.state);
-        Box::pin(session.end(end)).await;
-        drop(pass);
-        publish_load(&state);
     }
 }
 
