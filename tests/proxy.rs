@@ -59,6 +59,8 @@ mod generated_keys;
 mod killed;
 #[path = "proxy/limits.rs"]
 mod limits;
+#[path = "proxy/listed.rs"]
+mod listed;
 #[path = "proxy/load.rs"]
 mod load;
 #[path = "proxy/lock_order.rs"]

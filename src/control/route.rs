@@ -12,6 +12,7 @@ use crate::routing::route::{Database, NoSchema};
 use crate::routing::values::{Parameter, Values};
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
+use crate::sql::listed::{listed, Parameters};
 use crate::sql::statements::Statements;
 
 use super::{fail, load, read};
@@ -73,7 +74,9 @@ fn tell(text: &str, user: &str, database: &str, config: &Config) -> Result<Strin
         let shown = String::from_utf8_lossy(part.text);
         let shown: Vec<&str> = shown.split_whitespace().collect();
         told += &format!("{}\n", shown.join(" "));
-        let analysed = cache.analyse(part.text, dialect);
+        let listed = listed(part.text, dialect, Parameters::OPEN);
+        let text = listed.as_deref().unwrap_or(part.text);
+        let analysed = cache.analyse(text, dialect);
         let statement = match analysed.analysis.statements.as_deref() {
             Ok([statement]) => statement,
             Ok(_) => continue,
@@ -84,13 +87,13 @@ fn tell(text: &str, user: &str, database: &str, config: &Config) -> Result<Strin
         };
         let parameters = vec![Parameter::Unknown; statement.parameters as usize];
         let values = Values {
-            text: part.text,
+            text,
             literals: analysed.literals,
             backslashes: dialect.backslashes,
             parameters: &parameters,
         };
         let context = (dialect, &analysed.hints);
-        let found = preview(statement, part.text, context, &values, &database);
+        let found = preview(statement, text, context, &values, &database);
         let role = role(statement, &analysed.hints, &database);
         told += &format!("    server: {role}\n    shards: {}\n", found.place);
         if !parameters.is_empty() {

@@ -21,6 +21,7 @@ pub mod insert_rows;
 pub mod keys;
 pub mod keyword;
 pub mod lexer;
+pub mod listed;
 mod parse;
 mod plain;
 pub mod quote;

@@ -59,7 +59,7 @@ impl Session {
                 tag::PARSE => {
                     let parse = Parse::parse(body).map_err(malformed)?;
                     self.check_types(&parse)?;
-                    if self.may_need_ids(parse.query) {
+                    if self.may_be_rewritten(parse.query) {
                         return Ok(None);
                     }
                     let statement = self.intern(parse.content())?;
@@ -71,7 +71,7 @@ impl Session {
                         Target::Statement(name) => self.statement(name).ok(),
                         Target::Portal(_) => None,
                     };
-                    if named.is_some_and(|statement| self.may_need_ids(statement.text())) {
+                    if named.is_some_and(|statement| self.may_be_rewritten(statement.text())) {
                         return Ok(None);
                     }
                 }
@@ -85,7 +85,7 @@ impl Session {
                             Err(_) => return Ok(None),
                         },
                     };
-                    if self.may_need_ids(statement.text()) {
+                    if self.may_be_rewritten(statement.text()) {
                         return Ok(None);
                     }
                     let planned = match self.planned(&statement, &bind, false) {
@@ -222,7 +222,7 @@ impl Session {
             tag::DESCRIBE => match Target::parse(body).map_err(malformed) {
                 Ok(Target::Statement(name)) => match self
                     .statement(name)
-                    .and_then(|statement| self.with_fresh_ids(statement))
+                    .and_then(|statement| self.as_executed(statement, None))
                 {
                     Ok(statement) => return self.describe(&statement, None).await,
                     Err(error) => Err(error),

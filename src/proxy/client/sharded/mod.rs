@@ -28,6 +28,7 @@ mod portals;
 mod rehearse;
 mod reshape;
 mod restore;
+mod rewrite;
 mod route;
 mod route_copy;
 mod scatter;
@@ -35,7 +36,6 @@ mod steps;
 mod stop;
 mod stored;
 mod two_phase;
-mod unique_ids;
 mod unknown;
 mod view;
 
@@ -53,6 +53,7 @@ use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Defined;
 use crate::routing::transaction::{TooLong, Transaction};
+use crate::sql::listed::Parameters;
 use crate::sql::session::{Effect, Effects};
 use crate::sql::statements::Traits;
 use crate::types::canonical::Canonical;
@@ -233,7 +234,7 @@ impl Session {
                     return Ok(());
                 }
                 let written = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
-                let replaced = match self.with_ids(written) {
+                let replaced = match self.rewritten(written, Parameters::OPEN) {
                     Ok(replaced) => replaced,
                     Err(error) => return self.answer(&error),
                 };

@@ -157,7 +157,7 @@ impl Session {
     fn bound(&mut self, body: &[u8]) -> Result<Portal, Error> {
         let bind = Bind::parse(body).map_err(malformed)?;
         let statement = self.statement(bind.statement)?;
-        let statement = self.with_fresh_ids(statement)?;
+        let statement = self.as_executed(statement, Some(&bind))?;
         self.check_not_failed(statement.text())?;
         self.new_portal(bind.portal, statement, body)
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::protocol::frontend::Bind;
 use crate::routing::preview::{preview, Reach};
 use crate::routing::values::{Parameter, Values};
+use crate::sql::listed::{listed, Parameters};
 
 use super::super::Session;
 use super::view::View;
@@ -20,6 +21,8 @@ impl Session {
         let view = View::new(self, &facts);
         let database = view.database(tables);
         let dialect = self.session_dialect();
+        let listed = listed(text, dialect, Parameters::OPEN);
+        let text = listed.as_deref().unwrap_or(text);
         let arguments = bind.and_then(|(bind, types)| Some((bind.arguments().ok()?, types)));
         let parameters = arguments
             .map(|(arguments, types)| Parameter::of(&arguments, types.iter().copied()))

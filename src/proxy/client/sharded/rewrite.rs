@@ -1,17 +1,21 @@
-//! Numbers of ours in statements: in the place of each call of `pgdog.unique_id()`, and as primary key of rows that lack it
-//! (`rewrite.primary_key`); new ones whenever a statement is executed.
+//! What is written otherwise before it is routed. Numbers of ours: in the place of each call of `pgdog.unique_id()`, and as
+//! primary key of rows that lack it (`rewrite.primary_key`); new ones whenever a statement is executed. And INSERT of a list
+//! in FROM, so that its rows may be divided.
 
 use std::rc::Rc;
 
 use crate::config::choice::PrimaryKeyRewrite;
 use crate::error::Error;
 use crate::prepared::Statement;
+use crate::protocol::frontend::{Bind, Parse};
 use crate::routing::primary_key::missing_key;
 use crate::sql::gaps::{with_key, Gap};
+use crate::sql::listed::{listed, Parameters};
 use crate::sql::statements::Statements;
 use crate::sql::unique_ids::{mentions, replace};
 
 use super::super::Session;
+use super::batch::malformed;
 use super::view::View;
 
 /// A statement of a text that lacks a key: where it is, and which.
@@ -23,8 +27,22 @@ struct Lacking {
 }
 
 impl Session {
+    /// The text as it is routed. `None`: as it came.
+    pub(super) fn rewritten(
+        &self,
+        text: &[u8],
+        parameters: Parameters<'_>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let listed = match self.cluster.shards() > 1 {
+            true => listed(text, self.session_dialect(), parameters),
+            false => None,
+        };
+        let numbered = self.with_ids(listed.as_deref().unwrap_or(text))?;
+        Ok(numbered.or(listed))
+    }
+
     /// The text with numbers for its calls, and for the keys that it lacks. `None`: there are none.
-    pub(super) fn with_ids(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    fn with_ids(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let called = match self.cluster.shards() > 1 && mentions(text) {
             true => replace(text, self.session_dialect(), || self.state.unique_id())?,
             false => None,
@@ -33,9 +51,12 @@ impl Session {
         Ok(keyed.or(called))
     }
 
-    /// May the text need numbers? Then no server gets it as it is.
-    pub(super) fn may_need_ids(&self, text: &[u8]) -> bool {
-        self.cluster.shards() > 1 && (mentions(text) || !self.lacking_keys(text).is_empty())
+    /// May the text be written otherwise? Then no server gets it as it is.
+    pub(super) fn may_be_rewritten(&self, text: &[u8]) -> bool {
+        self.cluster.shards() > 1
+            && (mentions(text)
+                || listed(text, self.session_dialect(), Parameters::OPEN).is_some()
+                || !self.lacking_keys(text).is_empty())
     }
 
     fn with_keys(&self, text: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -95,21 +116,35 @@ impl Session {
         lacking.collect()
     }
 
-    /// The statement for one execution: with numbers in their places.
-    pub(super) fn with_fresh_ids(
+    /// The statement for one execution, or to be described.
+    pub(super) fn as_executed(
         &mut self,
         statement: Rc<Statement>,
+        bind: Option<&Bind<'_>>,
     ) -> Result<Rc<Statement>, Error> {
-        if statement.is_sql() {
+        let text = statement.text();
+        if statement.is_sql() || !self.may_be_rewritten(text) {
             return Ok(statement);
         }
-        let text = statement.text();
-        let Some(mut content) = self.with_ids(text)? else {
+        // The types of parameters follow the text.
+        let types = statement.definition().get(text.len()..).unwrap_or_default();
+        let declared = Parse::of_content(statement.definition()).map_err(malformed)?;
+        let declared: Vec<u32> = declared.types.iter().collect();
+        let formats = bind
+            .and_then(|bind| bind.arguments().ok())
+            .map(|arguments| arguments.formats);
+        let is_binary = |number: usize| {
+            let format = formats.and_then(|formats| formats.of(number.saturating_sub(1)));
+            format.is_some_and(|code| code != 0)
+        };
+        let parameters = Parameters {
+            types: &declared,
+            is_binary: &is_binary,
+        };
+        let Some(mut content) = self.rewritten(text, parameters)? else {
             return Ok(statement);
         };
-        // The types of parameters follow the text.
-        let types = statement.definition().get(text.len()..);
-        content.extend_from_slice(types.unwrap_or_default());
+        content.extend_from_slice(types);
         self.intern(&content)
     }
 }
