@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # The newest server that a package registry ships; its tests are those that depend on PostgreSQL's version.
-NEWEST_TESTS := psql:: startup:: auth:: extended:: copy:: drivers:: killed:: asked:: echo::
+NEWEST_TESTS := psql:: startup:: auth:: extended:: copy:: drivers:: killed:: asked:: echo:: listed::
 
 .PHONY: help demo test lint bench fuzz
 

@@ -1,6 +1,8 @@
 //! `INSERT … SELECT a::t, … FROM (VALUES …) AS v(a, …) ORDER BY n`, as SQLAlchemy inserts many objects, made an INSERT of that
 //! list: its rows can go to several shards.
 
+mod columns;
+
 use std::ops::Range;
 
 use super::cursor::{Cursor, Name};
@@ -8,6 +10,11 @@ use super::explain;
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind, Token};
 use crate::types::oid;
+
+use columns::{is_named, names_of, spelled, Column, Kindred};
+
+/// PostgreSQL has no query with more columns (`MaxTupleAttributeNumber`).
+const COLUMNS_MAX: usize = 1_664;
 
 /// Parameters of a statement.
 #[derive(Clone, Copy)]
@@ -102,18 +109,25 @@ fn insert(text: &[u8], dialect: Dialect, parameters: Parameters<'_>) -> Option<V
             if number > 0 {
                 out.extend_from_slice(b", ");
             }
-            let value = text.get(span(row.get(*position)?)?)?;
-            let column = casts.get(*position)?.as_ref()?;
-            match column {
+            let tokens = row.get(*position)?;
+            let value = text.get(span(tokens)?)?;
+            let first = match casts.get(*position)?.as_ref()? {
                 // It has that type already.
-                Column::Alone(Some(Kindred::Cast(of))) if *of == spelled(cast) => {
+                Column::Cast(of) if *of == spelled(cast) => {
                     out.extend_from_slice(value);
                     continue;
                 }
-                Column::Declared(name) if matches!(parameters.get(value), Some((0, _))) => {
-                    out.extend_from_slice(&[b"(", value, b"::", name.as_bytes()].concat());
+                Column::Common(of) => {
+                    let kindred = Kindred::of(text, dialect, tokens, parameters)?;
+                    Some(*of).filter(|of| kindred.is_other(*of) && !is_named(*of, cast))
                 }
-                _ => out.extend_from_slice(&[b"(", value].concat()),
+                _ => None,
+            };
+            out.push(b'(');
+            out.extend_from_slice(value);
+            if let Some(first) = first {
+                out.extend_from_slice(b"::");
+                out.extend_from_slice(names_of(first).first()?.as_bytes());
             }
             out.extend_from_slice(b")::");
             out.extend_from_slice(cast);
@@ -183,6 +197,7 @@ fn outputs(cursor: &mut Cursor<'_>) -> Option<Vec<Output>> {
         let of = reference(cursor)?;
         let cast = cast(cursor)?;
         outputs.push(Output { of, cast });
+        (outputs.len() <= COLUMNS_MAX).then_some(())?;
         if cursor.eat_word("from") {
             return Some(outputs);
         }
@@ -285,6 +300,7 @@ fn names(cursor: &mut Cursor<'_>) -> Option<Vec<Name>> {
     let mut names = Vec::new();
     loop {
         names.push(cursor.name()?);
+        (names.len() <= COLUMNS_MAX).then_some(())?;
         if !cursor.eat_kind(Kind::Comma) {
             return cursor.eat_kind(Kind::Close).then_some(names);
         }
@@ -323,134 +339,6 @@ fn rest(mut cursor: Cursor<'_>, length: usize) -> Option<usize> {
     Some(first.start)
 }
 
-/// How PostgreSQL reads the values of one column of the list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Column {
-    /// As if each were alone; of which kind those are that are not NULL.
-    Alone(Option<Kindred>),
-    /// Open parameters as others of the column are declared.
-    Declared(&'static str),
-}
-
-/// One value of a column, by what its type depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kindred {
-    /// NULL fits to all.
-    Null,
-    Text,
-    Number,
-    Bool,
-    /// With its declared type.
-    Parameter(u32),
-    Cast(Vec<u8>),
-}
-
-impl Column {
-    fn of(
-        text: &[u8],
-        dialect: Dialect,
-        rows: &[Vec<Value>],
-        position: usize,
-        columns: usize,
-        parameters: Parameters<'_>,
-    ) -> Option<Self> {
-        let mut known: Option<Kindred> = None;
-        let (mut declared, mut open) = (0, false);
-        for row in rows {
-            let value = row.get(position).filter(|_| row.len() == columns)?;
-            let found = Kindred::of(text, dialect, value, parameters)?;
-            match (&known, found) {
-                (_, Kindred::Null) => {}
-                (None | Some(Kindred::Parameter(_)), Kindred::Parameter(of)) => {
-                    declared = match (declared, of) {
-                        (one, 0) => {
-                            open = true;
-                            one
-                        }
-                        (0, other) => other,
-                        (one, other) if one == other => one,
-                        (one, other) => wider(one, other)?,
-                    };
-                    known = Some(Kindred::Parameter(0));
-                }
-                (None, found) => known = Some(found),
-                (Some(known), found) if *known == found => {}
-                _ => return None,
-            }
-        }
-        if declared != 0 && open {
-            return Some(Self::Declared(type_name(declared)?));
-        }
-        Some(Self::Alone(known))
-    }
-}
-
-impl Kindred {
-    fn of(
-        text: &[u8],
-        dialect: Dialect,
-        value: &[Token],
-        parameters: Parameters<'_>,
-    ) -> Option<Self> {
-        let word = |token: &Token, word: &str| token.is_word(text, word);
-        match value {
-            [one] => Some(match one.kind {
-                // N'…' has a type.
-                Kind::String if one.of(text).first() != Some(&b'\'') => return None,
-                Kind::String | Kind::EscapeString | Kind::UnicodeString | Kind::DollarString => {
-                    Self::Text
-                }
-                Kind::Number => Self::Number,
-                Kind::Parameter => {
-                    let (declared, number) = parameters.get(one.of(text))?;
-                    // In the list it would be a text.
-                    let misread = declared == 0 && (parameters.is_binary)(number);
-                    (!misread).then_some(Self::Parameter(declared))?
-                }
-                _ if word(one, "null") => Self::Null,
-                _ if word(one, "true") || word(one, "false") => Self::Bool,
-                _ => return None,
-            }),
-            [sign, number]
-                if sign.kind == Kind::Operator
-                    && sign.of(text) == b"-"
-                    && number.kind == Kind::Number =>
-            {
-                Some(Self::Number)
-            }
-            // A constant or parameter with its type.
-            [one, colon, other, ..] if colon.of(text) == b":" && other.of(text) == b":" => {
-                let constant = matches!(
-                    one.kind,
-                    Kind::String
-                        | Kind::EscapeString
-                        | Kind::UnicodeString
-                        | Kind::DollarString
-                        | Kind::BitString
-                        | Kind::Number
-                        | Kind::Parameter
-                );
-                (constant || word(one, "null")).then_some(())?;
-                let all = text.get(span(value)?)?;
-                let mut cursor = Cursor::new(all, dialect);
-                cursor.advance();
-                let of = cast(&mut cursor)?;
-                cursor.at_end().then_some(())?;
-                Some(Self::Cast(spelled(all.get(of)?)))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A type, so that equal ones are spelled alike.
-fn spelled(name: &[u8]) -> Vec<u8> {
-    match name.contains(&b'"') {
-        true => name.to_vec(),
-        false => name.to_ascii_lowercase(),
-    }
-}
-
 /// Does the column count its rows: integers that rise?
 fn is_counted(text: &[u8], rows: &[Vec<Value>], position: usize, columns: usize) -> bool {
     let number = |row: &Vec<Value>| match row.get(position)?.as_slice() {
@@ -468,165 +356,5 @@ fn span(value: &[Token]) -> Option<Range<usize>> {
     Some(value.first()?.start..value.last()?.end)
 }
 
-/// What PostgreSQL makes of a column that has integers of both types.
-fn wider(one: u32, other: u32) -> Option<u32> {
-    const WIDTHS: [u32; 3] = [oid::INT2, oid::INT4, oid::INT8];
-    let width = |of: u32| WIDTHS.iter().position(|known| *known == of);
-    WIDTHS.get(width(one)?.max(width(other)?)).copied()
-}
-
-/// The name of a type of PostgreSQL's own.
-fn type_name(of: u32) -> Option<&'static str> {
-    Some(match of {
-        oid::BOOL => "bool",
-        oid::BYTEA => "bytea",
-        oid::INT2 => "int2",
-        oid::INT4 => "int4",
-        oid::INT8 => "int8",
-        oid::TEXT => "text",
-        oid::VARCHAR => "varchar",
-        oid::FLOAT4 => "float4",
-        oid::FLOAT8 => "float8",
-        oid::NUMERIC => "numeric",
-        oid::DATE => "date",
-        oid::TIME => "time",
-        oid::TIMETZ => "timetz",
-        oid::TIMESTAMP => "timestamp",
-        oid::TIMESTAMPTZ => "timestamptz",
-        oid::INTERVAL => "interval",
-        oid::UUID => "uuid",
-        oid::JSON => "json",
-        oid::JSONB => "jsonb",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn become_of(text: &str, types: &[u32]) -> Option<String> {
-        let parameters = Parameters {
-            types,
-            is_binary: &|number| number == 9,
-        };
-        let made = listed(text.as_bytes(), Dialect::default(), parameters)?;
-        Some(String::from_utf8(made).unwrap())
-    }
-
-    #[test]
-    fn the_list_becomes_the_rows() {
-        for (text, types, expected) in [
-            // As SQLAlchemy writes it.
-            (
-                "INSERT INTO items (owner, name) SELECT p0::INTEGER, p1::VARCHAR(30) FROM (VALUES ($1, $2, 0), ($3, $4, 1)) \
-                 AS imp_sen(p0, p1, sen_counter) ORDER BY sen_counter RETURNING items.id, items.id AS id__1",
-                &[][..],
-                "INSERT INTO items (owner, name) VALUES (($1)::INTEGER, ($2)::VARCHAR(30)), (($3)::INTEGER, ($4)::VARCHAR(30)) \
-                 RETURNING items.id, items.id AS id__1",
-            ),
-            (
-                "insert into t select v.\"B\"::numeric(10, 2), v.a::int[] from (values ('{1}', -1.5), (null, 2)) v (A, \"B\") ;",
-                &[],
-                "insert into t VALUES ((-1.5)::numeric(10, 2), ('{1}')::int[]), ((2)::numeric(10, 2), (null)::int[]) ;",
-            ),
-            (
-                "INSERT INTO t (a) SELECT p0::timestamp with time zone FROM (VALUES ($1::timestamptz, 3), ($2::TIMESTAMPTZ, 7)) AS i(p0, n) \
-                 ORDER BY i.n ASC ON CONFLICT DO NOTHING",
-                &[],
-                "INSERT INTO t (a) VALUES (($1::timestamptz)::timestamp with time zone), (($2::TIMESTAMPTZ)::timestamp with time zone) \
-                 ON CONFLICT DO NOTHING",
-            ),
-            (
-                "INSERT INTO t (a) SELECT p0::VARCHAR FROM (VALUES ($1::varchar), (NULL)) AS i(p0)",
-                &[],
-                "INSERT INTO t (a) VALUES ($1::varchar), (NULL) ",
-            ),
-            (
-                "EXPLAIN (COSTS OFF) INSERT INTO t (a) SELECT p0::int FROM (VALUES (1)) AS i(p0)",
-                &[],
-                "EXPLAIN (COSTS OFF) INSERT INTO t (a) VALUES ((1)::int) ",
-            ),
-            // As psycopg declares integers by their size, and None not at all.
-            (
-                "INSERT INTO t (a) SELECT p0::BIGINT FROM (VALUES ($1, 0), ($2, 1), ($3, 2)) AS i(p0, n) ORDER BY n",
-                &[oid::INT2, oid::INT4, 0],
-                "INSERT INTO t (a) VALUES (($1)::BIGINT), (($2)::BIGINT), (($3::int4)::BIGINT) ",
-            ),
-            (
-                "INSERT INTO t (a) SELECT p0::interval FROM (VALUES ('1'), (NULL)) i(p0)",
-                &[],
-                "INSERT INTO t (a) VALUES (('1')::interval), ((NULL)::interval) ",
-            ),
-        ] {
-            assert_eq!(become_of(text, types).as_deref(), Some(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_could_mean_something_else_stays() {
-        for text in [
-            "INSERT INTO t VALUES (1)",
-            "INSERT INTO t DEFAULT VALUES",
-            "INSERT INTO t SELECT a::int FROM u",
-            "SELECT a::int FROM (VALUES (1)) v(a)",
-            "WITH w AS (SELECT 1) INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a)",
-            // An output that is no column with its type.
-            "INSERT INTO t SELECT a FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT a::int + 1 FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT b::int FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT w.a::int FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT DISTINCT a::int FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT a::int, a::text FROM (VALUES (1)) v(a)",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a, a)",
-            "INSERT INTO t SELECT a::interval hour FROM (VALUES ('1')) v(a)",
-            "INSERT INTO t SELECT a::interval(0) FROM (VALUES ('1')) v(a)",
-            // Another order, or one that is not known.
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 2), (2, 1)) v(a, n) ORDER BY n",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 1), (2, 1)) v(a, n) ORDER BY n",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, $1), (2, $2)) v(a, n) ORDER BY n",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 1), (2, 2)) v(a, n) ORDER BY n DESC",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 1), (2, 2)) v(a, n) ORDER BY n, a",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 1), (2, 2)) v(a, n) LIMIT 1",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, 1), (2, 2)) v(a, n) WHERE a > 1",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a) UNION SELECT 1",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a), u",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1) LIMIT 1) v(a)",
-            // A column that is not inserted, and does something.
-            "INSERT INTO t SELECT a::int FROM (VALUES (1, nextval('s'))) v(a, n)",
-            // Values whose type depends on each other.
-            "INSERT INTO t SELECT a::text FROM (VALUES ('05'), (5)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (5), (true)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES ($1), (5)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES ($1::date), ($2::timestamp)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES ($1::date), ('now')) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES ('1'::\"T\"), ('1'::\"t\")) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (N'a ')) v(a)",
-            "INSERT INTO t SELECT a::int FROM (VALUES ($9)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (1 + 1)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (- 1::int2)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES ('1'::int2 + 1)) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (now())) v(a)",
-            "INSERT INTO t SELECT a::text FROM (VALUES (DEFAULT)) v(a)",
-            // Rows that PostgreSQL refuses.
-            "INSERT INTO t SELECT a::int FROM (VALUES (1), (1, 2)) v(a)",
-            "INSERT INTO t SELECT a::int FROM (VALUES ()) v(a)",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a); SELECT 1",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a) RETURNING a; SELECT 1",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)) v(a) RETURNING 'a",
-            "INSERT INTO t SELECT a::int FROM (VALUES (1)",
-            "INSERT INTO t SELECT",
-            "INSERT",
-            "",
-        ] {
-            assert_eq!(become_of(text, &[]), None, "{text}");
-        }
-        let mixed = "INSERT INTO t SELECT a::text FROM (VALUES ($1), ($2)) v(a)";
-        assert_eq!(become_of(mixed, &[oid::DATE, oid::TIMESTAMP]), None);
-        assert_eq!(become_of(mixed, &[oid::INT4, oid::NUMERIC]), None);
-        assert_eq!(become_of(mixed, &[oid::BIT, 0]), None);
-        assert!(become_of(mixed, &[oid::DATE, oid::DATE]).is_some());
-        let binary = "INSERT INTO t SELECT a::int FROM (VALUES ($9)) v(a)";
-        assert!(become_of(binary, &[oid::INT4; 9]).is_some());
-    }
-}
+mod tests;
