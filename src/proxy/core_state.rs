@@ -41,6 +41,7 @@ use super::server::Targets;
 use super::setup::Setup;
 use super::shares::{Orders, Reports, ShareId};
 use super::two_phase::{CommitBoot, Commits};
+use super::upkeep::Upkeep;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
 const KEYS_MAX: usize = 4096;
@@ -114,6 +115,7 @@ pub(crate) struct CoreState {
     pub(super) probers: Probers,
     /// The round that asks for clients that wait for each other.
     pub(super) asked: deadlocks::Asked,
+    pub(super) upkeep: Upkeep,
     /// Admin sessions by the process id they were told.
     pub(crate) admins: RefCell<HashMap<i32, Rc<AdminLink>>>,
     pub(crate) published_load: Cell<usize>,
@@ -232,6 +234,7 @@ impl CoreState {
             tally: Tally::default(),
             probers: Probers::default(),
             asked: deadlocks::Asked::default(),
+            upkeep: Upkeep::default(),
             admins: RefCell::default(),
             published_load: Cell::new(0),
             instance_secret: boot.instance_secret,

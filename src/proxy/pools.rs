@@ -157,6 +157,7 @@ impl PoolSlot {
         state: &Rc<CoreState>,
         decision: impl FnOnce(&mut Pool<Conn>, Instant, &mut Vec<Action<Conn>>) -> T,
     ) -> T {
+        state.upkeep.stir();
         let mut actions = self.spare.take();
         let outcome = decision(&mut self.slice.borrow_mut(), state.core.now(), &mut actions);
         if !actions.is_empty() {

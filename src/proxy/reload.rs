@@ -256,6 +256,7 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
         state.looked_up.borrow_mut().clear();
     }
     state.setup.replace(Rc::new(setup.clone()));
+    state.upkeep.stir();
     // From here on whoever is turned away by a pool looks for its successor.
     state.generation.set(setup.generation);
     for (slot, pool) in &known {

@@ -76,7 +76,7 @@ const NAMES_AHEAD_BYTES: usize = request::NAMES_BYTES_MAX + HEADER_BYTES + 1;
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a server may take to stop a statement that we have cancelled.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time for the server's answer to questions of ours between a client's transactions.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
