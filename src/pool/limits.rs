@@ -19,7 +19,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const ATTEMPT_DELAY_MAX: Duration = Duration::from_secs(3_600);
 
 /// How often idle connections are looked through; lifetimes and idle times are this precise.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits of one pool, for all cores together. `Duration::MAX` means never.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,11 +167,21 @@ impl<C> Pool<C> {
             at(self.pace.not_before);
         }
         let raised = self.home.as_ref().is_some_and(|home| home.has_told());
-        let sweeps = raised || !self.idle.is_empty();
-        if sweeps || self.wants_connection() || self.overburdened() {
+        if raised || self.wants_connection() || self.overburdened() {
             at(Some(self.next_sweep));
         }
+        at(self.next_expiry().map(|then| then.max(self.next_sweep)));
         next
+    }
+
+    /// When the first idle connection will be too old, or unused for too long.
+    fn next_expiry(&self) -> Option<Instant> {
+        let oldest = self.idle.iter().map(|rest| rest.lease.born).min()?;
+        let aged = oldest.checked_add(self.limits.server_lifetime);
+        let surplus = signed(self.servers()) > self.duty;
+        let unused = self.idle.front().filter(|_| surplus);
+        let unused = unused.and_then(|rest| rest.since.checked_add(self.limits.idle_timeout));
+        aged.into_iter().chain(unused).min()
     }
 
     /// The connection that `Action::Connect` asked for is there, logged in and at rest.

@@ -1,5 +1,6 @@
 //! One core's slice, event by event. Several cores: `tests/sim`.
 
+use super::limits::SWEEP_INTERVAL;
 use super::*;
 use crate::error::Fault;
 use crate::protocol::sqlstate::SqlState;
@@ -621,5 +622,15 @@ fn the_next_deadline_is_when_something_is_due() {
     }
     assert_eq!(bench.done(), ["fail 1 after 5000 ms"]);
     bench.checkin(lease);
-    assert!(bench.pool.next_deadline().is_some());
+    // Not before it is unused for too long.
+    let then = bench.pool.next_deadline().expect("it will be closed");
+    assert_eq!(then, bench.now + bench.pool.limits.idle_timeout);
+    bench.now = then - Duration::from_millis(1);
+    bench.tick();
+    assert_eq!(bench.done(), [""; 0]);
+    bench.now = bench.pool.next_deadline().expect("it will be closed");
+    assert!(bench.now < then + SWEEP_INTERVAL);
+    bench.tick();
+    assert_eq!(bench.done(), ["close #1 Idle"]);
+    assert_eq!(bench.pool.next_deadline(), None);
 }
