@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 .ci/setup build postgres python peers
-cargo build --release --quiet
-exec target/venv/bin/python perf/run.py --pgdog "${CARGO_TARGET_DIR:-target}/release/pgdog" "$@"
+cargo build --profile dist --quiet # as the Dockerfile ships it
+exec target/venv/bin/python perf/run.py --pgdog "${CARGO_TARGET_DIR:-target}/dist/pgdog" "$@"
