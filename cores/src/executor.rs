@@ -255,6 +255,7 @@ impl Core {
         loop {
             let idle = self.drain().await && !self.0.patient.are_wanted();
             if finished.get() {
+                self.0.ring.stop_listening();
                 return Ok(());
             }
             let now = Instant::now();

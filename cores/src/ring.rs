@@ -481,17 +481,23 @@ impl Ring {
         Poll::Pending
     }
 
+    /// Whoever connects from now on is refused. A ring that is only dropped listens on, until the kernel has taken it
+    /// apart: some milliseconds after its process has ended.
+    pub(crate) fn stop_listening(&self) {
+        for entry in &self.state.borrow().slots {
+            if let Slot::Listener(listener) = &entry.slot {
+                listener.refuse();
+            }
+        }
+    }
+
     pub(crate) fn abandon_listener(&self, id: SlotId) {
         let mut state = self.state.borrow_mut();
         let listener = state.listener(id);
         listener.abandoned = true;
         let dropped = (listener.waker.take(), mem::take(&mut listener.accepted));
         if listener.armed {
-            if !listener.shared {
-                // A listening socket that is shut down refuses new connections at once.
-                // SAFETY: the descriptor is open: `listener` owns it.
-                unsafe { libc::shutdown(listener.fd.as_raw_fd(), libc::SHUT_RDWR) };
-            }
+            listener.refuse();
             state.cancel(id, Op::Accept);
             drop(state);
             drop(dropped);

@@ -38,6 +38,16 @@ async fn echo(stream: Stream) {
     let _ = stream.close().await;
 }
 
+/// The kernel takes its time to take a ring apart, and what listens there with it.
+#[test]
+fn cores_that_have_ended_refuse_at_once() {
+    let (address, stop) = serve(&cpus(2), |_, stream| echo(stream));
+    drop(TcpStream::connect(address).unwrap());
+    stop();
+    let refused = TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
 #[test]
 fn echoes_many_sizes_intact() {
     let (address, stop) = serve(&cpus(2), |_, stream| echo(stream));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
 
 use socket2::SockAddr;
@@ -104,6 +104,16 @@ pub(super) struct Listener {
     pub(super) abandoned: bool,
     /// Others listen on the same socket.
     pub(super) shared: bool,
+}
+
+impl Listener {
+    /// Refuses new connections at once, unless others listen on.
+    pub(super) fn refuse(&self) {
+        if !self.shared {
+            // SAFETY: the descriptor is open: we own it.
+            unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
+        }
+    }
 }
 
 impl Socket {
