@@ -50,6 +50,15 @@ fn rows_get_keys_that_no_other_shard_gives() {
     ] {
         assert!(client.query(sql).starts_with("C:INSERT_0_1 "), "{sql}");
     }
+    let before = ids(&shards, "t");
+    for sql in [
+        "EXPLAIN INSERT INTO t (n) VALUES (1)",
+        "SELECT 1; EXPLAIN (COSTS OFF) INSERT INTO t VALUES (1)",
+    ] {
+        let explained = client.query(sql);
+        assert!(explained.contains("Insert on t"), "{sql}: {explained}");
+    }
+    assert_eq!(ids(&shards, "t"), before);
     assert_eq!(
         client.query("INSERT INTO t (n) VALUES (10), (11), (12), (13) RETURNING n"),
         "T D:10 D:11 D:12 D:13 C:INSERT_0_4 Z:I"

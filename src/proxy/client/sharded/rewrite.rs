@@ -9,8 +9,10 @@ use crate::error::Error;
 use crate::prepared::Statement;
 use crate::protocol::frontend::{Bind, Parse};
 use crate::routing::primary_key::missing_key;
+use crate::sql::explain;
 use crate::sql::gaps::{with_key, Gap};
 use crate::sql::listed::{listed, Parameters};
+use crate::sql::statement::Kind;
 use crate::sql::statements::Statements;
 use crate::sql::unique_ids::{mentions, replace};
 
@@ -105,10 +107,18 @@ impl Session {
         let lacking = parts.zip(statements).filter_map(|(part, statement)| {
             // Where it is not known, routing refuses the statement.
             let tables = facts.sharding(&self.cluster)?;
+            let end = part.start + part.text.len();
+            let (statement, length) = match &statement.kind {
+                Kind::Explain { statement, .. } => {
+                    let explained = explain::divide(part.text, dialect)?;
+                    (&**statement, explained.statement.len())
+                }
+                _ => (statement, part.text.len()),
+            };
             let missing = missing_key(statement, mode, tables, &view)?;
             Some(Lacking {
-                start: part.start,
-                end: part.start + part.text.len(),
+                start: end - length,
+                end,
                 column: missing.column.to_owned(),
                 gap: missing.gap?,
             })
