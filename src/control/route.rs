@@ -74,7 +74,7 @@ fn tell(text: &str, user: &str, database: &str, config: &Config) -> Result<Strin
         let shown = String::from_utf8_lossy(part.text);
         let shown: Vec<&str> = shown.split_whitespace().collect();
         told += &format!("{}\n", shown.join(" "));
-        let listed = listed(part.text, dialect, Parameters::OPEN);
+        let listed = listed(part.text, dialect, Parameters::default());
         let text = listed.as_deref().unwrap_or(part.text);
         let analysed = cache.analyse(text, dialect);
         let statement = match analysed.analysis.statements.as_deref() {

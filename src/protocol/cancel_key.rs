@@ -78,7 +78,7 @@ pub struct CancelKey {
 #[derive(Clone)]
 enum Secret {
     Short([u8; 4]),
-    /// Boxed: few clients have one, all have the space for it.
+    /// Boxed: few clients have one, and all would keep room for it.
     Long(Box<[u8; LONG_SECRET_BYTES]>),
 }
 

@@ -9,6 +9,7 @@ use super::cursor::{Cursor, Name};
 use super::explain;
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind, Token};
+use crate::protocol::wire::FormatCodes;
 use crate::types::oid;
 
 use columns::{is_named, names_of, spelled, Column, Kindred};
@@ -17,28 +18,25 @@ use columns::{is_named, names_of, spelled, Column, Kindred};
 const COLUMNS_MAX: usize = 1_664;
 
 /// Parameters of a statement.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Parameters<'a> {
     /// Their types as Parse has declared them, 0 for an open one; there may be fewer.
     pub types: &'a [u32],
-    /// Does the value come in binary format? By number, from 1.
-    pub is_binary: &'a dyn Fn(usize) -> bool,
+    /// Formats of the values; none before there are any.
+    pub formats: Option<FormatCodes<'a>>,
 }
 
 impl Parameters<'_> {
-    /// None are declared, none are binary.
-    pub const OPEN: Self = Self {
-        types: &[],
-        is_binary: &|_| false,
-    };
-
-    /// Type and number of `$n`.
-    fn get(&self, parameter: &[u8]) -> Option<(u32, usize)> {
+    /// The declared type of `$n`. `None`: the value may be read otherwise than in the list, where an open one is a text.
+    fn get(&self, parameter: &[u8]) -> Option<u32> {
         let number = std::str::from_utf8(parameter.strip_prefix(b"$")?).ok()?;
-        let number: usize = number.parse().ok()?;
-        let declared = self.types.get(number.checked_sub(1)?).copied();
-        let declared = declared.filter(|of| *of != oid::UNKNOWN);
-        Some((declared.unwrap_or(0), number))
+        let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+        let declared = self.types.get(index).copied();
+        let declared = declared.filter(|of| ![0, oid::UNKNOWN].contains(of));
+        let is_text = self
+            .formats
+            .is_none_or(|formats| formats.of(index) == Some(0));
+        declared.or_else(|| is_text.then_some(0))
     }
 }
 
@@ -52,6 +50,15 @@ pub fn listed(text: &[u8], dialect: Dialect, parameters: Parameters<'_>) -> Opti
     };
     let made = insert(explain.statement, dialect, parameters)?;
     Some([explain.head, &made].concat())
+}
+
+/// How a column's values are written.
+enum Becomes {
+    /// They have the wanted type.
+    Itself,
+    Cast,
+    /// Those of another type than this, which is called so, become it before they are cast.
+    First(u32, &'static str),
 }
 
 fn insert(text: &[u8], dialect: Dialect, parameters: Parameters<'_>) -> Option<Vec<u8>> {
@@ -81,22 +88,26 @@ fn insert(text: &[u8], dialect: Dialect, parameters: Parameters<'_>) -> Option<V
         Some(order) => Some(position(order)?),
         None => None,
     };
-    let outputs: Option<Vec<_>> = outputs
-        .iter()
-        .map(|output| Some((position(&output.of)?, text.get(output.cast.clone())?)))
-        .collect();
-    let outputs = outputs?;
-    let mut casts = vec![None; columns.len()];
-    for (position, _) in &outputs {
-        let kind = Column::of(text, dialect, &rows, *position, columns.len(), parameters)?;
+    let mut used = vec![false; columns.len()];
+    let mut written = Vec::with_capacity(outputs.len());
+    for output in &outputs {
+        let position = position(&output.of)?;
         // A value that is used twice would be made twice.
-        if casts[*position].replace(kind).is_some() {
+        if std::mem::replace(&mut used[position], true) {
             return None;
         }
+        let cast = text.get(output.cast.clone())?;
+        let column = Column::of(text, dialect, &rows, position, columns.len(), parameters)?;
+        let becomes = match column {
+            Column::Cast(of) if of == spelled(cast) => Becomes::Itself,
+            Column::Common(of) if !is_named(of, cast) => Becomes::First(of, names_of(of).first()?),
+            _ => Becomes::Cast,
+        };
+        written.push((position, cast, becomes));
     }
-    for (position, cast) in casts.iter().enumerate() {
+    for (position, used) in used.iter().enumerate() {
         // What is not inserted may only be the number by which rows are ordered.
-        if order == Some(position) || cast.is_none() {
+        if order == Some(position) || !used {
             is_counted(text, &rows, position, columns.len()).then_some(())?;
         }
     }
@@ -105,29 +116,23 @@ fn insert(text: &[u8], dialect: Dialect, parameters: Parameters<'_>) -> Option<V
     out.extend_from_slice(b"VALUES ");
     for (number, row) in rows.iter().enumerate() {
         out.extend_from_slice(if number == 0 { b"(" } else { b", (" });
-        for (number, (position, cast)) in outputs.iter().enumerate() {
+        for (number, (position, cast, becomes)) in written.iter().enumerate() {
             if number > 0 {
                 out.extend_from_slice(b", ");
             }
             let tokens = row.get(*position)?;
             let value = text.get(span(tokens)?)?;
-            let first = match casts.get(*position)?.as_ref()? {
-                // It has that type already.
-                Column::Cast(of) if *of == spelled(cast) => {
-                    out.extend_from_slice(value);
-                    continue;
-                }
-                Column::Common(of) => {
-                    let kindred = Kindred::of(text, dialect, tokens, parameters)?;
-                    Some(*of).filter(|of| kindred.is_other(*of) && !is_named(*of, cast))
-                }
-                _ => None,
-            };
+            if matches!(becomes, Becomes::Itself) {
+                out.extend_from_slice(value);
+                continue;
+            }
             out.push(b'(');
             out.extend_from_slice(value);
-            if let Some(first) = first {
-                out.extend_from_slice(b"::");
-                out.extend_from_slice(names_of(first).first()?.as_bytes());
+            if let Becomes::First(of, name) = becomes {
+                if Kindred::of(text, dialect, tokens, parameters)?.is_other(*of) {
+                    out.extend_from_slice(b"::");
+                    out.extend_from_slice(name.as_bytes());
+                }
             }
             out.extend_from_slice(b")::");
             out.extend_from_slice(cast);

@@ -162,7 +162,7 @@ impl Admitted {
         let (generation, cluster, link, settings) = match self {
             Self::Admin { link, session } => {
                 let session = AdminSession::new(state, stream, received, link, session);
-                return Some(LoggedIn::Admin(Box::new(session)));
+                return Some(LoggedIn::Admin(session));
             }
             Self::Client {
                 generation,
@@ -171,7 +171,7 @@ impl Admitted {
                 settings,
             } => (generation, cluster, link, settings),
         };
-        Some(LoggedIn::Client(Box::new(Session {
+        Some(LoggedIn::Client(Session {
             state: Rc::clone(state),
             stream,
             link,
@@ -196,7 +196,7 @@ impl Admitted {
             audit: Audit::of(state),
             written: None,
             sharded: None,
-        })))
+        }))
     }
 }
 

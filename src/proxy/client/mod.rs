@@ -157,7 +157,7 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
     let stream = Stream::adopt(&state.core, fd);
     match login::log_in(state, stream).await {
         None => {}
-        Some(LoggedIn::Client(session)) => {
+        Some(LoggedIn::Client(mut session)) => {
             let pass = state.gate.enter();
             drop(newcomer);
             let Some(pass) = pass else {
@@ -165,7 +165,6 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
                 let end = End::Fatal(session.farewell(Notice::ShutDown));
                 return session.end(end).await;
             };
-            let mut session = *session;
             state.core.spawn(async move {
                 let end = session.run().await;
                 let state = Rc::clone(&session.state);
@@ -230,8 +229,8 @@ pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
 
 /// Who has come in.
 enum LoggedIn {
-    Client(Box<Session>),
-    Admin(Box<AdminSession>),
+    Client(Session),
+    Admin(AdminSession),
 }
 
 impl Session {

@@ -58,10 +58,7 @@ impl Column {
         }
         Some(match known {
             Kindred::Cast(of) => Self::Cast(of),
-            Kindred::Number(of) | Kindred::Parameter(of) if differ => {
-                names_of(of).first()?; // it must have one
-                Self::Common(of)
-            }
+            Kindred::Number(of) | Kindred::Parameter(of) if differ => Self::Common(of),
             _ => Self::Alone,
         })
     }
@@ -88,12 +85,7 @@ impl Kindred {
                     Self::Text
                 }
                 Kind::Number => Self::Number(type_of(one.of(text))?),
-                Kind::Parameter => {
-                    let (declared, number) = parameters.get(one.of(text))?;
-                    // In the list it would be a text.
-                    let misread = declared == 0 && (parameters.is_binary)(number);
-                    (!misread).then_some(Self::Parameter(declared))?
-                }
+                Kind::Parameter => Self::Parameter(parameters.get(one.of(text))?),
                 _ if word(one, "null") => Self::Null,
                 _ if word(one, "true") || word(one, "false") => Self::Bool,
                 _ => return None,

@@ -1,11 +1,16 @@
 //! Which texts are made others, and what of.
 
 use super::*;
+use crate::protocol::wire::Reader;
 
 fn become_of(text: &str, types: &[u32]) -> Option<String> {
+    // The ninth is binary.
+    let mut codes = vec![0, 9];
+    codes.extend((1..=9).flat_map(|number| [0, u8::from(number == 9)]));
+    let formats = FormatCodes::read(&mut Reader::new(&codes, "codes")).unwrap();
     let parameters = Parameters {
         types,
-        is_binary: &|number| number == 9,
+        formats: Some(formats),
     };
     let made = listed(text.as_bytes(), Dialect::default(), parameters)?;
     Some(String::from_utf8(made).unwrap())

@@ -23,7 +23,8 @@ use super::super::{End, Session};
 use super::call::{Answers, Call, Order, Shown};
 use super::charge::Charge;
 use super::kept::{Kept, Messages};
-use super::plan::{put_parse, Form, Planned};
+use super::messages::put_parse;
+use super::plan::{Form, Planned};
 use super::steps::Stepped;
 
 /// Bytes of the rows that stand in the text of another query, all parts together. The server has to read that text.

@@ -22,6 +22,7 @@ mod gather;
 mod inquiry;
 mod kept;
 mod lookups;
+mod messages;
 mod moves;
 mod plan;
 mod portals;
@@ -234,7 +235,7 @@ impl Session {
                     return Ok(());
                 }
                 let written = batch.get(HEADER_BYTES..length - 1).unwrap_or_default();
-                let replaced = match self.rewritten(written, Parameters::OPEN) {
+                let replaced = match self.rewritten(written, Parameters::default()) {
                     Ok(replaced) => replaced,
                     Err(error) => return self.answer(&error),
                 };

@@ -21,9 +21,13 @@ impl Session {
         let view = View::new(self, &facts);
         let database = view.database(tables);
         let dialect = self.session_dialect();
-        let listed = listed(text, dialect, Parameters::OPEN);
-        let text = listed.as_deref().unwrap_or(text);
         let arguments = bind.and_then(|(bind, types)| Some((bind.arguments().ok()?, types)));
+        let declared = arguments.as_ref().map(|(arguments, types)| Parameters {
+            types,
+            formats: Some(arguments.formats),
+        });
+        let listed = listed(text, dialect, declared.unwrap_or_default());
+        let text = listed.as_deref().unwrap_or(text);
         let parameters = arguments
             .map(|(arguments, types)| Parameter::of(&arguments, types.iter().copied()))
             .unwrap_or_default();

@@ -57,7 +57,7 @@ impl Session {
     pub(super) fn may_be_rewritten(&self, text: &[u8]) -> bool {
         self.cluster.shards() > 1
             && (mentions(text)
-                || listed(text, self.session_dialect(), Parameters::OPEN).is_some()
+                || listed(text, self.session_dialect(), Parameters::default()).is_some()
                 || !self.lacking_keys(text).is_empty())
     }
 
@@ -143,13 +143,9 @@ impl Session {
         let formats = bind
             .and_then(|bind| bind.arguments().ok())
             .map(|arguments| arguments.formats);
-        let is_binary = |number: usize| {
-            let format = formats.and_then(|formats| formats.of(number.saturating_sub(1)));
-            format.is_some_and(|code| code != 0)
-        };
         let parameters = Parameters {
             types: &declared,
-            is_binary: &is_binary,
+            formats,
         };
         let Some(mut content) = self.rewritten(text, parameters)? else {
             return Ok(statement);
