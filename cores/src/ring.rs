@@ -7,6 +7,7 @@
 //! A slot is free again only when every operation on it has completed, so the kernel never holds a pointer
 //! into something freed, and a late completion never meets a new socket.
 
+mod pace;
 mod socket;
 mod state;
 
@@ -28,6 +29,7 @@ use crate::limits::RingSize;
 use crate::preflight::RingMode;
 use crate::tls::{self, Opened, Session};
 
+use pace::Pace;
 use socket::{Link, Listener, Receive, Sending, Socket};
 use state::{next_generation, Completed, Op, Slot, State};
 
@@ -80,6 +82,7 @@ impl Ring {
                 spare_queues: Vec::new(),
                 wake: Vec::new(),
                 batch: Vec::new(),
+                pace: Pace::default(),
                 bell,
                 bell_bytes: Box::new([0; 64]),
             }),

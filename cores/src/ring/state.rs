@@ -12,6 +12,7 @@ use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 use crate::buffer::{Buffers, BUFFER_BYTES};
 use crate::tls::{self, Session};
 
+use super::pace::{self, Pace};
 use super::socket::{Chunk, Link, Listener, Queue, Receive, Sending, Socket};
 use super::GROUP;
 
@@ -77,6 +78,7 @@ pub(super) struct State {
     /// Wakers of a turn, woken after the state is no longer borrowed.
     pub(super) wake: Vec<Waker>,
     pub(super) batch: Vec<cqueue::Entry>,
+    pub(super) pace: Pace,
     pub(super) bell: OwnedFd,
     pub(super) bell_bytes: Box<[u8; 64]>,
 }
@@ -391,6 +393,9 @@ impl State {
             }
         }
         self.batch = batch;
+        if let Some(bulk) = self.pace.news() {
+            pace::give_way(bulk);
+        }
         completed
     }
 
@@ -402,6 +407,7 @@ impl State {
     fn received(&mut self, id: SlotId, cqe: &cqueue::Entry, buffers: &Rc<Buffers>) {
         let result = cqe.result();
         let bytes = usize::try_from(result).unwrap_or(0);
+        self.pace.received(bytes);
         let buf = cqueue::buffer_select(cqe.flags()).map(|buffer| buffers.lend(buffer, bytes));
         if result == -libc::ENOBUFS {
             return self.arm_receive_again(id, buffers);
