@@ -9,7 +9,8 @@
 const BULK_BYTES: u32 = 6 * 1024;
 /// Below this it is not any more.
 const CALM_BYTES: u32 = 1024;
-/// A receive weighs an eighth in the mean: eleven of 8 KB are bulk, one of 32 KB alone is not, sixteen small ones end it.
+/// A receive weighs an eighth in the mean: eleven of 8 KB are bulk, one of 32 KB alone is not. Sixteen small ones
+/// end it after pieces of 8 KB, 26 after 32 KB.
 const WEIGHT_SHIFT: u32 = 3;
 
 /// The mean size of a core's receives, and what follows from it.
@@ -17,6 +18,8 @@ const WEIGHT_SHIFT: u32 = 3;
 pub(super) struct Pace {
     mean: u32,
     bulk: bool,
+    /// The thread's policy is of our making.
+    gives_way: bool,
 }
 
 impl Pace {
@@ -27,28 +30,35 @@ impl Pace {
         self.mean = self.mean - (self.mean >> WEIGHT_SHIFT) + (bytes >> WEIGHT_SHIFT);
     }
 
+    /// Once a turn, by the thread that has received: from now on it pushes others aside when it is woken, or not. A policy
+    /// that somebody has given it stays, and where it may not be changed nothing is lost but CPU.
+    #[inline]
+    pub(super) fn turned(&mut self) {
+        match self.news() {
+            Some(true) => self.gives_way = change(libc::SCHED_OTHER, libc::SCHED_BATCH),
+            Some(false) if std::mem::take(&mut self.gives_way) => {
+                change(libc::SCHED_BATCH, libc::SCHED_OTHER);
+            }
+            _ => {}
+        }
+    }
+
     /// Whether it is bulk from now on, if that is news.
     #[inline]
-    pub(super) fn news(&mut self) -> Option<bool> {
+    fn news(&mut self) -> Option<bool> {
         let limit = if self.bulk { CALM_BYTES } else { BULK_BYTES };
         let bulk = self.mean >= limit;
         (std::mem::replace(&mut self.bulk, bulk) != bulk).then_some(bulk)
     }
 }
 
-/// Has this thread push others aside when it is woken, as is usual, or not. A thread that somebody has given another
-/// policy than these two keeps it, and so does one that may not choose: it is a matter of cost only.
-pub(super) fn give_way(bulk: bool) {
-    let (from, to) = match bulk {
-        true => (libc::SCHED_OTHER, libc::SCHED_BATCH),
-        false => (libc::SCHED_BATCH, libc::SCHED_OTHER),
-    };
+/// Gives this thread the policy `to` if it has `from`; whether it has.
+fn change(from: libc::c_int, to: libc::c_int) -> bool {
     let priority = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread, and `priority` outlives the call.
     unsafe {
-        if libc::sched_getscheduler(0) == from {
-            libc::sched_setscheduler(0, to, &raw const priority);
-        }
+        libc::sched_getscheduler(0) == from
+            && libc::sched_setscheduler(0, to, &raw const priority) == 0
     }
 }
 
@@ -115,17 +125,21 @@ mod tests {
             if policy() != libc::SCHED_OTHER {
                 return; // these tests run under another policy, which is kept
             }
-            give_way(true);
-            assert_eq!(policy(), libc::SCHED_BATCH);
-            give_way(false);
-            assert_eq!(policy(), libc::SCHED_OTHER);
-            let priority = libc::sched_param { sched_priority: 0 };
-            // SAFETY: as above, and `priority` outlives the call.
-            let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) };
-            assert_eq!(set, 0);
-            give_way(true);
-            give_way(false);
-            assert_eq!(policy(), libc::SCHED_IDLE, "somebody's choice");
+            let mut pace = Pace::default();
+            let mut turns = |bytes| {
+                for _ in 0..100 {
+                    pace.received(bytes);
+                    pace.turned();
+                }
+                policy()
+            };
+            assert_eq!(turns(8192), libc::SCHED_BATCH);
+            assert_eq!(turns(60), libc::SCHED_OTHER);
+            for chosen in [libc::SCHED_BATCH, libc::SCHED_IDLE] {
+                assert!(change(policy(), chosen));
+                assert_eq!(turns(8192), chosen, "somebody's choice");
+                assert_eq!(turns(60), chosen, "somebody's choice");
+            }
         })
         .join()
         .unwrap();

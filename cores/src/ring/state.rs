@@ -12,7 +12,7 @@ use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 use crate::buffer::{Buffers, BUFFER_BYTES};
 use crate::tls::{self, Session};
 
-use super::pace::{self, Pace};
+use super::pace::Pace;
 use super::socket::{Chunk, Link, Listener, Queue, Receive, Sending, Socket};
 use super::GROUP;
 
@@ -393,9 +393,7 @@ impl State {
             }
         }
         self.batch = batch;
-        if let Some(bulk) = self.pace.news() {
-            pace::give_way(bulk);
-        }
+        self.pace.turned();
         completed
     }
 
@@ -407,11 +405,11 @@ impl State {
     fn received(&mut self, id: SlotId, cqe: &cqueue::Entry, buffers: &Rc<Buffers>) {
         let result = cqe.result();
         let bytes = usize::try_from(result).unwrap_or(0);
-        self.pace.received(bytes);
         let buf = cqueue::buffer_select(cqe.flags()).map(|buffer| buffers.lend(buffer, bytes));
         if result == -libc::ENOBUFS {
             return self.arm_receive_again(id, buffers);
         }
+        self.pace.received(bytes);
         let socket = self.socket(id);
         socket.more = cqueue::sock_nonempty(cqe.flags());
         socket.receive = match (result, buf) {
