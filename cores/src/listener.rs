@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -12,6 +12,10 @@ use crate::ring::SlotId;
 
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
+/// How long the kernel keeps a connection that has not said anything from us: clients of PostgreSQL speak first, and a
+/// core that is woken for the first bytes need not be woken for the connection. Silent ones come after this time, for
+/// us to lose patience with.
+const SILENCE_SECONDS: libc::c_int = 1;
 
 /// A bound socket that any core may serve. It listens from then on: dropped before, it has refused nobody.
 pub struct BoundSocket {
@@ -20,16 +24,38 @@ pub struct BoundSocket {
     shared: bool,
 }
 
-/// Binds `address` with SO_REUSEPORT: every core binds its own, and the kernel hashes connections to them.
+/// Binds `address` with SO_REUSEPORT: every core binds its own, and the kernel hashes connections to them. Connections are
+/// accepted with their first bytes, or after a second (TCP_DEFER_ACCEPT, tcp(7)).
 pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    defer_accept(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(BoundSocket {
         socket,
         shared: false,
     })
+}
+
+/// What socket2 has no name for.
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    const OPTION_BYTES: libc::socklen_t = 4;
+    let seconds: libc::c_int = SILENCE_SECONDS;
+    // SAFETY: the kernel reads as many bytes as it is told from the number that the pointer names.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            OPTION_BYTES,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 impl BoundSocket {

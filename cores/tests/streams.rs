@@ -10,7 +10,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cores::{start, Address, Mailbox, PostOffice, Stream, TcpOptions};
 
@@ -46,6 +46,32 @@ fn cores_that_have_ended_refuse_at_once() {
     stop();
     let refused = TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// A core is not woken for a connection and again for what it says; silent ones come after a second.
+#[test]
+fn connections_come_with_their_first_bytes() {
+    let (tell, told) = mpsc::channel();
+    let (address, stop) = serve(&cpus(1), move |_, stream| {
+        tell.send(stream.peer().unwrap()).unwrap();
+        echo(stream)
+    });
+    loop {
+        let begun = Instant::now();
+        let silent = TcpStream::connect(address).unwrap();
+        let mut first = TcpStream::connect(address).unwrap();
+        first.write_all(b"first").unwrap();
+        let came = told.recv().unwrap();
+        let in_time = begun.elapsed() < Duration::from_secs(1);
+        let last = told.recv().unwrap();
+        // If this thread was held up for so long, either may have come first.
+        if in_time {
+            let connected = [&first, &silent].map(|socket| socket.local_addr().unwrap());
+            assert_eq!([came, last], connected);
+            break;
+        }
+    }
+    stop();
 }
 
 #[test]
