@@ -57,6 +57,7 @@ pub(crate) struct Server {
     pub(crate) reported: Rc<Parameters>,
     /// How it reads statements, as far as its parameters say.
     pub(crate) dialect: Dialect,
+    in_recovery: bool,
     /// What was set on it beyond its own values.
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
@@ -192,6 +193,10 @@ fn dialect(reported: &Parameters) -> Dialect {
     )
 }
 
+fn in_recovery(reported: &Parameters) -> bool {
+    reported.get("in_hot_standby") == Some(b"on")
+}
+
 impl Server {
     pub(crate) fn new(
         stream: Stream,
@@ -211,6 +216,7 @@ impl Server {
             reported_ahead: None,
             types: None,
             dialect: dialect(&reported),
+            in_recovery: in_recovery(&reported),
             reported,
             settings: Arc::default(),
             link: registry.enlist(meter, &target),
@@ -533,6 +539,7 @@ impl Server {
         if self.reported.get(status.name) != Some(status.value) {
             Rc::make_mut(&mut self.reported).set(status.name, status.value);
             self.dialect = dialect(&self.reported);
+            self.in_recovery = in_recovery(&self.reported);
         }
         if fate != Fate::Forward || self.was_ahead(status.name, status.value) {
             return Fate::Drop;
@@ -571,7 +578,7 @@ impl Server {
 
     /// Does it say that it is in recovery? PostgreSQL 14 and later say so, and when that changes.
     pub(crate) fn is_in_recovery(&self) -> bool {
-        self.reported.get("in_hot_standby") == Some(b"on")
+        self.in_recovery
     }
 
     /// Takes what came while the connection was at rest: reported parameters and notices are fine.
