@@ -128,7 +128,12 @@ pub struct Login {
 
 #[derive(Debug)]
 enum State {
-    Startup(Method, Targets),
+    /// Lets in whoever is known.
+    Trust {
+        known: bool,
+    },
+    /// Not sent yet.
+    Startup(Challenge),
     Challenge(Challenge),
     Deriving(Deriving),
     Asking,
@@ -140,7 +145,7 @@ enum State {
 #[derive(Debug)]
 enum Challenge {
     Plain(Targets, Otherwise),
-    Md5(Targets),
+    Md5(Md5Target),
     /// To choose a mechanism.
     Mechanism(ScramTarget),
     /// For its client-first message, which it might have sent along with the mechanism.
@@ -164,16 +169,20 @@ enum Deriving {
     Typed(StoredKeys, Otherwise),
 }
 
-/// All that a password may be checked against, whatever the method.
+/// All that a password in clear text may be checked against.
 #[derive(Debug)]
 struct Targets {
-    passwords: Vec<Password>,
-    md5: Md5Hash,
+    md5: Md5Target,
     scram: ScramVerifier,
     /// Is there a real verifier behind `scram`?
     scram_stored: bool,
-    /// `Trust` lets in whoever is known.
-    known: bool,
+}
+
+/// What an answer to the `md5` challenge may be checked against.
+#[derive(Debug)]
+struct Md5Target {
+    passwords: Vec<Password>,
+    hash: Md5Hash,
 }
 
 /// What a SCRAM exchange is held against.
@@ -192,50 +201,66 @@ enum ScramSecrets {
     Derive(Vec<Derivation>),
 }
 
-impl Targets {
-    /// Fills in what is missing with what no password satisfies.
-    fn new(credentials: Credentials, user: &str, secret: &InstanceSecret) -> Self {
-        let mut targets = Self {
-            passwords: Vec::new(),
-            md5: secret.md5(user),
-            scram: secret.scram(user),
-            scram_stored: false,
-            known: true,
-        };
-        match credentials {
-            Credentials::Passwords(mut passwords) => {
-                passwords.retain(|password| !password.is_empty());
-                targets.passwords = passwords;
-            }
-            Credentials::Stored(Verifier::Scram(scram)) => {
-                targets.scram = scram;
-                targets.scram_stored = true;
-            }
-            Credentials::Stored(Verifier::Md5(md5)) => targets.md5 = md5,
-            Credentials::Unknown => targets.known = false,
-        }
-        targets
-    }
+// What a user does not have is filled in with what no password satisfies, at the same cost for all users of a method.
 
-    fn into_scram(self) -> ScramTarget {
+impl Targets {
+    fn new(credentials: Credentials, user: &str, secret: &InstanceSecret) -> Self {
+        let nobody = secret.scram(user);
+        let (scram, scram_stored) = match &credentials {
+            Credentials::Stored(Verifier::Scram(scram)) => (scram.clone(), true),
+            _ => (nobody, false),
+        };
+        Self {
+            md5: Md5Target::new(credentials, user, secret),
+            scram,
+            scram_stored,
+        }
+    }
+}
+
+impl Md5Target {
+    fn new(credentials: Credentials, user: &str, secret: &InstanceSecret) -> Self {
+        let nobody = secret.md5(user);
+        let (passwords, hash) = match credentials {
+            Credentials::Passwords(passwords) => (usable(passwords), nobody),
+            Credentials::Stored(Verifier::Md5(hash)) => (Vec::new(), hash),
+            Credentials::Stored(Verifier::Scram(_)) | Credentials::Unknown => (Vec::new(), nobody),
+        };
+        Self { passwords, hash }
+    }
+}
+
+impl ScramTarget {
+    fn new(credentials: Credentials, user: &str, secret: &InstanceSecret) -> Self {
+        let nobody = secret.scram(user);
+        let (verifier, passwords) = match credentials {
+            Credentials::Passwords(passwords) => (nobody, usable(passwords)),
+            Credentials::Stored(Verifier::Scram(verifier)) => (verifier, Vec::new()),
+            Credentials::Stored(Verifier::Md5(_)) | Credentials::Unknown => (nobody, Vec::new()),
+        };
         let ScramVerifier {
             salt,
             iterations,
             keys,
-        } = self.scram;
-        let secrets = if self.passwords.is_empty() {
+        } = verifier;
+        let secrets = if passwords.is_empty() {
             ScramSecrets::Keys(keys)
         } else {
-            // `scram` is the mock: its salt is this user's, whoever asks.
+            // The salt is this user's, whoever asks.
             debug_assert_eq!(iterations, ITERATIONS);
-            ScramSecrets::Derive(derivations(&self.passwords, &salt))
+            ScramSecrets::Derive(derivations(&passwords, &salt))
         };
-        ScramTarget {
+        Self {
             salt,
             iterations,
             secrets,
         }
     }
+}
+
+fn usable(mut passwords: Vec<Password>) -> Vec<Password> {
+    passwords.retain(|password| !password.is_empty());
+    passwords
 }
 
 fn derivations(passwords: &[Password], salt: &[u8]) -> Vec<Derivation> {
@@ -265,55 +290,65 @@ impl Credentials {
 impl Login {
     /// Prepares a login; [`start`](Self::start) makes the first step.
     pub fn new(request: LoginRequest<'_>) -> Self {
-        let targets = Targets::new(request.credentials, request.user, request.secret);
-        Self {
-            user: request.user.into(),
-            database: request.database.into(),
-            end_point: request.end_point,
-            random: request.random,
-            typed: None,
-            revealed: None,
-            state: State::Startup(request.method, targets),
-        }
-    }
-
-    /// Asks for whatever the method needs. Call it once, first.
-    pub fn start(&mut self) -> Step {
-        let State::Startup(method, targets) = self.leave() else {
-            debug_assert!(false, "a login starts once");
-            return self.unexpected();
-        };
-        match method {
-            Method::Trust if targets.known => self.accept(Vec::new()),
-            Method::Trust => self.refuse("unknown user"),
+        let LoginRequest {
+            user,
+            database,
+            method,
+            credentials,
+            end_point,
+            secret,
+            random,
+        } = request;
+        let scram_stored = matches!(credentials, Credentials::Stored(Verifier::Scram(_)));
+        let state = match method {
+            Method::Trust => State::Trust {
+                known: !matches!(credentials, Credentials::Unknown),
+            },
             Method::Plain | Method::Passthrough => {
                 let otherwise = match method {
                     Method::Passthrough => Otherwise::AskServer,
                     _ => Otherwise::Refuse,
                 };
-                self.challenge(
-                    Challenge::Plain(targets, otherwise),
-                    authentication(code::CLEARTEXT_PASSWORD, &[]),
-                )
+                let targets = Targets::new(credentials, user, secret);
+                State::Startup(Challenge::Plain(targets, otherwise))
             }
-            Method::Md5 if !targets.scram_stored => {
-                let salt = self.md5_salt();
-                self.challenge(
-                    Challenge::Md5(targets),
-                    authentication(code::MD5_PASSWORD, &[&salt]),
-                )
+            Method::Md5 if !scram_stored => {
+                State::Startup(Challenge::Md5(Md5Target::new(credentials, user, secret)))
             }
             Method::Md5 | Method::Scram => {
-                let plus = match self.end_point {
-                    Some(_) => &b"SCRAM-SHA-256-PLUS\0"[..],
-                    None => b"",
-                };
-                self.challenge(
-                    Challenge::Mechanism(targets.into_scram()),
-                    authentication(code::SASL, &[plus, b"SCRAM-SHA-256\0\0"]),
-                )
+                let target = ScramTarget::new(credentials, user, secret);
+                State::Startup(Challenge::Mechanism(target))
             }
+        };
+        Self {
+            user: user.into(),
+            database: database.into(),
+            end_point,
+            random,
+            typed: None,
+            revealed: None,
+            state,
         }
+    }
+
+    /// Asks for whatever the method needs. Call it once, first.
+    pub fn start(&mut self) -> Step {
+        let challenge = match self.leave() {
+            State::Trust { known: true } => return self.accept(Vec::new()),
+            State::Trust { known: false } => return self.refuse("unknown user"),
+            State::Startup(challenge) => challenge,
+            _ => {
+                debug_assert!(false, "a login starts once");
+                return self.unexpected();
+            }
+        };
+        let bytes = match (&challenge, &self.end_point) {
+            (Challenge::Plain(..), _) => authentication(code::CLEARTEXT_PASSWORD, &[]),
+            (Challenge::Md5(_), _) => authentication(code::MD5_PASSWORD, &self.md5_salt()),
+            (_, None) => authentication(code::SASL, b"SCRAM-SHA-256\0\0"),
+            (_, Some(_)) => authentication(code::SASL, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"),
+        };
+        self.challenge(challenge, bytes)
     }
 
     /// Takes the client's next message: its tag, and its body without length. Only `p`, which holds
@@ -330,7 +365,7 @@ impl Login {
         }
         match challenge {
             Challenge::Plain(targets, otherwise) => self.plain(targets, otherwise, body),
-            Challenge::Md5(targets) => self.md5(&targets, body),
+            Challenge::Md5(target) => self.md5(&target, body),
             Challenge::Mechanism(target) => self.sasl_initial_response(target, body),
             Challenge::ClientFirst(mechanism, target) => self.client_first(mechanism, target, body),
             Challenge::ClientFinal(server, target) => match server.client_final(body) {
@@ -406,8 +441,8 @@ impl Login {
         }
         let password = Password::new(typed);
         self.typed = Some(password.clone());
-        let mut matches = targets.md5.matches(typed, self.user.as_bytes());
-        for password in &targets.passwords {
+        let mut matches = targets.md5.hash.matches(typed, self.user.as_bytes());
+        for password in &targets.md5.passwords {
             matches |= password.matches(typed);
         }
         if matches {
@@ -440,13 +475,13 @@ impl Login {
         }
     }
 
-    fn md5(&mut self, targets: &Targets, body: &[u8]) -> Step {
+    fn md5(&mut self, target: &Md5Target, body: &[u8]) -> Step {
         let Some(answer) = password(body) else {
             return self.violation("malformed password message");
         };
         let salt = self.md5_salt();
-        let mut matches = targets.md5.check(salt, answer);
-        for password in &targets.passwords {
+        let mut matches = target.hash.check(salt, answer);
+        for password in &target.passwords {
             let hash = Md5Hash::new(password.as_bytes(), self.user.as_bytes());
             matches |= hash.check(salt, answer);
         }
@@ -489,7 +524,7 @@ impl Login {
         match result {
             Ok((server, response)) => self.challenge(
                 Challenge::ClientFinal(server, target),
-                authentication(code::SASL_CONTINUE, &[&response]),
+                authentication(code::SASL_CONTINUE, &response),
             ),
             Err(error) => self.scram_error(error),
         }
@@ -497,7 +532,7 @@ impl Login {
 
     fn check(&mut self, proof: &Proof, keys: &[StoredKeys]) -> Step {
         match proof.check(keys) {
-            Ok(proven) => self.accept(authentication(code::SASL_FINAL, &[&proven.server_final])),
+            Ok(proven) => self.accept(authentication(code::SASL_FINAL, &proven.server_final)),
             Err(error) => self.scram_error(error),
         }
     }
@@ -506,7 +541,7 @@ impl Login {
         match proof.check(std::slice::from_ref(&verifier.keys)) {
             Ok(proven) => {
                 self.revealed = Some(ScramKeys::revealed(verifier, proven.client_key));
-                self.accept(authentication(code::SASL_FINAL, &[&proven.server_final]))
+                self.accept(authentication(code::SASL_FINAL, &proven.server_final))
             }
             Err(error) => self.scram_error(error),
         }
@@ -576,8 +611,8 @@ pub fn wrong_password(user: &str, database: &str) -> Error {
 }
 
 /// An Authentication message.
-fn authentication(code: i32, body: &[&[u8]]) -> Vec<u8> {
-    message(b'R', &[&[&code.to_be_bytes()[..]], body].concat())
+fn authentication(code: i32, body: &[u8]) -> Vec<u8> {
+    message(b'R', &[&code.to_be_bytes(), body])
 }
 
 /// The string of a PasswordMessage: ends with a zero byte and holds no other.

@@ -52,7 +52,9 @@ fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut message = Vec::with_capacity(1 + 4 + body_bytes);
     message.push(tag);
     message.extend_from_slice(&length.to_be_bytes());
-    message.extend(parts.iter().copied().flatten());
+    for part in parts {
+        message.extend_from_slice(part);
+    }
     message
 }
 

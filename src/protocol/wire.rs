@@ -2,8 +2,6 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-types.html>
 
-use std::ffi::CStr;
-
 use crate::error::Error;
 
 /// A message whose body does not have the layout its tag promises.
@@ -121,12 +119,11 @@ impl<'a> Reader<'a> {
     /// String: everything before the next zero byte, in the client's encoding.
     #[inline]
     pub fn text(&mut self) -> Result<&'a [u8], Malformed> {
-        // The search of the standard library's CStr reads a word at a time.
-        let Ok(text) = CStr::from_bytes_until_nul(self.rest) else {
+        let Some(end) = memchr::memchr(0, self.rest) else {
             return Err(self.malformed());
         };
-        let text = text.to_bytes();
-        self.bytes(text.len() + 1)?;
+        let text = self.bytes(end)?;
+        self.bytes(1)?;
         Ok(text)
     }
 
@@ -237,8 +234,8 @@ pub(super) fn put_length_prefixed(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<
 /// let the remainder pass for other fields; the text is therefore cut there.
 #[inline]
 pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
-    let text = CStr::from_bytes_until_nul(text).map_or(text, CStr::to_bytes);
-    out.extend_from_slice(text);
+    let end = memchr::memchr(0, text).unwrap_or(text.len());
+    out.extend_from_slice(text.get(..end).unwrap_or(text));
     out.push(0);
 }
 

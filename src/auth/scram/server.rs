@@ -60,13 +60,9 @@ pub(super) fn respond(
         return Err(ScramError::Malformed);
     }
 
-    let mut nonces = client_nonce.to_vec();
-    nonces.extend_from_slice(nonce.as_bytes());
-
-    let mut server_first = b"r=".to_vec();
-    server_first.extend_from_slice(&nonces);
-    server_first.extend_from_slice(format!(",s={},i={iterations}", BASE64.encode(salt)).as_bytes());
-
+    let rest = format!(",s={},i={iterations}", BASE64.encode(salt));
+    let nonces = [client_nonce, nonce.as_bytes()].concat();
+    let server_first = [b"r=", &nonces[..], rest.as_bytes()].concat();
     let gs2_header = [flag, b",,"].concat();
     let state = AwaitClientFinal {
         binding: encode_binding(&gs2_header, bound),

@@ -45,6 +45,8 @@ use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
 const ADMIN_ALIAS: &str = "pgbouncer";
+/// AuthenticationOk and all that follows usually fit.
+const WELCOME_BYTES: usize = 1024;
 /// A client that is not logged in.
 pub(super) struct Newcomer<'a> {
     pub(super) state: &'a Rc<CoreState>,
@@ -304,7 +306,8 @@ impl Newcomer<'_> {
         };
         let slot = cluster.home();
         let link = self.state.enroll(wish.version, slot);
-        let mut message = AUTHENTICATION_OK.to_vec();
+        let mut message = Vec::with_capacity(WELCOME_BYTES);
+        message.extend_from_slice(&AUTHENTICATION_OK);
         for (name, value) in reported.iter() {
             ParameterStatus { name, value }.encode(&mut message);
         }
@@ -502,11 +505,9 @@ impl Newcomer<'_> {
                 peek(&self.received, limit).map_err(|error| End::Fatal(error.into()))?
             {
                 if self.received.len() >= header.frame_bytes() {
-                    let body = self
-                        .received
-                        .drain(..header.frame_bytes())
-                        .skip(HEADER_BYTES)
-                        .collect();
+                    let frame = self.received.get(HEADER_BYTES..header.frame_bytes());
+                    let body = frame.unwrap_or_default().to_vec();
+                    self.received.drain(..header.frame_bytes());
                     return Ok((header.tag, body));
                 }
             }
