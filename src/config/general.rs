@@ -75,7 +75,7 @@ section! {
     /// Where clients without a password here are looked up: name and verifier of $1, run in the client's database.
     /// A verifier that is null lets nobody in. Ours, not PgDog's.
     auth_query: String = default "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin", Live, Now;
-    /// Longest time for logging in.
+    /// Longest time for logging in, from the first bytes, or a second after connecting if none came.
     client_login_timeout: Millis = default "60000", Next, Now, env "PGDOG_CLIENT_LOG_TIMEOUT";
     /// Close clients silent for longer outside of transactions.
     client_idle_timeout: Millis = default "9223372036854775807", Live, Now;
