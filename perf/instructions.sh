@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Instructions in user space of all of pgdog per transaction, by callgrind: the same from run to run, whatever else the
-# machine does.
+# Instructions in user space of all of pgdog per transaction, by callgrind: the same within 1% with 16
+# clients (2% with 4), whatever else the machine does.
 #
 #   perf/instructions.sh [MODE=simple] [CLIENTS=16] [FUNCTIONS=20]
 #
 # MODE: simple, extended or prepared, one SELECT of a number each; or login, a connection (SCRAM) and one such SELECT.
 # Counts 100 and then 300 transactions of each client and prints the difference by 200, and what most of it is spent in:
 # functions as compiled, so what is inlined counts for its caller. One core. Valgrind knows no SHA instructions: hashing
-# (`sha2`) is a twentieth of what is printed where the CPU has them. PGDOG names another build than target/release/pgdog.
+# (`sha2`) is about a twentieth of what is printed where the CPU has them. PGDOG names another build than target/release/pgdog.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:-simple} clients=${2:-16} functions=${3:-20}
@@ -26,6 +26,7 @@ chmod +x "$PGDOG"
 } >"$folder/toml"
 start_pgdog "$port" <"$folder/toml"
 pid=${pgdog_pids[0]}
+trap '{ kill -KILL "$pid" || true; } 2>/dev/null; cleanup' EXIT # under valgrind it does not end by itself
 export PGSSLMODE=disable
 printf '\\set n random(1, 100000)\nSELECT :n;\n' >"$folder/one.sql"
 arguments=(-n -f "$folder/one.sql" -c "$clients")
@@ -33,17 +34,17 @@ case $mode in
   login) arguments+=(-C) ;;
   *) arguments+=(-M "$mode") ;;
 esac
+fail() { cat "$folder/log" >&2; exit 1; }
 # Transactions of each client; the counts go to a file of their own.
 count() {
-  PGPORT=$port "$PG/pgbench" "${arguments[@]}" -t "$1" postgres >"$folder/pgbench.log" 2>&1
-  callgrind_control -d "$pid" >"$folder/control.log" 2>&1
+  PGPORT=$port "$PG/pgbench" "${arguments[@]}" -t "$1" postgres >"$folder/log" 2>&1 || fail
+  callgrind_control -d "$pid" >"$folder/log" 2>&1 || fail
   until [ -s "$folder/counts.$2" ] && grep -q '^totals:' "$folder/counts.$2"; do sleep 0.1; done
 }
-callgrind_control -i on "$pid" >"$folder/control.log" 2>&1
+callgrind_control -i on "$pid" >"$folder/log" 2>&1 || fail
 count 20 1 # whatever is done once
 count 100 2
 count 300 3
-{ kill -KILL "$pid" && wait "$pid" || true; } 2>/dev/null
 python3 - "$folder/counts.2" "$folder/counts.3" $((200 * clients)) "$functions" <<'PY'
 import collections, re, sys
 

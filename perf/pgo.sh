@@ -22,9 +22,9 @@ build() { RUSTFLAGS=$1 cargo build --locked --quiet --profile dist --bin pgdog -
 built() { echo "$folder/$1/$host/dist/pgdog"; }
 
 build "-Cprofile-generate=$folder/counts" train
-target/venv/bin/python perf/run.py --pgdog "$(built train)" --contenders pgdog --rounds 1 --seconds 4 --name pgo \
+target/venv/bin/python perf/run.py --pgdog "$(built train)" --contenders pgdog --rounds 1 --seconds 4 --name pgo-training \
   --workloads one-simple-1,one-simple-16,one-extended-16,one-prepared-16,point-prepared-64,transaction-extended-32,one-simple-500,rows-simple-4,one-prepared-16-tls,one-simple-8-reconnect
-rm -r perf/results/pgo
+rm -r perf/results/pgo-training
 PGDOG=$(built train) perf/routed.sh 1 2
 "$profdata" merge -o "$folder/pgdog.profdata" "$folder"/counts/*.profraw
 build "-Cprofile-use=$folder/pgdog.profdata" use
