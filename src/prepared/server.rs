@@ -32,8 +32,6 @@ pub struct ServerStatements {
     syncs: u32,
     /// Entries of an older generation may have been deallocated.
     generation: u32,
-    /// What the unnamed statement is, if that is known.
-    unnamed: Option<Id>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +93,6 @@ impl ServerStatements {
             batch: 0,
             syncs: 0,
             generation: 0,
-            unnamed: None,
         }
     }
 
@@ -215,17 +212,6 @@ impl ServerStatements {
     /// `DEALLOCATE ALL` or `DISCARD ALL` was sent. It may yet fail, so everything sent before may be there or not.
     pub fn forget_all(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-        self.unnamed = None;
-    }
-
-    /// The statement behind the empty name, if it is one that we know.
-    pub fn unnamed(&self) -> Option<Id> {
-        self.unnamed
-    }
-
-    /// The unnamed statement was parsed; None for one that we do not know, or after a `Query`, which drops it.
-    pub fn set_unnamed(&mut self, id: Option<Id>) {
-        self.unnamed = id;
     }
 
     /// How many statements the server has, as far as we know.
@@ -452,11 +438,8 @@ mod tests {
     fn what_is_deallocated_or_stale_is_prepared_anew() {
         let mut server = ServerStatements::new(10);
         server.ensure(id(1));
-        server.set_unnamed(Some(id(9)));
         settle(&mut server);
-        assert_eq!(server.unnamed(), Some(id(9)));
         server.forget_all();
-        assert_eq!(server.unnamed(), None);
         assert_eq!(server.ensure(id(2)), Ensure::Prepare { evict: None });
         assert_eq!(server.ensure(id(1)), Ensure::Replace);
         settle(&mut server);

@@ -2,7 +2,7 @@
 
 use super::state::two_clients;
 use crate::support::postgres::{ALICE, PASSWORD};
-use crate::support::wire::query;
+use crate::support::wire::{describe, parse, query, sync};
 use crate::support::{Config, Postgres};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -199,6 +199,24 @@ fn the_same_channel_of_two_databases_is_two() {
         assert_eq!(other.query("NOTIFY news, 'hello'"), "C:NOTIFY Z:I");
         assert_eq!(listeners[at].read().tag, b'A');
         assert_eq!(listeners[1 - at].query("SELECT 1"), ONE);
+    }
+    pgdog.stop();
+}
+
+/// As psql's `\gdesc` describes an EXECUTE: Parse and Describe in two batches, between which the server is asked.
+#[test]
+fn a_question_to_the_server_leaves_the_client_its_unnamed_statement() {
+    let (pgdog, mut client, _) = two_clients("");
+    client.query("PREPARE ours AS SELECT 1 AS one, 2 AS two");
+    for text in ["EXECUTE ours", "EXPLAIN EXECUTE ours", "DEALLOCATE ours"] {
+        assert_eq!(client.ask(&[parse("", text), sync()]), "1 Z:I", "{text}");
+        let described = client.ask(&[describe(b'S', ""), sync()]);
+        let rows = if text.starts_with("DEALLOCATE") {
+            "n"
+        } else {
+            "T"
+        };
+        assert_eq!(described, format!("t {rows} Z:I"), "{text}");
     }
     pgdog.stop();
 }

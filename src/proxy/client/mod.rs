@@ -341,6 +341,7 @@ impl Session {
     /// Asks the server what it holds, and gives it what RESET has taken.
     async fn ask(&mut self, server: &mut Server) -> Result<(), Lost> {
         self.tracker = None; // nothing is on its way, and no portal outlives a transaction
+        self.unnamed = Unnamed::None; // our questions are Queries, which drop it
         if self.ties.asks() && self.manner.mode != PoolerMode::Session {
             match server.run(CHECK).await {
                 Ok(answer) => {

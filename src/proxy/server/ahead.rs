@@ -70,7 +70,6 @@ impl Server {
         }
         self.add_ahead(&mut message, b"COMMIT", NOTE_AHEAD);
         self.stream.send_vec(message);
-        self.prepared.set_unnamed(None);
         self.settings = Arc::clone(settings);
         self.ahead = Ahead::Fresh;
         self.reported_ahead = Some(Rc::clone(reported));
