@@ -209,6 +209,12 @@ fn maintenance_and_resets_reach_every_shard() {
         "VACUUM (ANALYZE) users, payments",
         "ANALYZE users",
         "REINDEX TABLE users",
+        "CREATE TABLE parted (v int) PARTITION BY LIST (v)",
+        "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)",
+        "CREATE INDEX by_v ON parted (v)",
+        "REINDEX TABLE parted",
+        "REINDEX INDEX by_v",
+        "DROP TABLE parted",
         "CREATE INDEX CONCURRENTLY by_age ON users (age)",
         "REINDEX INDEX CONCURRENTLY by_age",
         "DROP INDEX CONCURRENTLY by_age",
@@ -238,6 +244,31 @@ fn maintenance_and_resets_reach_every_shard() {
     for count in pair.shards.each(analysed) {
         assert_ne!(count, "0");
     }
+    pair.shards.pgdog.stop();
+}
+
+/// SQL does not promise it, and everybody relies on it.
+#[test]
+fn the_order_of_a_subquery_is_kept() {
+    let mut pair = Pair::filled("sql_order_below");
+    for sql in [
+        "SELECT id FROM (SELECT id, age FROM users ORDER BY id DESC) s LIMIT 5",
+        "SELECT * FROM (SELECT * FROM users u WHERE age > 21 ORDER BY u.age DESC, u.id) s OFFSET 3 LIMIT 9",
+        "WITH s AS (SELECT id AS n, name FROM users ORDER BY n) SELECT name, n FROM s OFFSET 2",
+        "SELECT array_agg(id), string_agg(name, ',') FROM (SELECT id, name FROM users ORDER BY id DESC) s",
+        "SELECT id, row_number() OVER (), lag(id) OVER () FROM (SELECT id FROM users ORDER BY -id) s",
+        "SELECT id, row_number() OVER () FROM (SELECT id FROM users ORDER BY id DESC) s LIMIT 7",
+        "SELECT a FROM (SELECT n AS a, user_id FROM (SELECT user_id, count(*) AS n FROM payments GROUP BY user_id ORDER BY n, 1) x) y",
+        "SELECT u FROM (SELECT user_id, sum(amount) FROM payments GROUP BY 1 ORDER BY 2 DESC, 1) s(u, total) LIMIT 6",
+        "SELECT count(*) FROM (SELECT name FROM users ORDER BY id) s",
+    ] {
+        if sql.contains("ORDER BY -id") {
+            pair.refused(sql);
+        } else {
+            pair.same(sql);
+        }
+    }
+    pair.refused("SELECT * FROM (SELECT name FROM users ORDER BY lower(name)) s");
     pair.shards.pgdog.stop();
 }
 

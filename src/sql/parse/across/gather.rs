@@ -18,7 +18,10 @@ use super::nodes::{
     wrap, write,
 };
 use super::scope::{conjuncts, Scope};
-use super::{first, gathered_name, limit, merged, Across, Asked, Catalogue, Of, Placed, GATHERED};
+use super::{
+    first, gathered_name, limit, merged, merged_in, Across, Asked, Catalogue, Of, Order, Placed,
+    GATHERED,
+};
 use crate::error::Error;
 use crate::merge::{refused, MergePlan};
 use crate::protocol::sqlstate::SqlState;
@@ -351,7 +354,11 @@ impl Gather<'_> {
         if !stands_alone(&rows) {
             return Err(refused("a subquery that depends on the query around it"));
         }
-        let mut asked = merged(&rows, self.catalogue)?;
+        let order = match first {
+            Some(_) => Order::Any,
+            None => Order::AsBelow,
+        };
+        let mut asked = merged_in(&rows, self.catalogue, order)?;
         if let Some((sort_clause, limit)) = first {
             let mut rows = SelectStmt {
                 sort_clause,

@@ -4,6 +4,7 @@
 //! consist of is listed in `functions` and `nodes`; whether FROM distributes over shards is in `scope`, whether every
 //! shard can compute a query by itself in `local`, and what is left to be merged here and in `grouped`.
 
+mod below;
 mod edit;
 mod first;
 mod functions;
@@ -182,6 +183,19 @@ pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Er
 
 /// A SELECT whose rows are merged as they come from the shards.
 fn merged(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Asked, Error> {
+    merged_in(select, catalogue, Order::AsBelow)
+}
+
+/// The order of rows that no ORDER BY of the query itself says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// That of its subquery.
+    AsBelow,
+    /// Any.
+    Any,
+}
+
+fn merged_in(select: &SelectStmt, catalogue: &dyn Catalogue, order: Order) -> Result<Asked, Error> {
     if select.op() != SetOperation::SetopNone {
         return union(select, catalogue);
     }
@@ -211,7 +225,11 @@ fn merged(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Asked, Error
         return Err(refused("WITH TIES without ORDER BY"));
     }
     if is_local(select, &scope, &usage) {
-        return rows(select, Distinct::No);
+        let ordered = match order {
+            Order::AsBelow if !usage.aggregates => below::ordered(select)?,
+            _ => None,
+        };
+        return rows(ordered.as_ref().unwrap_or(select), Distinct::No);
     }
     if usage.windows {
         return Err(refused(

@@ -192,6 +192,69 @@ fn order_by_finds_or_adds_its_columns() {
 }
 
 #[test]
+fn the_order_of_a_subquery_is_that_of_the_query_around_it() {
+    let order = |sql: &str, text: &str, expected: &[(Column, bool)]| {
+        let plan = check(sql, text);
+        let keys = plan.order.iter();
+        let found: Vec<_> = keys.map(|key| (key.column, key.descending)).collect();
+        assert_eq!(found, expected, "{sql}");
+    };
+    let (start, end) = (Column::FromStart, Column::FromEnd);
+    order(
+        "SELECT * FROM (SELECT id, age FROM users ORDER BY age DESC, 1) s LIMIT 10",
+        "SELECT *, s.id AS __pgdog_2, s.age AS __pgdog_1 FROM (SELECT id, age FROM users ORDER BY age DESC, 1) s \
+         ORDER BY s.age DESC, s.id LIMIT 10",
+        &[(end(0), true), (end(1), false)],
+    );
+    order(
+        "SELECT s.age FROM (SELECT * FROM users u ORDER BY u.age) s",
+        "SELECT s.age FROM (SELECT * FROM users u ORDER BY u.age) s ORDER BY s.age",
+        &[(start(0), false)],
+    );
+    order(
+        "SELECT b FROM (SELECT lower(name), age FROM users ORDER BY lower(name), age) s(a, b)",
+        "SELECT b, s.b AS __pgdog_2, s.a AS __pgdog_1 FROM (SELECT lower(name), age FROM users ORDER BY lower(name), age) s(a, b) \
+         ORDER BY s.a, s.b",
+        &[(end(0), false), (end(1), false)],
+    );
+    order(
+        "SELECT n FROM (SELECT age AS n FROM (SELECT * FROM users ORDER BY age DESC NULLS LAST) a) b OFFSET 1",
+        "SELECT n, b.n AS __pgdog_1 FROM (SELECT age AS n FROM (SELECT * FROM users ORDER BY age DESC NULLS LAST) a) b \
+         ORDER BY b.n DESC NULLS LAST",
+        &[(end(0), true)],
+    );
+    order(
+        "WITH s AS (SELECT id FROM users ORDER BY id) SELECT id FROM s",
+        "SELECT id, s.id AS __pgdog_1 FROM (SELECT id FROM users ORDER BY id) s ORDER BY s.id",
+        &[(end(0), false)],
+    );
+    // What has an order of its own, or where there is none.
+    for sql in [
+        "SELECT * FROM (SELECT id FROM users ORDER BY id) s ORDER BY id",
+        "SELECT count(*) FROM (SELECT name FROM users ORDER BY lower(name)) s",
+        "SELECT max(age) FROM (SELECT id, age FROM users ORDER BY id) s GROUP BY id",
+        "SELECT DISTINCT age FROM (SELECT age FROM users ORDER BY age) s",
+    ] {
+        let plan = planned(sql).expect(sql);
+        assert_eq!(
+            plan.text.matches("ORDER BY").count(),
+            sql.matches("ORDER BY").count(),
+            "{sql}"
+        );
+    }
+    let unsaid = "a query in the order of a subquery that does not select what it is sorted by";
+    for sql in [
+        "SELECT * FROM (SELECT id FROM users ORDER BY age) s",
+        "SELECT id FROM (SELECT id, age AS id FROM users ORDER BY age) s",
+        "SELECT * FROM (SELECT * FROM users u JOIN orders o ON o.user_id = u.id ORDER BY u.id) s",
+        "SELECT id FROM (SELECT id FROM (SELECT id, age FROM users ORDER BY age) a) b",
+        "SELECT * FROM (SELECT id FROM users ORDER BY id USING >) s",
+    ] {
+        refusal(sql, unsaid);
+    }
+}
+
+#[test]
 fn limits_are_widened_for_the_shards() {
     let limit = |sql: &str, text: &str, count, offset| {
         let plan = check(sql, text);
