@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::merge::refused;
+use crate::protocol::sqlstate::SqlState;
 use crate::sharding::ShardedColumn;
 use crate::sql::asked::{as_text, calls, known, Asking, Draft, Known};
 use crate::sql::gaps::{edits, value_at, Missing};
 use crate::sql::insert_rows::InsertRows;
-use crate::sql::keys::{Change, Operand, Reference, Rows, Write};
+use crate::sql::keys::{Change, Operand, Overriding, Reference, Rows, Write};
 use crate::sql::lexer::{Dialect, Lexer};
 use crate::sql::statement::{Copy, Function, Kind as Command, Statement};
 
@@ -123,6 +124,7 @@ pub fn everywhere(
         if let Some(name) = recalls.filter(|_| missing.iter().any(counts)) {
             return Err(by_function(name)); // which of them is first?
         }
+        keeps_identities(write, columns_of(write, statement, schema))?;
         add(&mut draft, (text, dialect), &missing)?;
     }
     draft.finish()
@@ -175,8 +177,8 @@ fn left_to_defaults<'s>(
     let writes = keys.map_or(&[][..], |keys| &keys.writes);
     let reference = keys.and_then(|keys| keys.references.get(usize::from(write.target)));
     let adds = matches!(write.change, Change::Insert { .. } | Change::Merge { .. });
-    let below = |one: &Reference| schema.varies_below(one.schema.as_deref(), &one.name);
-    if adds && reference.is_some_and(below) {
+    let varies_below = |one: &Reference| schema.below(one.schema.as_deref(), &one.name).varies;
+    if adds && reference.is_some_and(varies_below) {
         let what = "a change of an omnisharded table with such defaults through a view";
         return Err(refused(what));
     }
@@ -229,6 +231,7 @@ pub fn key(
         let what = "the default of a sharding key, which its transaction has changed,";
         return Err(refused(what));
     }
+    keeps_identities(write, columns)?;
     add(&mut draft, (text, dialect), &missing)?;
     if let Change::Insert {
         columns: named,
@@ -366,6 +369,41 @@ fn may_set_default(write: &Write, column: &str, tail: &[u8], dialect: Dialect) -
             named(sets) && tokens.any(|token| token.is_word(tail, "default"))
         }
         Change::Delete => false,
+    }
+}
+
+/// What PostgreSQL says of an INSERT that gives a value to an identity that is always its own: once values of ours stand beside it,
+/// with the OVERRIDING that they need, no server would say it.
+fn keeps_identities(write: &Write, columns: &[TableColumn]) -> Result<(), Error> {
+    let Change::Insert {
+        columns: named,
+        rows: Rows::Values { width, operands },
+        overriding: Overriding::Nothing,
+        ..
+    } = &write.change
+    else {
+        return Ok(());
+    };
+    let given = |(position, column): &(usize, &TableColumn)| {
+        let at = match named.is_empty() {
+            true => Some(*position),
+            false => named.iter().position(|name| *name == column.name),
+        };
+        let mut rows = operands.chunks((*width).max(1));
+        let value = |row: &[Operand]| at.and_then(|at| row.get(at)) != Some(&Operand::Default);
+        column.always && at.is_some_and(|at| at < *width) && rows.any(value)
+    };
+    match columns.iter().enumerate().find(given) {
+        None => Ok(()),
+        Some((_, TableColumn { name, .. })) => {
+            let text = format!("cannot insert a non-DEFAULT value into column \"{name}\"");
+            let error = Error::error(Fault::Client, SqlState::GENERATED_ALWAYS, text);
+            let detail =
+                format!("Column \"{name}\" is an identity column defined as GENERATED ALWAYS.");
+            Err(error
+                .detail(detail)
+                .hint("Use OVERRIDING SYSTEM VALUE to override."))
+        }
     }
 }
 

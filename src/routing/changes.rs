@@ -5,7 +5,7 @@ use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{Function as Sharding, ShardedColumn, Shards, Usage};
 use crate::sql::asked::calls_of_schema;
-use crate::sql::keys::{Change, Operand, Rows, Write};
+use crate::sql::keys::{Change, Operand, Overriding, Rows, Write};
 use crate::sql::statement::Function;
 
 use super::asking::{has_rows, is_asked, is_of_sequences, is_volatile};
@@ -24,6 +24,10 @@ impl<'s> Router<'_, 's> {
             return Err(refused("a construct of this statement").into());
         }
         let target = usize::from(write.target);
+        if write.change != Change::Delete && self.renames_key(write) {
+            let what = "a change through a view in which a sharding key has another name, too,";
+            return Err(refused(what).into());
+        }
         match (self.tables.get(target), &write.change) {
             (
                 Some(Table::Sharded(column)),
@@ -31,11 +35,15 @@ impl<'s> Router<'_, 's> {
                     columns,
                     rows,
                     conflict_sets,
-                    ..
+                    overriding,
                 },
             ) => {
                 if conflict_sets.iter().any(|name| **name == *column.column) {
                     return Err(key_changes(column).into());
+                }
+                if *overriding == Overriding::User && self.may_be_identity(write, column) {
+                    let what = "OVERRIDING USER VALUE where the sharding key may be an identity";
+                    return Err(refused(what).into());
                 }
                 self.insert(write, column, columns, rows, &mut sets)
             }
@@ -213,10 +221,7 @@ impl<'s> Router<'_, 's> {
         sets: &mut [Option<Shards>],
     ) -> Result<Route<'s>, Stop<'s>> {
         let target = usize::from(write.target);
-        let known = self.keys.references.get(target).and_then(|reference| {
-            let schema = reference.schema.as_deref();
-            self.database.schema.columns(schema, &reference.name)
-        });
+        let known = self.columns_of(write);
         let position = match (columns, known) {
             ([], Some(known)) => known.iter().position(|known| *known.name == *column.column),
             ([], None) => {
@@ -268,6 +273,28 @@ impl<'s> Router<'_, 's> {
             1 => Ok(Route::Rows(found)),
             _ => Err(refused("INSERT of rows that depend on other shards").into()),
         }
+    }
+
+    /// The columns of what is written to, if they are known.
+    fn columns_of(&self, write: &Write) -> Option<&'s [TableColumn]> {
+        let reference = self.keys.references.get(usize::from(write.target))?;
+        let schema = reference.schema.as_deref();
+        self.database.schema.columns(schema, &reference.name)
+    }
+
+    /// Is what is written to a view that gives a key another name?
+    fn renames_key(&self, write: &Write) -> bool {
+        let reference = self.keys.references.get(usize::from(write.target));
+        reference.is_some_and(|one| {
+            let schema = self.database.schema;
+            schema.below(one.schema.as_deref(), &one.name).renames_key
+        })
+    }
+
+    /// May what is given for the key be ignored where it overrides nothing?
+    fn may_be_identity(&self, write: &Write, column: &ShardedColumn) -> bool {
+        let key = key_of(column, self.columns_of(write));
+        key.is_none_or(|key| key.maker == Maker::Sequence)
     }
 
     /// Where a row with this value is stored.
@@ -437,7 +464,7 @@ impl<'s> Router<'_, 's> {
                         columns,
                         rows,
                         conflict_sets,
-                        ..
+                        overriding: Overriding::Nothing | Overriding::System,
                     },
                 ) => {
                     let set_by_conflict = conflict_sets.iter().any(|name| **name == *column.column);

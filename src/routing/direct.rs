@@ -5,7 +5,7 @@
 //! what is left to do for each is to place the key.
 
 use crate::sharding::{Key, Placement, ShardingTables, Usage};
-use crate::sql::keys::{Change, Keys};
+use crate::sql::keys::{Change, Keys, Reference};
 use crate::sql::statement::{Decisive, Kind, Statement};
 
 use super::reach::{Reach, Table};
@@ -31,7 +31,11 @@ pub fn decisive(statement: &Statement, database: &Database<'_>) -> Option<Decisi
         (Kind::Select, []) => statement_is_readable(statement, database.functions).is_ok(),
         (Kind::Delete, [write]) => write.change == Change::Delete,
         (Kind::Update, [write]) => {
-            matches!(&write.change, Change::Update { sets } if !sets.iter().any(is_key))
+            let schema = database.schema;
+            let renames =
+                |one: &Reference| schema.below(one.schema.as_deref(), &one.name).renames_key;
+            let plain = !keys.references.iter().any(renames);
+            plain && matches!(&write.change, Change::Update { sets } if !sets.iter().any(is_key))
         }
         _ => false,
     };

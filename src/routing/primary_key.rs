@@ -4,7 +4,7 @@
 use crate::config::choice::PrimaryKeyRewrite;
 use crate::sharding::{ShardingTables, TableKind};
 use crate::sql::gaps::Gap;
-use crate::sql::keys::{Change, Operand, Rows, Write};
+use crate::sql::keys::{Change, Operand, Overriding, Rows, Write};
 use crate::sql::statement::Statement;
 use crate::types::oid;
 
@@ -68,7 +68,7 @@ pub(super) fn gap(write: &Write, column: &str, position: usize) -> Option<Option
     match &write.change {
         // Whether it is an identity nobody has asked.
         Change::Insert {
-            ignores_identity: true,
+            overriding: Overriding::User,
             ..
         } => Some(None),
         Change::Insert { columns, rows, .. } => {

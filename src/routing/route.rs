@@ -11,7 +11,7 @@ use crate::config::choice::SystemCatalogs;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-pub use crate::sharding::schema::{Column as TableColumn, Maker, Opaque};
+pub use crate::sharding::schema::{Below, Column as TableColumn, Maker, Opaque};
 use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };
@@ -80,10 +80,10 @@ pub trait Schema {
         None
     }
 
-    /// Is it a view below which defaults give each server a value of its own?
-    fn varies_below(&self, schema: Option<&str>, table: &str) -> bool {
+    /// If it is a view: of what.
+    fn below(&self, schema: Option<&str>, table: &str) -> Below {
         let _ = (schema, table);
-        false
+        Below::default()
     }
 
     /// Why nobody knows what a server has of this table, if that is known of it.

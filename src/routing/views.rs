@@ -6,17 +6,20 @@
 use std::rc::Rc;
 
 use crate::config::choice::SystemCatalogs;
-use crate::sharding::schema::{Schema as Known, TableKind};
+use crate::sharding::schema::{Below, Schema as Known, TableKind};
 use crate::sharding::ShardingTables;
 use crate::sql::cache::Cache;
+use crate::sql::keys::{Change, Keys, Operand, Rows};
 use crate::sql::lexer::Dialect;
 use crate::sql::quote;
 use crate::sql::statement::Analysis;
 
 use super::asking::varies;
+use super::reach::{Reach, EVERYTHING};
 use super::role::Catalogue;
 use super::route::{
-    is_system_catalog, route, unknown_table, ColumnOf, Database, Opaque, Route, Schema, TableColumn,
+    is_system_catalog, route, tables, unknown_table, ColumnOf, Database, Opaque, Route, Schema,
+    TableColumn,
 };
 use super::values::Values;
 
@@ -50,14 +53,12 @@ pub fn note_like_tables(
     loop {
         let before = left.len();
         left.retain(|(view, (text, analysis))| {
-            let found = is_like_table(view, (text, analysis), known, tables, functions);
-            if found {
+            let below = like_table(view, (text, analysis), known, tables, functions);
+            if let Some(below) = below {
                 known.note_kind(&view.schema, &view.name, TableKind::LikeTable);
-                if varies_below(view, analysis, known) {
-                    known.note_varies_below(&view.schema, &view.name);
-                }
+                known.note_below(&view.schema, &view.name, below);
             }
-            !found
+            below.is_none()
         });
         if left.len() == before {
             return;
@@ -74,15 +75,16 @@ fn filled(view: &View, cache: &mut Cache) -> (Vec<u8>, Rc<Analysis>) {
     (text, analysis)
 }
 
-fn is_like_table(
+/// What is below a view that is like a table. `None`: it is not.
+fn like_table(
     view: &View,
     (text, analysis): (&[u8], &Analysis),
     known: &Known,
     tables: &ShardingTables,
     functions: &Catalogue,
-) -> bool {
+) -> Option<Below> {
     let Ok([statement]) = analysis.statements.as_deref() else {
-        return false;
+        return None;
     };
     let schema = Names { known, view };
     let database = Database {
@@ -105,22 +107,49 @@ fn is_like_table(
     let mut references = statement.keys.iter().flat_map(|keys| &keys.references);
     let catalogue =
         references.any(|reference| is_system_catalog(reference.schema.as_deref(), &reference.name));
-    let known = !catalogue && unknown_table(statement, &database, |_| false).is_none();
+    let all_known = !catalogue && unknown_table(statement, &database, |_| false).is_none();
     let route = route(statement, &values, &database);
-    known && matches!(route, Ok(Route::Several(_) | Route::Same(_)))
+    let like = all_known && matches!(route, Ok(Route::Several(_) | Route::Same(_)));
+    let keys = statement.keys.as_deref().filter(|_| like)?;
+    Some(below(keys, view, known, &database))
 }
 
-/// Have tables that a view selects from defaults that are not the same everywhere?
-fn varies_below(view: &View, analysis: &Analysis, known: &Known) -> bool {
-    let statements = analysis.statements.iter().flatten();
-    let keys = statements.filter_map(|statement| statement.keys.as_deref());
-    let mut references = keys.flat_map(|keys| &keys.references);
-    references.any(|reference| {
+fn below(keys: &Keys, view: &View, known: &Known, database: &Database<'_>) -> Below {
+    let mut found = Below::default();
+    for reference in &keys.references {
         let schema = reference.schema.as_deref();
         let own = schema == Some(view.schema.as_str()) && *reference.name == *view.name;
         let table = known.table(schema, &reference.name, || []);
-        !own && table.is_some_and(|table| table.varies_below || table.columns.iter().any(varies))
-    })
+        if let Some(table) = table.filter(|_| !own) {
+            found.varies |= table.below.varies || table.columns.iter().any(varies);
+            found.renames_key |= table.below.renames_key;
+        }
+    }
+    let reach = Reach {
+        keys,
+        tables: &tables(keys, database),
+        schema: database.schema,
+        sharding: database.tables,
+    };
+    let columns = known.table(Some(&view.schema), &view.name, || []);
+    let names = columns.map_or(&[][..], |table| &table.columns);
+    let renames = |(name, output): (&TableColumn, &Operand)| match output {
+        Operand::Column(column) => {
+            let mut keys = reach.keys_of(column, &EVERYTHING);
+            keys.any(|(_, key)| *key.column != *name.name)
+        }
+        _ => false,
+    };
+    for write in &keys.writes {
+        if let Change::Insert {
+            rows: Rows::Select { outputs, .. },
+            ..
+        } = &write.change
+        {
+            found.renames_key |= names.iter().zip(outputs).any(renames);
+        }
+    }
+    found
 }
 
 /// The database's tables, for the definition of a view, which is taken for a table itself.
@@ -199,6 +228,11 @@ mod tests {
             ),
             ("SELECT b.v AS tenant FROM public.base b", "tenant", false),
             (
+                "SELECT b.tenant, b.tenant AS also, b.v FROM public.base b",
+                "tenant also v",
+                true,
+            ),
+            (
                 "SELECT b.tenant + 1 AS tenant FROM public.base b",
                 "tenant",
                 false,
@@ -267,7 +301,16 @@ mod tests {
             let found = known.table(None, name, || []).unwrap();
             found.kind == TableKind::LikeTable
         };
-        for (number, (definition, _, expected)) in cases.iter().enumerate() {
+        let renames_key = |number: usize| {
+            let view = known.table(None, &format!("view{number}"), || []);
+            view.unwrap().below.renames_key
+        };
+        for (number, (definition, columns, expected)) in cases.iter().enumerate() {
+            assert_eq!(
+                renames_key(number),
+                columns.contains("also"),
+                "{definition}"
+            );
             assert_eq!(
                 is_like_table(&format!("view{number}")),
                 *expected,

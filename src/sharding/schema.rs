@@ -23,8 +23,17 @@ pub struct Table {
     pub references: Vec<Reference>,
     /// What it inherits from, or is a partition of.
     pub parents: Vec<u32>,
-    /// It is a view, and what is inserted into it may get values by defaults below it that are not the same everywhere.
-    pub varies_below: bool,
+    /// If it is a view: of what.
+    pub below: Below,
+}
+
+/// What is known of the tables that a view selects from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Below {
+    /// What is inserted may get values by their defaults that are not the same everywhere.
+    pub varies: bool,
+    /// A column of the view is a sharding key, and has another name.
+    pub renames_key: bool,
 }
 
 /// A foreign key.
@@ -260,7 +269,7 @@ impl Schema {
                     columns: Vec::new(),
                     references: Vec::new(),
                     parents: Vec::new(),
-                    varies_below: false,
+                    below: Below::default(),
                 });
                 tables.len() - 1
             }
@@ -317,11 +326,11 @@ impl Schema {
         }
     }
 
-    /// Of this view there are defaults below it that are not the same everywhere.
-    pub fn note_varies_below(&mut self, schema: &str, name: &str) {
+    /// This is what is below a view.
+    pub fn note_below(&mut self, schema: &str, name: &str, below: Below) {
         let tables = self.tables.get_mut(name).into_iter().flatten();
         for table in tables.filter(|table| *table.schema == *schema) {
-            table.varies_below = true;
+            table.below = below;
         }
     }
 

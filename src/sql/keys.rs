@@ -198,8 +198,8 @@ pub enum Change {
         rows: Rows,
         /// Columns that ON CONFLICT DO UPDATE sets.
         conflict_sets: Vec<Box<str>>,
-        /// `OVERRIDING USER VALUE`: what is given for an identity is ignored.
-        ignores_identity: bool,
+        /// What it says of values for identities.
+        overriding: Overriding,
     },
     /// UPDATE
     Update {
@@ -217,6 +217,17 @@ pub enum Change {
         /// It changes rows of the target that nothing in the source matches.
         unmatched_target: bool,
     },
+}
+
+/// The OVERRIDING clause of an INSERT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overriding {
+    /// None: a value for an identity that is always its own is an error.
+    Nothing,
+    /// `SYSTEM VALUE`: values are stored.
+    System,
+    /// `USER VALUE`: what is given for an identity is ignored.
+    User,
 }
 
 /// Rows of an INSERT.

@@ -468,6 +468,7 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         &[
             "INSERT INTO plain VALUES (1, 'a'), (2, 'b')",
             "INSERT INTO notes (id) VALUES (1)",
+            "CREATE VIEW also_users AS SELECT id, name, id AS also FROM users",
         ],
     );
     for sql in [
@@ -484,6 +485,9 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "UPDATE notes SET at = DEFAULT",
         "INSERT INTO notes (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET token = DEFAULT",
         "INSERT INTO always OVERRIDING USER VALUE VALUES (1, 1)",
+        "INSERT INTO users OVERRIDING USER VALUE VALUES (1, 'x')",
+        "UPDATE also_users SET also = 3 WHERE id = 1",
+        "INSERT INTO also_users (also, name) VALUES (1, 'x')",
         "COPY notes (v) FROM STDIN",
         "COPY plain FROM STDIN WHERE b < now()::text",
         "INSERT INTO recent (v) VALUES (1)",
@@ -492,6 +496,12 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "EXPLAIN ANALYZE INSERT INTO users (name) VALUES ('x')",
     ] {
         assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
+    }
+    for sql in [
+        "INSERT INTO always VALUES (DEFAULT, 1), (5, 2)",
+        "INSERT INTO always (v, id) VALUES (1, 5), (2, DEFAULT)",
+    ] {
+        assert_eq!(client.query(sql), "E:428C9 Z:I", "{sql}");
     }
     for sql in ["VALUES ($1)", "SELECT $1"] {
         let prepare = format!("PREPARE p AS INSERT INTO notes (v) {sql}");

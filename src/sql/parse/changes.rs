@@ -4,7 +4,7 @@ use pg_query::protobuf as pb;
 use pg_query::{NodeEnum, NodeRef};
 
 use super::levels::{named, Reader};
-use crate::sql::keys::{Change, Operand, Place, Rows, Write};
+use crate::sql::keys::{Change, Operand, Overriding, Place, Rows, Write};
 use crate::sql::statement::TableUse;
 
 impl<'t> Reader<'t> {
@@ -60,7 +60,11 @@ impl<'t> Reader<'t> {
             columns,
             rows,
             conflict_sets,
-            ignores_identity: insert.r#override() == pb::OverridingKind::OverridingUserValue,
+            overriding: match insert.r#override() {
+                pb::OverridingKind::OverridingSystemValue => Overriding::System,
+                pb::OverridingKind::OverridingUserValue => Overriding::User,
+                _ => Overriding::Nothing,
+            },
         };
         self.write(target, level, change);
         Vec::new()

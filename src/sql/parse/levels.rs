@@ -582,6 +582,8 @@ impl<'t> Reader<'t> {
                 self.statement(node, Some(self.level()), Place::Expression);
             }
             NodeRef::SubLink(link) if self.done.contains(&link.location) => {}
+            // Which row that is only the cursor's server knows.
+            NodeRef::CurrentOfExpr(_) => self.keys.incomplete = true,
             _ => self.parts(node),
         }
     }

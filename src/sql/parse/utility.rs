@@ -60,10 +60,8 @@ pub(super) fn statement(node: NodeRef<'_>, literals: Literals<'_>) -> Statement 
         NodeRef::VacuumStmt(n) => Kind::Maintenance {
             alone: n.is_vacuumcmd,
         },
-        NodeRef::ReindexStmt(n) => Kind::Maintenance {
-            alone: n.relation.is_none()
-                || options(&n.params).any(|option| option.defname == "concurrently"),
-        },
+        // In a transaction it works unless CONCURRENTLY, and for what is not partitioned.
+        NodeRef::ReindexStmt(_) => Kind::Maintenance { alone: true },
         NodeRef::ClusterStmt(n) => Kind::Maintenance {
             alone: n.relation.is_none(),
         },

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use crate::routing::defined::{Changed, Defined};
 use crate::routing::route::{ColumnOf, Database, Opaque, Schema, TableColumn};
-use crate::sharding::schema::{Table, TableKind};
+use crate::sharding::schema::{Below, Table, TableKind};
 use crate::sharding::ShardingTables;
 use crate::sql::statement::Statement;
 
@@ -95,9 +95,9 @@ impl Schema for View<'_> {
         self.table(None, table).map(|table| &*table.schema)
     }
 
-    fn varies_below(&self, schema: Option<&str>, table: &str) -> bool {
+    fn below(&self, schema: Option<&str>, table: &str) -> Below {
         let found = self.table(schema, table);
-        found.is_some_and(|table| table.varies_below)
+        found.map_or_else(Below::default, |table| table.below)
     }
 
     fn opaque(&self, schema: Option<&str>, table: &str) -> Option<Opaque> {
