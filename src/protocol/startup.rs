@@ -172,6 +172,15 @@ pub struct StartupMessage<'a> {
     pub version: Version,
     /// Pairs of strings, without the final zero byte.
     pairs: &'a [u8],
+    // Values of the parameters that PostgreSQL interprets itself. It compares their names exactly, and takes the last of
+    // several.
+    user: Option<&'a [u8]>,
+    database: Option<&'a [u8]>,
+    replication: Option<&'a [u8]>,
+    /// Settings as of a command line: [`super::startup_options::parameters`] reads them.
+    pub options: Option<&'a [u8]>,
+    /// Are there options of the protocol among `pairs`?
+    protocol_options: bool,
 }
 
 impl<'a> StartupMessage<'a> {
@@ -179,16 +188,30 @@ impl<'a> StartupMessage<'a> {
         let Some((0, pairs)) = body.split_last() else {
             return Err(StartupError::Layout);
         };
+        let mut message = Self {
+            version,
+            pairs,
+            user: None,
+            database: None,
+            replication: None,
+            options: None,
+            protocol_options: false,
+        };
         let mut reader = Reader::new(pairs, "StartupMessage");
         while !reader.rest().is_empty() {
-            // An empty name would have been the final zero byte.
             let name = reader.text().map_err(|_| StartupError::Layout)?;
-            let value = reader.text();
-            if name.is_empty() || value.is_err() {
-                return Err(StartupError::Layout);
+            let value = reader.text().map_err(|_| StartupError::Layout)?;
+            match name {
+                // It would have been the final zero byte.
+                b"" => return Err(StartupError::Layout),
+                b"user" => message.user = Some(value),
+                b"database" => message.database = Some(value),
+                b"replication" => message.replication = Some(value),
+                b"options" => message.options = Some(value),
+                _ => message.protocol_options |= name.starts_with(PROTOCOL_OPTION_PREFIX),
             }
         }
-        Ok(Self { version, pairs })
+        Ok(message)
     }
 
     /// Name and value of each parameter in the order sent, `user`, `database`, `options`, `replication` and
@@ -198,20 +221,11 @@ impl<'a> StartupMessage<'a> {
         std::iter::from_fn(move || Some((reader.text().ok()?, reader.text().ok()?)))
     }
 
-    /// Value of a parameter; of several, PostgreSQL takes the last. Names are compared exactly, as
-    /// PostgreSQL compares the four that it interprets itself.
-    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.pairs()
-            .filter(|(key, _)| *key == name.as_bytes())
-            .last()
-            .map(|(_, value)| value)
-    }
-
     /// Name of the user.
     ///
     /// Errors: 28000 without one.
     pub fn user(&self) -> Result<&'a [u8], Error> {
-        match self.get("user") {
+        match self.user {
             Some(user) if !user.is_empty() => Ok(user),
             _ => Err(Error::fatal(
                 Fault::Client,
@@ -225,7 +239,7 @@ impl<'a> StartupMessage<'a> {
     ///
     /// Errors: as [`Self::user`].
     pub fn database(&self) -> Result<&'a [u8], Error> {
-        match self.get("database") {
+        match self.database {
             Some(database) if !database.is_empty() => Ok(database),
             _ => self.user(),
         }
@@ -235,7 +249,9 @@ impl<'a> StartupMessage<'a> {
     ///
     /// Errors: 22023 for a value that is neither a boolean nor `database`.
     pub fn replication(&self) -> Result<Replication, Error> {
-        let value = self.get("replication").unwrap_or(b"off");
+        let Some(value) = self.replication else {
+            return Ok(Replication::None);
+        };
         if value == b"database" {
             return Ok(Replication::Logical);
         }
@@ -252,7 +268,7 @@ impl<'a> StartupMessage<'a> {
     }
 
     /// Parameters of the session: `pairs` without `user`, `database`, `options`, `replication` and protocol
-    /// options. What `options` holds is read by [`super::startup_options::parameters`].
+    /// options.
     pub fn session_parameters(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone + 'a {
         self.pairs().filter(|(name, _)| {
             !name.starts_with(PROTOCOL_OPTION_PREFIX)
@@ -331,7 +347,7 @@ impl<'a> Negotiation<'a> {
 
     /// Must the client be told? Only if it got less than it asked for.
     pub fn needs_reply(&self) -> bool {
-        self.version != self.requested.version || self.refused_options().next().is_some()
+        self.version != self.requested.version || self.requested.protocol_options
     }
 
     /// Appends the NegotiateProtocolVersion that the client must get ahead of the first authentication
@@ -406,7 +422,7 @@ pub fn fuzz_startup(data: &[u8]) {
         Packet::Startup(startup) => {
             StartupMessage::encode(&mut out, startup.version, startup.pairs());
             let _ = (startup.user(), startup.database(), startup.replication());
-            if let Some(options) = startup.get("options") {
+            if let Some(options) = startup.options {
                 let _ = super::startup_options::parameters(options);
             }
             startup.negotiate().encode(&mut Vec::new());
@@ -454,7 +470,7 @@ mod tests {
         let message = startup(&bytes);
         assert_eq!(message.user(), Ok(&b"alice"[..]));
         assert_eq!(message.database(), Ok(&b"alice"[..]));
-        assert_eq!(message.get("options"), Some(&b"-c geqo=off"[..]));
+        assert_eq!(message.options, Some(&b"-c geqo=off"[..]));
         assert_eq!(message.replication(), Ok(Replication::None));
         assert_eq!(
             message.session_parameters().collect::<Vec<_>>(),
@@ -466,9 +482,17 @@ mod tests {
     fn the_last_of_two_equal_names_counts() {
         let bytes = packet(
             Version::V3_0,
-            &[("user", "a"), ("database", "x"), ("database", "y")],
+            &[
+                ("user", "a"),
+                ("database", "x"),
+                ("options", "-c a=1"),
+                ("database", "y"),
+                ("options", ""),
+            ],
         );
-        assert_eq!(startup(&bytes).database(), Ok(&b"y"[..]));
+        let message = startup(&bytes);
+        assert_eq!(message.database(), Ok(&b"y"[..]));
+        assert_eq!(message.options, Some(&b""[..]));
     }
 
     #[test]

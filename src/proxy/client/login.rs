@@ -603,7 +603,7 @@ impl Wish {
             )));
         }
         let mut settings = Parameters::new();
-        if let Some(options) = message.get("options") {
+        if let Some(options) = message.options {
             for (name, value) in startup_options::parameters(options).map_err(End::Fatal)? {
                 set(&mut settings, &name, &value)?;
             }
