@@ -20,6 +20,7 @@ mod snapshot;
 mod tls;
 mod two_phase;
 mod upkeep;
+mod welcomes;
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;

@@ -1,7 +1,6 @@
 //! One core's slices of the pools, and the carrying out of what they decide.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,12 +25,10 @@ use super::queue::Queue;
 use super::room::Refusals;
 use super::server::{connect, Parcel, Registry, Server};
 use super::setup::Setup;
+use super::welcomes::Welcomes;
 
 /// A server connection as pools hold it.
 pub(crate) type Conn = Box<Server>;
-
-/// Sets of startup parameters remembered per pool and core; the oldest goes first.
-const WELCOMES_MAX: usize = 64;
 
 /// One core's slice of a pool, with what it needs to connect.
 pub(crate) struct PoolSlot {
@@ -49,16 +46,9 @@ pub(crate) struct PoolSlot {
     spare: RefCell<Vec<Action<Conn>>>,
     /// Bans imposed, in the order of [`BanReason::ALL`], as far as this core was the one to say so.
     bans: [Cell<u64>; BanReason::ALL.len()],
-    welcomes: RefCell<VecDeque<Welcome>>,
+    welcomes: RefCell<Welcomes>,
     /// By a server that has too many connections.
     pub(super) refusals: Refusals,
-}
-
-/// What a server reports to a session that has made these settings.
-#[derive(Clone)]
-pub(crate) struct Welcome {
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) reported: Rc<Parameters>,
 }
 
 impl PoolSlot {
@@ -88,7 +78,7 @@ impl PoolSlot {
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
             bans: Default::default(),
-            welcomes: RefCell::new(VecDeque::new()),
+            welcomes: RefCell::default(),
             refusals: Refusals::default(),
         }
     }
@@ -286,27 +276,18 @@ impl PoolSlot {
     }
 
     /// What is known to be reported for these settings.
-    pub(crate) fn welcome(&self, settings: &Settings) -> Option<Welcome> {
-        self.welcomes
-            .borrow()
-            .iter()
-            .find(|welcome| *welcome.settings == *settings)
-            .cloned()
+    pub(crate) fn reported(&self, settings: &Settings) -> Option<Rc<Parameters>> {
+        self.welcomes.borrow().reported(settings)
     }
 
-    /// Remembers what is reported for these settings.
-    pub(crate) fn remember(&self, settings: &Arc<Settings>, reported: &Rc<Parameters>) -> Welcome {
-        let welcome = Welcome {
-            settings: Arc::clone(settings),
-            reported: Rc::clone(reported),
-        };
-        let mut welcomes = self.welcomes.borrow_mut();
-        welcomes.retain(|known| *known.settings != **settings);
-        if welcomes.len() >= WELCOMES_MAX {
-            welcomes.pop_front();
-        }
-        welcomes.push_back(welcome.clone());
-        welcome
+    /// The same, as a client is told.
+    pub(crate) fn welcome(&self, settings: &Settings) -> Option<Rc<[u8]>> {
+        self.welcomes.borrow().messages(settings)
+    }
+
+    /// Remembers what is reported for these settings; as a client is told.
+    pub(crate) fn remember(&self, settings: &Arc<Settings>, reported: &Rc<Parameters>) -> Rc<[u8]> {
+        self.welcomes.borrow_mut().remember(settings, reported)
     }
 }
 
@@ -402,11 +383,7 @@ impl CoreState {
 pub(crate) fn learned(state: &CoreState, slot: &PoolSlot, reported: &Rc<Parameters>) {
     let shown = shown(state, slot, reported);
     let reported = shown.as_ref().unwrap_or(reported);
-    let news = slot
-        .welcome(&Settings::default())
-        .is_none_or(|known| *known.reported != **reported);
-    slot.remember(&Arc::default(), reported);
-    if !news {
+    if !slot.welcomes.borrow_mut().learn(reported) {
         return;
     }
     let here = state.core.index();
@@ -438,7 +415,7 @@ fn shown(state: &CoreState, slot: &PoolSlot, reported: &Parameters) -> Option<Rc
 /// Another core has learned what this pool's servers report.
 pub(crate) fn heard(state: &CoreState, pool: PoolId, reported: Parameters) {
     if let Some(slot) = state.pool(pool) {
-        slot.remember(&Arc::default(), &Rc::new(reported));
+        slot.welcomes.borrow_mut().learn(&Rc::new(reported));
     }
 }
 

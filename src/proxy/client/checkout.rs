@@ -22,11 +22,11 @@ use crate::sql::settings::Settings;
 use super::super::cluster::Want;
 use super::super::core_state::Activity;
 use super::super::news;
-use super::super::pools::{Conn, Held, Welcome};
+use super::super::pools::{Conn, Held};
 use super::super::server::{Lost, Reset, RunError, Targets};
 use super::obtain::{unanswered, Aim, Attempt, Terms};
 use super::unnamed::Unnamed;
-use super::{adopt, lost_error, End, Session, WAITING_BYTES_MAX};
+use super::{adopt, lost_error, End, Proven, Session, WAITING_BYTES_MAX};
 
 impl Session {
     /// A server that has this client's settings; `None` if the request was answered with an error.
@@ -229,7 +229,7 @@ impl Session {
         match held.bring_to(self.settings.committed()).await {
             Ok(_) => {
                 self.settings.in_line();
-                self.proven = Some(Welcome {
+                self.proven = Some(Proven {
                     settings: Arc::clone(self.settings.committed()),
                     reported: Rc::clone(&held.reported),
                 });

@@ -281,7 +281,7 @@ impl Newcomer<'_> {
         }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
-        let (generation, cluster, reported) = loop {
+        let (generation, cluster, welcome) = loop {
             if let Some(stranger) = &mut stranger {
                 let introduction = Box::pin(stranger.introduce(self.state));
                 introduction.await.map_err(End::Fatal)?;
@@ -298,7 +298,7 @@ impl Newcomer<'_> {
                 found => found.map_err(End::Fatal)?,
             };
             match self.learn_from_any(&cluster, &wish, &settings).await {
-                Ok(reported) => break (generation, cluster, reported),
+                Ok(welcome) => break (generation, cluster, welcome),
                 // The pool may have been replaced meanwhile.
                 Err(_) if generation != self.state.generation() => {}
                 Err(end) => return Err(end),
@@ -308,9 +308,7 @@ impl Newcomer<'_> {
         let link = self.state.enroll(wish.version, slot);
         let mut message = Vec::with_capacity(WELCOME_BYTES);
         message.extend_from_slice(&AUTHENTICATION_OK);
-        for (name, value) in reported.iter() {
-            ParameterStatus { name, value }.encode(&mut message);
-        }
+        message.extend_from_slice(&welcome);
         link.key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
         self.stream().send_vec(message);
@@ -515,42 +513,42 @@ impl Newcomer<'_> {
         }
     }
 
-    /// What the servers of a cluster report to a session with these settings: all the same, so any of them may say.
-    /// Errors: what the first one says.
+    /// What the servers of a cluster report to a session with these settings, as a client is told: all the same, so any
+    /// of them may say. Errors: what the first one says.
     async fn learn_from_any(
         &mut self,
         cluster: &Cluster,
         wish: &Wish,
         settings: &SessionSettings,
-    ) -> Result<Rc<Parameters>, End> {
+    ) -> Result<Rc<[u8]>, End> {
         let known = cluster
             .pools()
             .find_map(|slot| slot.welcome(settings.committed()));
         if let Some(welcome) = known {
-            return Ok(welcome.reported);
+            return Ok(welcome);
         }
         let home = cluster.home();
         let error = match self.learn(home, &wish.settings, settings).await {
-            Ok(reported) => return Ok(reported),
+            Ok(welcome) => return Ok(welcome),
             Err(error) => error,
         };
         for slot in cluster.pools().filter(|slot| !Rc::ptr_eq(slot, home)) {
-            if let Ok(reported) = self.learn(slot, &wish.settings, settings).await {
-                return Ok(reported);
+            if let Ok(welcome) = self.learn(slot, &wish.settings, settings).await {
+                return Ok(welcome);
             }
         }
         Err(error)
     }
 
-    /// What a server reports to a session with these settings: from memory, or from a server.
+    /// The same of one pool: from memory, or from a server.
     async fn learn(
         &mut self,
         slot: &Rc<PoolSlot>,
         wished: &Parameters,
         settings: &SessionSettings,
-    ) -> Result<Rc<Parameters>, End> {
+    ) -> Result<Rc<[u8]>, End> {
         if let Some(welcome) = slot.welcome(settings.committed()) {
-            return Ok(welcome.reported);
+            return Ok(welcome);
         }
         let visitor = Visitor::new(self.state, slot);
         let outcome = visitor.learn(wished, settings.committed()).await;

@@ -47,13 +47,15 @@ use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
+use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::{Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
+use crate::sql::settings::Settings;
 
 use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Enrolled, Link, Notice};
-use super::pools::{PoolSlot, Welcome};
+use super::pools::PoolSlot;
 use super::publish_load;
 use super::server::{Collector, Lost, RunError, Server};
 
@@ -96,7 +98,7 @@ struct Session {
     /// What this client has set.
     settings: SessionSettings,
     /// Settings that a server has taken before: they may travel ahead of a request.
-    proven: Option<Welcome>,
+    proven: Option<Proven>,
     statements: ClientStatements,
     /// Its statements that change settings, while there are any on their way.
     tracker: Option<Box<Tracker>>,
@@ -124,6 +126,12 @@ struct Session {
     written: Option<Rc<Ledgers>>,
     /// What it has on shards, if there are several.
     sharded: Option<Box<Sharded>>,
+}
+
+/// Settings that a server has taken, and what it has reported then.
+struct Proven {
+    settings: Arc<Settings>,
+    reported: Rc<Parameters>,
 }
 
 /// Why a session ends.

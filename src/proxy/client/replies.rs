@@ -36,8 +36,8 @@ impl Recipient for Session {
                 face.rename(value);
             }
         }
-        let own = self.slot.welcome(&Settings::default());
-        let own = own.as_ref().and_then(|own| own.reported.get(name));
+        let own = self.slot.reported(&Settings::default());
+        let own = own.as_ref().and_then(|own| own.get(name));
         self.settings.reported(name, value, own);
     }
 

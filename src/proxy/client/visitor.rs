@@ -16,6 +16,7 @@ use crate::sql::settings::Settings;
 use super::super::core_state::{CoreState, Enrolled, Notice, Served};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::{Collector, RunError};
+use super::super::welcomes::messages;
 use super::adopt::killed;
 
 /// Connections found lost before a visit is given up.
@@ -37,19 +38,19 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    /// What a server reports to a session with these settings.
+    /// What a server reports to a session with these settings, as a client is told.
     pub(super) async fn learn(
         &self,
         wished: &Parameters,
         settings: &Arc<Settings>,
-    ) -> Result<Rc<Parameters>, Error> {
+    ) -> Result<Rc<[u8]>, Error> {
         let served = match self.ask_pool() {
             Asked::Served(served) => served,
             Asked::Queued(leave) => {
-                if let Some(own) = self.slot.welcome(&Settings::default()) {
+                if let Some(own) = self.slot.reported(&Settings::default()) {
                     // All are busy: what would be reported is plain enough to say without asking one.
                     drop(leave);
-                    return Ok(Rc::new(overlaid(&own.reported, wished)));
+                    return Ok(messages(&overlaid(&own, wished)));
                 }
                 self.wait(leave).await?
             }
@@ -64,7 +65,7 @@ impl<'a> Visitor<'a> {
             Ok(_) => {
                 let welcome = self.slot.remember(settings, &held.reported);
                 held.check_in();
-                Ok(welcome.reported)
+                Ok(welcome)
             }
             Err(RunError::Server(body)) => {
                 if held.is_fit() {

@@ -594,8 +594,8 @@ impl Session {
         if let Some(set) = settings.get(name.as_bytes()) {
             return set.text().unwrap_or_default().into_owned();
         }
-        let own = self.slot.welcome(&Settings::default());
-        let value = own.as_ref().and_then(|own| own.reported.get(name));
+        let own = self.slot.reported(&Settings::default());
+        let value = own.as_ref().and_then(|own| own.get(name));
         value.map(<[u8]>::to_vec).unwrap_or_default()
     }
 }
