@@ -101,7 +101,7 @@ pub enum Step {
     /// Ask the server whether this is the user's password: [`Login::vouched`] if it is. Only for
     /// [`Method::Passthrough`].
     Ask(Password),
-    /// Send these bytes; they end with AuthenticationOk. The client is who it says.
+    /// Send these bytes, if there are any, and AuthenticationOk. The client is who it says.
     Accepted(Vec<u8>),
     /// Send the error and close.
     Refused {
@@ -114,9 +114,9 @@ pub enum Step {
 
 /// The login of one client.
 #[derive(Debug)]
-pub struct Login {
-    user: Box<str>,
-    database: Box<str>,
+pub struct Login<'a> {
+    user: &'a str,
+    database: &'a str,
     end_point: Option<Vec<u8>>,
     random: Random,
     /// The password that the client has sent in clear text.
@@ -287,9 +287,9 @@ impl Credentials {
     }
 }
 
-impl Login {
+impl<'a> Login<'a> {
     /// Prepares a login; [`start`](Self::start) makes the first step.
-    pub fn new(request: LoginRequest<'_>) -> Self {
+    pub fn new(request: LoginRequest<'a>) -> Self {
         let LoginRequest {
             user,
             database,
@@ -321,8 +321,8 @@ impl Login {
             }
         };
         Self {
-            user: user.into(),
-            database: database.into(),
+            user,
+            database,
             end_point,
             random,
             typed: None,
@@ -567,9 +567,8 @@ impl Login {
         Step::Derive(derivations)
     }
 
-    fn accept(&mut self, mut bytes: Vec<u8>) -> Step {
+    fn accept(&mut self, bytes: Vec<u8>) -> Step {
         self.state = State::Accepted;
-        bytes.extend_from_slice(&authentication(code::OK, &[]));
         Step::Accepted(bytes)
     }
 
@@ -583,7 +582,7 @@ impl Login {
 
     fn refuse(&self, reason: &'static str) -> Step {
         Step::Refused {
-            error: wrong_password(&self.user, &self.database),
+            error: wrong_password(self.user, self.database),
             reason,
         }
     }

@@ -146,7 +146,9 @@ impl<'a> Attributes<'a> {
             }
         };
         match pair {
-            [name, b'=', value @ ..] if name.is_ascii_alphabetic() && !value.contains(&0) => {
+            [name, b'=', value @ ..]
+                if name.is_ascii_alphabetic() && memchr::memchr(0, value).is_none() =>
+            {
                 Ok(Some((*name, value)))
             }
             _ => Err(ScramError::Malformed),
@@ -176,14 +178,14 @@ impl<'a> Attributes<'a> {
 
 /// What stands before and after the first comma.
 fn split_comma(message: &[u8]) -> Option<(&[u8], &[u8])> {
-    let comma = message.iter().position(|byte| *byte == b',')?;
+    let comma = memchr::memchr(b',', message)?;
     let (before, after) = message.split_at_checked(comma)?;
     Some((before, after.get(1..)?))
 }
 
 /// What stands before and after the last comma.
 fn rsplit_comma(message: &[u8]) -> Option<(&[u8], &[u8])> {
-    let comma = message.iter().rposition(|byte| *byte == b',')?;
+    let comma = memchr::memrchr(b',', message)?;
     let (before, after) = message.split_at_checked(comma)?;
     Some((before, after.get(1..)?))
 }
@@ -197,9 +199,7 @@ fn check_length(message: &[u8]) -> Result<(), ScramError> {
 
 /// The value of `c=`: the header of the client-first message with, under `p=`, what identifies the channel.
 fn encode_binding(gs2_header: &[u8], end_point: Option<&[u8]>) -> String {
-    let mut binding = gs2_header.to_vec();
-    binding.extend_from_slice(end_point.unwrap_or_default());
-    BASE64.encode(binding)
+    BASE64.encode([gs2_header, end_point.unwrap_or_default()].concat())
 }
 
 /// ClientKey to ClientProof, or back.

@@ -12,7 +12,7 @@ use std::fmt;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::Engine as _;
 
-use super::keys::{Key, Keys, StoredKeys, ITERATIONS_MAX};
+use super::keys::{Key, Keys, StoredKeys, ITERATIONS_MAX, KEY_BYTES};
 use super::md5::Md5Hash;
 
 /// Longest salt accepted, in bytes. PostgreSQL makes salts of 16.
@@ -120,7 +120,10 @@ pub(super) fn parse_iterations(digits: &[u8]) -> Option<u32> {
 
 /// A key in base64.
 pub(super) fn decode_key(text: &[u8]) -> Option<Key> {
-    BASE64.decode(text).ok()?.try_into().ok()
+    // Four characters are three bytes: of the last four the last one is padding.
+    let mut bytes = [0; KEY_BYTES + 1];
+    let length = BASE64.decode_slice(text, &mut bytes).ok()?;
+    bytes.get(..length)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -336,9 +336,10 @@ impl CoreState {
             store.resize(RANDOM_BYTES.max(N), 0);
             getrandom::fill(&mut store).expect("the kernel has random bytes once it has started");
         }
+        let bytes = *store.last_chunk().expect("there are N at least");
         let rest = store.len() - N;
-        let bytes = store.split_off(rest);
-        bytes.try_into().expect("N bytes were split off")
+        store.truncate(rest);
+        bytes
     }
 
     /// A number for spreading things, nothing secret: SplitMix64.

@@ -14,6 +14,11 @@ use super::{
 use crate::auth::keys::{hmac, sha256, Key, StoredKeys};
 use crate::auth::verifier::decode_key;
 
+/// What follows the nonces in a server-first message, with a salt of 16 bytes, usually fits.
+const SALT_AND_COST_BYTES: usize = 64;
+/// A server-final message.
+const SERVER_FINAL_BYTES: usize = 2 + 44;
+
 /// Reads the client-first message and makes the server-first message.
 ///
 /// `end_point` is the `tls-server-end-point` of this connection, present exactly when
@@ -60,12 +65,16 @@ pub(super) fn respond(
         return Err(ScramError::Malformed);
     }
 
-    let rest = format!(",s={},i={iterations}", BASE64.encode(salt));
+    let mut rest = String::with_capacity(SALT_AND_COST_BYTES);
+    rest.push_str(",s=");
+    BASE64.encode_string(salt, &mut rest);
+    rest.push_str(",i=");
+    rest.push_str(&iterations.to_string());
     let nonces = [client_nonce, nonce.as_bytes()].concat();
     let server_first = [b"r=", &nonces[..], rest.as_bytes()].concat();
-    let gs2_header = [flag, b",,"].concat();
+    let gs2_header = message.strip_suffix(bare).unwrap_or_default();
     let state = AwaitClientFinal {
-        binding: encode_binding(&gs2_header, bound),
+        binding: encode_binding(gs2_header, bound),
         nonces,
         auth_message: [bare, b",", &server_first].concat(),
     };
@@ -170,9 +179,12 @@ impl Proof {
             }
         }
         let signature = hmac(&server_key, &self.auth_message);
+        let mut server_final = String::with_capacity(SERVER_FINAL_BYTES);
+        server_final.push_str("v=");
+        BASE64.encode_string(signature, &mut server_final);
         if bool::from(known) {
             Ok(Proven {
-                server_final: format!("v={}", BASE64.encode(signature)).into_bytes(),
+                server_final: server_final.into_bytes(),
                 client_key: revealed,
             })
         } else {

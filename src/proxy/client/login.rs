@@ -20,7 +20,7 @@ use crate::prepared::ClientStatements;
 use crate::protocol::authentication::AUTHENTICATION_OK;
 use crate::protocol::backend::{ready_for_query, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::put_error;
-use crate::protocol::frame::{peek, HEADER_BYTES};
+use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Replication, StartupMessage};
@@ -45,6 +45,8 @@ use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
 const ADMIN_ALIAS: &str = "pgbouncer";
+/// What a client sends at once while it logs in usually fits.
+const RECEIVED_BYTES: usize = 256;
 /// AuthenticationOk and all that follows usually fit.
 const WELCOME_BYTES: usize = 1024;
 /// A client that is not logged in.
@@ -88,7 +90,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
     let mut newcomer = Newcomer {
         state,
         stream: Some(stream),
-        received: Vec::new(),
+        received: Vec::with_capacity(RECEIVED_BYTES),
         encrypted: None,
         wants: None,
     };
@@ -125,7 +127,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
     };
     let shutting_down = state.phase.get() != Phase::Serving;
     newcomer.ended(began, LoginResult::refused(error.code, shutting_down));
-    state.tally.error(&newcomer.database(), error.code);
+    state.tally.error(newcomer.database(), error.code);
     let mut message = Vec::new();
     put_error(&mut message, &error);
     let stream = newcomer.stream?;
@@ -204,13 +206,13 @@ impl Admitted {
 
 impl Newcomer<'_> {
     /// The database that it wants, if it is one of ours: others may have any name.
-    fn database(&self) -> String {
+    fn database(&self) -> &str {
         let config = self.state.config();
         let wanted = self.wants.as_ref().map(|(database, _)| database);
         let known = wanted.filter(|name| {
             config.cluster(name).is_some() || **name == config.admin.name || *name == ADMIN_ALIAS
         });
-        known.map_or_else(|| tally::OTHER.to_owned(), String::clone)
+        known.map_or(tally::OTHER, String::as_str)
     }
 
     /// Its login has come to an end.
@@ -218,7 +220,7 @@ impl Newcomer<'_> {
         let took = self.state.core.now().saturating_duration_since(began);
         let method = self.wants.as_ref().map_or("none", |(_, method)| *method);
         let way = (method, self.encrypted.is_some());
-        self.state.tally.login(&self.database(), result, way, took);
+        self.state.tally.login(self.database(), result, way, took);
     }
 
     async fn log_in(&mut self) -> Result<Option<Admitted>, End> {
@@ -311,7 +313,8 @@ impl Newcomer<'_> {
         message.extend_from_slice(&welcome);
         link.key.backend_key_data().encode(&mut message);
         message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
-        self.stream().send_vec(message);
+        // Behind what is queued, in one piece with it.
+        self.stream().write(&message);
         if self.state.config().log.connections {
             let (user, database) = (&wish.user, &wish.database);
             tracing::info!(%user, %database, "client logged in");
@@ -402,7 +405,9 @@ impl Newcomer<'_> {
         credentials: Credentials,
     ) -> Result<Proof, End> {
         let state = self.state;
-        self.wants = Some((wish.database.clone(), method.name()));
+        if let Some((_, by)) = &mut self.wants {
+            *by = method.name();
+        }
         let mut vouched = false;
         let mut login = Login::new(LoginRequest {
             user: &wish.user,
@@ -418,8 +423,12 @@ impl Newcomer<'_> {
             step = match step {
                 Step::Send(bytes) => {
                     self.stream().send_vec(bytes);
-                    let (tag, body) = self.message().await?;
-                    login.message(tag, &body)
+                    let header = self.message().await?;
+                    let frame_bytes = header.frame_bytes();
+                    let body = self.received.get(HEADER_BYTES..frame_bytes);
+                    let step = login.message(header.tag, body.unwrap_or_default());
+                    self.received.drain(..frame_bytes);
+                    step
                 }
                 Step::Derive(derivations) => {
                     let mut keys = Vec::with_capacity(derivations.len());
@@ -448,9 +457,8 @@ impl Newcomer<'_> {
                     login.vouched()
                 }
                 Step::Accepted(bytes) => {
-                    // AuthenticationOk goes out with the welcome; what comes ahead of it now.
-                    let ahead = bytes.strip_suffix(&AUTHENTICATION_OK[..]).unwrap_or(&bytes);
-                    self.stream().write(ahead);
+                    // AuthenticationOk goes out with the welcome.
+                    self.stream().write(&bytes);
                     let typed = login.typed().cloned();
                     let keys = login.revealed().map(ScramKeys::to_text);
                     return Ok(Proof {
@@ -495,18 +503,15 @@ impl Newcomer<'_> {
         }
     }
 
-    /// The next tagged message.
-    async fn message(&mut self) -> Result<(u8, Vec<u8>), End> {
+    /// Waits for the next tagged message, which is in front of `received` then.
+    async fn message(&mut self) -> Result<Header, End> {
         let limit = crate::auth::login::LOGIN_MESSAGE_BYTES_MAX;
         loop {
             if let Some(header) =
                 peek(&self.received, limit).map_err(|error| End::Fatal(error.into()))?
             {
                 if self.received.len() >= header.frame_bytes() {
-                    let frame = self.received.get(HEADER_BYTES..header.frame_bytes());
-                    let body = frame.unwrap_or_default().to_vec();
-                    self.received.drain(..header.frame_bytes());
-                    return Ok((header.tag, body));
+                    return Ok(header);
                 }
             }
             self.read().await?;
