@@ -266,7 +266,8 @@ fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
     let context = Rc::clone(state);
     publish_load(state);
     state.core.spawn(async move {
-        client::admit(&context, fd, newcomer).await;
+        // Boxed: a future is copied several times on its way to its task, and this one takes some 8 kB.
+        Box::pin(client::admit(&context, fd, newcomer)).await;
         publish_load(&context);
     });
 }
