@@ -55,12 +55,14 @@ impl Welcomes {
         messages
     }
 
-    /// A fresh server reports this where nothing is set. True if that is news.
+    /// A fresh server reports this where nothing is set. True if that is news: then what it would report for other
+    /// settings is not known any more.
     pub(super) fn learn(&mut self, reported: &Rc<Parameters>) -> bool {
         let known = self.of(&Settings::default());
         if known.is_some_and(|known| *known.reported == **reported) {
             return false;
         }
+        self.clear();
         self.remember(&Arc::default(), reported);
         true
     }
@@ -112,9 +114,11 @@ mod tests {
             &told,
             &welcomes.messages(&Settings::default()).unwrap()
         ));
+        welcomes.remember(&settings("app"), &before);
         assert!(welcomes.learn(&reported(&[("TimeZone", "GMT")])));
         let told = welcomes.messages(&Settings::default()).unwrap();
         assert_eq!(*told, *b"S\0\0\0\x11TimeZone\0GMT\0");
+        assert!(welcomes.messages(&settings("app")).is_none());
     }
 
     #[test]

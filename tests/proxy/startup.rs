@@ -1,5 +1,6 @@
 //! The first bytes of a connection: encryption requests, protocol versions, options, nonsense.
 
+use crate::support::process::{poll, PATIENCE};
 use crate::support::wire::{
     query, startup, tagged, transcript, untagged, Message, GSSENC_REQUEST, SSL_REQUEST,
     VERSION_3_0, VERSION_3_2,
@@ -64,14 +65,10 @@ fn protocol_3_2_has_longer_keys() {
 
     wire.send(&query("SELECT pg_sleep(60)"));
     wire.patience(std::time::Duration::from_millis(20));
-    crate::support::process::poll(
-        crate::support::process::PATIENCE,
-        "the cancel to arrive",
-        || {
-            Wire::cancel(pgdog.port(), &key);
-            wire.peek()
-        },
-    );
+    poll(PATIENCE, "the cancel to arrive", || {
+        Wire::cancel(pgdog.port(), &key);
+        wire.peek()
+    });
     wire.expect_cancelled('I');
     pgdog.stop();
 }
@@ -308,5 +305,36 @@ fn every_byte_in_a_packet_of_its_own() {
         transcript(&wire.read_until(b'Z')),
         "T D:slowly C:SELECT_1 Z:I"
     );
+    pgdog.stop();
+}
+
+/// With and without settings of their own, logins hear what the newest servers report.
+#[test]
+fn what_logins_hear_follows_the_database() {
+    let database = Postgres::shared().database("startup_news");
+    let pgdog = Config::of(&database).general("workers = 1").admin().start();
+    let ways: [&[_]; 2] = [&[], &[("application_name", "tester")]];
+    let date_style = |more| {
+        let mut wire = Wire::open(pgdog.port());
+        let messages = log_in(&mut wire, &database, VERSION_3_0, more);
+        let mut told = messages.iter().filter(|message| message.tag == b'S');
+        let told = told.find_map(|message| message.body.strip_prefix(b"DateStyle\0"));
+        wire.value("SELECT 1"); // on a new server, if there is none
+        String::from_utf8_lossy(told.expect("servers report it")).into_owned()
+    };
+    for more in ways {
+        assert_eq!(date_style(more), "ISO, MDY\0");
+    }
+    let sql = format!("ALTER DATABASE {database} SET DateStyle = 'German, DMY'");
+    assert!(Postgres::shared()
+        .admin("postgres")
+        .query(&sql)
+        .starts_with("C:"));
+    assert_eq!(pgdog.admin().query("RECONNECT"), "C:RECONNECT Z:I");
+    for more in ways {
+        poll(PATIENCE, "news of the database", || {
+            (date_style(more) == "German, DMY\0").then_some(())
+        });
+    }
     pgdog.stop();
 }
