@@ -81,7 +81,6 @@ impl Ring {
                 spare_vectors: Vec::new(),
                 spare_queues: Vec::new(),
                 wake: Vec::new(),
-                batch: Vec::new(),
                 pace: Pace::default(),
                 bell,
                 bell_bytes: Box::new([0; 64]),
@@ -204,20 +203,13 @@ impl Ring {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Buf>>> {
         let socket = state.socket(id);
-        match mem::replace(&mut socket.receive, Receive::Idle) {
-            Receive::Data(buf) => return Poll::Ready(Ok(Some(buf))),
-            Receive::End => {
-                socket.receive = Receive::End;
-                return Poll::Ready(Ok(None));
-            }
-            Receive::Failed(errno) => {
-                socket.receive = Receive::Failed(errno);
-                return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
-            }
-            Receive::Idle => state.arm_receive(id, &self.buffers),
-            pending @ (Receive::Armed | Receive::Starved) => socket.receive = pending,
+        if let Some(received) = socket.receive.take() {
+            return Poll::Ready(received);
         }
-        let old = remember(&mut state.socket(id).reader, cx);
+        let old = remember(&mut socket.reader, cx);
+        if matches!(socket.receive, Receive::Idle) {
+            state.arm_receive(id, &self.buffers);
+        }
         drop(state);
         drop(old);
         Poll::Pending
@@ -242,17 +234,10 @@ impl Ring {
 
     /// Queues a chunk; it leaves at the end of the turn.
     pub(crate) fn send(&self, id: SlotId, chunk: Chunk) {
-        if chunk.bytes().is_empty() {
-            return;
+        if !chunk.bytes().is_empty() {
+            let mut state = self.state.borrow_mut();
+            state.enqueue(id, |queue, fixed, _| queue.push(chunk, fixed));
         }
-        let mut state = self.state.borrow_mut();
-        if state.socket(id).send_error.is_some() {
-            drop(state);
-            return; // the chunk is dropped here, outside the borrow
-        }
-        let fixed = state.socket(id).sending.chunks();
-        state.queue(id).push(chunk, fixed);
-        state.mark_dirty(id);
     }
 
     /// Queues a copy of `bytes`, appended to what is queued already where that is possible.
@@ -261,25 +246,21 @@ impl Ring {
             return;
         }
         let mut state = self.state.borrow_mut();
-        if state.socket(id).send_error.is_some() {
-            return;
-        }
-        let fixed = state.socket(id).sending.chunks();
-        let queue = state.queue(id);
-        let appendable = queue.chunks.len() > fixed;
-        match queue.chunks.back_mut() {
-            Some(Chunk::Owned(last))
-                if appendable && last.len() + bytes.len() <= APPEND_BYTES_MAX =>
-            {
-                last.extend_from_slice(bytes);
+        state.enqueue(id, |queue, fixed, spare| {
+            let appendable = queue.chunks.len() > fixed;
+            match queue.chunks.back_mut() {
+                Some(Chunk::Owned(last))
+                    if appendable && last.len() + bytes.len() <= APPEND_BYTES_MAX =>
+                {
+                    last.extend_from_slice(bytes);
+                }
+                _ => {
+                    let mut owned = spare.pop().unwrap_or_default();
+                    owned.extend_from_slice(bytes);
+                    queue.chunks.push_back(Chunk::Owned(owned));
+                }
             }
-            _ => {
-                let mut owned = state.spare_vectors.pop().unwrap_or_default();
-                owned.extend_from_slice(bytes);
-                state.queue(id).chunks.push_back(Chunk::Owned(owned));
-            }
-        }
-        state.mark_dirty(id);
+        });
     }
 
     /// Ready when the socket's queue has room, or its sending has failed.
@@ -337,15 +318,7 @@ impl Ring {
 
     /// What a receive has brought and nobody has taken, as it came.
     pub(crate) fn take_received(&self, id: SlotId) -> Option<Buf> {
-        let mut state = self.state.borrow_mut();
-        let socket = state.socket(id);
-        match mem::replace(&mut socket.receive, Receive::Idle) {
-            Receive::Data(buf) => Some(buf),
-            other => {
-                socket.receive = other;
-                None
-            }
-        }
+        self.state.borrow_mut().socket(id).receive.take_data()
     }
 
     /// The same, decrypted. Errors: it cannot be, or the peer has closed.

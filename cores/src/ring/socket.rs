@@ -1,6 +1,7 @@
 //! What is known of one socket: what it receives, what it has queued, which operations the kernel has of it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
@@ -41,6 +42,31 @@ pub(super) enum Receive {
     Failed(i32),
 }
 
+impl Receive {
+    /// What there is for the reader, if anything: bytes once, the end or an error for ever.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<io::Result<Option<Buf>>> {
+        match self {
+            Self::Idle | Self::Armed | Self::Starved => None,
+            Self::Data(_) => self.take_data().map(|buf| Ok(Some(buf))),
+            Self::End => Some(Ok(None)),
+            Self::Failed(errno) => Some(Err(io::Error::from_raw_os_error(*errno))),
+        }
+    }
+
+    /// The same of bytes only.
+    #[inline]
+    pub(super) fn take_data(&mut self) -> Option<Buf> {
+        match mem::replace(self, Self::Idle) {
+            Self::Data(buf) => Some(buf),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
 pub(super) enum Link {
     Connecting(
         #[expect(dead_code, reason = "the kernel reads it until the connect completes")]
@@ -55,9 +81,10 @@ pub(super) enum Sending {
     Nothing,
     /// Has something queued, and is in the ring's list of those.
     Dirty,
-    /// The first `chunks` of the queue are with the kernel.
+    /// The first `chunks` of the queue are with the kernel, `bytes` in all.
     InFlight {
         chunks: usize,
+        bytes: usize,
     },
 }
 
@@ -65,7 +92,7 @@ impl Sending {
     /// Chunks that are with the kernel.
     pub(super) fn chunks(self) -> usize {
         match self {
-            Self::InFlight { chunks } => chunks,
+            Self::InFlight { chunks, .. } => chunks,
             Self::Nothing | Self::Dirty => 0,
         }
     }
@@ -122,6 +149,15 @@ impl Socket {
             || matches!(self.sending, Sending::InFlight { .. })
             || matches!(self.link, Link::Connecting(_))
     }
+
+    /// Something is queued: has the ring to list it for the end of the turn? From now on it counts as listed.
+    pub(super) fn becomes_dirty(&mut self) -> bool {
+        let dirty = self.sending == Sending::Nothing && !matches!(self.link, Link::Connecting(_));
+        if dirty {
+            self.sending = Sending::Dirty;
+        }
+        dirty
+    }
 }
 
 impl Queue {
@@ -149,10 +185,10 @@ impl Queue {
         self.chunks.push_back(chunk);
     }
 
-    /// Points the message header at the first chunks; returns how many. It stays valid while the queue is in its
+    /// Points the message header at the first chunks; returns how many, and their bytes. It stays valid while the queue is in its
     /// box and those chunks are in the queue: the kernel copies header and pieces when the entry is submitted.
-    pub(super) fn gather(&mut self) -> usize {
-        let mut count = 0;
+    pub(super) fn gather(&mut self) -> (usize, usize) {
+        let (mut count, mut total) = (0, 0);
         for (piece, chunk) in self.pieces.iter_mut().zip(&self.chunks) {
             let bytes = chunk.bytes();
             *piece = libc::iovec {
@@ -160,9 +196,10 @@ impl Queue {
                 iov_len: bytes.len(),
             };
             count += 1;
+            total += bytes.len();
         }
         self.message.msg_iov = self.pieces.as_mut_ptr();
         self.message.msg_iovlen = count;
-        count
+        (count, total)
     }
 }

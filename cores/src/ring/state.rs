@@ -77,7 +77,6 @@ pub(super) struct State {
     pub(super) spare_queues: Vec<Box<Queue>>,
     /// Wakers of a turn, woken after the state is no longer borrowed.
     pub(super) wake: Vec<Waker>,
-    pub(super) batch: Vec<cqueue::Entry>,
     pub(super) pace: Pace,
     pub(super) bell: OwnedFd,
     pub(super) bell_bytes: Box<[u8; 64]>,
@@ -103,13 +102,7 @@ struct WaitArguments {
 
 impl State {
     pub(super) fn socket(&mut self, id: SlotId) -> &mut Socket {
-        match &mut self.slots[id.slot as usize] {
-            Entry {
-                generation,
-                slot: Slot::Socket(socket),
-            } if *generation == id.generation => socket,
-            _ => unreachable!("a stream's slot holds its socket until it is released"),
-        }
+        socket_in(&mut self.slots, id)
     }
 
     pub(super) fn session(&mut self, id: SlotId) -> &mut Session {
@@ -125,10 +118,7 @@ impl State {
     }
 
     pub(super) fn queue_for_tls(&mut self, id: SlotId) {
-        if self.socket(id).send_error.is_none() {
-            self.queue(id).chunks.push_back(Chunk::Static(&[]));
-            self.mark_dirty(id);
-        }
+        self.enqueue(id, |queue, _, _| queue.chunks.push_back(Chunk::Static(&[])));
     }
 
     pub(super) fn listener(&mut self, id: SlotId) -> &mut Listener {
@@ -211,12 +201,12 @@ impl State {
     }
 
     pub(super) fn arm_receive(&mut self, id: SlotId, buffers: &Buffers) {
+        let socket = socket_in(&mut self.slots, id);
         if !buffers.any_free() && !buffers.grow() {
-            self.socket(id).receive = Receive::Starved;
+            socket.receive = Receive::Starved;
             self.starved.push(id);
             return;
         }
-        let socket = self.socket(id);
         socket.receive = Receive::Armed;
         let poll_first = if socket.more { 0 } else { RECVSEND_POLL_FIRST };
         let bytes_max = match socket.tls {
@@ -255,18 +245,23 @@ impl State {
         }
     }
 
-    pub(super) fn queue(&mut self, id: SlotId) -> &mut Queue {
-        if self.socket(id).queue.is_none() {
-            let queue = self.spare_queues.pop().unwrap_or_else(Queue::new);
-            self.socket(id).queue = Some(queue);
+    /// Has `add` queue something on a socket, unless its sending has failed. It is given the queue, how many chunks of that
+    /// are with the kernel, and vectors that may be used.
+    pub(super) fn enqueue(
+        &mut self,
+        id: SlotId,
+        add: impl FnOnce(&mut Queue, usize, &mut Vec<Vec<u8>>),
+    ) {
+        let socket = socket_in(&mut self.slots, id);
+        if socket.send_error.is_some() {
+            return;
         }
-        self.socket(id).queue.as_mut().expect("set above")
-    }
-
-    pub(super) fn mark_dirty(&mut self, id: SlotId) {
-        let socket = self.socket(id);
-        if socket.sending == Sending::Nothing && !matches!(socket.link, Link::Connecting(_)) {
-            socket.sending = Sending::Dirty;
+        let spare = &mut self.spare_queues;
+        let queue = socket
+            .queue
+            .get_or_insert_with(|| spare.pop().unwrap_or_else(Queue::new));
+        add(queue, socket.sending.chunks(), &mut self.spare_vectors);
+        if socket.becomes_dirty() {
             self.dirty.push(id);
         }
     }
@@ -306,25 +301,26 @@ impl State {
                 }
             }
             let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-            let (chunks, sqe) = if let (1, Some(chunk)) = (queue.chunks.len(), queue.chunks.front())
-            {
-                let bytes = chunk.bytes();
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                (
-                    1,
-                    opcode::Send::new(fd, bytes.as_ptr(), len)
-                        .flags(flags)
-                        .build(),
-                )
-            } else {
-                let chunks = queue.gather();
-                #[expect(clippy::cast_sign_loss, reason = "message flags are bits")]
-                let sqe = opcode::SendMsg::new(fd, &raw const queue.message)
-                    .flags(flags as u32)
-                    .build();
-                (chunks, sqe)
-            };
-            socket.sending = Sending::InFlight { chunks };
+            let (chunks, bytes, sqe) =
+                if let (1, Some(chunk)) = (queue.chunks.len(), queue.chunks.front()) {
+                    let bytes = chunk.bytes();
+                    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    (
+                        1,
+                        bytes.len(),
+                        opcode::Send::new(fd, bytes.as_ptr(), len)
+                            .flags(flags)
+                            .build(),
+                    )
+                } else {
+                    let (chunks, bytes) = queue.gather();
+                    #[expect(clippy::cast_sign_loss, reason = "message flags are bits")]
+                    let sqe = opcode::SendMsg::new(fd, &raw const queue.message)
+                        .flags(flags as u32)
+                        .build();
+                    (chunks, bytes, sqe)
+                };
+            socket.sending = Sending::InFlight { chunks, bytes };
             self.push(sqe.user_data(id.user_data(Op::Send)));
         }
         // `push` may have entered, but never dispatched: nothing became dirty meanwhile.
@@ -366,9 +362,10 @@ impl State {
             rang: false,
             released: 0,
         };
-        let mut batch = mem::take(&mut self.batch);
-        batch.extend(self.ring.completion());
-        for cqe in batch.drain(..) {
+        loop {
+            let Some(cqe) = self.ring.completion().next() else {
+                break;
+            };
             completed.any = true;
             let data = cqe.user_data();
             #[expect(clippy::cast_possible_truncation, reason = "the fields of user_data")]
@@ -376,41 +373,44 @@ impl State {
                 slot: data as u32,
                 generation: (data >> 32) as u32 & GENERATION_MASK,
             };
-            match data >> 56 {
+            let abandoned = match data >> 56 {
                 op if op == Op::Receive as u64 => self.received(id, &cqe, buffers),
                 op if op == Op::Send as u64 => self.sent(id, cqe.result()),
                 op if op == Op::Connect as u64 => self.connected(id, cqe.result()),
-                op if op == Op::Accept as u64 => self.accepted(id, &cqe),
+                op if op == Op::Accept as u64 => {
+                    self.accepted(id, &cqe);
+                    continue;
+                }
                 op if op == Op::Bell as u64 => {
                     self.arm_bell();
                     completed.rang = true;
                     continue;
                 }
                 _ => continue, // a cancel that found nothing
-            }
-            if self.is_abandoned_socket(id) && self.release_if_quiet(id).is_some() {
+            };
+            if abandoned && self.release_if_quiet(id).is_some() {
                 completed.released += 1;
             }
         }
-        self.batch = batch;
         self.pace.turned();
         completed
     }
 
-    fn is_abandoned_socket(&self, id: SlotId) -> bool {
-        matches!(self.slots.get(id.slot as usize),
-            Some(Entry { generation, slot: Slot::Socket(socket) }) if *generation == id.generation && socket.abandoned)
-    }
-
-    fn received(&mut self, id: SlotId, cqe: &cqueue::Entry, buffers: &Rc<Buffers>) {
+    /// Says, as the next two do, whether the socket is one whose stream is gone.
+    fn received(&mut self, id: SlotId, cqe: &cqueue::Entry, buffers: &Rc<Buffers>) -> bool {
         let result = cqe.result();
         let bytes = usize::try_from(result).unwrap_or(0);
         let buf = cqueue::buffer_select(cqe.flags()).map(|buffer| buffers.lend(buffer, bytes));
+        let socket = socket_in(&mut self.slots, id);
+        let abandoned = socket.abandoned;
         if result == -libc::ENOBUFS {
-            return self.arm_receive_again(id, buffers);
+            match abandoned {
+                true => socket.receive = Receive::Idle,
+                false => self.arm_receive(id, buffers),
+            }
+            return abandoned;
         }
         self.pace.received(bytes);
-        let socket = self.socket(id);
         socket.more = cqueue::sock_nonempty(cqe.flags());
         socket.receive = match (result, buf) {
             (1.., Some(buf)) => Receive::Data(buf),
@@ -418,21 +418,16 @@ impl State {
             (error, _) if error == -libc::ECANCELED || error == -libc::EINTR => Receive::Idle,
             (error, _) => Receive::Failed(-error),
         };
-        let waker = socket.reader.take();
-        self.wake.extend(waker);
-    }
-
-    fn arm_receive_again(&mut self, id: SlotId, buffers: &Buffers) {
-        if self.socket(id).abandoned {
-            self.socket(id).receive = Receive::Idle;
-        } else {
-            self.arm_receive(id, buffers);
+        if let Some(waker) = socket.reader.take() {
+            self.wake.push(waker);
         }
+        abandoned
     }
 
-    fn sent(&mut self, id: SlotId, result: i32) {
-        let socket = self.socket(id);
-        let Sending::InFlight { chunks } = mem::replace(&mut socket.sending, Sending::Nothing)
+    fn sent(&mut self, id: SlotId, result: i32) -> bool {
+        let socket = socket_in(&mut self.slots, id);
+        let Sending::InFlight { chunks, bytes } =
+            mem::replace(&mut socket.sending, Sending::Nothing)
         else {
             unreachable!("a send completes once")
         };
@@ -440,14 +435,8 @@ impl State {
             .queue
             .take()
             .expect("a socket that sends has a queue");
-        let total: usize = queue
-            .chunks
-            .iter()
-            .take(chunks)
-            .map(|chunk| chunk.bytes().len())
-            .sum();
         // MSG_WAITALL: a short count is a failed send.
-        if usize::try_from(result).is_ok_and(|bytes| bytes == total) {
+        if usize::try_from(result).is_ok_and(|sent| sent == bytes) {
             for _ in 0..chunks {
                 if let Some(Chunk::Owned(mut vec)) = queue.chunks.pop_front() {
                     if vec.capacity() <= SPARE_VECTOR_BYTES
@@ -462,31 +451,32 @@ impl State {
             socket.send_error = Some(if result < 0 { -result } else { libc::EPIPE });
             queue.chunks.clear();
         }
-        let waker = self.socket(id).writer.take();
-        self.wake.extend(waker);
+        if let Some(waker) = socket.writer.take() {
+            self.wake.push(waker);
+        }
         if !queue.chunks.is_empty() {
-            self.socket(id).queue = Some(queue);
-            if !self.socket(id).abandoned {
-                self.mark_dirty(id);
+            socket.queue = Some(queue);
+            if !socket.abandoned && socket.becomes_dirty() {
+                self.dirty.push(id);
             }
         } else if self.spare_queues.len() < SPARE_QUEUES {
             self.spare_queues.push(queue);
         }
+        socket.abandoned
     }
 
-    fn connected(&mut self, id: SlotId, result: i32) {
-        let socket = self.socket(id);
+    fn connected(&mut self, id: SlotId, result: i32) -> bool {
+        let socket = socket_in(&mut self.slots, id);
         socket.link = if result == 0 {
             Link::Connected
         } else {
             Link::Failed(-result)
         };
-        let waker = socket.reader.take();
-        let queued = socket.queue.is_some();
-        self.wake.extend(waker);
-        if queued {
-            self.mark_dirty(id);
+        self.wake.extend(socket.reader.take());
+        if socket.queue.is_some() && socket.becomes_dirty() {
+            self.dirty.push(id);
         }
+        socket.abandoned
     }
 
     fn accepted(&mut self, id: SlotId, cqe: &cqueue::Entry) {
@@ -510,6 +500,17 @@ impl State {
         if finished {
             drop(self.release(id));
         }
+    }
+}
+
+/// The socket in a slot that its stream has not released. Beside it the rest of the state stays at hand.
+fn socket_in(slots: &mut [Entry], id: SlotId) -> &mut Socket {
+    match &mut slots[id.slot as usize] {
+        Entry {
+            generation,
+            slot: Slot::Socket(socket),
+        } if *generation == id.generation => socket,
+        _ => unreachable!("a stream's slot holds its socket until it is released"),
     }
 }
 
