@@ -111,11 +111,6 @@ impl<'a> Relay<'a> {
         // Who has nothing now has nothing later in this turn either, unless it was the other side that held it up.
         let (mut sends, mut receives) = (true, true);
         for _ in 0..BURST {
-            if sends {
-                let sent = self.poll_client(cx)?;
-                self.moved |= sent.is_ready();
-                sends = sent.is_ready() || self.is_held_up();
-            }
             if receives {
                 let received = self.poll_server(cx)?;
                 self.moved |= received.is_ready();
@@ -126,7 +121,13 @@ impl<'a> Relay<'a> {
                 Extent::Request => self.server.is_resting(),
             };
             if self.moved && ends && !self.session.inbound.is_amid_message() {
+                // What the client sends next is for whoever waits for its next request.
                 return Poll::Ready(Ok(()));
+            }
+            if sends {
+                let sent = self.poll_client(cx)?;
+                self.moved |= sent.is_ready();
+                sends = sent.is_ready() || self.is_held_up();
             }
             if !receives && (!sends || self.is_held_up()) {
                 return Poll::Pending;
