@@ -184,13 +184,21 @@ impl ServerMeter {
     /// A client's request was answered. `more`: there are others under way.
     #[inline]
     pub fn answered(&self, now: Instant, status: TransactionStatus, more: bool) -> Answered {
-        let query_time = elapsed(self.since.replace(now), now);
+        let since = self.since.replace(now);
+        let query_time = elapsed(since, now);
         self.running.set(more);
         self.counters.count(Stat::QueryCount);
         self.counters.add(Stat::QueryTime, query_time);
         let mut transaction_time = None;
         if status == TransactionStatus::Idle {
-            transaction_time = Some(self.end_transaction(now));
+            let began = self.transaction_since.get().unwrap_or(now);
+            // Most have one request, with which they began.
+            let time = match began == since {
+                true => query_time,
+                false => elapsed(began, now),
+            };
+            self.count_transaction(time);
+            transaction_time = Some(time);
             self.transaction_since.set(more.then_some(now));
         }
         Answered {
@@ -222,21 +230,17 @@ impl ServerMeter {
 
     /// The client is gone, and the server was made fit for another one.
     pub fn abandoned(&self, now: Instant) {
-        if self.transaction_since.get().is_some() {
-            self.end_transaction(now);
+        if let Some(began) = self.transaction_since.take() {
+            self.count_transaction(elapsed(began, now));
             self.since.set(now);
-            self.transaction_since.set(None);
         }
         self.running.set(false);
     }
 
     #[inline]
-    fn end_transaction(&self, now: Instant) -> u64 {
-        let since = self.transaction_since.get().unwrap_or(now);
-        let time = elapsed(since, now);
+    fn count_transaction(&self, time: u64) {
         self.counters.count(Stat::XactCount);
         self.counters.add(Stat::XactTime, time);
-        time
     }
 
     /// A statement is complete, with this command tag. True: it has prepared a transaction.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::balance::{BanReason, Event};
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
-use crate::metrics::{nanoseconds, Phase, RequestKind, Stat, Timed};
+use crate::metrics::{elapsed, Phase, RequestKind, Stat, Timed};
 use crate::pool::{Checkout, ClientId, Lease, Ticket, WaitError};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::frontend::tag;
@@ -122,7 +122,8 @@ impl Session {
                     },
                 }
             }
-            self.assigned(&mut held, aim, since);
+            let waited = elapsed(since, self.state.core.now());
+            self.assigned(&mut held, aim, waited);
             return Ok(Attempt::Ready(held));
         }
     }
@@ -139,18 +140,16 @@ impl Session {
         sent
     }
 
-    /// A server is this client's, which has waited for it since then.
-    pub(super) fn assigned(&mut self, held: &mut Held, aim: Aim, since: Instant) {
+    /// A server is this client's, which has waited for it so many nanoseconds.
+    pub(super) fn assigned(&mut self, held: &mut Held, aim: Aim, waited: u64) {
         if !held.has_ahead() {
             held.trim(self.state.prepared_max());
         }
-        let now = self.state.core.now();
-        let waited = nanoseconds(now.saturating_duration_since(since));
         held.link.meter.assigned(waited, self.kind_of(aim));
         self.link.meter.assigned(waited);
         held.link.latencies().record(Phase::CheckoutWait, waited);
         self.link.forget_server();
-        self.link.enter(Activity::Active, now);
+        self.link.enter(Activity::Active, self.state.core.now());
     }
 
     /// The pool has nothing for this request.

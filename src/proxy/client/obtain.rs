@@ -170,7 +170,7 @@ impl Session {
             held.check_in();
             return None;
         }
-        self.assigned(&mut held, aim, self.state.core.now());
+        self.assigned(&mut held, aim, 0);
         self.note_aim(&mut held, aim);
         Some(held)
     }
