@@ -426,26 +426,29 @@ impl ClientStatements {
     /// ReadyForQuery came from the server: what has no answer up to the Sync was skipped, and is undone.
     pub fn ready(&mut self) {
         self.syncs = self.syncs.saturating_sub(1);
-        let Some(names) = &mut self.names else {
+        let Some(Names {
+            statements,
+            unanswered,
+        }) = self.names.as_deref_mut()
+        else {
             return;
         };
-        let sync = names
-            .unanswered
+        let sync = unanswered
             .iter()
             .position(|change| matches!(change, Change::Sync));
         let skipped = sync.map_or(0, |at| at + 1);
-        let mut skipped: Vec<Change> = names.unanswered.drain(..skipped).collect();
-        while let Some(change) = skipped.pop() {
+        // The newest first.
+        for change in unanswered.drain(..skipped).rev() {
             match change {
                 Change::Added(name) => {
-                    names.statements.remove(&name);
+                    statements.remove(&name);
                 }
                 Change::Replaced(name, statement) | Change::Removed(name, Some(statement)) => {
-                    names.statements.insert(name, statement);
+                    statements.insert(name, statement);
                 }
-                Change::Cleared(statements) => {
-                    for (name, statement) in statements {
-                        names.statements.entry(name).or_insert(statement);
+                Change::Cleared(cleared) => {
+                    for (name, statement) in cleared {
+                        statements.entry(name).or_insert(statement);
                     }
                 }
                 Change::Removed(_, None) | Change::Sync => {}

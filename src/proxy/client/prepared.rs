@@ -330,19 +330,19 @@ impl Relay<'_> {
 
     /// Bind: only its head is rewritten, its values pass as they are.
     pub(super) fn pass_bind(&mut self, header: Header) {
-        let session = &mut *self.session;
+        let session = &*self.session;
         let frame = session.inbound.bytes();
         let frame = frame.get(..header.frame_bytes()).unwrap_or(frame);
         let body = frame.get(HEADER_BYTES..).unwrap_or_default();
         let Some((portal, name)) = statement_of_bind(body) else {
             return self.pass_bind_as(header, 0, None, 0);
         };
-        let (portal, name) = (portal.to_vec(), name.to_vec());
+        let portal = portal.to_vec();
         let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
         if !session.renames(name.is_empty()) {
             let bound = if !self.session.pools() {
                 let known = self.session.known.as_ref();
-                known.and_then(|known| known.get(&*name).cloned())
+                known.and_then(|known| known.get(name).cloned())
             } else if self.has_unnamed() {
                 let tracker = self.session.tracker.as_ref();
                 tracker.and_then(|tracker| tracker.unnamed())
@@ -358,7 +358,7 @@ impl Relay<'_> {
             self.bind_effects(header, &portal, bound);
             return self.pass_bind_as(header, 0, None, 0);
         }
-        let Some(statement) = self.session.statements.get(&name).ok().cloned() else {
+        let Some(statement) = session.statements.get(name).ok().cloned() else {
             // The server does not know the name either, and says so.
             return self.pass_bind_as(header, 0, None, 0);
         };
@@ -437,7 +437,7 @@ impl Relay<'_> {
                 head.push(0);
             }
             self.server.stream.write(&head);
-            drop(self.session.inbound.take(head_bytes));
+            self.session.inbound.skip_bytes(head_bytes);
         }
         self.note(Owed::BindComplete, Fate::Forward, note);
         let rest = header.frame_bytes().saturating_sub(head_bytes);
