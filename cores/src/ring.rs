@@ -264,6 +264,7 @@ impl Ring {
     }
 
     /// Ready when the socket's queue has room, or its sending has failed.
+    #[inline]
     pub(crate) fn poll_room(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_queue(id, cx, QUEUED_MAX - 1)
     }

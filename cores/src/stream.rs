@@ -159,6 +159,7 @@ impl Stream {
     }
 
     /// Ready when fewer than four chunks are queued: ask before sending what can wait. One task may wait at a time.
+    #[inline]
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.core.ring().poll_room(self.id, cx)
     }

@@ -316,7 +316,7 @@ impl Cluster {
 
     /// Is there a choice between servers that statements have to be looked at for?
     pub(crate) fn is_split(&self) -> bool {
-        self.pools().nth(1).is_some()
+        self.shards.len() > 1 || self.shards.iter().any(|shard| shard.servers.len() > 1)
     }
 
     /// Another number than before: a request that waits should ask again.

@@ -168,7 +168,9 @@ impl Keyword {
                 return Keyword::Unknown;
             }
             let (text, keyword) = WORDS[usize::from(index)];
-            if text.len() == word.len() && word.eq_ignore_ascii_case(text.as_bytes()) {
+            // They are in lower case.
+            let mut pairs = word.iter().zip(text.as_bytes());
+            if text.len() == word.len() && pairs.all(|(a, b)| a.to_ascii_lowercase() == *b) {
                 return keyword;
             }
             slot = (slot + 1) % SLOTS;

@@ -261,10 +261,9 @@ impl Session {
 
     /// Was that not done for `healthcheck_interval`?
     fn is_to_be_checked(&self, held: &Held) -> bool {
-        let now = self.state.core.now();
-        let age = now.saturating_duration_since(held.checked);
         let after = self.state.config().balancing.check_after;
-        after.is_some_and(|after| age >= after)
+        let due = after.and_then(|after| held.checked.checked_add(after));
+        due.is_some_and(|due| due <= self.state.core.now())
     }
 
     /// Checks a connection, if that was not done for `healthcheck_interval`, or has to be for what the request has to see.
