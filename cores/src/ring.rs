@@ -11,14 +11,14 @@ mod pace;
 mod socket;
 mod state;
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{ready, Context, Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types, IoUring};
@@ -165,11 +165,18 @@ impl Ring {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Buf>>> {
         let mut state = self.state.borrow_mut();
-        if state.socket(id).tls.is_some() {
+        let socket = state.socket(id);
+        if socket.tls.is_some() {
             drop(state);
             return self.poll_opened(id, cx);
         }
-        self.poll_arrived(state, id, cx)
+        if let Some(received) = socket.receive.take() {
+            return Poll::Ready(received);
+        }
+        let old = state.await_receive(id, cx, &self.buffers);
+        drop(state);
+        drop(old);
+        Poll::Pending
     }
 
     /// The same, decrypted.
@@ -179,12 +186,17 @@ impl Ring {
             if state.session(id).is_ended() {
                 return Poll::Ready(Ok(None));
             }
-            let Some(sealed) = ready!(self.poll_arrived(state, id, cx))? else {
+            let Some(received) = state.socket(id).receive.take() else {
+                let old = state.await_receive(id, cx, &self.buffers);
+                drop(state);
+                drop(old);
+                return Poll::Pending;
+            };
+            let Some(sealed) = received? else {
                 // Somebody may have cut it off.
                 let text = "connection ended without close_notify";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
             };
-            state = self.state.borrow_mut();
             let opened = state.session(id).open(sealed);
             state.let_tls_speak(id);
             match opened? {
@@ -193,26 +205,6 @@ impl Ring {
                 Opened::Nothing => {}
             }
         }
-    }
-
-    /// The next bytes as they came.
-    fn poll_arrived(
-        &self,
-        mut state: RefMut<'_, State>,
-        id: SlotId,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Option<Buf>>> {
-        let socket = state.socket(id);
-        if let Some(received) = socket.receive.take() {
-            return Poll::Ready(received);
-        }
-        let old = remember(&mut socket.reader, cx);
-        if matches!(socket.receive, Receive::Idle) {
-            state.arm_receive(id, &self.buffers);
-        }
-        drop(state);
-        drop(old);
-        Poll::Pending
     }
 
     /// Has something come (bytes, the end, an error) that nobody has taken? Arms the receive when nothing is armed.

@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
@@ -14,7 +14,7 @@ use crate::tls::{self, Session};
 
 use super::pace::Pace;
 use super::socket::{Chunk, Link, Listener, Queue, Receive, Sending, Socket};
-use super::GROUP;
+use super::{remember, GROUP};
 
 /// Most bytes taken in one receive without TLS, half a buffer: with whole ones 10,000 rows take a quarter more CPU
 /// (ARCHITECTURE.md, "Where this differs").
@@ -198,6 +198,21 @@ impl State {
                 .build()
                 .user_data(id.user_data(Op::Bell)),
         );
+    }
+
+    /// Sees to it that a receive is armed, and that it wakes this task. The waker that is replaced is for the caller to drop.
+    pub(super) fn await_receive(
+        &mut self,
+        id: SlotId,
+        cx: &Context<'_>,
+        buffers: &Buffers,
+    ) -> Option<Waker> {
+        let socket = socket_in(&mut self.slots, id);
+        let old = remember(&mut socket.reader, cx);
+        if matches!(socket.receive, Receive::Idle) {
+            self.arm_receive(id, buffers);
+        }
+        old
     }
 
     pub(super) fn arm_receive(&mut self, id: SlotId, buffers: &Buffers) {
