@@ -83,16 +83,19 @@ pub(super) enum Sending {
     Dirty,
     /// The first `chunks` of the queue are with the kernel, `bytes` in all.
     InFlight {
-        chunks: usize,
+        chunks: u32,
         bytes: usize,
     },
 }
+
+// There are as many of these as clients.
+const _: () = assert!(size_of::<Sending>() == 16);
 
 impl Sending {
     /// Chunks that are with the kernel.
     pub(super) fn chunks(self) -> usize {
         match self {
-            Self::InFlight { chunks, .. } => chunks,
+            Self::InFlight { chunks, .. } => chunks as usize,
             Self::Nothing | Self::Dirty => 0,
         }
     }
@@ -187,8 +190,8 @@ impl Queue {
 
     /// Points the message header at the first chunks; returns how many, and their bytes. It stays valid while the queue is in its
     /// box and those chunks are in the queue: the kernel copies header and pieces when the entry is submitted.
-    pub(super) fn gather(&mut self) -> (usize, usize) {
-        let (mut count, mut total) = (0, 0);
+    pub(super) fn gather(&mut self) -> (u32, usize) {
+        let (mut count, mut total) = (0_u32, 0);
         for (piece, chunk) in self.pieces.iter_mut().zip(&self.chunks) {
             let bytes = chunk.bytes();
             *piece = libc::iovec {
@@ -199,7 +202,7 @@ impl Queue {
             total += bytes.len();
         }
         self.message.msg_iov = self.pieces.as_mut_ptr();
-        self.message.msg_iovlen = count;
+        self.message.msg_iovlen = count as usize;
         (count, total)
     }
 }
