@@ -7,10 +7,10 @@ SHELL := /bin/bash
 # The newest server that a package registry ships; its tests are those that depend on PostgreSQL's version.
 NEWEST_TESTS := psql:: startup:: auth:: extended:: copy:: drivers:: killed:: asked:: echo:: listed::
 
-.PHONY: help demo test lint bench fuzz
+.PHONY: help demo test lint bench fuzz regress
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: ## PostgreSQL and pgdog on port 6432, used by psql, pgbench and Python; DEMO_EXIT=1 stops by itself
 	@.ci/setup build postgres python
@@ -42,3 +42,9 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	cd tests/fuzz && for target in $$(cargo fuzz list --fuzz-dir .); do \
 	  cargo +nightly fuzz run --fuzz-dir . "$$target" -- -max_total_time=$${FUZZ_SECONDS:-30} || exit 1; done
+
+# Where servers can read what they load, whoever owns this folder.
+regress: ## PostgreSQL's own regression tests, pooled and over shards; REPORT=folder for what differs (default target/regress)
+	@.ci/setup build postgres python regress
+	cargo build --release
+	tests/regress/run.sh "$${REPORT:-target/regress}"
