@@ -51,6 +51,8 @@ fn check_order(name: &str, options: &str) {
         "SELECT id, row_number() OVER (ORDER BY name, id) FROM users ORDER BY name, id LIMIT 6",
         "SELECT id FROM users WHERE age > (SELECT avg(age) FROM users) ORDER BY name, id",
         "SELECT name FROM users WHERE id IN (SELECT user_id FROM orders WHERE total > 40) ORDER BY name LIMIT 8",
+        "SELECT * FROM (SELECT name, id FROM users ORDER BY name, id) s LIMIT 5",
+        "SELECT upper(s.name), id FROM (SELECT name, id FROM users ORDER BY 1 DESC, 2) s OFFSET 3",
         "SELECT name COLLATE \"C\" FROM users ORDER BY name COLLATE \"C\", id LIMIT 30",
         "SELECT name FROM users ORDER BY name COLLATE \"de-x-icu\", id LIMIT 30",
         // These need no server for the order.
@@ -59,6 +61,9 @@ fn check_order(name: &str, options: &str) {
     ] {
         same(&mut one, &mut client, sql);
     }
+    let sql = "SELECT array_agg(name) FROM (SELECT name, id FROM users ORDER BY name, id) s";
+    let (expected, found) = (one.query(sql), client.query(sql));
+    assert!(found == expected || found == "E:0A000 Z:I", "{found}");
     let sql = "SELECT id, name FROM users WHERE id > $1 ORDER BY name, id LIMIT $2";
     let values = [Some("10"), Some("15")];
     for rows in [0, 4] {

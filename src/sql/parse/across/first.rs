@@ -55,6 +55,11 @@ pub(super) fn rows(select: &SelectStmt) -> Option<(Vec<Node>, Limit)> {
     Some((sort_clause, limit))
 }
 
+/// Is a row of FROM and WHERE a row of the result, as far as the outputs are concerned?
+pub(super) fn is_of_rows(select: &SelectStmt) -> bool {
+    targets(select).all(|target| target.val.as_deref().is_some_and(keeps_rows))
+}
+
 /// Is a row of FROM and WHERE a row of the result, as far as this expression is concerned?
 fn keeps_rows(node: &Node) -> bool {
     let Some(found) = inner(node) else {

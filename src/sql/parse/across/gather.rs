@@ -354,10 +354,12 @@ impl Gather<'_> {
         if !stands_alone(&rows) {
             return Err(refused("a subquery that depends on the query around it"));
         }
-        let order = match first {
-            Some(_) => Order::Any,
-            None => Order::AsBelow,
-        };
+        // Where they are sorted afterwards, one by one, theirs is none.
+        let order =
+            match first.is_some() || !whole.sort_clause.is_empty() && first::is_of_rows(&whole) {
+                true => Order::Any,
+                false => Order::AsBelow,
+            };
         let mut asked = merged_in(&rows, self.catalogue, order)?;
         if let Some((sort_clause, limit)) = first {
             let mut rows = SelectStmt {

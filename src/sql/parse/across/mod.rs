@@ -119,6 +119,12 @@ pub fn plan_text_apart(
     let found = planned(text, dialect, |select| {
         let mut select = select.clone();
         with::inline(&mut select)?;
+        // That server is to sort the rows, not we.
+        let ordered = match first::is_of_rows(&select) {
+            true => below::ordered(&select)?,
+            false => None,
+        };
+        let select = ordered.unwrap_or(select);
         gather::plan(&select, catalogue, true)
     });
     match found {
