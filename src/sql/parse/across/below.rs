@@ -25,11 +25,11 @@ pub(super) fn ordered(select: &SelectStmt) -> Result<Option<SelectStmt>, Error> 
     let sort_clause: Vec<Node> = inherited(select)?
         .into_iter()
         .map(|(qualifier, sort)| {
-            let fields = qualifier.into_iter().chain([sort.name]);
+            let fields = [qualifier, sort.name];
             let fields =
                 fields.map(|sval| wrap(NodeEnum::String(pg_query::protobuf::String { sval })));
             let column = ColumnRef {
-                fields: fields.collect(),
+                fields: fields.to_vec(),
                 location: 0,
             };
             wrap(NodeEnum::SortBy(Box::new(SortBy {
@@ -45,7 +45,7 @@ pub(super) fn ordered(select: &SelectStmt) -> Result<Option<SelectStmt>, Error> 
 }
 
 /// The order that a query has from its subquery, by columns of that one: their qualifier, and name.
-fn inherited(select: &SelectStmt) -> Result<Vec<(Option<String>, Sort)>, Error> {
+fn inherited(select: &SelectStmt) -> Result<Vec<(String, Sort)>, Error> {
     let plain = select.op() == SetOperation::SetopNone
         && select.sort_clause.is_empty()
         && select.group_clause.is_empty()
@@ -60,9 +60,12 @@ fn inherited(select: &SelectStmt) -> Result<Vec<(Option<String>, Sort)>, Error> 
     let Some(NodeEnum::SelectStmt(below)) = from.subquery.as_deref().and_then(inner) else {
         return Ok(Vec::new());
     };
-    let qualifier = from.alias.as_ref().map(|alias| alias.aliasname.clone());
     let sorts = outputs_order(below)?.into_iter();
-    let sorts = sorts.map(|sort| Ok((qualifier.clone(), renamed(sort, from, below)?)));
+    let sorts = sorts.map(|sort| {
+        // Without one, outputs of the query would be meant first.
+        let qualifier = from.alias.as_ref().ok_or_else(unsaid)?.aliasname.clone();
+        Ok((qualifier, renamed(sort, from, below)?))
+    });
     sorts.collect()
 }
 
@@ -130,11 +133,11 @@ fn output(select: &SelectStmt, node: &Node) -> Result<Option<String>, Error> {
     };
     let named = found.and_then(|at| targets(select).nth(at).and_then(column_name));
     let name = named.or_else(|| passed_by_star(select, node));
-    let alike = |name: &&str| {
-        let mut others = targets(select).filter(|target| column_name(target) == Some(*name));
-        others.next().is_none() || others.next().is_none()
+    let lone = |name: &&str| {
+        let alike = targets(select).filter(|target| column_name(target) == Some(*name));
+        alike.count() <= usize::from(named.is_some())
     };
-    Ok(name.filter(alike).map(str::to_owned))
+    Ok(name.filter(lone).map(str::to_owned))
 }
 
 /// The column that this is, if a star selects all columns of the one table that there is.

@@ -246,6 +246,8 @@ fn the_order_of_a_subquery_is_that_of_the_query_around_it() {
     for sql in [
         "SELECT * FROM (SELECT id FROM users ORDER BY age) s",
         "SELECT id FROM (SELECT id, age AS id FROM users ORDER BY age) s",
+        "SELECT id FROM (SELECT *, -age AS age FROM users ORDER BY users.age) s",
+        "SELECT -age AS age FROM (SELECT age FROM users ORDER BY age)",
         "SELECT * FROM (SELECT * FROM users u JOIN orders o ON o.user_id = u.id ORDER BY u.id) s",
         "SELECT id FROM (SELECT id FROM (SELECT id, age FROM users ORDER BY age) a) b",
         "SELECT * FROM (SELECT id FROM users ORDER BY id USING >) s",
