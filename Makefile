@@ -43,7 +43,6 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (default 30); needs cargo-fuzz and a
 	cd tests/fuzz && for target in $$(cargo fuzz list --fuzz-dir .); do \
 	  cargo +nightly fuzz run --fuzz-dir . "$$target" -- -max_total_time=$${FUZZ_SECONDS:-30} || exit 1; done
 
-# Where servers can read what they load, whoever owns this folder.
 regress: ## PostgreSQL's own regression tests, pooled and over shards; REPORT=folder for what differs (default target/regress)
 	@.ci/setup build postgres python regress
 	cargo build --release

@@ -18,7 +18,7 @@ use crate::sql::statement::{Copy, Function, Kind as Command, Statement};
 
 use super::defined::Defined;
 use super::moves::parameters;
-use super::primary_key::gap;
+use super::primary_key::{gap, given_at};
 use super::role::Catalogue;
 use super::route::{Maker, Schema, TableColumn};
 
@@ -385,10 +385,7 @@ fn keeps_identities(write: &Write, columns: &[TableColumn]) -> Result<(), Error>
         return Ok(());
     };
     let given = |(position, column): &(usize, &TableColumn)| {
-        let at = match named.is_empty() {
-            true => Some(*position),
-            false => named.iter().position(|name| *name == column.name),
-        };
+        let at = given_at(named, &column.name, *position);
         let mut rows = operands.chunks((*width).max(1));
         let value = |row: &[Operand]| at.and_then(|at| row.get(at)) != Some(&Operand::Default);
         column.always && at.is_some_and(|at| at < *width) && rows.any(value)

@@ -72,14 +72,9 @@ pub(super) fn gap(write: &Write, column: &str, position: usize) -> Option<Option
             ..
         } => Some(None),
         Change::Insert { columns, rows, .. } => {
-            let named = columns.iter().position(|name| **name == *column);
-            let at = match columns.is_empty() {
-                true => position,
-                false => match (named, rows) {
-                    (Some(at), _) => at,
-                    (None, Rows::Values { .. }) => return Some(Some(Gap::Unnamed)),
-                    (None, _) => return Some(None),
-                },
+            let Some(at) = given_at(columns, column, position) else {
+                let values = matches!(rows, Rows::Values { .. });
+                return Some(values.then_some(Gap::Unnamed));
             };
             match rows {
                 Rows::Defaults => Some(Some(Gap::Everything)),
@@ -105,6 +100,14 @@ pub(super) fn gap(write: &Write, column: &str, position: usize) -> Option<Option
             (!inserts.iter().all(given)).then_some(None)
         }
         Change::Update { .. } | Change::Delete => None,
+    }
+}
+
+/// Where in its rows an INSERT that names these columns, or none, has a column that has this position in its table.
+pub(super) fn given_at(named: &[Box<str>], column: &str, position: usize) -> Option<usize> {
+    match named.is_empty() {
+        true => Some(position),
+        false => named.iter().position(|name| **name == *column),
     }
 }
 

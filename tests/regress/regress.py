@@ -52,6 +52,11 @@ def as_owner(command, **more):
     return subprocess.run([*prefix, *command], cwd="/", check=more.pop("check", True), capture_output=True, text=True, **more)
 
 
+def give_to_owner(folder):
+    if os.getuid() == 0:
+        shutil.chown(folder, "postgres")
+
+
 class Server:
     """A throw-away cluster with the database that pg_regress would make."""
 
@@ -120,7 +125,7 @@ class Pgdog:
 def run_pg_regress(folder, name, server_port, options):
     out = f"{folder}/{name}"
     os.makedirs(out)
-    shutil.chown(out, "postgres")
+    give_to_owner(out)
     tests = f"{options.source}/src/test/regress"
     command = [f"{BIN}/../lib/pgxs/src/test/regress/pg_regress", f"--bindir={BIN}", f"--inputdir={tests}", f"--outputdir={out}"]
     command += [f"--dlpath={options.library}", "--use-existing", "--host=127.0.0.1", f"--port={server_port}", "--user=postgres"]
@@ -347,8 +352,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # what was started is stopped
     folder = tempfile.mkdtemp(prefix="pgdog-regress-")
     os.chmod(folder, 0o755)
-    if os.getuid() == 0:
-        shutil.chown(folder, "postgres")
+    give_to_owner(folder)
     try:
         {"pooled": pooled, "sharded": sharded}[options.what](folder, options)
     finally:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh FOLDER: PostgreSQL's regression tests pooled, and over shards with two columns as keys; differences go to FOLDER.
+# run.sh FOLDER: PostgreSQL's regression tests pooled, and over shards by both protocols; differences go to FOLDER.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 report=$(realpath "$1")

@@ -7,8 +7,8 @@ use pg_query::protobuf::{ColumnRef, RangeSubselect, SelectStmt, SetOperation, So
 use pg_query::{Node, NodeEnum};
 
 use super::local::targets;
-use super::nodes::{column_name, inner, integer, is_star, lone_name, text, words, wrap};
-use super::outputs::has_star;
+use super::nodes::{column_name, inner, integer, is_star, lone_name, words, wrap};
+use super::outputs::{has_star, Outputs};
 use crate::error::Error;
 use crate::merge::refused;
 
@@ -102,42 +102,28 @@ fn outputs_order(select: &SelectStmt) -> Result<Vec<Sort>, Error> {
 
 /// The name of the output that an item of ORDER BY is, if it is one, and there is but one of that name.
 fn output(select: &SelectStmt, node: &Node) -> Result<Option<String>, Error> {
-    let value = |at: usize| {
-        targets(select)
-            .nth(at)
-            .and_then(|target| target.val.as_deref())
-    };
-    let position = |wanted: &str| {
-        targets(select).position(|target| {
-            let star = target.val.as_deref().is_some_and(is_star);
-            !star && column_name(target) == Some(wanted)
-        })
-    };
-    let found = match (integer(node), lone_name(node).map(position)) {
+    let outputs = Outputs::of(select);
+    let found = match (
+        integer(node),
+        lone_name(node).and_then(|name| outputs.named(name)),
+    ) {
         (Some(at), _) => {
             let at = usize::try_from(at).ok().and_then(|at| at.checked_sub(1));
             at.filter(|at| !has_star(select, ..*at + 1))
         }
-        (None, Some(Some(at))) => Some(at),
-        (None, _) => {
-            let wanted = text(node)?;
-            let mut found = None;
-            for at in 0..select.target_list.len() {
-                match value(at).filter(|value| !is_star(value)) {
-                    Some(value) if text(value)? == wanted => found = found.or(Some(at)),
-                    _ => {}
-                }
-            }
-            found
-        }
+        (None, Some(at)) => Some(at),
+        (None, None) => outputs.alike(node)?,
     };
-    let named = found.and_then(|at| targets(select).nth(at).and_then(column_name));
+    let named = found.and_then(|at| outputs.target(at).and_then(column_name));
     let name = named.or_else(|| passed_by_star(select, node));
-    let lone = |name: &&str| {
-        let alike = targets(select).filter(|target| column_name(target) == Some(*name));
-        alike.count() <= usize::from(named.is_some())
-    };
-    Ok(name.filter(lone).map(str::to_owned))
+    let alone = name.filter(|name| is_alone(select, name, named.is_some()));
+    Ok(alone.map(str::to_owned))
+}
+
+/// Is there no output of this name, or none but the one that is `listed`? What a star gives has any name.
+fn is_alone(select: &SelectStmt, name: &str, listed: bool) -> bool {
+    let alike = targets(select).filter(|target| column_name(target) == Some(name));
+    alike.count() <= usize::from(listed)
 }
 
 /// The column that this is, if a star selects all columns of the one table that there is.
@@ -164,10 +150,14 @@ fn passing(select: &SelectStmt, name: &str) -> Option<String> {
         _ => false,
     };
     let target = targets(select).find(|target| target.val.as_deref().is_some_and(is_it))?;
-    match target.val.as_deref().is_some_and(is_star) {
-        true => Some(name.to_owned()),
-        false => column_name(target).map(str::to_owned),
-    }
+    let star = target.val.as_deref().is_some_and(is_star);
+    let name = if star {
+        Some(name)
+    } else {
+        column_name(target)
+    };
+    let alone = name.filter(|name| is_alone(select, name, !star));
+    alone.map(str::to_owned)
 }
 
 /// As the output is called where the subquery's alias names its columns.

@@ -78,37 +78,40 @@ impl<'a> Outputs<'a> {
             let index = index.ok_or_else(|| refused("a position below 1"))?;
             return Ok((Column::FromStart(index), Place::Visible(index)));
         }
-        if let (Reference::Output(_), Some(name)) = (reference, lone_name(node)) {
-            let named = self
-                .targets
-                .iter()
-                .position(|target| column_name(target) == Some(name));
-            let named = named.filter(|index| {
-                !self
-                    .targets
-                    .get(*index)
-                    .and_then(|t| t.val.as_deref())
-                    .is_some_and(is_star)
-            });
-            if let Some(index) = named {
-                return match self.visible(index) {
-                    Some(column) => Ok((column, Place::Visible(index))),
-                    None => Err(refused("ORDER BY of an output between two stars")),
-                };
-            }
-        } else {
-            let wanted = text(node)?;
-            for (index, target) in self.targets.iter().enumerate() {
-                let value = target.val.as_deref().filter(|value| !is_star(value));
-                let (Some(value), Some(column)) = (value, self.visible(index)) else {
-                    continue;
-                };
-                if text(value)? == wanted {
-                    return Ok((column, Place::Visible(index)));
-                }
+        let named = matches!(reference, Reference::Output(_)) && lone_name(node).is_some();
+        let found = match named {
+            true => lone_name(node).and_then(|name| self.named(name)),
+            false => self.alike(node)?,
+        };
+        match found.map(|index| (index, self.visible(index))) {
+            Some((index, Some(column))) => Ok((column, Place::Visible(index))),
+            Some((_, None)) if named => Err(refused("ORDER BY of an output between two stars")),
+            _ => Ok((self.hide(node.clone())?, Place::Hidden)),
+        }
+    }
+
+    /// The first output of this name, unless that is a star.
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
+        let mut targets = self.targets.iter();
+        let named = targets.position(|target| column_name(target) == Some(name))?;
+        let value = self.target(named)?.val.as_deref();
+        (!value.is_some_and(is_star)).then_some(named)
+    }
+
+    /// The first output that is this expression.
+    pub(super) fn alike(&self, node: &Node) -> Result<Option<usize>, Error> {
+        let wanted = text(node)?;
+        for (index, target) in self.targets.iter().enumerate() {
+            let value = target.val.as_deref().filter(|value| !is_star(value));
+            if value
+                .map(text)
+                .transpose()?
+                .is_some_and(|text| text == wanted)
+            {
+                return Ok(Some(index));
             }
         }
-        Ok((self.hide(node.clone())?, Place::Hidden))
+        Ok(None)
     }
 
     /// Adds a hidden column.

@@ -250,6 +250,7 @@ fn the_order_of_a_subquery_is_that_of_the_query_around_it() {
         "SELECT -age AS age FROM (SELECT age FROM users ORDER BY age)",
         "SELECT * FROM (SELECT * FROM users u JOIN orders o ON o.user_id = u.id ORDER BY u.id) s",
         "SELECT id FROM (SELECT id FROM (SELECT id, age FROM users ORDER BY age) a) b",
+        "SELECT 1 FROM (SELECT age AS n, id AS n FROM (SELECT id, age FROM users ORDER BY age) a) b",
         "SELECT * FROM (SELECT id FROM users ORDER BY id USING >) s",
     ] {
         refusal(sql, unsaid);
