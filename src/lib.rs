@@ -26,6 +26,7 @@ pub mod prepared;
 pub mod routing;
 pub mod session;
 pub mod snapshot;
+pub mod spread;
 pub mod sql;
 
 #[cfg(feature = "runtime")]

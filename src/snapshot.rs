@@ -54,6 +54,8 @@ pub struct CoreSnapshot {
     pub busy: Duration,
     /// Mail sent to each core so far, in their order.
     pub mail_sent: Vec<u64>,
+    /// Clients that have come from other cores, so far.
+    pub moved_in: u64,
     /// Mail received so far, from cores and from the control thread.
     pub mail_received: u64,
     /// Admin sessions; they are not among the `clients`.

@@ -113,6 +113,8 @@ mod shards;
 mod shards_sql;
 #[path = "proxy/shutdown.rs"]
 mod shutdown;
+#[path = "proxy/spread.rs"]
+mod spread;
 #[path = "proxy/startup.rs"]
 mod startup;
 #[path = "proxy/state.rs"]

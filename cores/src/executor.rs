@@ -185,6 +185,21 @@ impl Core {
         }
     }
 
+    /// CPU time that this core's thread has taken so far: a system call. Less than [`CoreStats::busy`] where others share its
+    /// CPU.
+    pub fn cpu_time(&self) -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the kernel writes one timespec where the pointer says.
+        let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        debug_assert_eq!(result, 0, "every thread has this clock");
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
+        Duration::new(seconds, nanoseconds)
+    }
+
     /// Calls `watcher` after each turn with how long its tasks ran: as long as a task had to wait for its turn at most.
     /// It costs no reading of the clock. Only the first watcher is heard.
     pub fn watch_turns(&self, watcher: impl Fn(Duration) + 'static) {

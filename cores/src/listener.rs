@@ -1,9 +1,11 @@
-//! Listening sockets: one per core on the same port, so that the kernel spreads new connections.
+//! Listening sockets: one per core on the same port, so that the kernel spreads new connections. A core may leave its own to
+//! another one for a while.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::task::{Context, Poll};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -17,14 +19,14 @@ const BACKLOG: i32 = 4096;
 /// us to lose patience with.
 const SILENCE_SECONDS: libc::c_int = 1;
 
-/// A bound socket that any core may serve. It listens from then on: dropped before, it has refused nobody.
+/// A bound socket that any core may serve, or several. It listens from then on: dropped before, it has refused nobody.
 pub struct BoundSocket {
     socket: Socket,
-    /// Others listen on it too: it goes on when we end.
-    shared: bool,
+    /// The service manager's: it goes on when we end.
+    inherited: bool,
 }
 
-/// Binds `address` with SO_REUSEPORT: every core binds its own, and the kernel hashes connections to them. Connections are
+/// Binds `address` with SO_REUSEPORT: there is one for each core, and the kernel hashes connections to them. Connections are
 /// accepted with their first bytes, or after a second (TCP_DEFER_ACCEPT, tcp(7)).
 pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
@@ -34,7 +36,7 @@ pub fn bind(address: SocketAddr) -> io::Result<BoundSocket> {
     socket.bind(&SockAddr::from(address))?;
     Ok(BoundSocket {
         socket,
-        shared: false,
+        inherited: false,
     })
 }
 
@@ -73,15 +75,16 @@ impl BoundSocket {
         socket.set_nonblocking(false)?;
         Ok(Self {
             socket,
-            shared: true,
+            inherited: true,
         })
     }
 
-    /// The same socket for another core: both accept from one queue, and the kernel wakes one of them.
+    /// The same socket, for a core to serve: where several do, they accept from one queue, and the kernel wakes one of
+    /// them.
     pub fn share(&self) -> io::Result<Self> {
         Ok(Self {
             socket: self.socket.try_clone()?,
-            shared: true,
+            inherited: self.inherited,
         })
     }
 
@@ -94,8 +97,8 @@ impl BoundSocket {
     }
 }
 
-/// Accepts connections on one core. Dropping it refuses new ones at once, but those of a socket of the service manager,
-/// which wait there.
+/// Accepts connections on one core. Dropping it, or the end of its core, refuses new ones at once, whoever shares the socket;
+/// but those of a socket of the service manager, which wait there. [`Listener::leave`] refuses nobody.
 pub struct Listener {
     core: Core,
     id: SlotId,
@@ -111,7 +114,7 @@ impl Listener {
             core: core.clone(),
             id: core
                 .ring()
-                .listen(OwnedFd::from(socket.socket), socket.shared),
+                .listen(OwnedFd::from(socket.socket), socket.inherited),
         })
     }
 
@@ -119,7 +122,18 @@ impl Listener {
     ///
     /// Errors: EMFILE and the like; accepting goes on with the next call.
     pub async fn accept(&self) -> io::Result<OwnedFd> {
-        poll_fn(|cx| self.core.ring().poll_accept(self.id, cx)).await
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// As [`Listener::accept`]. One task may wait at a time.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        self.core.ring().poll_accept(self.id, cx)
+    }
+
+    /// Stops accepting: another core serves the socket. Its connections that were accepted by then come one by one; whatever
+    /// comes later waits for the other core.
+    pub async fn leave(&self) -> Option<OwnedFd> {
+        poll_fn(|cx| self.core.ring().poll_leave(self.id, cx)).await
     }
 }
 

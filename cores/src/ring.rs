@@ -30,7 +30,7 @@ use crate::preflight::RingMode;
 use crate::tls::{self, Opened, Session};
 
 use pace::Pace;
-use socket::{Link, Listener, Receive, Sending, Socket};
+use socket::{Holder, Link, Listener, Receive, Sending, Socket};
 use state::{next_generation, Completed, Op, Slot, State};
 
 pub(crate) use socket::Chunk;
@@ -410,8 +410,8 @@ impl Ring {
         unsafe { libc::shutdown(self.fd(id), how) };
     }
 
-    /// `shared`: others listen on the same socket, which must outlive us.
-    pub(crate) fn listen(&self, fd: OwnedFd, shared: bool) -> SlotId {
+    /// `inherited`: the socket must outlive us.
+    pub(crate) fn listen(&self, fd: OwnedFd, inherited: bool) -> SlotId {
         self.state
             .borrow_mut()
             .insert(Slot::Listener(Box::new(Listener {
@@ -421,7 +421,10 @@ impl Ring {
                 error: None,
                 waker: None,
                 abandoned: false,
-                shared,
+                holder: match inherited {
+                    true => Holder::ServiceManager,
+                    false => Holder::Us,
+                },
             })))
     }
 
@@ -450,6 +453,26 @@ impl Ring {
         Poll::Pending
     }
 
+    /// What was accepted before the listener left its socket to others; `None` when that is all.
+    pub(crate) fn poll_leave(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<Option<OwnedFd>> {
+        let mut state = self.state.borrow_mut();
+        let listener = state.listener(id);
+        if let Some(fd) = listener.accepted.pop_front() {
+            return Poll::Ready(Some(fd));
+        }
+        let holder = mem::replace(&mut listener.holder, Holder::Another);
+        if !listener.armed {
+            return Poll::Ready(None);
+        }
+        let old = remember(&mut listener.waker, cx);
+        if holder != Holder::Another {
+            state.cancel(id, Op::Accept);
+        }
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
     /// Whoever connects from now on is refused. A ring that is only dropped listens on, until the kernel has taken it
     /// apart: some milliseconds after its process has ended.
     pub(crate) fn stop_listening(&self) {
@@ -464,9 +487,9 @@ impl Ring {
         let mut state = self.state.borrow_mut();
         let listener = state.listener(id);
         listener.abandoned = true;
+        listener.refuse();
         let dropped = (listener.waker.take(), mem::take(&mut listener.accepted));
         if listener.armed {
-            listener.refuse();
             state.cancel(id, Op::Accept);
             drop(state);
             drop(dropped);

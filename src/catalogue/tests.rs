@@ -87,6 +87,7 @@ fn view() -> View {
         panics: 0,
         busy: Duration::ZERO,
         mail_sent: vec![1, 2],
+        moved_in: 0,
         mail_received: 0,
         admins: 0,
         sessions: Vec::new(),

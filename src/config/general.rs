@@ -22,6 +22,9 @@ section! {
     port: u16 = default "6432", Restart, Now;
     /// Cores to serve on, one executor each. 0 means all that the process may use; more are clamped.
     workers: usize = default "0", Restart, Now;
+    /// Clients that the cores in use have before one more serves any, as long as these have little to do; with 1 all do soon.
+    /// Ours, not PgDog's.
+    clients_per_core: usize = default "64", Live, Now;
     /// IPv4 multicast or broadcast group for finding sibling instances.
     broadcast_address: Option<String> = unset "224.0.0.1", Restart, Later;
     /// UDP port for the same.

@@ -156,6 +156,8 @@ pub struct ClientLimits {
     pub tls_required: bool,
     /// Time to finish logging in.
     pub login_timeout: Option<Duration>,
+    /// So many per core in use, before one more serves any: [`spread`](crate::spread).
+    pub per_core: usize,
     /// Silence allowed outside of transactions.
     pub idle_timeout: Option<Duration>,
     /// Silence allowed inside of transactions.

@@ -184,6 +184,7 @@ fn client_limits(general: &General) -> ClientLimits {
         auth_query: general.auth_query.clone(),
         tls_required: general.tls_client_required,
         login_timeout: general.client_login_timeout.limit(),
+        per_core: general.clients_per_core.max(1),
         idle_timeout: general.client_idle_timeout.limit(),
         idle_in_transaction_timeout: general.client_idle_in_transaction_timeout.limit(),
         query_bytes_max: general

@@ -19,6 +19,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
@@ -35,7 +36,7 @@ use crate::config::cli::{Cli, Command};
 use crate::config::{resolve_with, Config, Environment, Resolved, Source, Sources, TwoPhaseCommit};
 use crate::proxy::commit_log::CommitLog;
 use crate::proxy::iam::Tokens;
-use crate::proxy::{self, Boot, CommitBoot, Listen, MAILBOX_CAPACITY};
+use crate::proxy::{self, Boot, CommitBoot, MAILBOX_CAPACITY};
 use crate::routing::two_phase::gid::Owner;
 use crate::routing::two_phase::log::Ledger;
 
@@ -285,14 +286,14 @@ fn sockets(config: &Config) -> u64 {
 
 /// Where to listen, and how to say it: on the service manager's sockets if it has opened some. What cannot work is
 /// found out here, before any core starts.
-fn listen(config: &Config, cores: usize) -> Result<(Listen, String), String> {
+fn listen(config: &Config, cores: usize) -> Result<(Arc<[BoundSocket]>, String), String> {
     let sockets = cores::activation::take()
         .map_err(|error| format!("cannot use the service manager's sockets: {error}"))?;
     if sockets.is_empty() {
         let address = listen_address(config)?;
         let text = |error| format!("cannot listen on {address}: {error}");
-        drop(cores::bind(address).map_err(text)?);
-        return Ok((Listen::Address(address), address.to_string()));
+        let sockets: io::Result<Vec<_>> = (0..cores).map(|_| cores::bind(address)).collect();
+        return Ok((sockets.map_err(text)?.into(), address.to_string()));
     }
     if sockets.len() > cores {
         let count = sockets.len();
@@ -303,7 +304,7 @@ fn listen(config: &Config, cores: usize) -> Result<(Listen, String), String> {
     let name = |socket: &BoundSocket| socket.local_address().map(|address| address.to_string());
     let names: io::Result<Vec<_>> = sockets.iter().map(name).collect();
     let names = names.map_err(|error| format!("cannot use a socket: {error}"))?;
-    Ok((Listen::Inherited(sockets.into()), names.join(", ")))
+    Ok((sockets.into(), names.join(", ")))
 }
 
 fn listen_address(config: &Config) -> Result<SocketAddr, String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{nanoseconds, Answered, Counter};
 
 /// One client's counters. An idle client keeps them: they are few.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientMeter {
     connected: Instant,
     last_request: Cell<Instant>,

@@ -6,7 +6,10 @@
 //! with one hash could have others run the wrong one. It is computed once per core and text; after that a text
 //! is found by its bytes.
 
+mod moving;
 pub mod server;
+
+pub use moving::{MovedStatement, MovedStatements};
 
 use std::borrow::Borrow;
 use std::cell::OnceCell;

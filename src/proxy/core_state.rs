@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -14,15 +13,16 @@ use cores::blocking::Blocking;
 use cores::gate::Gate;
 use cores::journal::Journal;
 use cores::places::Places;
-use cores::{bind, BoundSocket, Core, Mailbox, PostOffice};
+use cores::{BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
+use crate::config::choice::PoolerMode;
 use crate::error::Error;
-use crate::metrics::{ClientMeter, Histogram, Tally};
+use crate::metrics::{ClientMeter, Counter, Histogram, Tally};
 use crate::orders::Of;
 use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
-use crate::protocol::cancel_key::{CancelKey, ProcessIds, LONG_SECRET_BYTES};
+use crate::protocol::cancel_key::{core_of, CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
 use crate::sharding::unique_id::{UniqueIdGenerator, UniqueIds};
 pub(crate) use crate::snapshot::Activity;
@@ -32,6 +32,7 @@ use crate::sql::settings::SettingsStore;
 use super::client::AdminLink;
 use super::cluster::Cluster;
 use super::deadlocks;
+use super::doors::Doors;
 use super::iam::Tokens;
 use super::mail::{Ending, Events, Mail};
 use super::pools::{Conn, PoolSlot, Postbag};
@@ -76,6 +77,12 @@ pub(crate) struct CoreState {
     pub(super) pools: RefCell<Rc<Pools>>,
     /// Sessions that are logged in, by the process id they were told.
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
+    /// Clients that this core has told their process ids, and that others serve.
+    pub(crate) away: RefCell<HashMap<i32, usize>>,
+    /// Clients that have come from other cores, so far.
+    pub(crate) moved_in: Counter,
+    /// Where connections come in, and clients go.
+    pub(super) doors: Doors,
     /// Clients that are logged in: a shutdown waits for them.
     pub(crate) gate: Gate,
     /// Connections that are not, or not yet.
@@ -153,30 +160,13 @@ pub(crate) struct Boot {
     pub(crate) iam: Tokens,
     pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,
-    pub(crate) listen: Listen,
+    /// Where cores listen: one socket for each, or those that the service manager has opened. Who serves which is said by
+    /// [`spread::serves`](crate::spread::serves).
+    pub(crate) listen: Arc<[BoundSocket]>,
     pub(crate) events: Events,
     /// As of [`newcomers_max`](super::newcomers_max).
     pub(crate) newcomers_max: usize,
     pub(crate) commits: CommitBoot,
-}
-
-/// Where cores listen.
-#[derive(Clone)]
-pub(crate) enum Listen {
-    /// Each on a socket of its own: the kernel spreads connections.
-    Address(SocketAddr),
-    /// Core n on socket n, and round again: the service manager has opened them.
-    Inherited(Arc<[BoundSocket]>),
-}
-
-impl Listen {
-    /// The socket of one core. Errors: the address is taken.
-    pub(super) fn socket(&self, core: usize) -> io::Result<BoundSocket> {
-        match self {
-            Self::Address(address) => bind(*address),
-            Self::Inherited(sockets) => sockets[core % sockets.len()].share(),
-        }
-    }
 }
 
 impl CoreState {
@@ -212,6 +202,9 @@ impl CoreState {
             iam: boot.iam,
             journal: boot.journal,
             links: RefCell::new(HashMap::new()),
+            away: RefCell::default(),
+            moved_in: Counter::default(),
+            doors: Doors::new(count, boot.listen.len()),
             gate: Gate::new(),
             doorway: Gate::new(),
             newcomers_max: boot.newcomers_max,
@@ -401,7 +394,10 @@ impl CoreState {
     pub(crate) fn key(&self, version: Version) -> CancelKey {
         let process_id = loop {
             let id = self.ids.borrow_mut().issue();
-            if !self.links.borrow().contains_key(&id) && !self.admins.borrow().contains_key(&id) {
+            let taken = self.links.borrow().contains_key(&id)
+                || self.admins.borrow().contains_key(&id)
+                || self.away.borrow().contains_key(&id);
+            if !taken {
                 break id;
             }
         };
@@ -410,14 +406,58 @@ impl CoreState {
 
     /// A process id and secret for a new session, and its link.
     pub(crate) fn enroll(self: &Rc<Self>, version: Version, slot: &Rc<PoolSlot>) -> Enrolled {
-        let key = self.key(version);
+        let meter = ClientMeter::new(self.core.now());
+        self.enlist(Link::new(self.key(version), slot, meter, self.core.now()))
+    }
+
+    /// A link for a session of another core that goes on here.
+    pub(crate) fn enroll_moved(
+        self: &Rc<Self>,
+        key: CancelKey,
+        slot: &Rc<PoolSlot>,
+        meter: ClientMeter,
+    ) -> Enrolled {
         let process_id = key.process_id();
-        let link = Rc::new(Link::new(key, slot, self.core.now()));
+        self.note_whereabouts(process_id, Some(self.core.index()));
+        self.enlist(Link::new(key, slot, meter, self.core.now()))
+    }
+
+    fn enlist(self: &Rc<Self>, link: Link) -> Enrolled {
+        let link = Rc::new(link);
+        let process_id = link.key.process_id();
         self.links.borrow_mut().insert(process_id, Rc::clone(&link));
         Enrolled {
             link,
             state: Rc::clone(self),
+            leaves: false,
         }
+    }
+
+    /// The core that has issued this process id; `None` if none has.
+    pub(crate) fn home_of(&self, process_id: i32) -> Option<usize> {
+        let cores = u16::try_from(self.core.count()).unwrap_or(u16::MAX);
+        core_of(process_id, cores).map(usize::from)
+    }
+
+    /// Tells the core that has issued this process id where its client is; `None`: it is gone.
+    fn note_whereabouts(&self, process_id: i32, core: Option<usize>) {
+        match self.home_of(process_id) {
+            Some(home) if home == self.core.index() => self.heard_whereabouts(process_id, core),
+            Some(home) if self.phase.get() == Phase::Serving => {
+                let mail = Mail::Whereabouts { process_id, core };
+                self.postbag.post(home, mail);
+            }
+            _ => {}
+        }
+    }
+
+    /// A client that this core has told its process id is there now; `None`: gone.
+    pub(super) fn heard_whereabouts(&self, process_id: i32, core: Option<usize>) {
+        let mut away = self.away.borrow_mut();
+        match core.filter(|core| *core != self.core.index()) {
+            Some(core) => away.insert(process_id, core),
+            None => away.remove(&process_id),
+        };
     }
 
     /// An application's name as clients keep it: the one that was asked for last is not copied.
@@ -479,6 +519,8 @@ pub(crate) struct Link {
     pin: RefCell<Option<Box<Pinned>>>,
     notice: Cell<Option<Notice>>,
     waker: Cell<Option<Waker>>,
+    /// The core where it should go on.
+    bound_for: Cell<Option<u16>>,
     /// The servers it holds, for cancel requests.
     pub(crate) targets: RefCell<Targets>,
     pub(crate) meter: ClientMeter,
@@ -519,6 +561,8 @@ impl Face {
 pub(crate) struct Enrolled {
     link: Rc<Link>,
     state: Rc<CoreState>,
+    /// It goes on elsewhere.
+    leaves: bool,
 }
 
 impl Deref for Enrolled {
@@ -533,12 +577,25 @@ impl Enrolled {
     pub(crate) fn link(&self) -> Rc<Link> {
         Rc::clone(&self.link)
     }
+
+    /// The session goes on at core number `to`.
+    pub(crate) fn leave(mut self, to: usize) {
+        self.leaves = true;
+        let process_id = self.link.key.process_id();
+        // Another home hears of it from the core where it arrives.
+        if self.state.home_of(process_id) == Some(self.state.core.index()) {
+            self.state.heard_whereabouts(process_id, Some(to));
+        }
+    }
 }
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
         let process_id = self.link.key.process_id();
         self.state.links.borrow_mut().remove(&process_id);
+        if !self.leaves {
+            self.state.note_whereabouts(process_id, None);
+        }
     }
 }
 
@@ -546,7 +603,7 @@ impl Drop for Enrolled {
 pub(crate) type Served = Result<Lease<Conn>, WaitError>;
 
 impl Link {
-    fn new(key: CancelKey, slot: &Rc<PoolSlot>, now: Instant) -> Self {
+    fn new(key: CancelKey, slot: &Rc<PoolSlot>, meter: ClientMeter, now: Instant) -> Self {
         Self {
             key,
             slot: RefCell::new(Rc::clone(slot)),
@@ -555,8 +612,9 @@ impl Link {
             pin: RefCell::new(None),
             notice: Cell::new(None),
             waker: Cell::new(None),
+            bound_for: Cell::new(None),
             targets: RefCell::default(),
-            meter: ClientMeter::new(now),
+            meter,
             statements: Cell::new(0),
             face: OnceCell::new(),
             served: RefCell::new(None),
@@ -575,6 +633,31 @@ impl Link {
     #[inline]
     pub(crate) fn notice(&self) -> Option<Notice> {
         self.notice.get()
+    }
+
+    /// Tells the session that it should go on at core number `core`, when it can.
+    pub(crate) fn send_to(&self, core: usize) {
+        self.bound_for.set(u16::try_from(core).ok());
+        self.wake();
+    }
+
+    /// Is it a session that could go on at another core, when it comes to rest?
+    pub(crate) fn may_be_sent(&self) -> bool {
+        self.face.get().is_some()
+            && self.pin.borrow().is_none()
+            && self.notice.get().is_none()
+            && self.slot.borrow().config().mode != PoolerMode::Session
+    }
+
+    /// Where the session should go on, if it is told so.
+    #[inline]
+    pub(crate) fn bound_for(&self) -> Option<usize> {
+        self.bound_for.get().map(usize::from)
+    }
+
+    /// It cannot go on elsewhere now.
+    pub(crate) fn stay(&self) {
+        self.bound_for.set(None);
     }
 
     /// The session has heeded this notice, and goes on.

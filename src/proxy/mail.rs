@@ -18,6 +18,7 @@ use crate::pool::{PoolId, PoolMail};
 use crate::protocol::parameters::Parameters;
 use crate::snapshot::{CoreSnapshot, Names, Scope};
 
+use super::client::Moving;
 use super::deadlocks::Round;
 use super::news::{Checked, Incident};
 use super::room::Room;
@@ -32,6 +33,24 @@ pub(crate) const MAILBOX_CAPACITY: usize = 4096;
 pub(crate) enum Mail {
     /// A connection just accepted elsewhere, before its first byte was read.
     Client(OwnedFd),
+    /// A client of another core, which goes on here.
+    Moving(Box<Moving>),
+    /// A client that this core has told its process id is served by another one, or is gone.
+    Whereabouts {
+        /// As issued to the client.
+        process_id: i32,
+        /// Where cancel requests for it go.
+        core: Option<usize>,
+    },
+    /// So many cores serve clients from now on.
+    Active(usize),
+    /// How much a core has to do; to the first one, may be stale.
+    Busy {
+        /// Whose.
+        core: usize,
+        /// CPU time, in permille of the time that has passed.
+        permille: usize,
+    },
     /// How many clients a core has; may be stale.
     Load {
         /// Whose.

@@ -5,6 +5,7 @@ mod cluster;
 pub mod commit_log;
 mod core_state;
 mod deadlocks;
+mod doors;
 pub(crate) mod iam;
 mod mail;
 mod news;
@@ -22,31 +23,28 @@ mod two_phase;
 mod upkeep;
 mod welcomes;
 
-use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc::TrySendError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cores::gate::Gate;
-use cores::{Core, Listener, Mailbox, PostOffice};
+use cores::{Core, Mailbox, PostOffice};
 
 use crate::metrics::nanoseconds;
 
 use core_state::{CoreState, Notice, Phase};
 
-pub(crate) use core_state::{Boot, Listen};
+pub(crate) use core_state::Boot;
 pub(crate) use mail::{
     Act, Ask, Done, Ending, Event, Events, GatherId, Introduced, Mail, Reply, Whom, EVENTS_MAX,
     MAILBOX_CAPACITY,
 };
-pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 pub(crate) use tls::{ClientSide, Tls};
 pub(crate) use two_phase::CommitBoot;
 
-/// Pause after accept failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// After `shutdown_timeout`, how long sessions may take to end and servers to close, unless
 /// `shutdown_termination_timeout` says otherwise.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -59,15 +57,13 @@ pub(crate) fn newcomers_max(files: u64, cores: usize) -> usize {
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     (files / 2 / cores.max(1)).clamp(1, NEWCOMERS_MAX)
 }
+/// The others hear of a core's clients when their number has changed by more than one part in this.
+const NEWS_TOLERANCE: usize = 16;
 /// How long administrators may take to hear that it is over.
 const ADMIN_GOODBYE: Duration = Duration::from_millis(200);
-/// A core hands fresh clients on when it has more than the mean and one part in this of it, or one client: a move
-/// costs a sleep of the other core, which a client that comes for one query would not be worth.
-const LOAD_TOLERANCE: usize = 16;
-
 /// Serves clients on this core until it is shut down.
 pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<Mail>, boot: Boot) {
-    let listen = boot.listen.clone();
+    let listen = Arc::clone(&boot.listen);
     let left = boot.commits.left.clone();
     let state = CoreState::new(core.clone(), office, boot);
     let turns = Rc::clone(&state.turns);
@@ -75,7 +71,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.spawn(pools::carry_mail(Rc::clone(&state)));
     core.spawn(upkeep::tick(Rc::clone(&state)));
     core.spawn(deadlocks::watch(Rc::clone(&state)));
-    core.spawn(accept(Rc::clone(&state), listen));
+    doors::open(&state, &listen);
     prober::adapt(&state);
     if core.index() == 0 {
         two_phase::recover(&state, &left);
@@ -84,11 +80,15 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     let ending = loop {
         match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),
+            Mail::Moving(client) => client::arrive(&state, client),
+            Mail::Whereabouts { process_id, core } => state.heard_whereabouts(process_id, core),
             Mail::Load { core, clients } => {
                 if let Some(load) = state.loads.get(core) {
                     load.set(clients);
                 }
             }
+            Mail::Busy { core, permille } => state.doors.heard_busy(core, permille),
+            Mail::Active(cores) => state.doors.turn_to(cores),
             Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
             Mail::Welcome { pool, reported } => pools::heard(&state, pool, reported),
             Mail::Cancel { process_id, secret } => {
@@ -109,6 +109,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     };
     // Connections are accepted to the end: administrators may come in, others are told to stay away.
     state.phase.set(Phase::Draining);
+    state.doors.turn_home();
     state.gate.close();
     state.begin_ending(ending);
     // Pool mail goes on meanwhile: other cores may be waiting for our connections.
@@ -119,12 +120,16 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
         loop {
             match context.receive(&mailbox).await {
                 Mail::Client(fd) => start_session(&context, fd),
+                Mail::Moving(client) => client::arrive(&context, client),
                 Mail::Pool { pool, mail } => pools::receive(&context, pool, mail),
                 Mail::Cancel { process_id, secret } => {
                     server::cancel::requested(&context, process_id, &secret)
                 }
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
-                Mail::Load { .. } | Mail::Welcome { .. } => {}
+                Mail::Whereabouts { process_id, core } => {
+                    context.heard_whereabouts(process_id, core)
+                }
+                Mail::Load { .. } | Mail::Busy { .. } | Mail::Active(_) | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),
                 Mail::Room(room) => room::heard(&context, room),
                 Mail::Share { id, order } => shares::receive(&context, id, order),
@@ -185,79 +190,6 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     two_phase::end(&state).await;
 }
 
-/// Accepts for as long as the core runs.
-async fn accept(state: Rc<CoreState>, listen: Listen) {
-    let mut options = (state.generation(), tcp_options(&state.config().tcp));
-    let index = state.core.index();
-    let socket = listen.socket(index);
-    let listener = match socket.and_then(|socket| Listener::new(&state.core, socket)) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(core = index, "cannot listen: {error}"),
-    };
-    while let Err(TrySendError::Full(_)) = state.events.try_send(Event::Listening) {
-        state.core.sleep(Duration::from_millis(2)).await;
-    }
-    loop {
-        match listener.accept().await {
-            Ok(fd) => {
-                if options.0 != state.generation() {
-                    options = (state.generation(), tcp_options(&state.config().tcp));
-                }
-                if let Err(error) = options.1.apply(cores::SockRef::from(&fd)) {
-                    tracing::debug!("cannot set socket options: {error}");
-                }
-                welcome(&state, fd);
-            }
-            Err(error) => {
-                tracing::error!("cannot accept: {error}");
-                state.core.sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A fresh connection stays here, or goes to a less loaded core before its first byte is read.
-fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
-    let here = state.core.index();
-    if state.phase.get() != Phase::Serving {
-        return start_session(state, fd); // other cores may be gone
-    }
-    let mine = state.load();
-    if let Some(load) = state.loads.get(here) {
-        load.set(mine);
-    }
-    if let Some(other) = less_loaded(&state.loads, here, state.random()) {
-        state.loads[other].set(state.loads[other].get() + 1);
-        match state.send(other, Mail::Client(fd)) {
-            Ok(()) => return,
-            Err(Mail::Client(fd)) => return start_session(state, fd),
-            Err(_) => return,
-        }
-    }
-    start_session(state, fd);
-}
-
-/// Where a connection that came to core `here` should go instead: the less loaded of two others chosen at random, so
-/// that not all cores flood the same one on old news. `None`: this core has no more than its share.
-fn less_loaded(loads: &[Cell<usize>], here: usize, random: [u8; 4]) -> Option<usize> {
-    let others = loads.len().checked_sub(1).filter(|others| *others > 0)?;
-    let mine = loads.get(here)?.get();
-    let total: usize = loads.iter().map(Cell::get).sum();
-    let mean = total / loads.len();
-    if mine <= mean + (mean / LOAD_TOLERANCE).max(1) {
-        return None;
-    }
-    let [a, b, c, d] = random;
-    let [a, b] = [[a, b], [c, d]]
-        .map(|bytes| (here + 1 + usize::from(u16::from_ne_bytes(bytes)) % others) % loads.len());
-    let other = if loads[a].get() <= loads[b].get() {
-        a
-    } else {
-        b
-    };
-    (loads[other].get() < mine).then_some(other)
-}
-
 fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
     if state.doorway.running() >= state.newcomers_max {
         return client::turn_away(state, fd);
@@ -275,7 +207,7 @@ fn start_session(state: &Rc<CoreState>, fd: OwnedFd) {
 /// Tells the other cores how many clients there are here, when that has changed noticeably.
 fn publish_load(state: &CoreState) {
     let clients = state.load();
-    if clients.abs_diff(state.published_load.get()) <= clients / LOAD_TOLERANCE {
+    if clients.abs_diff(state.published_load.get()) <= clients / NEWS_TOLERANCE {
         return;
     }
     state.published_load.set(clients);
@@ -283,45 +215,5 @@ fn publish_load(state: &CoreState) {
     for other in (0..state.office.cores()).filter(|other| *other != core) {
         // Nobody is woken for this, and a full box does without: the next change brings news.
         let _ = state.leave(other, Mail::Load { core, clients });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Clients come to cores as chance has it, with news of the others as old as the tolerance lets it be.
-    #[test]
-    fn clients_spread_over_cores_however_they_come() {
-        for (cores, skew) in [(1, 1), (2, 1), (2, 5), (8, 1), (8, 3), (96, 2)] {
-            let mut seed = 7_u64;
-            let mut random = || {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (seed >> 33) as usize
-            };
-            let mut clients = vec![0; cores];
-            let mut published = vec![0; cores];
-            let loads: Vec<Vec<Cell<usize>>> = vec![vec![Cell::new(0); cores]; cores];
-            for _ in 0..cores * 100 {
-                let came_to = random() % cores / skew;
-                loads[came_to][came_to].set(clients[came_to]);
-                let [a, b, ..] = random().to_ne_bytes();
-                let bytes = [a, b, b, a];
-                let core = less_loaded(&loads[came_to], came_to, bytes).unwrap_or(came_to);
-                loads[came_to][core].set(loads[came_to][core].get() + 1);
-                clients[core] += 1;
-                if clients[core] - published[core] > clients[core] / LOAD_TOLERANCE {
-                    published[core] = clients[core];
-                    loads
-                        .iter()
-                        .for_each(|known| known[core].set(clients[core]));
-                }
-            }
-            let (most, least) = (clients.iter().max().unwrap(), clients.iter().min().unwrap());
-            assert!(
-                *most <= 115 && *least >= 85,
-                "{cores} cores, skew {skew}: {clients:?}"
-            );
-        }
     }
 }

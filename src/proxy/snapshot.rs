@@ -85,6 +85,7 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         panics: stats.panics,
         busy: stats.busy,
         mail_sent: state.mail_sent.iter().map(Cell::get).collect(),
+        moved_in: state.moved_in.get(),
         mail_received: state.mail_received.get(),
         admins: state.admins.borrow().len(),
         sessions,

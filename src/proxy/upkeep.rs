@@ -11,6 +11,7 @@ use crate::pool::Pool;
 
 use super::client::CANCEL_PATIENCE;
 use super::core_state::{Activity, CoreState, Notice};
+use super::doors;
 
 /// Coarse: time-outs are late by this much at most.
 const TICK: Duration = Duration::from_millis(50);
@@ -25,6 +26,8 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Upkeep {
     stirred: Cell<bool>,
+    /// A client has come that has been silent for a while.
+    silent_arrived: Cell<bool>,
     dozing: Cell<Option<Waker>>,
 }
 
@@ -37,6 +40,11 @@ impl Upkeep {
                 waker.wake();
             }
         }
+    }
+
+    /// A client has come from another core, and may have been silent for long.
+    pub(super) fn silent_arrived(&self) {
+        self.silent_arrived.set(true);
     }
 
     /// Until `deadline`, or something happens.
@@ -65,6 +73,7 @@ pub(super) async fn tick(state: Rc<CoreState>) {
         }
         state.upkeep.stirred.set(false);
         let sweep = sweeps.next(&state);
+        doors::look(&state);
         let now = state.core.now();
         let latest = now + if quiet { TICK_MAX } else { TICK };
         let deadlines = pools.iter().filter_map(|slot| slot.next_deadline());
@@ -94,7 +103,8 @@ impl Sweeps {
     fn next(&mut self, state: &CoreState) -> Option<Instant> {
         let now = state.core.now();
         let generation = Some(state.generation());
-        if self.generation != generation || self.due.is_some_and(|due| due <= now) {
+        let arrived = state.upkeep.silent_arrived.take();
+        if arrived || self.generation != generation || self.due.is_some_and(|due| due <= now) {
             self.generation = generation;
             self.due = sweep(state, now).map(|due| due.max(now + TICK));
         }

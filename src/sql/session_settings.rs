@@ -128,6 +128,11 @@ impl SessionSettings {
         }
     }
 
+    /// Is no transaction open that could undo any of it, and the account complete?
+    pub fn is_at_rest(&self) -> bool {
+        self.open.is_none() && self.exact
+    }
+
     /// Is the account complete? If not, only the server that the client has knows its settings: the client must
     /// keep it, and it must be reset afterwards.
     pub fn is_exact(&self) -> bool {

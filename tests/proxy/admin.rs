@@ -103,7 +103,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("DNS_ZONES", "t zonename i serial j count"),
     (
         "CORES",
-        "n core n cpu n clients n servers n busy n mail_sent n mail_received n tasks n sockets n panics",
+        "n core n cpu n clients n servers n busy n mail_sent n mail_received n tasks n sockets n panics n moved_in",
     ),
     (
         "PINS",

@@ -72,6 +72,13 @@ impl Shards {
         self.pgdog.reload(&self.config.clone().more(&more));
     }
 
+    /// The same with other general lines.
+    pub(crate) fn reload_general(&self, general: &str, more: &str) {
+        let more = more.replace("$DATABASE", &self.name);
+        let config = self.config.clone().only_general(general);
+        self.pgdog.reload(&config.more(&more));
+    }
+
     pub(crate) fn client(&self) -> Wire {
         self.pgdog.client(&self.name)
     }

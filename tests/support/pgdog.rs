@@ -50,6 +50,12 @@ impl Config {
         self
     }
 
+    /// Has no other lines in `[general]` than these.
+    pub(crate) fn only_general(mut self, lines: &str) -> Self {
+        self.general.clear();
+        self.general(lines)
+    }
+
     /// Adds a database of the shared cluster, with more lines for its entry.
     pub(crate) fn database(self, name: &str, lines: &str) -> Self {
         self.server(name, Postgres::shared().port(), lines)
@@ -159,6 +165,8 @@ impl Pgdog {
         command
             .args(["--config", "pgdog.toml", "--users", "users.toml"])
             .current_dir(folder.path())
+            // Otherwise the first core would serve all the clients that most tests have.
+            .env("PGDOG_CLIENTS_PER_CORE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("duplicate the log"))
             .stderr(log);

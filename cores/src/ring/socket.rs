@@ -132,14 +132,22 @@ pub(super) struct Listener {
     pub(super) error: Option<i32>,
     pub(super) waker: Option<Waker>,
     pub(super) abandoned: bool,
-    /// Others listen on the same socket.
-    pub(super) shared: bool,
+    pub(super) holder: Holder,
+}
+
+/// Who holds a listening socket, and so decides over its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    Us,
+    /// Another core, from now on.
+    Another,
+    ServiceManager,
 }
 
 impl Listener {
-    /// Refuses new connections at once, unless others listen on.
+    /// Refuses new connections at once, unless others are to accept them.
     pub(super) fn refuse(&self) {
-        if !self.shared {
+        if self.holder == Holder::Us {
             // SAFETY: the descriptor is open: we own it.
             unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_RDWR) };
         }

@@ -21,6 +21,7 @@ pub(super) const COLUMNS: Columns = &[(
         "tasks",
         "sockets",
         "panics",
+        "moved_in",
     ],
 )];
 
@@ -103,6 +104,7 @@ pub(super) fn rows(picture: &Picture<'_>) -> Vec<Vec<Value>> {
             count(core.tasks),
             count(core.sockets),
             count(core.panics),
+            count(core.moved_in),
         ]
     };
     picture.cores.iter().map(row).collect()

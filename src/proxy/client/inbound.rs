@@ -81,6 +81,11 @@ impl Inbound {
         matches!(self.amid, Some(Amid::Passed { .. }))
     }
 
+    /// In the middle of a message, passed on or skipped?
+    pub(super) fn is_amid(&self) -> bool {
+        self.amid.is_some()
+    }
+
     /// How far the request at the front was looked at, as [`Self::note_scanned`] has said since anything was taken out.
     pub(super) fn scanned(&self) -> usize {
         self.scanned

@@ -9,6 +9,7 @@ mod farewell;
 mod inbound;
 mod login;
 mod lookup;
+mod moving;
 mod obtain;
 mod passthrough;
 mod prepared;
@@ -26,6 +27,7 @@ mod written;
 
 pub(crate) use admin::AdminLink;
 pub(crate) use facts::{Learning, Learnt};
+pub(crate) use moving::{arrive, Moving};
 pub(crate) use visitor::Visitor;
 
 use std::future::{poll_fn, Future};
@@ -55,6 +57,7 @@ use crate::sql::settings::Settings;
 
 use super::cluster::Cluster;
 use super::core_state::{Activity, CoreState, Enrolled, Link, Notice};
+use super::doors::settle_for_good;
 use super::pools::PoolSlot;
 use super::publish_load;
 use super::server::{Collector, Lost, RunError, Server};
@@ -79,6 +82,9 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a server may take to stop a statement that we have cancelled.
 pub(super) const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client may take to read what it is told at the end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time for the server's answer to questions of ours between a client's transactions.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -147,6 +153,20 @@ enum End {
     Recovered,
 }
 
+/// What a client is served with next.
+enum Next {
+    Request,
+    /// Another core, with this number.
+    Core(usize),
+}
+
+/// A client is not served here any more.
+enum Outcome {
+    Ended(End),
+    /// It goes on at the core with this number.
+    Moves(usize),
+}
+
 impl From<Error> for End {
     fn from(error: Error) -> Self {
         End::Fatal(error)
@@ -165,7 +185,7 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
     let stream = Stream::adopt(&state.core, fd);
     match login::log_in(state, stream).await {
         None => {}
-        Some(LoggedIn::Client(mut session)) => {
+        Some(LoggedIn::Client(session)) => {
             let pass = state.gate.enter();
             drop(newcomer);
             let Some(pass) = pass else {
@@ -173,19 +193,52 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
                 let end = End::Fatal(session.farewell(Notice::ShutDown));
                 return session.end(end).await;
             };
-            state.core.spawn(async move {
-                let end = session.run().await;
-                let state = Rc::clone(&session.state);
-                Box::pin(session.end(end)).await;
-                drop(pass);
-                publish_load(&state);
-            });
+            if session.manner.mode == PoolerMode::Session {
+                settle_for_good(&session.link, state);
+            }
+            serve(session, pass);
         }
         Some(LoggedIn::Admin(session)) => {
             drop(newcomer);
             session.run().await;
         }
     }
+}
+
+/// Serves a client until it leaves, here or for another core.
+fn serve(mut session: Session, pass: Pass) {
+    let core = session.state.core.clone();
+    core.spawn(async move {
+        let state = Rc::clone(&session.state);
+        loop {
+            match session.run().await {
+                Outcome::Moves(to) => match Box::pin(session.depart(to)).await {
+                    Some(stays) => session = stays,
+                    None => break,
+                },
+                Outcome::Ended(end) => {
+                    Box::pin(session.end(end)).await;
+                    break;
+                }
+            }
+        }
+        drop(pass);
+        publish_load(&state);
+    });
+}
+
+/// Tells a client without a session why it has none, and closes its connection.
+async fn goodbye(state: &CoreState, stream: Stream, error: &Error) {
+    let mut message = Vec::new();
+    put_error(&mut message, error);
+    stream.send_vec(message);
+    close(state, stream).await;
+}
+
+/// Closes in order; a client that does not read cannot keep us.
+async fn close(state: &CoreState, stream: Stream) {
+    let deadline = state.core.now() + CLOSE_PATIENCE;
+    let _ = state.core.timeout_at(Some(deadline), stream.close()).await;
 }
 
 /// What `serving` comes to, unless the session is killed before, wherever it is: what it holds goes with it.
@@ -242,18 +295,23 @@ enum LoggedIn {
 }
 
 impl Session {
-    async fn run(&mut self) -> End {
+    /// Serves it here, until it ends or goes to another core.
+    async fn run(&mut self) -> Outcome {
         loop {
-            if let Err(end) = self.next_request().await {
-                if self.link.notice() != Some(Notice::Killed) {
-                    self.leave_shards();
+            match self.next_request().await {
+                Ok(Next::Request) => {}
+                Ok(Next::Core(to)) => return Outcome::Moves(to),
+                Err(end) => {
+                    if self.link.notice() != Some(Notice::Killed) {
+                        self.leave_shards();
+                    }
+                    return Outcome::Ended(end);
                 }
-                return end;
             }
             let link = self.link.link();
             // Boxed: most sessions idle most of the time, and need no place for it then.
             if let Err(end) = unless_killed(link, Box::pin(self.serve_request())).await {
-                return end;
+                return Outcome::Ended(end);
             }
         }
     }
@@ -384,7 +442,7 @@ impl Session {
     }
 
     /// Waits until the client sends something that needs a server. What needs none is answered here.
-    async fn next_request(&mut self) -> Result<(), End> {
+    async fn next_request(&mut self) -> Result<Next, End> {
         loop {
             if self.is_outdated() {
                 match self.may_adopt() {
@@ -394,7 +452,7 @@ impl Session {
                 }
             }
             if !self.inbound.is_empty() && self.needs_server()? {
-                return Ok(());
+                return Ok(Next::Request);
             }
             self.count_traffic();
             let statements = self.statements.len();
@@ -407,7 +465,7 @@ impl Session {
                 false => Activity::Idle,
             };
             self.link.enter(activity, self.state.core.now());
-            poll_fn(|cx| {
+            let moves = poll_fn(|cx| {
                 self.link.listen(cx);
                 match self.link.notice() {
                     None => {}
@@ -422,10 +480,17 @@ impl Session {
                     Some(Notice::Drain | Notice::Removed) if in_transaction => {}
                     Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),
                 }
+                if let Some(core) = self.link.bound_for() {
+                    if self.poll_leave(cx).is_ready() {
+                        return Poll::Ready(Ok(Some(core)));
+                    }
+                }
                 self.hear_kept(cx)?;
-                self.poll_inbound(cx)
-            })
-            .await?;
+                self.poll_inbound(cx).map_ok(|()| None)
+            });
+            if let Some(core) = moves.await? {
+                return Ok(Next::Core(core));
+            }
         }
     }
 
@@ -633,13 +698,8 @@ impl Session {
         if left && self.stream.poll_flush(&mut cx).is_ready() {
             return; // it has all that it wanted: closing is enough
         }
-        // A client that does not read cannot keep us.
-        let deadline = self.state.core.now() + Duration::from_secs(5);
         let state = Rc::clone(&self.state);
-        let _ = state
-            .core
-            .timeout_at(Some(deadline), self.stream.close())
-            .await;
+        close(&state, self.stream).await;
     }
 }
 

@@ -11,7 +11,6 @@ use crate::protocol::startup::{
 
 use super::super::server::cancel;
 use super::super::tls::ClientSide;
-use super::super::Mail;
 use super::login::{Newcomer, Wish};
 use super::End;
 
@@ -150,23 +149,12 @@ impl Newcomer<'_> {
     /// Hands a cancel request to the core that issued its key.
     fn cancel(&self, process_id: i32, secret: &[u8]) {
         let state = self.state;
-        let cores = u16::try_from(state.core.count()).unwrap_or(u16::MAX);
-        let Some(core) = crate::protocol::cancel_key::core_of(process_id, cores) else {
-            return;
-        };
-        if usize::from(core) == state.core.index() {
-            cancel::requested(state, process_id, secret);
-        } else if state
-            .send(
-                usize::from(core),
-                Mail::Cancel {
-                    process_id,
-                    secret: secret.to_vec(),
-                },
-            )
-            .is_err()
-        {
-            tracing::warn!("cancel request lost: the other core's mailbox is full");
+        match state.home_of(process_id) {
+            None => {}
+            Some(core) if core == state.core.index() => {
+                cancel::requested(state, process_id, secret)
+            }
+            Some(core) => cancel::pass_on(state, core, process_id, secret),
         }
     }
 }

@@ -31,6 +31,21 @@ impl Ledgers {
     }
 }
 
+/// The same on its way to another core.
+pub(super) struct MovedLedgers(Vec<Ledger>);
+
+impl Ledgers {
+    /// For another core; no question is under way.
+    pub(super) fn moved(&self) -> MovedLedgers {
+        MovedLedgers(self.0.borrow().clone())
+    }
+
+    /// As it was on another core.
+    pub(super) fn arrived(moved: MovedLedgers) -> Self {
+        Self(RefCell::new(moved.0))
+    }
+}
+
 /// A question to a primary, on its way. Dropped without an answer it has none.
 pub(super) struct Asking {
     ledgers: Rc<Ledgers>,

@@ -15,6 +15,7 @@ use cores::TcpOptions;
 use crate::protocol::startup::CancelRequest;
 
 use super::super::core_state::CoreState;
+use super::super::mail::Mail;
 
 /// How long one cancel request may take. The request is answered long before, or the server is in trouble.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,6 +161,10 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 
 /// A client's request, at the core of its session. Unknown and wrong keys are met with silence, as PostgreSQL does.
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
+    let away = state.away.borrow().get(&process_id).copied();
+    if let Some(core) = away {
+        return pass_on(state, core, process_id, secret);
+    }
     let known = state.links.borrow().get(&process_id).cloned();
     let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));
     let targets = known.as_ref().map(|link| link.targets.borrow());
@@ -175,6 +180,15 @@ pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
         }
         state.tally.cancels_sent.add(1);
         begin(state, target);
+    }
+}
+
+/// Another core knows the client, or where it is.
+pub(crate) fn pass_on(state: &CoreState, core: usize, process_id: i32, secret: &[u8]) {
+    let secret = secret.to_vec();
+    let mail = Mail::Cancel { process_id, secret };
+    if state.send(core, mail).is_err() {
+        tracing::warn!("cancel request lost: the other core's mailbox is full");
     }
 }
 

@@ -110,6 +110,19 @@ pub(super) struct Sharded {
     put_back: bool,
 }
 
+impl Sharded {
+    /// Does it hold nothing on any shard?
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.legs.is_empty()
+            && self.transaction.status() == TransactionStatus::Idle
+            && !self.ours
+            && self.withheld.is_none()
+            && self.portals.is_empty()
+            && self.left.is_none()
+            && !self.put_back
+    }
+}
+
 /// A server of one shard.
 struct Leg {
     shard: usize,

@@ -1,0 +1,232 @@
+//! A client goes to another core, between two transactions: with its socket, what it has set and prepared, and its key.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use cores::{Detached, Stream};
+
+use crate::error::Error;
+use crate::metrics::ClientMeter;
+use crate::prepared::{ClientStatements, MovedStatement, MovedStatements};
+use crate::protocol::backend::TransactionStatus;
+use crate::protocol::cancel_key::CancelKey;
+use crate::session::Ties;
+use crate::snapshot::Names;
+use crate::sql::session_settings::SessionSettings;
+
+use super::super::core_state::{Activity, CoreState, Face, Notice, Phase};
+use super::super::mail::Mail;
+use super::adopt::{removed, Manner};
+use super::audit::Audit;
+use super::unnamed::Unnamed;
+use super::written::{Ledgers, MovedLedgers};
+use super::{goodbye, serve, End, Inbound, Session};
+
+/// A client between two cores.
+pub(crate) struct Moving {
+    stream: Detached,
+    /// What it has sent and nobody has taken.
+    inbound: Vec<u8>,
+    key: CancelKey,
+    names: Arc<Names>,
+    application_name: Arc<str>,
+    meter: ClientMeter,
+    /// It is silent since then.
+    since: Instant,
+    /// When it left.
+    left: Instant,
+    generation: u64,
+    manner: Manner,
+    settings: SessionSettings,
+    statements: MovedStatements,
+    unbound: Option<MovedStatement>,
+    bound: Vec<u8>,
+    skipping: bool,
+    written: Option<MovedLedgers>,
+}
+
+impl Session {
+    /// Ready when it may leave for the core that it is bound for: it has nothing that only this core knows, and its client all that it
+    /// was sent. If that cannot be, it stays until it is asked again.
+    pub(super) fn poll_leave(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.may_move() {
+            self.link.stay();
+            return Poll::Pending;
+        }
+        // One that does not read is not waited for: it is served here meanwhile.
+        match self.stream.poll_flush(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Has it nothing that only this core knows? It is asked while it holds no server, in session mode only before its first request.
+    fn may_move(&self) -> bool {
+        self.state.phase.get() == Phase::Serving
+            && self.link.notice().is_none()
+            && self.status() == TransactionStatus::Idle
+            && self
+                .sharded
+                .as_ref()
+                .is_none_or(|sharded| sharded.is_at_rest())
+            && !self.inbound.is_amid()
+            && self.settings.is_at_rest()
+            && self.statements.are_settled()
+            && self.unbound_in == 0
+            && self.tracker.is_none()
+            && self.known.is_none()
+            && self.retry.is_none()
+            && !self.timed_out
+            && !self.ties.asks()
+            && self.ties.reason().is_none()
+            && self
+                .written
+                .as_ref()
+                .is_none_or(|written| Rc::strong_count(written) == 1)
+    }
+
+    /// Leaves for core number `to`. The session, if it stays: it was told something meanwhile, or that core has no room for it.
+    pub(super) async fn depart(self, to: usize) -> Option<Self> {
+        let Self {
+            state,
+            stream,
+            link,
+            generation,
+            manner,
+            inbound,
+            settings,
+            statements,
+            unbound,
+            bound,
+            skipping,
+            written,
+            ..
+        } = self;
+        let detached = match stream.detach().await {
+            Ok(detached) => detached,
+            Err(error) => {
+                tracing::debug!("a client was lost on its way to another core: {error}");
+                return None;
+            }
+        };
+        let face = link.face.get()?;
+        let moving = Box::new(Moving {
+            inbound: [inbound.bytes(), &detached.received].concat(),
+            stream: detached,
+            key: link.key.clone(),
+            names: Arc::clone(&face.names),
+            application_name: face.application_name(),
+            meter: link.meter.clone(),
+            since: link.since.get(),
+            left: state.core.now(),
+            generation,
+            manner,
+            settings,
+            statements: statements.moved(),
+            unbound: unbound.as_deref().map(MovedStatement::from),
+            bound,
+            skipping,
+            written: written.map(|ledgers| ledgers.moved()),
+        });
+        let notice = link.notice();
+        link.leave(to);
+        let back = match notice {
+            None => match state.send(to, Mail::Moving(moving)) {
+                Ok(()) => return None,
+                Err(Mail::Moving(back)) => back,
+                Err(_) => return None,
+            },
+            Some(_) => moving,
+        };
+        match unpack(&state, back) {
+            Ok(session) => {
+                if let Some(notice) = notice {
+                    session.link.notify(notice);
+                }
+                Some(session)
+            }
+            Err((stream, error)) => {
+                goodbye(&state, stream, &error).await;
+                None
+            }
+        }
+    }
+}
+
+/// A client has come from another core.
+pub(crate) fn arrive(state: &Rc<CoreState>, moving: Box<Moving>) {
+    state.moved_in.add(1);
+    let (names, left) = (Arc::clone(&moving.names), moving.left);
+    let arrived = unpack(state, moving);
+    let context = Rc::clone(state);
+    let pass = state.gate.enter();
+    match (arrived, pass) {
+        (Ok(session), Some(pass)) => {
+            if state.was_killed(&names.user, &names.database, left) {
+                session.link.notify(Notice::Killed);
+            }
+            serve(session, pass);
+        }
+        // The shutdown has begun meanwhile.
+        (Ok(session), None) => state.core.spawn(async move {
+            let end = End::Fatal(session.farewell(Notice::ShutDown));
+            session.end(end).await;
+        }),
+        (Err((stream, error)), _) => state.core.spawn(async move {
+            goodbye(&context, stream, &error).await;
+        }),
+    }
+}
+
+/// The session as it goes on here. Errors: it has no place in the configuration any more.
+fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream, Error)> {
+    let moving = *moving;
+    let stream = Stream::attach(&state.core, moving.stream);
+    let Names { user, database } = &*moving.names;
+    let Some(cluster) = state.cluster_of(user, database) else {
+        return Err((stream, removed(database)));
+    };
+    let slot = Rc::clone(cluster.home());
+    let face = Face {
+        names: Arc::clone(&slot.names),
+        peer: stream.peer(),
+        application_name: RefCell::new(state.application_name(moving.application_name.as_bytes())),
+    };
+    let link = state.enroll_moved(moving.key, &slot, moving.meter);
+    let _ = link.face.set(face); // it is fresh
+    link.enter(Activity::Idle, moving.since);
+    state.upkeep.silent_arrived();
+    let mut kept = state.statements.borrow_mut();
+    let statements = ClientStatements::arrived(moving.statements, &mut kept);
+    let unbound = moving.unbound.map(|statement| kept.take_in(statement));
+    drop(kept);
+    Ok(Session {
+        state: Rc::clone(state),
+        stream,
+        link,
+        generation: moving.generation,
+        cluster,
+        slot,
+        manner: moving.manner,
+        inbound: Inbound::of(moving.inbound),
+        settings: moving.settings,
+        proven: None,
+        statements,
+        tracker: None,
+        known: None,
+        ties: Ties::default(),
+        unnamed: Unnamed::None,
+        unbound,
+        bound: moving.bound,
+        unbound_in: 0,
+        skipping: moving.skipping,
+        timed_out: false,
+        retry: None,
+        audit: Audit::of(state),
+        written: moving.written.map(|moved| Rc::new(Ledgers::arrived(moved))),
+        sharded: None,
+    })
+}

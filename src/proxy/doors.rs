@@ -1,0 +1,341 @@
+//! Which connections this core accepts, and which of its clients go to other cores, as [`spread`](crate::spread) says.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::mpsc::TrySendError;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use cores::{BoundSocket, Listener};
+
+use crate::spread::{self, Load, Spread};
+
+use super::core_state::{CoreState, Link, Phase};
+use super::mail::{Event, Mail};
+use super::server::connect::tcp_options;
+use super::start_session;
+
+/// How often cores look at what they have to do.
+const LOOK: Duration = Duration::from_secs(1);
+/// The first core hears of another one's work when that has changed by this much, in permille.
+const NEWS_PERMILLE: usize = 20;
+/// Clients that are sent away at a look: each takes its core some microseconds.
+const SENT_AWAY_MAX: usize = 512;
+/// Pause after accept failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How cores share clients, as one of them sees it.
+pub(super) struct Doors {
+    /// How many serve clients.
+    active: Cell<usize>,
+    /// This core is about to end: it serves its own socket, whoever is active.
+    home: Cell<bool>,
+    /// Of the tasks that serve sockets.
+    wakers: Box<[Cell<Option<Waker>>]>,
+    /// On the first core: what it decides by.
+    spread: RefCell<Spread>,
+    busy: Box<[Cell<usize>]>,
+    published_busy: Cell<usize>,
+    looked: Cell<Option<Looked>>,
+}
+
+#[derive(Clone, Copy)]
+struct Looked {
+    at: Instant,
+    cpu: Duration,
+}
+
+impl Doors {
+    pub(super) fn new(cores: usize, sockets: usize) -> Self {
+        let spread = Spread::new(cores);
+        Self {
+            active: Cell::new(spread.active()),
+            home: Cell::new(false),
+            wakers: (0..sockets).map(|_| Cell::default()).collect(),
+            spread: RefCell::new(spread),
+            busy: (0..cores).map(|_| Cell::default()).collect(),
+            published_busy: Cell::new(0),
+            looked: Cell::new(None),
+        }
+    }
+
+    /// Another core has so much to do.
+    pub(super) fn heard_busy(&self, core: usize, permille: usize) {
+        if let Some(busy) = self.busy.get(core) {
+            busy.set(permille);
+        }
+    }
+
+    /// So many cores serve clients from now on.
+    pub(super) fn turn_to(&self, active: usize) {
+        if self.active.replace(active) != active {
+            self.wake();
+        }
+    }
+
+    /// Each core serves its own socket from now on: the others may end before it.
+    pub(super) fn turn_home(&self) {
+        self.home.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for waker in &self.wakers {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn serves(&self, core: usize, socket: usize) -> bool {
+        let sockets = self.wakers.len();
+        match self.home.get() {
+            true => core % sockets == socket,
+            false => spread::serves(core, socket, sockets, self.active.get()),
+        }
+    }
+}
+
+/// Begins to listen. The control thread hears of it if all goes well.
+pub(super) fn open(state: &Rc<CoreState>, sockets: &Arc<[BoundSocket]>) {
+    for socket in 0..sockets.len() {
+        let door = Door {
+            state: Rc::clone(state),
+            sockets: Arc::clone(sockets),
+            socket,
+        };
+        let listener = match door.is_ours().then(|| door.listen()).transpose() {
+            Ok(listener) => listener,
+            Err(error) => {
+                let core = state.core.index();
+                return tracing::error!(core, "cannot listen: {error}");
+            }
+        };
+        state.core.spawn(async move { door.keep(listener).await });
+    }
+    let context = Rc::clone(state);
+    state.core.spawn(async move {
+        while let Err(TrySendError::Full(_)) = context.events.try_send(Event::Listening) {
+            context.core.sleep(Duration::from_millis(2)).await;
+        }
+    });
+}
+
+/// A socket as this core serves it, or leaves it to another one.
+struct Door {
+    state: Rc<CoreState>,
+    sockets: Arc<[BoundSocket]>,
+    socket: usize,
+}
+
+impl Door {
+    fn is_ours(&self) -> bool {
+        self.state
+            .doors
+            .serves(self.state.core.index(), self.socket)
+    }
+
+    fn listen(&self) -> io::Result<Listener> {
+        Listener::new(&self.state.core, self.sockets[self.socket].share()?)
+    }
+
+    /// Serves it whenever it is this core's to serve, for as long as the core runs.
+    async fn keep(&self, mut listener: Option<Listener>) {
+        loop {
+            if let Some(listener) = listener.take() {
+                self.accept(&listener).await;
+                while let Some(fd) = listener.leave().await {
+                    welcome(&self.state, fd);
+                }
+            }
+            poll_fn(|cx| match self.is_ours() {
+                true => Poll::Ready(()),
+                false => self.hear_of_changes(cx),
+            })
+            .await;
+            match self.listen() {
+                Ok(opened) => listener = Some(opened),
+                Err(error) => {
+                    tracing::error!("cannot listen: {error}");
+                    self.state.core.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts until another core is to do so.
+    async fn accept(&self, listener: &Listener) {
+        let state = &self.state;
+        let mut options = (state.generation(), tcp_options(&state.config().tcp));
+        loop {
+            let accepted = poll_fn(|cx| match self.is_ours() {
+                true => {
+                    let _: Poll<()> = self.hear_of_changes(cx);
+                    listener.poll_accept(cx).map(Some)
+                }
+                false => Poll::Ready(None),
+            });
+            match accepted.await {
+                None => return,
+                Some(Ok(fd)) => {
+                    if options.0 != state.generation() {
+                        options = (state.generation(), tcp_options(&state.config().tcp));
+                    }
+                    if let Err(error) = options.1.apply(cores::SockRef::from(&fd)) {
+                        tracing::debug!("cannot set socket options: {error}");
+                    }
+                    welcome(state, fd);
+                }
+                Some(Err(error)) => {
+                    tracing::error!("cannot accept: {error}");
+                    state.core.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn hear_of_changes<T>(&self, cx: &Context<'_>) -> Poll<T> {
+        let known = self.state.doors.wakers[self.socket].take();
+        let same = known.filter(|waker| waker.will_wake(cx.waker()));
+        let waker = same.unwrap_or_else(|| cx.waker().clone());
+        self.state.doors.wakers[self.socket].set(Some(waker));
+        Poll::Pending
+    }
+}
+
+/// A fresh connection stays here, or goes to a less loaded core before its first byte is read.
+fn welcome(state: &Rc<CoreState>, fd: OwnedFd) {
+    if state.phase.get() != Phase::Serving {
+        return start_session(state, fd); // other cores may be gone
+    }
+    note_load(state);
+    let here = state.core.index();
+    let active = state.doors.active.get();
+    if spread::surplus(here, &state.loads, active) > 0 {
+        if let Some(other) = spread::destination(here, &state.loads, active, state.random()) {
+            match state.send(other, Mail::Client(fd)) {
+                Err(Mail::Client(fd)) => return start_session(state, fd),
+                _ => return count_there(state, other),
+            }
+        }
+    }
+    start_session(state, fd);
+}
+
+/// A client keeps its server, and so its core, for as long as it stays: it goes to a core with fewer clients at once, whether or not
+/// that serves others.
+pub(super) fn settle_for_good(link: &Link, state: &CoreState) {
+    if state.phase.get() != Phase::Serving {
+        return;
+    }
+    note_load(state);
+    let (here, cores) = (state.core.index(), state.core.count());
+    if spread::surplus(here, &state.loads, cores) > 0 {
+        if let Some(core) = spread::destination(here, &state.loads, cores, state.random()) {
+            link.send_to(core);
+            count_there(state, core);
+        }
+    }
+}
+
+/// One client more is on its way to another core, whose news are older.
+fn count_there(state: &CoreState, core: usize) {
+    if let Some(load) = state.loads.get(core) {
+        load.set(load.get() + 1);
+    }
+}
+
+/// Counts this core's clients; the first core looks whether others are to serve some.
+fn note_load(state: &CoreState) {
+    let here = state.core.index();
+    if let Some(load) = state.loads.get(here) {
+        load.set(state.load());
+    }
+    if here == 0 {
+        let clients = state.loads.iter().map(Cell::get).sum();
+        let mut spread = state.doors.spread.borrow_mut();
+        spread.count(clients, state.config().clients.per_core);
+        tell(state, &spread);
+    }
+}
+
+/// All cores hear how many serve clients, if that has changed.
+fn tell(state: &CoreState, spread: &Spread) {
+    let active = spread.active();
+    if active == state.doors.active.get() {
+        return;
+    }
+    tracing::debug!(active, "cores that serve clients");
+    state.doors.turn_to(active);
+    for other in state.others() {
+        state.postbag.post(other, Mail::Active(active));
+    }
+}
+
+/// Looks at what there is to do, if it is time, and sends clients away that others should serve.
+pub(super) fn look(state: &Rc<CoreState>) {
+    let (doors, now) = (&state.doors, state.core.now());
+    let last = doors.looked.get();
+    if last.is_some_and(|last| now.saturating_duration_since(last.at) < LOOK) {
+        return;
+    }
+    let cpu = state.core.cpu_time();
+    doors.looked.set(Some(Looked { at: now, cpu }));
+    let Some(last) = last else {
+        return;
+    };
+    let passed = now.saturating_duration_since(last.at).as_micros().max(1);
+    let took = cpu.saturating_sub(last.cpu).as_micros();
+    let permille = usize::try_from(took * 1000 / passed).unwrap_or(usize::MAX);
+    if state.phase.get() != Phase::Serving {
+        return;
+    }
+    let here = state.core.index();
+    if here == 0 {
+        doors.heard_busy(here, permille);
+        note_load(state);
+        let loads = state.loads.iter().zip(&doors.busy);
+        let loads: Vec<_> = loads
+            .map(|(clients, busy)| Load {
+                clients: clients.get(),
+                busy: busy.get(),
+            })
+            .collect();
+        let mut spread = doors.spread.borrow_mut();
+        spread.look(&loads, state.config().clients.per_core);
+        tell(state, &spread);
+    } else if permille.abs_diff(doors.published_busy.get()) >= NEWS_PERMILLE {
+        let news = Mail::Busy {
+            core: here,
+            permille,
+        };
+        // Nobody is woken for this, and a full box does without until the next look.
+        if state.leave(0, news).is_ok() {
+            doors.published_busy.set(permille);
+        }
+    }
+    send_away(state);
+}
+
+/// Has clients go on at other cores if this one should not serve so many. They leave when they can; who keeps a server, or is in a
+/// transaction, is asked again.
+fn send_away(state: &CoreState) {
+    note_load(state);
+    let here = state.core.index();
+    let active = state.doors.active.get();
+    let surplus = spread::surplus(here, &state.loads, active);
+    let links = state.links.borrow();
+    let movable = links.values().filter(|link| link.may_be_sent());
+    for link in movable.take(surplus.min(SENT_AWAY_MAX)) {
+        let destination = spread::destination(here, &state.loads, active, state.random());
+        let Some(core) = destination else {
+            return;
+        };
+        link.send_to(core);
+        count_there(state, core);
+    }
+}
