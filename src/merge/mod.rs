@@ -17,6 +17,7 @@ mod aggregate;
 mod columns;
 mod completion;
 mod copied;
+mod export;
 mod expression;
 pub mod gather;
 mod giving;
@@ -48,6 +49,7 @@ use crate::types::Session;
 
 use columns::{agree, is_same_enum, Columns};
 use copied::Copied;
+pub use export::Export;
 use groups::{Giving, Groups};
 use leg::{header, End, Leg};
 use order_by::Heads;
@@ -120,6 +122,8 @@ pub struct Merge {
     places: Places,
     notices: HashSet<Box<[u8]>>,
     copied: Copied,
+    /// Where a query's rows are the data of a COPY.
+    export: Option<Export>,
     /// How many rows the client gets at a time.
     pace: Pace,
     /// RowDescription, where rows are given in slices.
@@ -206,6 +210,7 @@ impl Merge {
             places: Places::default(),
             notices: HashSet::new(),
             copied: Copied::default(),
+            export: None,
             pace: Pace::Whole,
             described: Vec::new(),
             promised: None,

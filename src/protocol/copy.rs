@@ -10,6 +10,7 @@ mod binary;
 mod fields;
 mod lines;
 pub mod out;
+pub mod written;
 
 use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;

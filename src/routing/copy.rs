@@ -1,7 +1,9 @@
 //! COPY of a sharded table: the format of its data, and where the key is in them.
 
 use crate::error::{Error, Fault};
+use crate::protocol::copy::written::{Layout, Quoted};
 use crate::protocol::copy::{CopyFormat, ForceNull};
+use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{KeyColumn, ShardedColumn};
 use crate::sql::lexer::Dialect;
@@ -32,6 +34,54 @@ pub enum Copying {
         /// Every server sends a line with the names of columns.
         names: bool,
     },
+    /// Rows of a query for the client, TO STDOUT. Servers run the query, and its rows are written here.
+    Written(Box<Written>),
+}
+
+/// A query whose rows are written here, as data of COPY.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The query as in Parse, without parameters.
+    definition: Box<[u8]>,
+    /// How its rows are written.
+    pub layout: Layout,
+}
+
+/// What follows the text in a Parse that declares no parameter: its end, and their number.
+const NO_TYPES: &[u8] = b"\0\0\0";
+/// Body of a Bind of no values to the unnamed portal, whose rows are to be text.
+const TEXT_ROWS: &[u8] = b"\0\0\0\0\0\0\0\0";
+/// The same for binary rows: one format, for all columns.
+const BINARY_ROWS: &[u8] = b"\0\0\0\0\0\0\0\x01\0\x01";
+
+impl Written {
+    /// The rows of this query.
+    pub fn new(query: &[u8], layout: Layout) -> Self {
+        Self {
+            definition: [query, NO_TYPES].concat().into(),
+            layout,
+        }
+    }
+
+    /// The query.
+    pub fn query(&self) -> &[u8] {
+        let end = self.definition.len().saturating_sub(NO_TYPES.len());
+        self.definition.get(..end).unwrap_or_default()
+    }
+
+    /// What follows the name in its Parse.
+    pub fn definition(&self) -> &[u8] {
+        &self.definition
+    }
+
+    /// Asks for its rows in the format of the data.
+    pub fn bind(&self) -> Bind<'static> {
+        let body = match self.layout.format {
+            CopyFormat::Text { .. } | CopyFormat::Csv { .. } => TEXT_ROWS,
+            CopyFormat::Binary => BINARY_ROWS,
+        };
+        Bind::parse(body).expect("a Bind without names and values")
+    }
 }
 
 /// Who gets which of the client's rows.
@@ -56,6 +106,10 @@ pub struct Split {
 
 /// The first version to which `\.` in CSV is data.
 const NO_CSV_MARKER: u32 = 180_000;
+/// The first version that has names of columns in the text format.
+const TEXT_HEADER: u32 = 150_000;
+/// Delimiters that the text format could not tell from escapes, or from its end.
+const NO_TEXT_DELIMITER: &[u8] = b"\\.abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The format of the data of a COPY, in either direction.
 ///
@@ -100,6 +154,83 @@ pub fn copy_format(copy: &Copy, context: CopyContext<'_>) -> Result<CopyFormat, 
         }),
         "binary" => Ok(CopyFormat::Binary),
         other => Err(refused(format!("format {other}"))),
+    }
+}
+
+/// How the rows of a query are written that servers do not write themselves.
+///
+/// Errors: those of [`copy_format`], and 0A000 for whatever a server might refuse, or do otherwise.
+pub fn copy_layout(copy: &Copy, context: CopyContext<'_>) -> Result<Layout, Error> {
+    let format = copy_format(copy, context)?;
+    let mut quoted = Quoted::Needed;
+    for (index, (name, values)) in copy.options.iter().enumerate() {
+        if copy
+            .options
+            .iter()
+            .take(index)
+            .any(|(other, _)| other == name)
+        {
+            return Err(refused(format!("option {name} given twice")));
+        }
+        let value = values.first().map(|value| &**value);
+        match (&**name, &format) {
+            ("format", _) | ("delimiter" | "null", CopyFormat::Text { .. }) => {}
+            ("delimiter" | "null" | "quote" | "escape", CopyFormat::Csv { .. }) => {}
+            ("encoding", _) => {
+                let encoding = value.unwrap_or_default();
+                if encoding_name(encoding) != encoding_name(context.client_encoding) {
+                    let what = format!("encoding {encoding}, which is not client_encoding");
+                    return Err(refused(what));
+                }
+            }
+            ("header", CopyFormat::Text { header: true, .. })
+                if context.server_version < TEXT_HEADER =>
+            {
+                return Err(refused("header of text".to_owned()));
+            }
+            ("header", CopyFormat::Text { .. } | CopyFormat::Csv { .. }) => {
+                if value.is_some_and(|value| value.eq_ignore_ascii_case("match")) {
+                    return Err(refused("header match of COPY TO".to_owned()));
+                }
+            }
+            ("force_quote", CopyFormat::Csv { .. }) => {
+                quoted = match &values[..] {
+                    [] => return Err(refused("force_quote without columns".to_owned())),
+                    [every] if **every == *"*" => Quoted::All,
+                    names => Quoted::Columns(names.to_vec()),
+                };
+            }
+            (name, _) => return Err(refused(format!("option {name} here"))),
+        }
+    }
+    match tells_apart(&format) {
+        true => Ok(Layout { format, quoted }),
+        false => Err(refused(
+            "delimiter, null, quote or escape that rows cannot be read with".to_owned(),
+        )),
+    }
+}
+
+/// Does a server take these for delimiter, NULL and quote?
+fn tells_apart(format: &CopyFormat) -> bool {
+    let ends_line = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    match format {
+        CopyFormat::Text {
+            delimiter, null, ..
+        } => {
+            let of_null = null.iter().any(|byte| ends_line(byte) || byte == delimiter);
+            !(of_null || ends_line(delimiter) || NO_TEXT_DELIMITER.contains(delimiter))
+        }
+        CopyFormat::Csv {
+            delimiter,
+            null,
+            quote,
+            ..
+        } => {
+            let taken = |byte: &u8| ends_line(byte) || byte == delimiter || byte == quote;
+            !(null.iter().any(taken) || ends_line(delimiter) || delimiter == quote)
+        }
+        CopyFormat::Binary => true,
     }
 }
 
@@ -327,6 +458,84 @@ mod tests {
                 error.message,
                 "this COPY format is not supported across shards"
             );
+        }
+    }
+
+    #[test]
+    fn how_rows_of_a_query_are_written() {
+        let layout = |options: &str, context| {
+            let statement = format!("COPY (SELECT 1) TO STDOUT {options}");
+            copy_layout(&copy(&statement), context)
+        };
+        for (options, format, quoted) in [
+            ("", text(b'\t', "\\N", false), Quoted::Needed),
+            (
+                "(DELIMITER '|', NULL '', HEADER, ENCODING 'utf-8')",
+                text(b'|', "", true),
+                Quoted::Needed,
+            ),
+            (
+                "CSV HEADER FORCE QUOTE *",
+                csv(b',', "", true, b'"', b'"'),
+                Quoted::All,
+            ),
+            (
+                "(FORMAT csv, FORCE_QUOTE (a, \"B\"), QUOTE '''', ESCAPE '\\', NULL 'none')",
+                csv(b',', "none", false, b'\'', b'\\'),
+                Quoted::Columns(vec!["a".into(), "B".into()]),
+            ),
+            ("(FORMAT binary)", CopyFormat::Binary, Quoted::Needed),
+        ] {
+            let expected = Layout { format, quoted };
+            assert_eq!(layout(options, context(&[])), Ok(expected), "{options}");
+        }
+        // What a server refuses, or would do otherwise.
+        for options in [
+            "(FORMAT csv, FORMAT text)",
+            "(DELIMITER 'a')",
+            "(DELIMITER E'\\n')",
+            "(DELIMITER '\\')",
+            "(DELIMITER '|', NULL 'a|b')",
+            "(NULL E'a\\r')",
+            "(QUOTE '''')",
+            "(FORCE_QUOTE *)",
+            "(HEADER match)",
+            "(ENCODING 'latin1')",
+            "(FREEZE)",
+            "(FORMAT csv, QUOTE ',')",
+            "(FORMAT csv, DELIMITER '\"')",
+            "(FORMAT csv, NULL '\"\"')",
+            "(FORMAT csv, FORCE_QUOTE)",
+            "(FORMAT csv, FORCE_NOT_NULL (a))",
+            "(FORMAT csv, FORCE_NULL (a))",
+            "(FORMAT binary, DELIMITER ',')",
+            "(FORMAT binary, NULL '')",
+            "(FORMAT binary, HEADER)",
+        ] {
+            let error = layout(options, context(&[])).unwrap_err();
+            assert_eq!(error.code, SqlState::FEATURE_NOT_SUPPORTED, "{options}");
+        }
+        let older = CopyContext {
+            server_version: 140_000,
+            ..context(&[])
+        };
+        assert!(layout("(HEADER)", older).is_err());
+        assert!(layout("(FORMAT csv, HEADER)", older).is_ok());
+    }
+
+    #[test]
+    fn a_query_asks_for_rows_in_the_format_of_the_data() {
+        for (format, formats) in [(CopyFormat::Binary, &[1][..]), (text(b'|', "", false), &[])] {
+            let layout = Layout {
+                format,
+                quoted: Quoted::Needed,
+            };
+            let written = Written::new(b"SELECT 1", layout);
+            assert_eq!(written.query(), b"SELECT 1");
+            let arguments = written.bind().arguments().unwrap();
+            assert!(arguments.is_empty());
+            let found: Vec<_> = arguments.result_formats.iter().collect();
+            assert_eq!(found, formats);
         }
     }
 

@@ -1,8 +1,10 @@
 //! What would be done with a statement, told without a server: for `pgdog route` and `dry_run`.
 
 use crate::error::Error;
+use crate::merge::refused;
 use crate::sharding::TableKind;
 use crate::sql::across::{Asked, Of};
+use crate::sql::copied;
 use crate::sql::explain;
 use crate::sql::hints::Hints;
 use crate::sql::lexer::Dialect;
@@ -88,13 +90,20 @@ fn decide(
             Ok(direct("where the statement itself goes".to_owned()))
         }
         Kind::Copy(copy) => match (&copy.query, statement.tables.first()) {
-            (Some(query), _) => query_preview(query, part, dialect, values, database),
+            (Some(query), _) => {
+                let part = copied::divide(part, dialect).map_or(part, |copied| copied.query);
+                let preview = query_preview(query, part, dialect, values, database)?;
+                match preview.reach == Reach::Multi && query.writes() {
+                    true => Err(refused("COPY of a change")),
+                    false => Ok(preview),
+                }
+            }
             (None, Some(table)) => Ok(copy_preview(copy, table, database)),
             (None, None) => Ok(direct("any shard".to_owned())),
         },
         kind if kind.is_query() => query_preview(statement, part, dialect, values, database),
         _ => {
-            let mut none = |_: &Statement| Err(crate::merge::refused("this statement"));
+            let mut none = |_: &Statement| Err(refused("this statement"));
             let run = match verdict(statement, 0, &mut none)? {
                 Verdict::Run(run) => run,
                 Verdict::Session | Verdict::Transaction => {
@@ -244,6 +253,24 @@ mod tests {
                 "primary: not a query",
                 "each row to the shard of its id",
                 Reach::Multi,
+            ),
+            (
+                "COPY (SELECT name FROM users ORDER BY name) TO STDOUT CSV",
+                "primary: not a query",
+                "shards 0, 1, 2, each of which runs SELECT name FROM users ORDER BY name",
+                Reach::Multi,
+            ),
+            (
+                "COPY (SELECT name FROM users WHERE id = 7) TO STDOUT",
+                "primary: not a query",
+                "shard ",
+                Reach::Direct,
+            ),
+            (
+                "COPY (UPDATE users SET name = 'x' RETURNING id) TO STDOUT",
+                "primary: not a query",
+                "refused: COPY of a change is not supported across shards",
+                Reach::Refused,
             ),
             (
                 "CREATE TABLE t (a int)",

@@ -9,6 +9,7 @@
 
 pub mod asked;
 pub mod cache;
+pub mod copied;
 mod cursor;
 pub mod cursors;
 mod depth;

@@ -1,6 +1,8 @@
 //! What else is in the legs' replies: descriptions, tags, notices, COPY.
 
 use super::*;
+use crate::protocol::copy::written::{Layout, Quoted};
+use crate::protocol::copy::CopyFormat;
 
 #[test]
 fn one_reply_to_the_extended_protocol() {
@@ -219,5 +221,116 @@ fn copies_have_one_header_and_one_end() {
     assert_eq!(
         run(plan(), &empty),
         format!("H d:{first} d:\\xff\\xff c C:COPY_0")
+    );
+}
+
+/// Legs merged by their first column, and written as data of this format. Their second column is to be quoted.
+fn exported(format: CopyFormat, quoted: &str, described: bool, legs: &[Vec<Vec<u8>>]) -> String {
+    let plan = MergePlan {
+        order: vec![OrderKey {
+            column: Column::FromStart(0),
+            descending: false,
+            nulls_first: false,
+            by_bytes: false,
+        }],
+        ..MergePlan::concatenate()
+    };
+    let layout = Layout {
+        format,
+        quoted: Quoted::Columns(vec![quoted.into()]),
+    };
+    let merge = merge(plan, Slice::default(), legs.len());
+    let mut merge = merge.exported(Export::new(layout, described));
+    let mut out = Vec::new();
+    for (at, leg) in legs.iter().enumerate() {
+        for message in leg {
+            merge.feed(at, message, &mut out);
+        }
+    }
+    merge.pump(usize::MAX, &mut out);
+    let exported = merge.export(out);
+    assert!(merge.all_ended());
+    words(&exported)
+}
+
+#[test]
+fn rows_become_data_of_copy() {
+    let columns = [("id", oid::INT4), ("name, or", oid::TEXT)];
+    let leg = |rows: &[&str], end: &str| {
+        let mut leg = vec![described(&columns)];
+        leg.extend(rows.iter().map(|values| row(values)));
+        leg.push(done(end));
+        leg
+    };
+    let legs = [
+        leg(&["1|a", "4|-"], "SELECT 2"),
+        leg(&["2|b\tc", "3|\"\\"], "SELECT 2"),
+    ];
+    let text = CopyFormat::Text {
+        delimiter: b'\t',
+        null: b"\\N".to_vec(),
+        header: false,
+    };
+    assert_eq!(
+        exported(text.clone(), "id", false, &legs),
+        r#"H d:1\ta\n d:2\tb\\tc\n d:3\t\"\\\\\n d:4\t\\N\n c C:COPY_4"#
+    );
+    let csv = CopyFormat::Csv {
+        delimiter: b',',
+        null: Vec::new(),
+        header: true,
+        quote: b'"',
+        escape: b'"',
+        end_marker: true,
+    };
+    assert_eq!(
+        exported(csv.clone(), "name, or", true, &legs),
+        r#"n H d:id,\"name, or\"\n d:1,\"a\"\n d:2,\"b\tc\"\n d:3,\"\"\"\\\"\n d:4,\n c C:COPY_4"#
+    );
+    // A column that is to be quoted and is not there: the client hears it before anything else.
+    assert_eq!(exported(csv, "other", true, &legs), "E:42703");
+    // An error instead of rows.
+    let fails = [
+        legs[0].clone(),
+        vec![described(&columns), failed(SqlState::DIVISION_BY_ZERO)],
+    ];
+    assert_eq!(exported(text, "id", false, &fails), "H E:22012");
+    // Rows of another format than was asked for.
+    assert_eq!(exported(CopyFormat::Binary, "id", false, &legs), "E:XX000");
+}
+
+#[test]
+fn binary_rows_become_data_of_copy() {
+    let leg = |rows: &[i32]| {
+        let field = |name| Field {
+            type_oid: oid::INT4,
+            format: 1,
+            ..Field::text(name)
+        };
+        let mut leg = vec![Vec::new()];
+        RowDescription::encode(&mut leg[0], [field(b"a"), field(b"b")]);
+        for value in rows {
+            let mut row = Vec::new();
+            DataRow::encode(&mut row, [Some(&value.to_be_bytes()[..]), None]);
+            leg.push(row);
+        }
+        leg.push(done(&format!("SELECT {}", rows.len())));
+        leg
+    };
+    let header = r"PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let row =
+        |value: i32| format!(r"\x00\x02\x00\x00\x00\x04\x00\x00\x00\x0{value}\xff\xff\xff\xff");
+    assert_eq!(
+        exported(CopyFormat::Binary, "a", false, &[leg(&[1, 3]), leg(&[2])]),
+        format!(
+            r"H d:{header}{} d:{} d:{} d:\xff\xff c C:COPY_3",
+            row(1),
+            row(2),
+            row(3)
+        )
+    );
+    assert_eq!(
+        exported(CopyFormat::Binary, "a", true, &[leg(&[]), leg(&[])]),
+        format!(r"n H d:{header}\xff\xff c C:COPY_0")
     );
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::merge::plan::Slice;
-use crate::merge::{MergePlan, Promised};
+use crate::merge::{Export, MergePlan, Promised};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::Query;
 
@@ -53,6 +53,8 @@ pub(super) enum Shown {
         notes: Vec<String>,
         /// Every server sends a line with the names of columns in front of a COPY.
         names: bool,
+        /// The rows are those of a COPY, and the client gets its data.
+        export: Option<Export>,
         /// Where servers are asked something else than the client has.
         promised: Option<Promised>,
         /// No more than so many rows, after which the portal is suspended for good.
@@ -76,6 +78,7 @@ impl Shown {
             plain,
             notes: Vec::new(),
             names: false,
+            export: None,
             promised: None,
             first: None,
             order: Order::Together,

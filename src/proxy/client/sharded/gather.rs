@@ -115,7 +115,10 @@ impl Session {
             }
         }
         part.gathered = false;
-        let last = with_part(&across.asked, &part, run, &gathered);
+        let last = Run {
+            copying: run.copying.clone(),
+            ..with_part(&across.asked, &part, run, &gathered)
+        };
         drop(gathered);
         self.run_as(step, &last, Some(promise.rows)).await
     }
@@ -146,6 +149,7 @@ impl Session {
                 plain: matches!(step.form, Form::Query),
                 notes: Vec::new(),
                 names: false,
+                export: None,
                 promised: None,
                 first: None,
                 order: Order::Together,

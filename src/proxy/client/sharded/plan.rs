@@ -11,6 +11,7 @@ use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Query};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking::may_count;
+use crate::routing::copy::Written;
 use crate::routing::reshape::Reshaping;
 use crate::routing::role::statement_is_readable;
 use crate::routing::values::Argument;
@@ -156,6 +157,23 @@ impl Planned<'_> {
             None => OPENING,
         };
         (self.whole(run, portal, rows_max), owed)
+    }
+
+    /// The query of a COPY whose rows are written here, as a statement of its own. It is described if the COPY is.
+    pub(super) fn of_query<'q>(&self, written: &'q Written) -> Planned<'q> {
+        Planned {
+            text: written.query(),
+            verdict: self.verdict.clone(),
+            effects: self.effects.clone(),
+            does: self.does,
+            selects: true,
+            form: Form::Portal {
+                definition: written.definition(),
+                bind: written.bind(),
+                described: !self.is_query() && self.is_described(),
+            },
+            wanted: Wanted::All,
+        }
     }
 
     /// The statement as it is, or what `run` has instead.

@@ -88,7 +88,7 @@ impl Session {
                 return Err(refused("COPY of a file or program"));
             }
             if let Some(query) = &copy.query {
-                return self.copy_query(query, source);
+                return self.copy_query(copy, query, source);
             }
         }
         let reads = self.reads(statement, source, &facts)?;

@@ -3,11 +3,14 @@
 use crate::error::Error;
 use crate::merge::{refused, MergePlan};
 use crate::routing::asking::copied;
-use crate::routing::copy::{copy_format, copy_key, CopyContext, Copying, Rows, Split};
+use crate::routing::copy::{
+    copy_format, copy_key, copy_layout, CopyContext, Copying, Rows, Split, Written,
+};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::Table;
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;
+use crate::sql::copied::{divide, Copied};
 use crate::sql::lexer::{self, Dialect, Lexer};
 use crate::sql::quote;
 use crate::sql::statement::{Copy, Kind, Statement};
@@ -122,19 +125,66 @@ impl Session {
         })
     }
 
-    /// `COPY (query) TO`, where the query is for one shard.
+    /// `COPY (query) TO`: where the query goes. Over several shards servers copy what each has, or, where that is to be merged,
+    /// run the query.
     pub(super) fn copy_query(
         &mut self,
+        copy: &Copy,
         query: &Statement,
         source: &Source<'_>,
     ) -> Result<Run, Error> {
-        let run = self.route_query(query, source)?;
+        let parts = divide(source.part, source.dialect);
+        let parts = parts.ok_or_else(|| refused("this COPY"))?;
+        let of_query = Source {
+            part: parts.query,
+            ..*source
+        };
+        let run = self.route_query(query, &of_query)?;
+        if run.text.is_some() || run.gathering.is_some() {
+            return self.copy_rows(copy, parts, run);
+        }
+        // What is asked for first stands in the text of all of it then.
+        let run = match run.asking {
+            Some(_) => self.route_query(query, source)?,
+            None => run,
+        };
         let whole = run.text.is_none() && run.parts.is_empty() && run.gathering.is_none();
-        if run.place.count(self.cluster.shards()) != 1 || !whole {
-            return Err(refused("COPY of a query"));
+        let plain = run.moving.is_none() && run.echo.is_none();
+        if run.place.count(self.cluster.shards()) != 1 || !(whole && plain) {
+            return Err(refused("COPY of a change"));
         }
         Ok(Run {
             copying: Some(Copying::Out { names: false }),
+            ..run
+        })
+    }
+
+    /// COPY of a SELECT that is planned like this.
+    fn copy_rows(&self, copy: &Copy, parts: Copied<'_>, run: Run) -> Result<Run, Error> {
+        let encoding = self.reported("client_encoding");
+        let context = CopyContext {
+            client_encoding: &String::from_utf8_lossy(&encoding),
+            server_encoding: "",
+            server_version: self.server_version()?,
+            columns: None,
+            key_oid: 0,
+        };
+        let passed = run.text.as_deref();
+        let passed = passed.filter(|_| run.merge == MergePlan::concatenate());
+        if let Some(text) = passed {
+            let format = copy_format(copy, context)?;
+            return Ok(Run {
+                text: Some([parts.head, text, parts.tail].concat().into()),
+                merge: MergePlan::sharded_write(),
+                copying: Some(Copying::Out {
+                    names: format.has_names(),
+                }),
+                ..run
+            });
+        }
+        let written = Written::new(parts.query, copy_layout(copy, context)?);
+        Ok(Run {
+            copying: Some(Copying::Written(Box::new(written))),
             ..run
         })
     }

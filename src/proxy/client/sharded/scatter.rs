@@ -143,6 +143,7 @@ pub(super) async fn run<'a>(
             described,
             plain,
             names,
+            export,
             promised,
             first,
             notes: told,
@@ -159,6 +160,9 @@ pub(super) async fn run<'a>(
                 .enums(session.enums_of(legs));
             if *names {
                 merge = merge.copy_names();
+            }
+            if let Some(export) = export {
+                merge = merge.exported(export.clone());
             }
             if sent < legs.len() {
                 merge = merge.in_turn(sent);
@@ -503,6 +507,10 @@ impl<'a> Scatter<'a> {
                 (Output::Errors, _) => {}
             }
         }
+        if let Output::Merged { merge, .. } = &mut self.output {
+            out = merge.export(out);
+            failed |= merge.has_failed();
+        }
         let rest = frames.rest();
         if rest.len() > MESSAGE_BYTES_MAX {
             // What follows of this message would be read as others.
@@ -560,6 +568,7 @@ impl<'a> Scatter<'a> {
         };
         let mut out = Vec::new();
         let progress = merge.pump(WRITE_BYTES, &mut out);
+        let mut out = merge.export(out);
         let failed = merge.has_failed();
         if progress == Progress::Done && self.kept.is_none() {
             self.withhold(&mut out);

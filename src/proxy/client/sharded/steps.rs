@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::merge::plan::{Completion, Source};
-use crate::merge::{refused, MergePlan, Promised};
+use crate::merge::{refused, Export, MergePlan, Promised};
 use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RESPONSE};
 use crate::protocol::error_fields::{put_notice, Severity};
 use crate::protocol::sqlstate::SqlState;
@@ -288,6 +288,14 @@ impl Session {
         if run.asking.is_some() {
             return Ok(self.failed_with(&refused("a value that a server is asked for")));
         }
+        let query;
+        let step = match &run.copying {
+            Some(Copying::Written(written)) => {
+                query = step.of_query(written);
+                &query
+            }
+            Some(Copying::In(_) | Copying::Out { .. }) | None => step,
+        };
         if let Some(reshaping) = &run.reshaping {
             return Box::pin(self.run_reshaping(step, run, reshaping)).await;
         }
@@ -377,13 +385,18 @@ impl Session {
         let rows_max = rows_max.map_or(0, rows_max_of);
         let (messages, owed, described) = step.messages(run, rows_max);
         let stored = step.wanted == Wanted::Stored;
+        let export = match &run.copying {
+            Some(Copying::Written(written)) => Some(Export::new(written.layout.clone(), described)),
+            Some(Copying::In(_) | Copying::Out { .. }) | None => None,
+        };
         let shown = Shown::Reply {
             plan: Arc::new(run.merge.clone()),
             slice,
-            described: described || stored,
+            described: described || stored || export.is_some(),
             plain: step.is_query(),
             notes: run.notes.clone(),
             names: matches!(run.copying, Some(Copying::Out { names: true })),
+            export,
             promised,
             first: match step.wanted {
                 Wanted::First(rows) => Some(rows),
