@@ -37,6 +37,8 @@ mod canonical_types;
 mod copy;
 #[path = "proxy/copy_fields.rs"]
 mod copy_fields;
+#[path = "proxy/copy_queries.rs"]
+mod copy_queries;
 #[path = "proxy/copy_shards.rs"]
 mod copy_shards;
 #[path = "proxy/crowd.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "across/collations.rs"]
 mod collations;
+#[path = "across/copies.rs"]
+mod copies;
 #[path = "across/cores.rs"]
 mod cores;
 #[path = "across/enums.rs"]

@@ -1,7 +1,9 @@
 //! To which shards a COPY goes, and whose rows are whose.
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
+use crate::protocol::frontend::Bind;
+use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking::copied;
 use crate::routing::copy::{
     copy_format, copy_key, copy_layout, CopyContext, Copying, Rows, Split, Written,
@@ -141,6 +143,7 @@ impl Session {
         };
         let run = self.route_query(query, &of_query)?;
         if run.text.is_some() || run.gathering.is_some() {
+            no_values(source.bind)?;
             return self.copy_rows(copy, parts, run);
         }
         // What is asked for first stands in the text of all of it then.
@@ -198,6 +201,20 @@ impl Session {
         let number = major.and_then(|major| major.checked_mul(10_000));
         number.ok_or_else(|| refused("COPY of servers whose version is not known"))
     }
+}
+
+/// Errors: there are values, as a server says it of a COPY.
+fn no_values(bind: Option<&Bind<'_>>) -> Result<(), Error> {
+    let values = bind.and_then(|bind| Some((bind.arguments().ok()?.len(), bind.statement)));
+    let Some((count @ 1.., statement)) = values else {
+        return Ok(());
+    };
+    let statement = String::from_utf8_lossy(statement);
+    let text = format!(
+        "bind message supplies {count} parameters, but prepared statement \"{statement}\" requires 0"
+    );
+    let code = SqlState::PROTOCOL_VIOLATION;
+    Err(Error::error(Fault::Client, code, text))
 }
 
 /// The same COPY with its columns named: servers read data as they are read here, even if the table has just been changed
