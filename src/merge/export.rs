@@ -36,7 +36,7 @@ impl Merge {
     /// The same merge, whose reply [`Self::export`] writes as that of a COPY. RowDescription must be
     /// [forwarded](super::Description::Forwarded), and the legs' rows be in the format of the data.
     #[must_use]
-    pub fn exported(mut self, export: Export) -> Self {
+    pub fn exported(mut self, export: Box<Export>) -> Self {
         self.export = Some(export);
         self
     }
@@ -76,8 +76,7 @@ impl Export {
 
     /// Errors: a column that is to be quoted, and is none; messages that are no rows of this format. What came before is written.
     fn put(&mut self, messages: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        let mut frames = Frames::new(messages, BODY_BYTES_MAX);
-        while let Some(frame) = frames.next() {
+        for frame in Frames::new(messages, BODY_BYTES_MAX) {
             let frame = frame?;
             match frame.tag {
                 tag::ROW_DESCRIPTION => self.begin(RowDescription::parse(frame.body)?, out)?,

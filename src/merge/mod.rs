@@ -123,7 +123,7 @@ pub struct Merge {
     notices: HashSet<Box<[u8]>>,
     copied: Copied,
     /// Where a query's rows are the data of a COPY.
-    export: Option<Export>,
+    export: Option<Box<Export>>,
     /// How many rows the client gets at a time.
     pace: Pace,
     /// RowDescription, where rows are given in slices.

@@ -2,7 +2,7 @@
 //!
 //! `plain` lets pass what is plainly a query; `lexer` cuts a text into tokens, `statements` into statements, `session` says what each does to its session;
 //! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
-//! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `gaps` finds what an INSERT leaves out, `asked` what a server is to be asked for first,
+//! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `copied` a COPY of a query, `gaps` finds what an INSERT leaves out, `asked` what a server is to be asked for first,
 //! `unique_ids` calls of a function that is ours;
 //! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with;
 //! `quote` writes names and texts into statements.

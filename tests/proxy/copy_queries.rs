@@ -1,6 +1,9 @@
 //! COPY of queries over shards: the data are those of the same COPY on one server, byte by byte, or it is refused by name.
 
+use std::time::Duration;
+
 use super::sharding::Pair;
+use super::support::process::poll;
 use super::support::programs::psql_with;
 use super::support::wire::{
     bind, copy_data, copy_done, describe, execute, parse, query, run, sync, transcript, Wire,
@@ -214,6 +217,18 @@ fn values_of_all_types_are_written_as_they_are_sent() {
             pair.copies_out(&format!("COPY ({sql}) TO STDOUT {options}"));
         }
     }
+    pair.same("SET escape_string_warning = off");
+    pair.same("SET standard_conforming_strings = off");
+    for options in [
+        "(DELIMITER '\\b', NULL '\\\\N')",
+        "(FORMAT csv, NULL '\\\\', DELIMITER '\\t')",
+    ] {
+        let sql = "SELECT id, age, 'a\\\\b', name FROM users ORDER BY id";
+        pair.copies_out(&format!("COPY ({sql}) TO STDOUT {options}"));
+        let sql = "SELECT id, age, 'a\\\\b\\n', name FROM users";
+        pair.copies_out_unordered(&format!("COPY ({sql}) TO STDOUT {options}"));
+    }
+    pair.same("SET standard_conforming_strings = on");
     // Texts travel in the client's encoding.
     pair.same("INSERT INTO users VALUES (77, 'grün', 1)");
     pair.same("SET client_encoding = latin1");
@@ -369,6 +384,63 @@ fn what_one_shard_answers_is_its_own() {
     assert_eq!(found, format!("H d:{}\n c C:COPY_1 Z:I", counts[1]));
     found = pair.many.query("/* pgdog_sharding_key: 7 */ COPY (SELECT name FROM users WHERE id = 7 ORDER BY 1) TO STDOUT");
     assert_eq!(found, "H d:name_7\n c C:COPY_1 Z:I");
+    pair.shards.pgdog.stop();
+}
+
+#[test]
+fn what_sequences_have_done_is_known_after_a_copy() {
+    let made = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"made\"\ncolumn = \"id\"\ndata_type = \"bigint\"\n";
+    let mut pair = Pair::start("copyq_sequences", "", made);
+    pair.same("INSERT INTO users VALUES (1, 'a', 1)");
+    pair.same("INSERT INTO users VALUES (2, 'b', 1)");
+    pair.same("INSERT INTO users VALUES (3, 'c', 1)");
+    pair.same("CREATE SEQUENCE s");
+    pair.same("CREATE TABLE made (id bigint DEFAULT nextval('s') PRIMARY KEY, v int)");
+    for sql in [
+        "BEGIN",
+        "SELECT nextval('s')",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT",
+        "SELECT currval('s')",
+        "COPY (SELECT currval('s')) TO STDOUT",
+        // Of the shards of these rows one alone has counted.
+        "COPY (SELECT name, currval('s') FROM users WHERE id = 1) TO STDOUT",
+        "COPY (SELECT name, currval('s') FROM users WHERE id = 2) TO STDOUT CSV",
+        "COPY (SELECT name, currval('s') FROM users WHERE id = 3) TO STDOUT BINARY",
+        "COMMIT",
+    ] {
+        pair.same(sql);
+    }
+    // A key that a server is to be asked for.
+    pair.refused("COPY (INSERT INTO made (v) VALUES (7) RETURNING id, v) TO STDOUT");
+    pair.shards.pgdog.stop();
+}
+
+#[test]
+fn a_copy_is_cancelled_and_its_servers_are_free() {
+    let mut pair = Pair::filled("copyq_cancel");
+    let key = pair.many.key();
+    let mut holder = pair.shards.shard(1);
+    holder.query("BEGIN");
+    holder.query("LOCK TABLE users");
+    let sql = "COPY (SELECT * FROM users ORDER BY id) TO STDOUT";
+    pair.many.send(&query(sql));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    poll(Duration::from_secs(20), "a COPY that waits", || {
+        (holder.value(waits) != "0").then_some(())
+    });
+    Wire::cancel(pair.shards.pgdog.port(), &key);
+    let answer = transcript(&pair.many.read_until(b'Z'));
+    assert!(answer.ends_with("E:57014 Z:I"), "{answer}");
+    holder.query("ROLLBACK");
+    pair.same("COPY (SELECT * FROM users ORDER BY id) TO STDOUT");
+    // One that goes away amid the data.
+    pair.same("UPDATE users SET name = repeat('long', 1000000)");
+    let mut other = pair.shards.client();
+    other.send(&query("COPY (SELECT * FROM users ORDER BY id) TO STDOUT"));
+    assert_eq!(other.expect(1), "H");
+    drop(other);
+    pair.same("UPDATE users SET name = 'short'");
+    pair.same("COPY (SELECT * FROM users ORDER BY id) TO STDOUT");
     pair.shards.pgdog.stop();
 }
 

@@ -240,7 +240,7 @@ fn exported(format: CopyFormat, quoted: &str, described: bool, legs: &[Vec<Vec<u
         quoted: Quoted::Columns(vec![quoted.into()]),
     };
     let merge = merge(plan, Slice::default(), legs.len());
-    let mut merge = merge.exported(Export::new(layout, described));
+    let mut merge = merge.exported(Box::new(Export::new(layout, described)));
     let mut out = Vec::new();
     for (at, leg) in legs.iter().enumerate() {
         for message in leg {

@@ -27,7 +27,7 @@ fn check(one: &mut Wire, client: &mut Wire, seed: u64, queries: u64) {
     let (mut answered, mut refused) = (0, 0);
     for number in 0..queries {
         let (sql, ordered) = random_query(&mut random);
-        let option = usize::try_from(random.below(4)).unwrap();
+        let option = random.below(4);
         let binary = option == 3;
         let copy = format!("COPY ({sql}) TO STDOUT {}", OPTIONS[option]);
         let limited = sql.contains(" LIMIT ") || sql.contains(" OFFSET ");
@@ -45,20 +45,15 @@ fn check(one: &mut Wire, client: &mut Wire, seed: u64, queries: u64) {
         // The last digits of float8 depend on the order of rows, which PostgreSQL leaves open, too.
         let types = ask(one, &sql, false);
         let types = types.iter().find(|message| message.tag == b'T');
-        if types.is_some_and(|types| types.columns().iter().any(|(_, oid)| *oid == 701)) {
-            continue;
-        }
-        // In binary the first row comes with the header, whichever it is.
-        if binary && !ordered {
+        let floats = types.is_some_and(|types| types.columns().iter().any(|(_, oid)| *oid == 701));
+        // Without an order a limit chooses any rows, and in binary any row comes with the header.
+        if floats || !ordered && (limited || binary) {
             continue;
         }
         let found = comparable(messages, binary, ordered, limited);
         let expected = comparable(copied(one, &copy), binary, ordered, limited);
         let fails = |words: &[String]| words[0].starts_with("error 22");
         if limited && fails(&found) != fails(&expected) {
-            continue;
-        }
-        if limited && !ordered {
             continue;
         }
         assert_eq!(found, expected, "seed {seed}, query {number}:\n{copy}");

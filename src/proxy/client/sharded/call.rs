@@ -54,7 +54,7 @@ pub(super) enum Shown {
         /// Every server sends a line with the names of columns in front of a COPY.
         names: bool,
         /// The rows are those of a COPY, and the client gets its data.
-        export: Option<Export>,
+        export: Option<Box<Export>>,
         /// Where servers are asked something else than the client has.
         promised: Option<Promised>,
         /// No more than so many rows, after which the portal is suspended for good.

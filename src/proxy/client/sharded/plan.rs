@@ -559,6 +559,10 @@ impl Session {
 
     /// What a statement may do on its servers.
     fn does(&self, statement: &Statement) -> Does {
+        let statement = match &statement.kind {
+            Kind::Copy(copy) => copy.query.as_deref().unwrap_or(statement),
+            _ => statement,
+        };
         let facts = self.cluster.known();
         let changes = statement_is_readable(statement, &facts.functions).is_err();
         let view = View::new(self, &facts);

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Fault};
 use crate::merge::{refused, MergePlan};
+use crate::protocol::copy::CopyFormat;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking::copied;
@@ -172,10 +173,10 @@ impl Session {
             columns: None,
             key_oid: 0,
         };
-        let passed = run.text.as_deref();
-        let passed = passed.filter(|_| run.merge == MergePlan::concatenate());
-        if let Some(text) = passed {
-            let format = copy_format(copy, context)?;
+        let format = copy_format(copy, context)?;
+        // What binary rows consist of is only told where they are rows of a query.
+        let passes = format != CopyFormat::Binary && run.merge == MergePlan::concatenate();
+        if let Some(text) = run.text.as_deref().filter(|_| passes) {
             return Ok(Run {
                 text: Some([parts.head, text, parts.tail].concat().into()),
                 merge: MergePlan::sharded_write(),

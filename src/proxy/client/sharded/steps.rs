@@ -288,17 +288,18 @@ impl Session {
         if run.asking.is_some() {
             return Ok(self.failed_with(&refused("a value that a server is asked for")));
         }
-        let query;
-        let step = match &run.copying {
-            Some(Copying::Written(written)) => {
-                query = step.of_query(written);
-                &query
-            }
-            Some(Copying::In(_) | Copying::Out { .. }) | None => step,
-        };
         if let Some(reshaping) = &run.reshaping {
             return Box::pin(self.run_reshaping(step, run, reshaping)).await;
         }
+        if let Some(Copying::Written(written)) = &run.copying {
+            let query = Box::new(step.of_query(written));
+            return Box::pin(self.run_planned(&query, run)).await;
+        }
+        self.run_planned(step, run).await
+    }
+
+    /// The same of a SELECT as it is planned, and of whatever else is done at once.
+    async fn run_planned(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
         if let Some(apart) = &run.apart {
             return Box::pin(self.run_or_apart(step, run, apart)).await;
         }
@@ -386,7 +387,9 @@ impl Session {
         let (messages, owed, described) = step.messages(run, rows_max);
         let stored = step.wanted == Wanted::Stored;
         let export = match &run.copying {
-            Some(Copying::Written(written)) => Some(Export::new(written.layout.clone(), described)),
+            Some(Copying::Written(written)) => {
+                Some(Box::new(Export::new(written.layout.clone(), described)))
+            }
             Some(Copying::In(_) | Copying::Out { .. }) | None => None,
         };
         let shown = Shown::Reply {
