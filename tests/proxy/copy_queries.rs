@@ -145,6 +145,8 @@ fn merged_rows_are_written_as_by_one_server() {
             "WITH u AS (SELECT * FROM users) SELECT name, id FROM u ORDER BY id LIMIT 5",
             "SELECT name FROM (SELECT * FROM users ORDER BY id) u LIMIT 4",
             "SELECT id, name FROM users WHERE id < 0 ORDER BY id",
+            "SELECT FROM users ORDER BY id LIMIT 3",
+            "SELECT id AS name, name, name FROM users ORDER BY id FOR UPDATE",
         ] {
             pair.copies_out_if(sql, options);
         }
