@@ -148,6 +148,16 @@ impl<'a> Fields<'a> {
         self.encode(out, tag::ERROR_RESPONSE);
     }
 
+    /// The same with a hint, which there was none of, as an ErrorResponse.
+    pub fn encode_error_with(&self, hint: &str, out: &mut Vec<u8>) {
+        put_message(out, tag::ERROR_RESPONSE, |out| {
+            out.extend_from_slice(self.pairs);
+            out.push(field::HINT);
+            put_text(out, hint.as_bytes());
+            out.push(0);
+        });
+    }
+
     /// Appends the same fields as a NoticeResponse.
     pub fn encode_notice(&self, out: &mut Vec<u8>) {
         self.encode(out, tag::NOTICE_RESPONSE);
@@ -248,6 +258,20 @@ mod tests {
         assert_eq!(fields.severity(), Some(Severity::Error));
         assert_eq!(fields.code(), Some(SqlState::INVALID_SQL_STATEMENT_NAME));
         assert!(!fields.is_fatal());
+    }
+
+    #[test]
+    fn a_hint_is_added_to_what_a_server_has_said() {
+        let body = b"SERROR\0VERROR\0C55000\0Mlastval is not yet defined\0Rlastval\0\0";
+        let mut out = Vec::new();
+        Fields::parse(body)
+            .unwrap()
+            .encode_error_with("Ask elsewhere.", &mut out);
+        let (head, rest) = out.split_at(5);
+        assert_eq!(head, [b'E', 0, 0, 0, u8::try_from(rest.len() + 4).unwrap()]);
+        let fields = Fields::parse(rest).unwrap();
+        assert_eq!(fields.get(field::HINT), Some(&b"Ask elsewhere."[..]));
+        assert!(rest.starts_with(&body[..body.len() - 1]));
     }
 
     #[test]

@@ -222,6 +222,11 @@ impl Effects {
         })
     }
 
+    /// Do its statements ask what the session's sequences have done?
+    pub fn recalls(&self) -> bool {
+        self.traits.has(Traits::SEQUENCE_READ)
+    }
+
     /// Do its statements take settings away, for a transaction or for longer, so that others are in force?
     pub fn resets(&self) -> bool {
         self.steps().iter().any(|step| {
