@@ -91,6 +91,8 @@ mod prepared;
 mod psql;
 #[path = "proxy/rds_iam.rs"]
 mod rds_iam;
+#[path = "proxy/recall.rs"]
+mod recall;
 #[path = "proxy/recovery.rs"]
 mod recovery;
 #[path = "proxy/references.rs"]

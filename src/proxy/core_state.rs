@@ -24,6 +24,7 @@ use crate::pool::{Lease, PoolId, WaitError};
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{core_of, CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
+use crate::session::Stay;
 use crate::sharding::unique_id::{UniqueIdGenerator, UniqueIds};
 pub(crate) use crate::snapshot::Activity;
 use crate::snapshot::Names;
@@ -140,6 +141,8 @@ pub(crate) struct CoreState {
     random: RefCell<Vec<u8>>,
     /// Once one was asked for.
     unique_ids: RefCell<Option<UniqueIdGenerator>>,
+    /// The last number that a client's stay at a server has had.
+    pub(super) stays: Cell<Stay>,
     /// State of [`CoreState::chance`].
     chance: Cell<u64>,
 }
@@ -238,6 +241,7 @@ impl CoreState {
             keys: RefCell::new(KeyCache::new(KEYS_MAX)),
             looked_up: RefCell::new(LookedUp::new(LOOKED_UP_MAX)),
             random: RefCell::new(Vec::new()),
+            stays: Cell::new(Stay::before(u16::try_from(index).unwrap_or(u16::MAX))),
             chance: Cell::new(index as u64),
         })
     }

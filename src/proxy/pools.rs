@@ -15,6 +15,7 @@ use crate::pool::{
     Action, ClientId, Lease, Limits, Place, Pool, PoolId, PoolMail, PoolStats, WaitError,
 };
 use crate::protocol::parameters::Parameters;
+use crate::session::Stay;
 use crate::snapshot::Names;
 use crate::sql::settings::Settings;
 
@@ -40,6 +41,8 @@ pub(crate) struct PoolSlot {
     pub(super) leaves: Cell<bool>,
     /// MAINTENANCE: no transaction begins.
     held: Cell<bool>,
+    /// A client has asked what its session's sequences have done: others may.
+    pub(super) recalls: Cell<bool>,
     /// Its servers, and what is counted.
     pub(crate) registry: Rc<Registry>,
     slice: RefCell<Pool<Conn>>,
@@ -74,6 +77,7 @@ impl PoolSlot {
             config: RefCell::new(Arc::new(pool.clone())),
             leaves: Cell::new(false),
             held: Cell::new(setup.orders.maintenance.is_on(&pool.user, &pool.database)),
+            recalls: Cell::new(false),
             registry: Rc::default(),
             slice: RefCell::new(slice),
             spare: RefCell::new(Vec::new()),
@@ -248,6 +252,12 @@ impl PoolSlot {
     pub(crate) fn checkout_idle(self: &Rc<Self>, state: &Rc<CoreState>) -> Option<Held> {
         let lease = self.slice.borrow_mut().checkout_idle()?;
         Some(Held::new(state, self, lease))
+    }
+
+    /// The idle connection that a client had last, if nobody has had it since.
+    pub(super) fn take_last_of(&self, stay: Stay) -> Option<Lease<Conn>> {
+        let mut slice = self.slice.borrow_mut();
+        slice.take_idle(|server| server.counters.are_last_of(stay))
     }
 
     /// When the slice wants its next tick.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
+use crate::session::RECALL_HINT;
 use crate::sharding::ShardedColumn;
 use crate::sql::asked::{as_text, calls, known, Asking, Draft, Known};
 use crate::sql::gaps::{edits, value_at, Missing};
@@ -80,13 +81,26 @@ pub fn recalled(statement: &Statement, (text, dialect): Text<'_>) -> Result<Aski
     draft.finish()?.ok_or_else(|| recalled_elsewhere(statement))
 }
 
-/// Why a statement is not run that wants to know what sequences have done.
+/// Why a statement is not run that wants to know what sequences have done, if they have on several shards.
 pub fn recalled_elsewhere(statement: &Statement) -> Error {
-    let mut functions = statement.functions.iter();
-    let function = functions.find(|function| known(&function.name).is_some_and(Known::recalls));
-    let name = function.map_or("", |function| &*function.name);
+    let name = recalling(statement);
     refused(&format!("{name}() here, after sequences of other shards,"))
         .hint("RETURNING tells what an INSERT has stored")
+}
+
+/// The same outside of a transaction.
+pub fn recalled_alone(statement: &Statement) -> Error {
+    let name = recalling(statement);
+    let text = format!("{name}() outside of the transaction that has counted is not defined");
+    let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    Error::error(Fault::Client, code, text).hint(RECALL_HINT)
+}
+
+/// The function by which it wants to know that.
+fn recalling(statement: &Statement) -> &str {
+    let mut functions = statement.functions.iter();
+    let function = functions.find(|function| known(&function.name).is_some_and(Known::recalls));
+    function.map_or("", |function| &*function.name)
 }
 
 /// Is it about sequences, which are those of the first shard?

@@ -272,6 +272,50 @@ fn keys_that_a_default_makes_are_where_they_are_looked_for() {
     shards.pgdog.stop();
 }
 
+/// Outside of one its server may be any of its shard's.
+#[test]
+fn sequences_are_asked_in_a_transaction() {
+    let (shards, mut client) = started("asked_outside");
+    client.query("INSERT INTO users (name) VALUES ('u')");
+    for sql in [
+        "SELECT currval('users_id_seq')",
+        "SELECT lastval()",
+        "INSERT INTO users (id, name) VALUES (7, lastval()::text)",
+        "INSERT INTO notes (v) VALUES (lastval())",
+        "INSERT INTO users (name) VALUES ('v'); SELECT lastval()",
+        "SELECT 1; SELECT lastval()",
+        "EXPLAIN ANALYZE SELECT lastval()",
+        "PREPARE p AS SELECT lastval(); EXECUTE p",
+    ] {
+        let answer = client.query(sql);
+        assert!(answer.ends_with("E:55000 Z:I"), "{sql}: {answer}");
+        let batch = [run(sql, &[]), sync()];
+        if !sql.contains(';') {
+            assert!(client.ask(&batch).ends_with("E:55000 Z:I"), "{sql}");
+        }
+    }
+    // Prepared it may be.
+    let sql = "SELECT lastval() IS NOT NULL";
+    assert_eq!(
+        client.ask(&[parse("last", sql), describe(b'S', "last"), sync()]),
+        "1 t T Z:I"
+    );
+    let last = [bind("", "last", &[]), execute("", 0), sync()];
+    assert_eq!(client.ask(&last), "E:55000 Z:I");
+    all(
+        &mut client,
+        &["BEGIN", "INSERT INTO users (name) VALUES ('w')"],
+    );
+    assert_eq!(client.ask(&last), "2 D:t C:SELECT_1 Z:T");
+    all(&mut client, &["ROLLBACK"]);
+    // Who keeps a server is told what that knows.
+    client.query("SELECT pg_advisory_lock(1)");
+    let number = client.value("SELECT nextval('numbers')");
+    let first = "/* pgdog_shard: 0 */ SELECT lastval()";
+    assert_eq!(client.value(first), number);
+    shards.pgdog.stop();
+}
+
 /// In a transaction a client is told of its own numbers, or that nobody knows.
 #[test]
 fn sequences_are_remembered_where_they_have_counted() {

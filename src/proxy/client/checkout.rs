@@ -70,10 +70,15 @@ impl Session {
                 self.held_since(since);
                 return Ok(Attempt::Again);
             }
-            let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
-            let checkout = self.slot.decide(&self.state, |pool, now, out| {
-                pool.checkout(client, now, out)
-            });
+            let checkout = match self.checkout_again(aim) {
+                Some(lease) => Checkout::Ready(lease),
+                None => {
+                    let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
+                    self.slot.decide(&self.state, |pool, now, out| {
+                        pool.checkout(client, now, out)
+                    })
+                }
+            };
             let queued = matches!(checkout, Checkout::Wait(_));
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
@@ -142,6 +147,7 @@ impl Session {
 
     /// A server is this client's, which has waited for it so many nanoseconds.
     pub(super) fn assigned(&mut self, held: &mut Held, aim: Aim, waited: u64) {
+        self.stays(held, aim);
         if !held.has_ahead() {
             held.trim(self.state.prepared_max());
         }

@@ -25,7 +25,7 @@ use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup::{self, Replication, StartupMessage};
 use crate::protocol::startup_options;
-use crate::session::Ties;
+use crate::session::{Recall, Ties};
 use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
@@ -190,6 +190,7 @@ impl Admitted {
             tracker: None,
             known: None,
             ties: Ties::default(),
+            recall: Recall::default(),
             unnamed: Unnamed::None,
             unbound: None,
             bound: Vec::new(),

@@ -14,6 +14,7 @@ mod obtain;
 mod passthrough;
 mod prepared;
 mod probe;
+mod recall;
 mod relay;
 mod replies;
 mod request;
@@ -51,7 +52,7 @@ use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
-use crate::session::{Ties, Tracker, CHECK};
+use crate::session::{Recall, Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 
@@ -112,6 +113,8 @@ struct Session {
     known: Option<Box<Known>>,
     /// What ties it to the server that it has.
     ties: Ties,
+    /// Where it may have counted, and whether it may want to know.
+    recall: Recall,
     /// What is known of the unnamed statement on the server that it has.
     unnamed: Unnamed,
     /// The unnamed statement, if it was not bound in the batch that parsed it.

@@ -10,6 +10,7 @@ use crate::error::{Error, Fault};
 use crate::metrics::Stat;
 use crate::pool::PoolId;
 use crate::protocol::sqlstate::SqlState;
+use crate::session::{Counters, WIPE};
 
 use super::super::cluster::{Choice, Want};
 use super::super::core_state::Activity;
@@ -162,11 +163,14 @@ impl Session {
             return None;
         }
         self.turn_to(slot);
-        let mut held = self.slot.checkout_idle(&self.state)?;
+        let again = self.checkout_again(aim);
+        let again = again.map(|lease| Held::new(&self.state, &self.slot, lease));
+        let mut held = again.or_else(|| self.slot.checkout_idle(&self.state))?;
         if held.take_unprompted().is_err() || !self.suits(&held, aim, epoch) {
             return None; // dropped, and so closed
         }
-        if self.is_to_be_checked(&held) || !self.has_settings(&mut held, Way::Ahead) {
+        let asks = self.is_to_be_checked(&held) || self.is_to_be_wiped(&held, aim);
+        if asks || !self.has_settings(&mut held, Way::Ahead) {
             held.check_in();
             return None;
         }
@@ -266,16 +270,18 @@ impl Session {
         due.is_some_and(|due| due <= self.state.core.now())
     }
 
-    /// Checks a connection, if that was not done for `healthcheck_interval`, or has to be for what the request has to see.
-    /// False: the server has not replayed that. Errors: the connection is of no use, and what to say if no other is.
+    /// Checks a connection, if that was not done for `healthcheck_interval`, or has to be for what the request has to see, or
+    /// if it is to be wiped. False: the server has not replayed that. Errors: the connection is of no use, and what to say if no other is.
     pub(super) async fn check(
-        &self,
+        &mut self,
         held: &mut Held,
         aim: Aim,
         terms: &Terms,
         tries: &mut usize,
     ) -> Result<bool, Option<Error>> {
-        if !self.is_to_be_checked(held) && terms.replayed.is_none() {
+        let due = self.is_to_be_checked(held);
+        let wipes = self.is_to_be_wiped(held, aim);
+        if !due && !wipes && terms.replayed.is_none() {
             return Ok(true);
         }
         let config = self.state.config();
@@ -286,10 +292,17 @@ impl Session {
         let answer = match terms.replayed {
             Some(lsn) => Box::pin(self.has_replayed(held, aim, terms, lsn)).await,
             None => {
-                held.link.meter.counters().count(Stat::Healthchecks);
+                if due {
+                    held.link.meter.counters().count(Stat::Healthchecks);
+                }
                 let until = limit.and_then(|limit| now.checked_add(limit));
                 // A text without a statement: the server parses nothing, and answers.
-                let answer = core.timeout_at(until, Box::pin(held.run(""))).await;
+                let text = if wipes { WIPE } else { "" };
+                let answer = core.timeout_at(until, Box::pin(held.run(text))).await;
+                if wipes && matches!(answer, Some(Ok(_))) {
+                    held.counters = Counters::default();
+                    self.recall.wiped();
+                }
                 answer.map(|answer| answer.map(|_| true))
             }
         };

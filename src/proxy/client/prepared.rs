@@ -57,6 +57,9 @@ impl Relay<'_> {
                 ..error
             })
         })?;
+        if let Some(does) = statement.effects(self.dialect()) {
+            self.recall(&does, self.begins_transaction(), Amid::Batch);
+        }
         let statements = &mut self.session.statements;
         match statements.prepare(parse.statement, Rc::clone(&statement)) {
             Ok(()) => {
@@ -348,9 +351,13 @@ impl Relay<'_> {
                 tracker.and_then(|tracker| tracker.unnamed())
             } else if let Some(statement) = self.remembered() {
                 // It was parsed in an earlier batch, perhaps on another server.
+                let effects = statement.effects(self.dialect());
+                if let Some(effects) = &effects {
+                    self.recall(effects, self.begins_transaction(), Amid::Batch);
+                }
                 self.session.unnamed = Unnamed::ParsedNow;
                 parse_as(self.server, b"", &statement);
-                statement.effects(self.dialect())
+                effects
             } else {
                 // The server may have one, but it is another client's.
                 return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)), 0);
@@ -363,15 +370,16 @@ impl Relay<'_> {
             return self.pass_bind_as(header, 0, None, 0);
         };
         // Before anything of it is noted: is it all there is?
-        let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
+        let first = self.begins_transaction();
         let lone = first && self.session.tracker.is_none();
         self.session.retry = lone.then(|| self.lone_batch()).flatten();
         let (statement, effects) = self.translated(statement, Amid::Batch, NESTED_MAX);
-        self.ensure(&statement);
         let mut note = 0;
         if let Some(effects) = &effects {
+            self.recall(effects, first, Amid::Batch);
             note = commit_note(effects);
         }
+        self.ensure(&statement);
         self.bind_effects(header, &portal, effects);
         self.pass_bind_as(
             header,

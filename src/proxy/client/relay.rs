@@ -32,6 +32,16 @@ pub(super) struct Relay<'a> {
     pub(super) awaits: bool,
     pub(super) admits: Admits,
     extent: Extent,
+    pub(super) tenure: Tenure,
+}
+
+/// Who has the server between transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// Anybody.
+    Lent,
+    /// This client.
+    Kept,
 }
 
 /// Which batches go to the server before those in front of them are answered, where a transaction's end may lead
@@ -68,8 +78,10 @@ pub(super) enum Extent {
 
 impl<'a> Relay<'a> {
     pub(super) fn new(session: &'a mut Session, server: &'a mut Server, extent: Extent) -> Self {
+        let kept = !session.pools() || session.link.pinned().is_some();
         Self {
             extent,
+            tenure: if kept { Tenure::Kept } else { Tenure::Lent },
             session,
             server,
             answered: false,
@@ -77,6 +89,14 @@ impl<'a> Relay<'a> {
             awaits: false,
             admits: Admits::Nothing,
         }
+    }
+
+    /// The client keeps the server, if it does.
+    pub(super) fn keeping(mut self, kept: bool) -> Self {
+        if kept {
+            self.tenure = Tenure::Kept;
+        }
+        self
     }
 
     /// The server was chosen for this: requests for the same need not wait until it is known where those before them

@@ -85,6 +85,10 @@ impl Recipient for Session {
             put_error(&mut message, &self.timeout_error());
             return OnError::Replace(message);
         }
+        if code == Some(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) {
+            let told = fields.and_then(|fields| self.recalled_nothing(fields));
+            return told.map_or(OnError::Forward, OnError::Replace);
+        }
         OnError::Forward
     }
 

@@ -290,13 +290,19 @@ impl Relay<'_> {
                 if renamed && self.session.awaits_name(body) {
                     return Ok(Class::Await);
                 }
+                if renamed && self.awaits_recall() && self.effects(header.tag, body).recalls() {
+                    return Ok(Class::Await);
+                }
                 if !whole || renamed {
                     return Ok(Class::Alone);
                 }
                 let effects = self.effects(header.tag, body);
-                if translates && self.session.awaits_names_of(&effects) {
+                let recalls = effects.recalls() && self.session.pools();
+                if translates && self.session.awaits_names_of(&effects)
+                    || recalls && self.awaits_recall()
+                {
                     Class::Await
-                } else if tracks || self.session.known.is_some() {
+                } else if tracks || recalls || self.session.known.is_some() {
                     Class::Alone
                 } else if effects.is_plain() {
                     Class::Pass(Some(owed))
@@ -377,10 +383,13 @@ impl Relay<'_> {
     /// Is it open what the client's statement of this name means, or one that it names itself?
     fn awaits_statement(&self, name: &[u8]) -> bool {
         let statements = &self.session.statements;
+        let effects = || statements.get(name).ok()?.effects(self.dialect());
+        if self.awaits_recall() && effects().is_some_and(|effects| effects.recalls()) {
+            return true;
+        }
         if !statements.awaits(None) {
             return false;
         }
-        let effects = || statements.get(name).ok()?.effects(self.dialect());
         statements.awaits(Some(name))
             || effects().is_some_and(|effects| self.session.awaits_names_of(&effects))
     }
@@ -475,6 +484,7 @@ impl Relay<'_> {
 
     fn pass_query(&mut self, frame: &[u8], body: &[u8]) {
         let effects = Rc::new(self.effects(tag::QUERY, body));
+        let begins = self.begins_transaction();
         self.end_batch(tag::QUERY);
         let Some(text) = body.strip_suffix(b"\0") else {
             // The server says what is wrong with it.
@@ -495,6 +505,7 @@ impl Relay<'_> {
             Some(with) => (Cow::Owned(with.text), Rc::new(with.effects), with.ours),
         };
         let (renamed, effects) = self.rename(&text, effects, Amid::Query);
+        self.recall(&effects, begins, Amid::Query);
         self.session.ties.note(&effects);
         let note = self.deallocate(&effects) | commit_note(&effects);
         let tracked = self.track(Some(effects));
@@ -524,7 +535,9 @@ impl Relay<'_> {
             return self.parse_renamed(&parse);
         }
         let effects = Rc::new(self.effects(tag::PARSE, body));
+        let begins = self.begins_transaction();
         let (renamed, effects) = self.rename(parse.query, effects, Amid::Batch);
+        self.recall(&effects, begins, Amid::Batch);
         self.session.ties.note(&effects);
         self.session.know(parse.statement, &effects);
         if parse.statement.is_empty() {

@@ -27,6 +27,7 @@ use crate::protocol::frame::{peek, run, Header, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::session::Counters;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
 use crate::types::canonical::Canonical;
@@ -62,6 +63,8 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
     pub(crate) prepared: ServerStatements,
+    /// Who may have counted there.
+    pub(crate) counters: Counters,
     /// Whose reign it was when it was opened, if that was known.
     pub(crate) epoch: Option<Epoch>,
     /// When it was last known to answer, by a check or because it had just been opened.
@@ -222,6 +225,7 @@ impl Server {
             link: registry.enlist(meter, &target),
             target,
             prepared,
+            counters: Counters::default(),
         }
     }
 

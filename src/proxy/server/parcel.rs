@@ -10,6 +10,7 @@ use crate::balance::Epoch;
 use crate::metrics::ServerMeter;
 use crate::prepared::server::ServerStatements;
 use crate::protocol::parameters::Parameters;
+use crate::session::Counters;
 use crate::sql::settings::Settings;
 
 use super::link::Registry;
@@ -22,6 +23,7 @@ pub(crate) struct Parcel {
     settings: Arc<Settings>,
     target: cancel::Address,
     prepared: ServerStatements,
+    counters: Counters,
     epoch: Option<Epoch>,
     checked: Instant,
     meter: ServerMeter,
@@ -37,6 +39,7 @@ impl Server {
             settings,
             target,
             prepared,
+            counters,
             epoch,
             checked,
             link,
@@ -49,6 +52,7 @@ impl Server {
                 settings,
                 target: target.address.clone(),
                 prepared,
+                counters,
                 epoch,
                 checked,
                 meter: link.leave(),
@@ -75,6 +79,7 @@ impl Server {
         );
         server.link.statements.set(server.prepared.len());
         server.settings = parcel.settings;
+        server.counters = parcel.counters;
         server.epoch = parcel.epoch;
         server.checked = parcel.checked;
         server

@@ -9,6 +9,7 @@ use crate::metrics::Stat;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend;
+use crate::session::Counters;
 
 use super::super::core_state::CoreState;
 use super::{cancel, Collector, Server};
@@ -114,6 +115,7 @@ impl Server {
                 return false;
             }
             self.settings = Arc::default();
+            self.counters = Counters::default();
             self.link.meter.counters().count(Stat::Cleaned);
         }
         while self.target.is_touched() {

@@ -401,7 +401,8 @@ impl Session {
         };
         leg.does = leg.does.and(does);
         self.aim(std::slice::from_ref(&leg));
-        let relayed = Relay::new(self, &mut leg.held, Extent::Request).run().await;
+        let relay = Relay::new(self, &mut leg.held, Extent::Request).keeping(leg.kept);
+        let relayed = relay.run().await;
         if let Err(end) = relayed {
             return match end {
                 End::Recovered => {

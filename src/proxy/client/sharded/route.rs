@@ -379,15 +379,21 @@ impl Session {
     /// Where a statement goes, if it wants to know what sequences have done in its transaction: to the shard whose have counted, or that
     /// is asked first.
     ///
-    /// Errors: several have counted, or it goes to several (0A000).
+    /// Errors: several have counted, or it goes to several (0A000); it is in none, and servers are others' in between (55000).
     fn recalled<'s>(
         &self,
         statement: &Statement,
         source: &Source<'_>,
         route: Route<'s>,
     ) -> Result<Recalled<'s>, Error> {
-        if !self.in_transaction() || !asking::recalls(statement) {
+        if !asking::recalls(statement) {
             return Ok(Recalled::There(route));
+        }
+        if !self.in_transaction() {
+            return match self.pools() && !self.holds_servers() {
+                true => Err(asking::recalled_alone(statement)),
+                false => Ok(Recalled::There(route)),
+            };
         }
         let legs = self.sharded.iter().flat_map(|sharded| &sharded.legs);
         let counted = legs.filter(|leg| leg.does.counts);

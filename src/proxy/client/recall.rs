@@ -1,0 +1,109 @@
+//! `currval` and `lastval` outside of a transaction: what a client asks of sequences, and which server may answer that
+//! (`session::Counters`).
+
+use crate::pool::Lease;
+use crate::protocol::error_fields::{field, Fields};
+use crate::protocol::exchange::{Fate, Owed};
+use crate::protocol::frontend::Query;
+use crate::session::{RECALL_HINT, WIPE};
+use crate::sql::session::Effects;
+
+use super::super::cluster::Want;
+use super::super::pools::Conn;
+use super::super::server::Server;
+use super::obtain::Aim;
+use super::prepared::Amid;
+use super::relay::Tenure;
+use super::{Relay, Session};
+
+/// Is what a server is wanted for more than to read? Replicas do not count.
+fn may_count(aim: Aim) -> bool {
+    aim.writes || aim.want == Want::Write
+}
+
+/// The functions of PostgreSQL that say that nothing has counted: the message may be translated.
+const ROUTINES: [&[u8]; 2] = [b"currval_oid", b"lastval"];
+
+impl Session {
+    /// A server is this client's, to do this.
+    #[inline]
+    pub(super) fn stays(&mut self, server: &mut Server, aim: Aim) {
+        let stays = &self.state.stays;
+        let stay = server.counters.taken(self.recall.stay, || {
+            stays.set(stays.get().next());
+            stays.get()
+        });
+        if may_count(aim) {
+            self.recall.stay = stay;
+        }
+    }
+
+    /// May it ask what it has counted, as others of its pool have?
+    #[inline]
+    fn may_recall(&self, aim: Aim) -> bool {
+        self.slot.recalls.get() && may_count(aim) && self.recall.may_ask() && self.pools()
+    }
+
+    /// The server that it had last, if it may ask that, and nobody has had it since.
+    #[inline]
+    pub(super) fn checkout_again(&self, aim: Aim) -> Option<Lease<Conn>> {
+        let recalls = self.may_recall(aim);
+        recalls.then(|| self.slot.take_last_of(self.recall.stay))?
+    }
+
+    /// What the client is told where its server says that nothing has counted: it may have elsewhere. `None`: this is
+    /// something else.
+    pub(super) fn recalled_nothing(&self, fields: &Fields<'_>) -> Option<Vec<u8>> {
+        let routine = fields.get(field::ROUTINE)?;
+        if !ROUTINES.contains(&routine) || fields.get(field::HINT).is_some() || !self.pools() {
+            return None;
+        }
+        let mut message = Vec::new();
+        fields.encode_error_with(RECALL_HINT, &mut message);
+        Some(message)
+    }
+
+    /// Is a server to be wiped before it serves this client?
+    #[inline]
+    pub(super) fn is_to_be_wiped(&self, server: &Server, aim: Aim) -> bool {
+        self.may_recall(aim) && self.recall.needs_wiped(&server.counters)
+    }
+}
+
+impl Relay<'_> {
+    /// Would a message that comes now begin a transaction?
+    pub(super) fn begins_transaction(&self) -> bool {
+        self.server.exchange.at_rest() || self.server.is_fresh_behind()
+    }
+
+    /// Is that open, on a server that would have to be wiped then?
+    #[inline]
+    pub(super) fn awaits_recall(&self) -> bool {
+        let exchange = &self.server.exchange;
+        let open = !exchange.nothing_owed() && !exchange.is_unsynced();
+        open && self.tenure == Tenure::Lent && self.server.counters.are_mixed()
+    }
+
+    /// A statement is about to be sent that does this: one that asks for numbers of sequences is told none of others.
+    /// `begins`: its transaction, too.
+    pub(super) fn recall(&mut self, effects: &Effects, begins: bool, amid: Amid) {
+        if !begins || !effects.recalls() || self.tenure == Tenure::Kept {
+            return;
+        }
+        self.session.slot.recalls.set(true);
+        self.session.recall.asked();
+        if !self.server.counters.are_mixed() {
+            return;
+        }
+        if amid == Amid::Batch || self.server.exchange.is_unsynced() {
+            self.execute_own(WIPE.as_bytes(), 0, None);
+        } else {
+            let mut message = Vec::new();
+            let text = WIPE.as_bytes();
+            Query { text }.encode(&mut message);
+            self.server.stream.write(&message);
+            self.server.sent_to_ready(Owed::Results, Fate::Drop, 0);
+        }
+        self.server.counters.wiped();
+    }
+}
