@@ -3,12 +3,8 @@
 use super::broken;
 use crate::error::Error;
 use crate::protocol::backend::tag;
+use crate::protocol::copy::written::{HEADER, TRAILER};
 use crate::protocol::wire::put_message;
-
-/// Bytes in front of the rows of a binary COPY: signature, flags, length of an extension.
-const HEADER_BYTES: usize = 19;
-/// The end of a binary COPY.
-const TRAILER: &[u8] = &[0xff, 0xff];
 
 /// COPY TO STDOUT.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,11 +28,11 @@ impl Copied {
         if self.binary {
             if is_first && header_given {
                 data = body
-                    .get(HEADER_BYTES..)
+                    .get(HEADER.len()..)
                     .ok_or_else(|| broken("a binary COPY without a header"))?;
             }
             // Each leg has an end, alone or behind the header; the client gets one when all have sent theirs.
-            if data == TRAILER || is_first && data.len() == HEADER_BYTES + TRAILER.len() {
+            if data == TRAILER || is_first && data.len() == HEADER.len() + TRAILER.len() {
                 data = data.strip_suffix(TRAILER).unwrap_or(data);
             }
             if data.is_empty() {

@@ -10,8 +10,7 @@
 use super::{broken, of_server, Merge};
 use crate::error::{Error, Fault};
 use crate::protocol::backend::{tag, CommandComplete, COPY_DONE, NO_DATA};
-use crate::protocol::copy::out::TRAILER;
-use crate::protocol::copy::written::{Layout, HEADER};
+use crate::protocol::copy::written::{Layout, HEADER, TRAILER};
 use crate::protocol::copy::CopyFormat;
 use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
@@ -88,7 +87,7 @@ impl Export {
                 tag::COMMAND_COMPLETE => {
                     if self.is_binary() {
                         let due = std::mem::take(&mut self.due);
-                        put_data(&[due, &TRAILER], out);
+                        put_data(&[due, TRAILER], out);
                     }
                     out.extend_from_slice(&COPY_DONE);
                     let rows = CommandComplete::parse(frame.body)?.rows();

@@ -9,7 +9,6 @@
 mod binary;
 mod fields;
 mod lines;
-pub mod out;
 pub mod written;
 
 use crate::error::{Error, Fault};

@@ -162,12 +162,6 @@ pub(super) fn check_header(header: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// Length of the header at the beginning of these bytes, if it is there as a whole.
-pub(super) fn header_length(bytes: &[u8]) -> Option<usize> {
-    let mut scan = BinaryScan::default();
-    scan.feed(bytes).map(|(length, _)| length)
-}
-
 /// The field of this column of a whole tuple.
 pub(super) fn field(tuple: &[u8], column: usize) -> Result<Field<'_>, &'static str> {
     let missing = "missing data for the sharding key";

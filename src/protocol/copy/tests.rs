@@ -225,7 +225,7 @@ const TUPLE: &[u8] = b"\0\x03\0\0\0\x02ab\xff\xff\xff\xff\0\0\0\0";
 #[test]
 fn binary_rows() {
     let empty_tuple = &b"\0\0"[..];
-    let data = [HEADER, TUPLE, empty_tuple, TUPLE, &out::TRAILER].concat();
+    let data = [HEADER, TUPLE, empty_tuple, TUPLE, written::TRAILER].concat();
     check(
         &CopyFormat::Binary,
         &data,
@@ -248,7 +248,7 @@ fn malformed_binary_data() {
     let cut = [HEADER, &TUPLE[..9]].concat();
     check_error(&binary, &cut, 1, "unexpected end of data");
     check_error(&binary, &HEADER[..12], 1, "unexpected end of data");
-    let more = [HEADER, &out::TRAILER, TUPLE].concat();
+    let more = [HEADER, written::TRAILER, TUPLE].concat();
     check_error(&binary, &more, 1, "data behind the trailer");
     let other = HEADER.to_ascii_lowercase();
     check_error(&binary, &other, 1, "COPY file signature not recognized");

@@ -10,6 +10,9 @@ use super::CopyFormat;
 /// What the binary format begins with: no flags, no extension.
 pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
+/// The end of the binary format.
+pub const TRAILER: &[u8; 2] = b"\xff\xff";
+
 /// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {

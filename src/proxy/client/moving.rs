@@ -13,7 +13,7 @@ use crate::metrics::ClientMeter;
 use crate::prepared::{ClientStatements, MovedStatement, MovedStatements};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::cancel_key::CancelKey;
-use crate::session::Ties;
+use crate::session::{Recall, Ties};
 use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
@@ -45,6 +45,7 @@ pub(crate) struct Moving {
     unbound: Option<MovedStatement>,
     bound: Vec<u8>,
     skipping: bool,
+    recall: Recall,
     written: Option<MovedLedgers>,
 }
 
@@ -102,6 +103,7 @@ impl Session {
             unbound,
             bound,
             skipping,
+            recall,
             written,
             ..
         } = self;
@@ -129,6 +131,7 @@ impl Session {
             unbound: unbound.as_deref().map(MovedStatement::from),
             bound,
             skipping,
+            recall,
             written: written.map(|ledgers| ledgers.moved()),
         });
         let notice = link.notice();
@@ -218,6 +221,7 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
         tracker: None,
         known: None,
         ties: Ties::default(),
+        recall: moving.recall,
         unnamed: Unnamed::None,
         unbound,
         bound: moving.bound,
