@@ -237,13 +237,12 @@ pub(super) fn settle_for_good(link: &Link, state: &CoreState) {
     if spread::surplus(here, &state.loads, cores) > 0 {
         if let Some(core) = spread::destination(here, &state.loads, cores, state.random()) {
             link.send_to(core);
-            count_there(state, core);
         }
     }
 }
 
 /// One client more is on its way to another core, whose news are older.
-fn count_there(state: &CoreState, core: usize) {
+pub(super) fn count_there(state: &CoreState, core: usize) {
     if let Some(load) = state.loads.get(core) {
         load.set(load.get() + 1);
     }
@@ -328,14 +327,20 @@ fn send_away(state: &CoreState) {
     let here = state.core.index();
     let active = state.doors.active.get();
     let surplus = spread::surplus(here, &state.loads, active);
+    if surplus == 0 {
+        return;
+    }
+    // As it will be if all of them can leave.
+    let loads = state.loads.clone();
     let links = state.links.borrow();
     let movable = links.values().filter(|link| link.may_be_sent());
     for link in movable.take(surplus.min(SENT_AWAY_MAX)) {
-        let destination = spread::destination(here, &state.loads, active, state.random());
-        let Some(core) = destination else {
+        let Some(core) = spread::destination(here, &loads, active, state.random()) else {
             return;
         };
         link.send_to(core);
-        count_there(state, core);
+        for (core, change) in [(core, 1), (here, -1)] {
+            loads[core].set(loads[core].get().saturating_add_signed(change));
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
 use super::super::core_state::{Activity, CoreState, Face, Notice, Phase};
+use super::super::doors::count_there;
 use super::super::mail::Mail;
 use super::adopt::{removed, Manner};
 use super::audit::Audit;
@@ -138,7 +139,10 @@ impl Session {
         link.leave(to);
         let back = match notice {
             None => match state.send(to, Mail::Moving(moving)) {
-                Ok(()) => return None,
+                Ok(()) => {
+                    count_there(&state, to);
+                    return None;
+                }
                 Err(Mail::Moving(back)) => back,
                 Err(_) => return None,
             },
