@@ -32,6 +32,7 @@ pub(crate) use moving::{arrive, Moving};
 pub(crate) use visitor::Visitor;
 
 use std::future::{poll_fn, Future};
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -300,8 +301,10 @@ enum LoggedIn {
 impl Session {
     /// Serves it here, until it ends or goes to another core.
     async fn run(&mut self) -> Outcome {
+        // It may have been so for a while, on another core.
+        let mut is_silent = true;
         loop {
-            match self.next_request().await {
+            match self.next_request(mem::take(&mut is_silent)).await {
                 Ok(Next::Request) => {}
                 Ok(Next::Core(to)) => return Outcome::Moves(to),
                 Err(end) => {
@@ -444,8 +447,8 @@ impl Session {
         }
     }
 
-    /// Waits until the client sends something that needs a server. What needs none is answered here.
-    async fn next_request(&mut self) -> Result<Next, End> {
+    /// Waits until the client sends something that needs a server. What needs none is answered here. `is_silent`: it was so before.
+    async fn next_request(&mut self, mut is_silent: bool) -> Result<Next, End> {
         loop {
             if self.is_outdated() {
                 match self.may_adopt() {
@@ -467,7 +470,9 @@ impl Session {
                 true => Activity::IdleInTransaction,
                 false => Activity::Idle,
             };
-            self.link.enter(activity, self.state.core.now());
+            if !mem::take(&mut is_silent) {
+                self.link.enter(activity, self.state.core.now());
+            }
             let moves = poll_fn(|cx| {
                 self.link.listen(cx);
                 match self.link.notice() {
