@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(crate) struct CoreState {
     pub(crate) journal: Journal,
     pub(super) setup: RefCell<Rc<Setup>>,
     /// That of `setup`: what sessions compare with theirs.
-    pub(super) generation: Cell<u64>,
+    pub(super) generation: Cell<u32>,
     pub(super) pools: RefCell<Rc<Pools>>,
     /// Sessions that are logged in, by the process id they were told.
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
@@ -255,7 +256,7 @@ impl CoreState {
 
     /// Another number than before: there is a new configuration.
     #[inline]
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation.get()
     }
 
@@ -433,7 +434,6 @@ impl CoreState {
         Enrolled {
             link,
             state: Rc::clone(self),
-            leaves: false,
         }
     }
 
@@ -520,11 +520,13 @@ pub(crate) struct Link {
     pub(crate) activity: Cell<Activity>,
     pub(crate) since: Cell<Instant>,
     /// Boxed: most of the time there is none.
-    pin: RefCell<Option<Box<Pinned>>>,
+    pin: Cell<Option<Box<Pinned>>>,
     notice: Cell<Option<Notice>>,
     waker: Cell<Option<Waker>>,
-    /// The core where it should go on.
-    bound_for: Cell<Option<u16>>,
+    /// The core where it should go on, counted from 1.
+    bound_for: Cell<Option<NonZeroU16>>,
+    /// It goes on there.
+    has_left: Cell<bool>,
     /// The servers it holds, for cancel requests.
     pub(crate) targets: RefCell<Targets>,
     pub(crate) meter: ClientMeter,
@@ -533,7 +535,7 @@ pub(crate) struct Link {
     /// Who it is; nobody while it is a login that only visits the pool.
     pub(crate) face: OnceCell<Face>,
     /// Boxed: most of the time there is none.
-    served: RefCell<Option<Box<Served>>>,
+    served: Cell<Option<Box<Served>>>,
 }
 
 /// Why a client keeps its server, and since when.
@@ -565,8 +567,6 @@ impl Face {
 pub(crate) struct Enrolled {
     link: Rc<Link>,
     state: Rc<CoreState>,
-    /// It goes on elsewhere.
-    leaves: bool,
 }
 
 impl Deref for Enrolled {
@@ -583,8 +583,8 @@ impl Enrolled {
     }
 
     /// The session goes on at core number `to`.
-    pub(crate) fn leave(mut self, to: usize) {
-        self.leaves = true;
+    pub(crate) fn leave(self, to: usize) {
+        self.link.has_left.set(true);
         let process_id = self.link.key.process_id();
         // Another home hears of it from the core where it arrives.
         if self.state.home_of(process_id) == Some(self.state.core.index()) {
@@ -597,7 +597,7 @@ impl Drop for Enrolled {
     fn drop(&mut self) {
         let process_id = self.link.key.process_id();
         self.state.links.borrow_mut().remove(&process_id);
-        if !self.leaves {
+        if !self.link.has_left.get() {
             self.state.note_whereabouts(process_id, None);
         }
     }
@@ -613,15 +613,16 @@ impl Link {
             slot: RefCell::new(Rc::clone(slot)),
             activity: Cell::new(Activity::Idle),
             since: Cell::new(now),
-            pin: RefCell::new(None),
+            pin: Cell::new(None),
             notice: Cell::new(None),
             waker: Cell::new(None),
             bound_for: Cell::new(None),
+            has_left: Cell::new(false),
             targets: RefCell::default(),
             meter,
             statements: Cell::new(0),
             face: OnceCell::new(),
-            served: RefCell::new(None),
+            served: Cell::new(None),
         }
     }
 
@@ -641,14 +642,15 @@ impl Link {
 
     /// Tells the session that it should go on at core number `core`, when it can.
     pub(crate) fn send_to(&self, core: usize) {
-        self.bound_for.set(u16::try_from(core).ok());
+        let number = u16::try_from(core + 1).ok();
+        self.bound_for.set(number.and_then(NonZeroU16::new));
         self.wake();
     }
 
     /// Is it a session that could go on at another core, when it comes to rest?
     pub(crate) fn may_be_sent(&self) -> bool {
         self.face.get().is_some()
-            && self.pin.borrow().is_none()
+            && self.pinned().is_none()
             && self.notice.get().is_none()
             && self.slot.borrow().config().mode != PoolerMode::Session
     }
@@ -656,7 +658,8 @@ impl Link {
     /// Where the session should go on, if it is told so.
     #[inline]
     pub(crate) fn bound_for(&self) -> Option<usize> {
-        self.bound_for.get().map(usize::from)
+        let number = self.bound_for.get()?;
+        Some(usize::from(number.get()) - 1)
     }
 
     /// It cannot go on elsewhere now.
@@ -687,22 +690,25 @@ impl Link {
     }
 
     pub(crate) fn serve(&self, served: Served) {
-        *self.served.borrow_mut() = Some(Box::new(served));
+        self.served.set(Some(Box::new(served)));
         self.wake();
     }
 
     pub(crate) fn take_served(&self) -> Option<Served> {
-        self.served.borrow_mut().take().map(|served| *served)
+        self.served.take().map(|served| *served)
     }
 
     /// Why it keeps its server, and since when.
     #[inline]
     pub(crate) fn pinned(&self) -> Option<Pinned> {
-        self.pin.borrow().as_deref().copied()
+        let pin = self.pin.take();
+        let pinned = pin.as_deref().copied();
+        self.pin.set(pin);
+        pinned
     }
 
     pub(crate) fn pin(&self, pinned: Option<Pinned>) {
-        *self.pin.borrow_mut() = pinned.map(Box::new);
+        self.pin.set(pinned.map(Box::new));
     }
 
     #[inline]

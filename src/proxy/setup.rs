@@ -14,7 +14,7 @@ use super::tls::Tls;
 #[derive(Clone)]
 pub(crate) struct Setup {
     /// Counts the configurations of this process, from 1.
-    pub(crate) generation: u64,
+    pub(crate) generation: u32,
     /// What is paused, and the like.
     pub(crate) orders: Arc<Orders>,
     config: Arc<Config>,

@@ -94,7 +94,7 @@ pub(super) async fn tick(state: Rc<CoreState>) {
 /// Looks at all clients only when one of them may have been silent for too long.
 #[derive(Default)]
 struct Sweeps {
-    generation: Option<u64>,
+    generation: Option<u32>,
     due: Option<Instant>,
 }
 

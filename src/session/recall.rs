@@ -27,22 +27,37 @@ const WIPES_MAX: u16 = 1000;
 /// A client's time with a server, or several if nobody else has had it in between, nor the client another one. No two have a
 /// number, on whatever core; 0 is nobody's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stay(u64);
+pub struct Stay {
+    core: u16,
+    /// A number of 48 bits in two parts: every client keeps one, and they are small.
+    high: u16,
+    low: u32,
+}
 
 impl Stay {
     /// The one before a core's first.
     pub fn before(core: u16) -> Self {
-        Self(u64::from(core) << 48)
+        Self {
+            core,
+            high: 0,
+            low: 0,
+        }
     }
 
     /// The one after this, on the same core.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        let (low, carries) = self.low.overflowing_add(1);
+        Self {
+            core: self.core,
+            // A million of them in a second last for nine years.
+            high: self.high.wrapping_add(u16::from(carries)),
+            low,
+        }
     }
 
     fn is_nobodys(self) -> bool {
-        self == Self::default()
+        self.high == 0 && self.low == 0
     }
 }
 
@@ -175,11 +190,11 @@ mod tests {
     fn a_server_is_wiped_for_who_may_ask_unless_it_is_its_own() {
         let (mut client, mut server) = (Recall::default(), Counters::default());
         assert!(!client.needs_wiped(&server));
-        client.stay = server.taken(client.stay, || Stay(1));
+        client.stay = server.taken(client.stay, || Stay::before(0).next());
         assert!(!client.needs_wiped(&server));
         let other = Recall::default();
         assert!(other.needs_wiped(&server));
-        server.taken(other.stay, || Stay(2));
+        server.taken(other.stay, || Stay::before(1).next());
         assert!(client.needs_wiped(&server));
         for _ in 0..WIPES_MAX {
             client.wiped();
@@ -194,6 +209,13 @@ mod tests {
         let first = |core| Stay::before(core).next();
         assert_ne!(first(0), first(1));
         assert!(!first(0).is_nobodys() && !first(u16::MAX).is_nobodys());
+        let last = Stay {
+            low: u32::MAX,
+            ..Stay::before(3)
+        };
+        let next = last.next();
+        assert_eq!((next.core, next.high, next.low), (3, 1, 0));
+        assert!(!next.is_nobodys());
     }
 
     #[test]

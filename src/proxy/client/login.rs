@@ -149,7 +149,7 @@ enum Identity {
 /// Who may have a session.
 enum Admitted {
     Client {
-        generation: u64,
+        generation: u32,
         cluster: Rc<Cluster>,
         link: Enrolled,
         settings: SessionSettings,
@@ -196,6 +196,7 @@ impl Admitted {
             bound: Vec::new(),
             unbound_in: 0,
             skipping: false,
+            is_silent: true,
             timed_out: false,
             retry: None,
             audit: Audit::of(state),

@@ -54,6 +54,7 @@ use crate::protocol::frontend::tag;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::{Recall, Ties, Tracker, CHECK};
+use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 
@@ -97,7 +98,7 @@ struct Session {
     stream: Stream,
     link: Enrolled,
     /// Of the configuration that `cluster` and `manner` come from.
-    generation: u64,
+    generation: u32,
     cluster: Rc<Cluster>,
     /// The pool that its requests go to.
     slot: Rc<PoolSlot>,
@@ -126,6 +127,8 @@ struct Session {
     unbound_in: u32,
     /// After an error of ours in a batch: everything up to Sync is ignored.
     skipping: bool,
+    /// It was silent when it came here, and its link says since when.
+    is_silent: bool,
     /// The running statement was cancelled by `query_timeout`.
     timed_out: bool,
     /// The batch that the server has, if it may be sent again should the plan of its statement be stale.
@@ -210,25 +213,30 @@ pub(crate) async fn admit(state: &Rc<CoreState>, fd: OwnedFd, newcomer: Option<P
 }
 
 /// Serves a client until it leaves, here or for another core.
-fn serve(mut session: Session, pass: Pass) {
+fn serve(session: Session, pass: Pass) {
     let core = session.state.core.clone();
+    let mut here = (session, pass);
     core.spawn(async move {
-        let state = Rc::clone(&session.state);
         loop {
-            match session.run().await {
-                Outcome::Moves(to) => match Box::pin(session.depart(to)).await {
-                    Some(stays) => session = stays,
-                    None => break,
+            let outcome = here.0.run().await;
+            let (session, pass) = here;
+            // Boxed: a task that waits for its client needs no place for its end.
+            match outcome {
+                Outcome::Ended(end) => return Box::pin(session.leave(end, pass)).await,
+                Outcome::Moves(to) => match Box::pin(session.depart(to, pass)).await {
+                    Some(stays) => here = stays,
+                    None => return,
                 },
-                Outcome::Ended(end) => {
-                    Box::pin(session.end(end)).await;
-                    break;
-                }
             }
         }
-        drop(pass);
-        publish_load(&state);
     });
+}
+
+fn log_departure(state: &CoreState, names: &Names) {
+    if state.config().log.disconnections {
+        let Names { user, database } = names;
+        tracing::info!(%user, %database, "client disconnected");
+    }
 }
 
 /// Tells a client without a session why it has none, and closes its connection.
@@ -301,10 +309,8 @@ enum LoggedIn {
 impl Session {
     /// Serves it here, until it ends or goes to another core.
     async fn run(&mut self) -> Outcome {
-        // It may have been so for a while, on another core.
-        let mut is_silent = true;
         loop {
-            match self.next_request(mem::take(&mut is_silent)).await {
+            match self.next_request().await {
                 Ok(Next::Request) => {}
                 Ok(Next::Core(to)) => return Outcome::Moves(to),
                 Err(end) => {
@@ -447,8 +453,8 @@ impl Session {
         }
     }
 
-    /// Waits until the client sends something that needs a server. What needs none is answered here. `is_silent`: it was so before.
-    async fn next_request(&mut self, mut is_silent: bool) -> Result<Next, End> {
+    /// Waits until the client sends something that needs a server. What needs none is answered here.
+    async fn next_request(&mut self) -> Result<Next, End> {
         loop {
             if self.is_outdated() {
                 match self.may_adopt() {
@@ -470,7 +476,7 @@ impl Session {
                 true => Activity::IdleInTransaction,
                 false => Activity::Idle,
             };
-            if !mem::take(&mut is_silent) {
+            if !mem::take(&mut self.is_silent) {
                 self.link.enter(activity, self.state.core.now());
             }
             let moves = poll_fn(|cx| {
@@ -689,6 +695,14 @@ impl Session {
         self.state.tally.error(database, error.code);
     }
 
+    /// Its client is not served any more.
+    async fn leave(self, end: End, pass: Pass) {
+        let state = Rc::clone(&self.state);
+        self.end(end).await;
+        drop(pass);
+        publish_load(&state);
+    }
+
     /// Says goodbye, and forgets the session.
     async fn end(self, end: End) {
         let left = matches!(end, End::Left);
@@ -698,10 +712,7 @@ impl Session {
             put_error(&mut message, &error);
             self.stream.send_vec(message);
         }
-        if self.state.config().log.disconnections {
-            let (user, database) = (&self.slot.names.user, &self.slot.names.database);
-            tracing::info!(%user, %database, "client disconnected");
-        }
+        log_departure(&self.state, &self.slot.names);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         if left && self.stream.poll_flush(&mut cx).is_ready() {
             return; // it has all that it wanted: closing is enough

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use cores::gate::Pass;
 use cores::{Detached, Stream};
 
 use crate::error::Error;
@@ -20,11 +21,12 @@ use crate::sql::session_settings::SessionSettings;
 use super::super::core_state::{Activity, CoreState, Face, Notice, Phase};
 use super::super::doors::count_there;
 use super::super::mail::Mail;
+use super::super::publish_load;
 use super::adopt::{removed, Manner};
 use super::audit::Audit;
 use super::unnamed::Unnamed;
 use super::written::{Ledgers, MovedLedgers};
-use super::{goodbye, serve, End, Inbound, Session};
+use super::{goodbye, log_departure, serve, End, Inbound, Session};
 
 /// A client between two cores.
 pub(crate) struct Moving {
@@ -39,7 +41,7 @@ pub(crate) struct Moving {
     since: Instant,
     /// When it left.
     left: Instant,
-    generation: u64,
+    generation: u32,
     manner: Manner,
     settings: SessionSettings,
     statements: MovedStatements,
@@ -90,12 +92,26 @@ impl Session {
                 .is_none_or(|written| Rc::strong_count(written) == 1)
     }
 
-    /// Leaves for core number `to`. The session, if it stays: it was told something meanwhile, or that core has no room for it.
-    pub(super) async fn depart(self, to: usize) -> Option<Self> {
+    /// Leaves for core number `to`, or stays: it was told something meanwhile, or that core has no room for it. `None`: it is not
+    /// served here any more.
+    pub(super) async fn depart(self, to: usize, pass: Pass) -> Option<(Self, Pass)> {
+        let state = Rc::clone(&self.state);
+        match self.sent_to(to).await {
+            Some(session) => Some((session, pass)),
+            None => {
+                drop(pass);
+                publish_load(&state);
+                None
+            }
+        }
+    }
+
+    async fn sent_to(self, to: usize) -> Option<Self> {
         let Self {
             state,
             stream,
             link,
+            slot,
             generation,
             manner,
             inbound,
@@ -108,12 +124,9 @@ impl Session {
             written,
             ..
         } = self;
-        let detached = match stream.detach().await {
-            Ok(detached) => detached,
-            Err(error) => {
-                tracing::debug!("a client was lost on its way to another core: {error}");
-                return None;
-            }
+        let Ok(detached) = stream.detach().await else {
+            log_departure(&state, &slot.names);
+            return None;
         };
         let face = link.face.get()?;
         let moving = Box::new(Moving {
@@ -231,6 +244,7 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
         bound: moving.bound,
         unbound_in: 0,
         skipping: moving.skipping,
+        is_silent: true,
         timed_out: false,
         retry: None,
         audit: Audit::of(state),
