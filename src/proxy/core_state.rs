@@ -1,13 +1,9 @@
 //! Everything that one core owns, reached through `Rc` and `Cell`; no borrow is held across an await.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::num::NonZeroU16;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use cores::blocking::Blocking;
@@ -17,18 +13,16 @@ use cores::places::Places;
 use cores::{BoundSocket, Core, Mailbox, PostOffice};
 
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
-use crate::config::choice::PoolerMode;
 use crate::error::Error;
 use crate::metrics::{ClientMeter, Counter, Histogram, Tally};
 use crate::orders::Of;
-use crate::pool::{Lease, PoolId, WaitError};
+use crate::pool::PoolId;
 use crate::prepared::Statements;
 use crate::protocol::cancel_key::{core_of, CancelKey, ProcessIds, LONG_SECRET_BYTES};
 use crate::protocol::startup::Version;
 use crate::session::Stay;
 use crate::sharding::unique_id::{UniqueIdGenerator, UniqueIds};
 pub(crate) use crate::snapshot::Activity;
-use crate::snapshot::Names;
 use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
@@ -36,11 +30,11 @@ use super::cluster::Cluster;
 use super::deadlocks;
 use super::doors::Doors;
 use super::iam::Tokens;
+use super::link::{Enrolled, Link, Notice};
 use super::mail::{Ending, Events, Mail};
-use super::pools::{Conn, PoolSlot, Postbag};
+use super::pools::{PoolSlot, Postbag};
 use super::prober::Probers;
 use super::reload::Pools;
-use super::server::Targets;
 use super::setup::Setup;
 use super::shares::{Orders, Reports, ShareId};
 use super::two_phase::{CommitBoot, Commits};
@@ -431,10 +425,7 @@ impl CoreState {
         let link = Rc::new(link);
         let process_id = link.key.process_id();
         self.links.borrow_mut().insert(process_id, Rc::clone(&link));
-        Enrolled {
-            link,
-            state: Rc::clone(self),
-        }
+        Enrolled::new(link, self)
     }
 
     /// The core that has issued this process id; `None` if none has.
@@ -444,7 +435,7 @@ impl CoreState {
     }
 
     /// Tells the core that has issued this process id where its client is; `None`: it is gone.
-    fn note_whereabouts(&self, process_id: i32, core: Option<usize>) {
+    pub(super) fn note_whereabouts(&self, process_id: i32, core: Option<usize>) {
         match self.home_of(process_id) {
             Some(home) if home == self.core.index() => self.heard_whereabouts(process_id, core),
             Some(home) if self.phase.get() == Phase::Serving => {
@@ -487,240 +478,5 @@ impl CoreState {
             .ok()?;
         self.keys.borrow_mut().insert(&derivation, keys.clone());
         Some(keys)
-    }
-}
-
-/// What a session is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Notice {
-    /// End at the next transaction boundary.
-    Drain,
-    /// User or database are gone from the configuration. Told while nothing is going on; others find out.
-    Removed,
-    /// The administrator ends it, and its server connection.
-    Killed,
-    /// Another server has become the primary: the one that it has is given up, whatever it would answer.
-    Superseded,
-    /// The replica that it has does not answer any more: the same.
-    Hung,
-    /// End now.
-    ShutDown,
-    IdleTimeout,
-    IdleInTransactionTimeout,
-    QueryTimeout,
-    /// It waits for others, and they for it, on several servers.
-    Deadlock,
-}
-
-/// One session as the rest of its core sees it.
-pub(crate) struct Link {
-    pub(crate) key: CancelKey,
-    /// The pool that its requests go to.
-    pub(crate) slot: RefCell<Rc<PoolSlot>>,
-    pub(crate) activity: Cell<Activity>,
-    pub(crate) since: Cell<Instant>,
-    /// Boxed: most of the time there is none.
-    pin: Cell<Option<Box<Pinned>>>,
-    notice: Cell<Option<Notice>>,
-    waker: Cell<Option<Waker>>,
-    /// The core where it should go on, counted from 1.
-    bound_for: Cell<Option<NonZeroU16>>,
-    /// It goes on there.
-    has_left: Cell<bool>,
-    /// The servers it holds, for cancel requests.
-    pub(crate) targets: RefCell<Targets>,
-    pub(crate) meter: ClientMeter,
-    /// Named statements that it has prepared.
-    pub(crate) statements: Cell<u32>,
-    /// Who it is; nobody while it is a login that only visits the pool.
-    pub(crate) face: OnceCell<Face>,
-    /// Boxed: most of the time there is none.
-    served: Cell<Option<Box<Served>>>,
-}
-
-/// Why a client keeps its server, and since when.
-pub(crate) type Pinned = (&'static str, Instant);
-
-/// What a client shows of itself.
-pub(crate) struct Face {
-    pub(crate) names: Arc<Names>,
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) application_name: RefCell<Arc<str>>,
-}
-
-impl Face {
-    pub(crate) fn application_name(&self) -> Arc<str> {
-        Arc::clone(&self.application_name.borrow())
-    }
-
-    /// The application calls itself so.
-    pub(crate) fn rename(&self, name: &[u8]) {
-        let name = String::from_utf8_lossy(name);
-        let mut known = self.application_name.borrow_mut();
-        if **known != *name {
-            *known = Arc::from(name);
-        }
-    }
-}
-
-/// A session's entry in its core's list, which goes when the session does.
-pub(crate) struct Enrolled {
-    link: Rc<Link>,
-    state: Rc<CoreState>,
-}
-
-impl Deref for Enrolled {
-    type Target = Link;
-
-    fn deref(&self) -> &Link {
-        &self.link
-    }
-}
-
-impl Enrolled {
-    pub(crate) fn link(&self) -> Rc<Link> {
-        Rc::clone(&self.link)
-    }
-
-    /// The session goes on at core number `to`.
-    pub(crate) fn leave(self, to: usize) {
-        self.link.has_left.set(true);
-        let process_id = self.link.key.process_id();
-        // Another home hears of it from the core where it arrives.
-        if self.state.home_of(process_id) == Some(self.state.core.index()) {
-            self.state.heard_whereabouts(process_id, Some(to));
-        }
-    }
-}
-
-impl Drop for Enrolled {
-    fn drop(&mut self) {
-        let process_id = self.link.key.process_id();
-        self.state.links.borrow_mut().remove(&process_id);
-        if !self.link.has_left.get() {
-            self.state.note_whereabouts(process_id, None);
-        }
-    }
-}
-
-/// What a waiting client gets.
-pub(crate) type Served = Result<Lease<Conn>, WaitError>;
-
-impl Link {
-    fn new(key: CancelKey, slot: &Rc<PoolSlot>, meter: ClientMeter, now: Instant) -> Self {
-        Self {
-            key,
-            slot: RefCell::new(Rc::clone(slot)),
-            activity: Cell::new(Activity::Idle),
-            since: Cell::new(now),
-            pin: Cell::new(None),
-            notice: Cell::new(None),
-            waker: Cell::new(None),
-            bound_for: Cell::new(None),
-            has_left: Cell::new(false),
-            targets: RefCell::default(),
-            meter,
-            statements: Cell::new(0),
-            face: OnceCell::new(),
-            served: Cell::new(None),
-        }
-    }
-
-    /// Tells the session something; a later notice replaces one that it has not seen, but that it is killed.
-    pub(crate) fn notify(&self, notice: Notice) {
-        if self.notice.get() != Some(Notice::Killed) {
-            self.notice.set(Some(notice));
-        }
-        self.wake();
-    }
-
-    /// What the session was told, without forgetting it.
-    #[inline]
-    pub(crate) fn notice(&self) -> Option<Notice> {
-        self.notice.get()
-    }
-
-    /// Tells the session that it should go on at core number `core`, when it can.
-    pub(crate) fn send_to(&self, core: usize) {
-        let number = u16::try_from(core + 1).ok();
-        self.bound_for.set(number.and_then(NonZeroU16::new));
-        self.wake();
-    }
-
-    /// Is it a session that could go on at another core, when it comes to rest?
-    pub(crate) fn may_be_sent(&self) -> bool {
-        self.face.get().is_some()
-            && self.pinned().is_none()
-            && self.notice.get().is_none()
-            && self.slot.borrow().config().mode != PoolerMode::Session
-    }
-
-    /// Where the session should go on, if it is told so.
-    #[inline]
-    pub(crate) fn bound_for(&self) -> Option<usize> {
-        let number = self.bound_for.get()?;
-        Some(usize::from(number.get()) - 1)
-    }
-
-    /// It cannot go on elsewhere now.
-    pub(crate) fn stay(&self) {
-        self.bound_for.set(None);
-    }
-
-    /// The session has heeded this notice, and goes on.
-    pub(crate) fn dismiss(&self, notice: Notice) {
-        if self.notice.get() == Some(notice) {
-            self.notice.set(None);
-        }
-    }
-
-    /// The session has another server, or none: what was said of the one that it had is not about it.
-    pub(crate) fn forget_server(&self) {
-        self.dismiss(Notice::Superseded);
-        self.dismiss(Notice::Hung);
-    }
-
-    /// Remembers whom to wake.
-    #[inline]
-    pub(crate) fn listen(&self, cx: &Context<'_>) {
-        let known = self.waker.take();
-        let same = known.filter(|waker| waker.will_wake(cx.waker()));
-        self.waker
-            .set(Some(same.unwrap_or_else(|| cx.waker().clone())));
-    }
-
-    pub(crate) fn serve(&self, served: Served) {
-        self.served.set(Some(Box::new(served)));
-        self.wake();
-    }
-
-    pub(crate) fn take_served(&self) -> Option<Served> {
-        self.served.take().map(|served| *served)
-    }
-
-    /// Why it keeps its server, and since when.
-    #[inline]
-    pub(crate) fn pinned(&self) -> Option<Pinned> {
-        let pin = self.pin.take();
-        let pinned = pin.as_deref().copied();
-        self.pin.set(pin);
-        pinned
-    }
-
-    pub(crate) fn pin(&self, pinned: Option<Pinned>) {
-        self.pin.set(pinned.map(Box::new));
-    }
-
-    #[inline]
-    pub(crate) fn enter(&self, activity: Activity, now: Instant) {
-        self.activity.set(activity);
-        self.since.set(now);
-    }
-
-    pub(crate) fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake_by_ref();
-            self.waker.set(Some(waker));
-        }
     }
 }

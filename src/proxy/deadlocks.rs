@@ -18,7 +18,8 @@ use futures_channel::oneshot;
 
 use crate::routing::deadlock::victims;
 
-use super::core_state::{Activity, CoreState, Notice};
+use super::core_state::{Activity, CoreState};
+use super::link::Notice;
 use super::mail::Mail;
 use super::reload::{Instance, Place};
 use super::server::connect::{self, Purpose};

@@ -14,7 +14,8 @@ use cores::{BoundSocket, Listener};
 
 use crate::spread::{self, Load, Spread};
 
-use super::core_state::{CoreState, Link, Phase};
+use super::core_state::{CoreState, Phase};
+use super::link::Link;
 use super::mail::{Event, Mail};
 use super::server::connect::tcp_options;
 use super::start_session;

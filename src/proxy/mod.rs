@@ -7,6 +7,7 @@ mod core_state;
 mod deadlocks;
 mod doors;
 pub(crate) mod iam;
+mod link;
 mod mail;
 mod news;
 mod pools;
@@ -34,7 +35,8 @@ use cores::{Core, Mailbox, PostOffice};
 
 use crate::metrics::nanoseconds;
 
-use core_state::{CoreState, Notice, Phase};
+use core_state::{CoreState, Phase};
+use link::Notice;
 
 pub(crate) use core_state::Boot;
 pub(crate) use mail::{

@@ -9,7 +9,8 @@ use crate::pool::PoolId;
 use crate::snapshot::Names;
 
 use super::cluster::{Cluster, Shard, Turn};
-use super::core_state::{Activity, CoreState, Notice};
+use super::core_state::{Activity, CoreState};
+use super::link::Notice;
 use super::mail::Mail;
 use super::pools::PoolSlot;
 use super::prober;

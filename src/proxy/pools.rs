@@ -383,7 +383,7 @@ fn limits(pool: &PoolConfig, config: &Config) -> Limits {
 }
 
 impl CoreState {
-    fn link(&self, client: ClientId) -> Option<Rc<super::core_state::Link>> {
+    fn link(&self, client: ClientId) -> Option<Rc<super::link::Link>> {
         let process_id = i32::try_from(client.0).ok()?;
         self.links.borrow().get(&process_id).cloned()
     }

@@ -16,7 +16,8 @@ use crate::orders::Of;
 use crate::pool::{Pool, PoolId};
 
 use super::cluster::{Cluster, Shard};
-use super::core_state::{Activity, CoreState, Notice};
+use super::core_state::{Activity, CoreState};
+use super::link::Notice;
 use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
 use super::setup::Setup;

@@ -17,7 +17,8 @@ use crate::sql::lexer::Dialect;
 use crate::sql::sample;
 
 use super::cluster::Cluster;
-use super::core_state::{Activity, CoreState, Face, Link};
+use super::core_state::{Activity, CoreState};
+use super::link::{Face, Link};
 use super::mail::{Event, GatherId};
 use super::pools::PoolSlot;
 use super::server::{ServerLink, Target};

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::pool::Pool;
 
 use super::client::CANCEL_PATIENCE;
-use super::core_state::{Activity, CoreState, Notice};
+use super::core_state::{Activity, CoreState};
 use super::doors;
+use super::link::Notice;
 
 /// Coarse: time-outs are late by this much at most.
 const TICK: Duration = Duration::from_millis(50);

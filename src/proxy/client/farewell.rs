@@ -1,12 +1,78 @@
-//! What a client is told when a notice ends its session, or the statement that is under way.
+//! What a client is told when a notice ends its session, or the statement that is under way, or when it gets no session at all.
 
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
-use crate::error::{Error, Fault, Survives};
-use crate::protocol::sqlstate::SqlState;
+use cores::Stream;
 
-use super::super::core_state::Notice;
+use crate::error::{Error, Fault, Survives};
+use crate::metrics::{tally, LoginResult};
+use crate::protocol::error_fields::put_error;
+use crate::protocol::sqlstate::SqlState;
+use crate::snapshot::Names;
+
+use super::super::core_state::CoreState;
+use super::super::link::Notice;
 use super::{adopt, Session, CANCEL_PATIENCE};
+
+/// How long a client may take to read what it is told at the end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections of one core that are being told that they are one too many. What comes on top is closed without a word.
+const TURNED_AWAY_MAX: usize = 256;
+/// How long they may take to hear it.
+const TURNED_AWAY_TIME: Duration = Duration::from_secs(1);
+
+/// Closes a connection that is one too many, and says so. Whoever speaks TLS at once takes that for a failed handshake,
+/// all others for an error like any.
+pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
+    let code = SqlState::TOO_MANY_CONNECTIONS;
+    let way = ("none", false);
+    let took = Duration::ZERO;
+    state
+        .tally
+        .login(tally::OTHER, LoginResult::Limit, way, took);
+    if state.turned_away.running() >= TURNED_AWAY_MAX {
+        return drop(fd);
+    }
+    state.tally.error(tally::OTHER, code);
+    let (context, pass) = (Rc::clone(state), state.turned_away.enter());
+    state.core.spawn(async move {
+        let error = Error::fatal(Fault::Proxy, code, "too many clients");
+        let mut message = Vec::new();
+        put_error(&mut message, &error);
+        let stream = Stream::adopt(&context.core, fd);
+        stream.send_vec(message);
+        let deadline = context.core.now() + TURNED_AWAY_TIME;
+        let _ = context
+            .core
+            .timeout_at(Some(deadline), stream.close())
+            .await;
+        drop(pass);
+    });
+}
+
+pub(super) fn log_departure(state: &CoreState, names: &Names) {
+    if state.config().log.disconnections {
+        let Names { user, database } = names;
+        tracing::info!(%user, %database, "client disconnected");
+    }
+}
+
+/// Tells a client without a session why it has none, and closes its connection.
+pub(super) async fn goodbye(state: &CoreState, stream: Stream, error: &Error) {
+    let mut message = Vec::new();
+    put_error(&mut message, error);
+    stream.send_vec(message);
+    close(state, stream).await;
+}
+
+/// Closes in order; a client that does not read cannot keep us.
+pub(super) async fn close(state: &CoreState, stream: Stream) {
+    let deadline = state.core.now() + CLOSE_PATIENCE;
+    let _ = state.core.timeout_at(Some(deadline), stream.close()).await;
+}
 
 impl Session {
     /// The error that goes with a notice.

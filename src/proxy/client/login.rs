@@ -30,7 +30,8 @@ use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
 use super::super::cluster::Cluster;
-use super::super::core_state::{CoreState, Enrolled, Face, Phase};
+use super::super::core_state::{CoreState, Phase};
+use super::super::link::{Enrolled, Face};
 use super::super::pools::PoolSlot;
 use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};

@@ -28,6 +28,7 @@ mod written;
 
 pub(crate) use admin::AdminLink;
 pub(crate) use facts::{Learning, Learnt};
+pub(crate) use farewell::turn_away;
 pub(crate) use moving::{arrive, Moving};
 pub(crate) use visitor::Visitor;
 
@@ -45,7 +46,6 @@ use cores::Stream;
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
-use crate::metrics::{tally, LoginResult};
 use crate::prepared::{ClientStatements, Statement};
 use crate::protocol::backend::{ready_for_query, TransactionStatus};
 use crate::protocol::error_fields::put_error;
@@ -54,13 +54,13 @@ use crate::protocol::frontend::tag;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::{Recall, Ties, Tracker, CHECK};
-use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 
 use super::cluster::Cluster;
-use super::core_state::{Activity, CoreState, Enrolled, Link, Notice};
+use super::core_state::{Activity, CoreState};
 use super::doors::settle_for_good;
+use super::link::{Enrolled, Link, Notice};
 use super::pools::PoolSlot;
 use super::publish_load;
 use super::server::{Collector, Lost, RunError, Server};
@@ -68,6 +68,7 @@ use super::server::{Collector, Lost, RunError, Server};
 use admin::AdminSession;
 use adopt::Manner;
 use audit::Audit;
+use farewell::{close, log_departure};
 use inbound::Inbound;
 use obtain::Aim;
 use relay::{Extent, Relay};
@@ -85,9 +86,6 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a server may take to stop a statement that we have cancelled.
 pub(super) const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a client may take to read what it is told at the end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time for the server's answer to questions of ours between a client's transactions.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -232,27 +230,6 @@ fn serve(session: Session, pass: Pass) {
     });
 }
 
-fn log_departure(state: &CoreState, names: &Names) {
-    if state.config().log.disconnections {
-        let Names { user, database } = names;
-        tracing::info!(%user, %database, "client disconnected");
-    }
-}
-
-/// Tells a client without a session why it has none, and closes its connection.
-async fn goodbye(state: &CoreState, stream: Stream, error: &Error) {
-    let mut message = Vec::new();
-    put_error(&mut message, error);
-    stream.send_vec(message);
-    close(state, stream).await;
-}
-
-/// Closes in order; a client that does not read cannot keep us.
-async fn close(state: &CoreState, stream: Stream) {
-    let deadline = state.core.now() + CLOSE_PATIENCE;
-    let _ = state.core.timeout_at(Some(deadline), stream.close()).await;
-}
-
 /// What `serving` comes to, unless the session is killed before, wherever it is: what it holds goes with it.
 fn unless_killed<F>(link: Rc<Link>, mut serving: Pin<Box<F>>) -> impl Future<Output = F::Output>
 where
@@ -264,40 +241,6 @@ where
         }
         serving.as_mut().poll(cx)
     })
-}
-
-/// Connections of one core that are being told that they are one too many. What comes on top is closed without a word.
-const TURNED_AWAY_MAX: usize = 256;
-/// How long they may take to hear it.
-const TURNED_AWAY_TIME: Duration = Duration::from_secs(1);
-
-/// Closes a connection that is one too many, and says so. Whoever speaks TLS at once takes that for a failed handshake,
-/// all others for an error like any.
-pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
-    let code = SqlState::TOO_MANY_CONNECTIONS;
-    let way = ("none", false);
-    let took = Duration::ZERO;
-    state
-        .tally
-        .login(tally::OTHER, LoginResult::Limit, way, took);
-    if state.turned_away.running() >= TURNED_AWAY_MAX {
-        return drop(fd);
-    }
-    state.tally.error(tally::OTHER, code);
-    let (context, pass) = (Rc::clone(state), state.turned_away.enter());
-    state.core.spawn(async move {
-        let error = Error::fatal(Fault::Proxy, code, "too many clients");
-        let mut message = Vec::new();
-        put_error(&mut message, &error);
-        let stream = Stream::adopt(&context.core, fd);
-        stream.send_vec(message);
-        let deadline = context.core.now() + TURNED_AWAY_TIME;
-        let _ = context
-            .core
-            .timeout_at(Some(deadline), stream.close())
-            .await;
-        drop(pass);
-    });
 }
 
 /// Who has come in.

@@ -18,15 +18,17 @@ use crate::session::{Recall, Ties};
 use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
-use super::super::core_state::{Activity, CoreState, Face, Notice, Phase};
+use super::super::core_state::{Activity, CoreState, Phase};
 use super::super::doors::count_there;
+use super::super::link::{Face, Notice};
 use super::super::mail::Mail;
 use super::super::publish_load;
 use super::adopt::{removed, Manner};
 use super::audit::Audit;
+use super::farewell::{goodbye, log_departure};
 use super::unnamed::Unnamed;
 use super::written::{Ledgers, MovedLedgers};
-use super::{goodbye, log_departure, serve, End, Inbound, Session};
+use super::{serve, End, Inbound, Session};
 
 /// A client between two cores.
 pub(crate) struct Moving {

@@ -11,7 +11,8 @@ use crate::protocol::error_fields::Fields;
 use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 
-use super::super::core_state::{Activity, Notice};
+use super::super::core_state::Activity;
+use super::super::link::Notice;
 use super::super::server::{cancel, Lost, Server, Targets, NOTE_COMMIT};
 use super::checkout::refused_settings;
 use super::obtain::Aim;

@@ -13,7 +13,8 @@ use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup;
 use crate::sql::settings::Settings;
 
-use super::super::core_state::{CoreState, Enrolled, Notice, Served};
+use super::super::core_state::CoreState;
+use super::super::link::{Enrolled, Notice, Served};
 use super::super::pools::{Held, PoolSlot};
 use super::super::server::{Collector, RunError};
 use super::super::welcomes::messages;

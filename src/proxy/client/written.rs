@@ -11,7 +11,8 @@ use std::time::Instant;
 use crate::balance::{pause, Ledger, Lsn, Mark, Written, MARK_QUESTION, REPLAYED_QUESTION};
 
 use super::super::cluster::Want;
-use super::super::core_state::{Activity, CoreState, Link};
+use super::super::core_state::{Activity, CoreState};
+use super::super::link::Link;
 use super::super::pools::Held;
 use super::super::server::RunError;
 use super::obtain::{Aim, Terms};

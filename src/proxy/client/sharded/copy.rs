@@ -21,7 +21,7 @@ use crate::sharding::lookups::{KeyName, Translated};
 use crate::sharding::rows::unplaced;
 use crate::sharding::{CopyRouter, RowTarget};
 
-use super::super::super::core_state::Notice;
+use super::super::super::link::Notice;
 use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{self, Call, Shown};

@@ -10,7 +10,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::echo::Row;
 use crate::routing::moves::Place;
 
-use super::super::super::core_state::Notice;
+use super::super::super::link::Notice;
 use super::super::super::server::{cancel, Collector, RunError, Target};
 use super::super::{End, Session};
 use super::call::{self, Answers, Call, Shown};

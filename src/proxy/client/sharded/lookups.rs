@@ -20,7 +20,8 @@ use crate::sharding::{Key, Placement, ShardedColumn};
 use crate::sql::statement::{Kind, Statement, TableUse};
 
 use super::super::super::cluster::Cluster;
-use super::super::super::core_state::{CoreState, Notice};
+use super::super::super::core_state::CoreState;
+use super::super::super::link::Notice;
 use super::super::visitor::Visitor;
 use super::super::{End, Session};
 

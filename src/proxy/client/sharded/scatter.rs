@@ -20,7 +20,7 @@ use crate::sql::set::Value;
 use crate::types;
 use crate::types::enums::Enums;
 
-use super::super::super::core_state::Notice;
+use super::super::super::link::Notice;
 use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
 use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
 use super::call::{begin, send, Call, Shown};

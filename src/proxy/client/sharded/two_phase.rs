@@ -13,7 +13,8 @@ use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::two_phase::{is_needed, Cause, Outcome};
 
-use super::super::super::core_state::{Activity, Notice};
+use super::super::super::core_state::Activity;
+use super::super::super::link::Notice;
 use super::super::super::two_phase::{commit, Conclusion};
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::{Does, Leg};
