@@ -80,7 +80,7 @@ impl BoundSocket {
     }
 
     /// The same socket, for a core to serve: where several do, they accept from one queue, and the kernel wakes one of
-    /// them.
+    /// them for each connection.
     pub fn share(&self) -> io::Result<Self> {
         Ok(Self {
             socket: self.socket.try_clone()?,
@@ -131,7 +131,8 @@ impl Listener {
     }
 
     /// Stops accepting: another core serves the socket. Its connections that were accepted by then come one by one; whatever
-    /// comes later waits for the other core.
+    /// comes later waits for the other core. Where that one waits already, the kernel may have woken this one for a
+    /// connection that it leaves: then the other one has to leave and listen anew when this is done, to be given it.
     pub async fn leave(&self) -> Option<OwnedFd> {
         poll_fn(|cx| self.core.ring().poll_leave(self.id, cx)).await
     }

@@ -93,6 +93,9 @@ fn no_connection_is_lost_when_cores_take_turns_at_a_socket() {
             } else {
                 turn(to, true);
                 turn(from, false);
+                // Who left may have been woken for a connection that it did not take: whoever listens anew gets it.
+                turn(to, false);
+                turn(to, true);
             }
         }
     });

@@ -15,7 +15,7 @@ use cores::{BoundSocket, Listener};
 use crate::spread::{self, Load, Spread};
 
 use super::core_state::{CoreState, Phase};
-use super::link::Link;
+use super::link::{remember, Link};
 use super::mail::{Event, Mail};
 use super::server::connect::tcp_options;
 use super::start_session;
@@ -24,7 +24,7 @@ use super::start_session;
 const LOOK: Duration = Duration::from_secs(1);
 /// The first core hears of another one's work when that has changed by this much, in permille.
 const NEWS_PERMILLE: usize = 20;
-/// Clients that are sent away at a look: each takes its core some microseconds.
+/// Clients that are sent away at a look.
 const SENT_AWAY_MAX: usize = 512;
 /// Pause after accept failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -33,8 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Doors {
     /// How many serve clients.
     active: Cell<usize>,
-    /// This core is about to end: it serves its own socket, whoever is active.
-    home: Cell<bool>,
+    /// How often other cores have left sockets.
+    knocks: Cell<u64>,
     /// Of the tasks that serve sockets.
     wakers: Box<[Cell<Option<Waker>>]>,
     /// On the first core: what it decides by.
@@ -55,7 +55,7 @@ impl Doors {
         let spread = Spread::new(cores);
         Self {
             active: Cell::new(spread.active()),
-            home: Cell::new(false),
+            knocks: Cell::new(0),
             wakers: (0..sockets).map(|_| Cell::default()).collect(),
             spread: RefCell::new(spread),
             busy: (0..cores).map(|_| Cell::default()).collect(),
@@ -78,25 +78,18 @@ impl Doors {
         }
     }
 
-    /// Each core serves its own socket from now on: the others may end before it.
-    pub(super) fn turn_home(&self) {
-        self.home.set(true);
+    /// Another core has left a socket: a connection may wait there that nobody was woken for.
+    pub(super) fn knocked(&self) {
+        self.knocks.set(self.knocks.get() + 1);
         self.wake();
     }
 
-    fn wake(&self) {
+    /// It may be others that serve a socket now.
+    pub(super) fn wake(&self) {
         for waker in &self.wakers {
             if let Some(waker) = waker.take() {
                 waker.wake();
             }
-        }
-    }
-
-    fn serves(&self, core: usize, socket: usize) -> bool {
-        let sockets = self.wakers.len();
-        match self.home.get() {
-            true => core % sockets == socket,
-            false => spread::serves(core, socket, sockets, self.active.get()),
         }
     }
 }
@@ -135,9 +128,14 @@ struct Door {
 
 impl Door {
     fn is_ours(&self) -> bool {
-        self.state
-            .doors
-            .serves(self.state.core.index(), self.socket)
+        let (here, sockets) = (self.state.core.index(), self.sockets.len());
+        match self.state.phase.get() {
+            Phase::Serving => {
+                spread::serves(here, self.socket, sockets, self.state.doors.active.get())
+            }
+            // Its own, whoever is active: the others may end before it.
+            Phase::Draining => here % sockets == self.socket,
+        }
     }
 
     fn listen(&self) -> io::Result<Listener> {
@@ -152,10 +150,18 @@ impl Door {
                 while let Some(fd) = listener.leave().await {
                     welcome(&self.state, fd);
                 }
+                if !self.is_ours() {
+                    for other in self.state.others() {
+                        self.state.postbag.post(other, Mail::Knock);
+                    }
+                }
             }
             poll_fn(|cx| match self.is_ours() {
                 true => Poll::Ready(()),
-                false => self.hear_of_changes(cx),
+                false => {
+                    self.hear_of_changes(cx);
+                    Poll::Pending
+                }
             })
             .await;
             match self.listen() {
@@ -168,18 +174,22 @@ impl Door {
         }
     }
 
-    /// Accepts until another core is to do so.
+    /// Accepts until another core is to do so, or has left the socket: who listens anew is given what waits there.
     async fn accept(&self, listener: &Listener) {
         let state = &self.state;
+        let knocks = state.doors.knocks.get();
         let mut options = (state.generation(), tcp_options(&state.config().tcp));
         loop {
-            let accepted = poll_fn(|cx| match self.is_ours() {
-                true => {
-                    let _: Poll<()> = self.hear_of_changes(cx);
-                    listener.poll_accept(cx).map(Some)
-                }
-                false => Poll::Ready(None),
-            });
+            let accepted =
+                poll_fn(
+                    |cx| match self.is_ours() && state.doors.knocks.get() == knocks {
+                        true => {
+                            self.hear_of_changes(cx);
+                            listener.poll_accept(cx).map(Some)
+                        }
+                        false => Poll::Ready(None),
+                    },
+                );
             match accepted.await {
                 None => return,
                 Some(Ok(fd)) => {
@@ -199,12 +209,8 @@ impl Door {
         }
     }
 
-    fn hear_of_changes<T>(&self, cx: &Context<'_>) -> Poll<T> {
-        let known = self.state.doors.wakers[self.socket].take();
-        let same = known.filter(|waker| waker.will_wake(cx.waker()));
-        let waker = same.unwrap_or_else(|| cx.waker().clone());
-        self.state.doors.wakers[self.socket].set(Some(waker));
-        Poll::Pending
+    fn hear_of_changes(&self, cx: &Context<'_>) {
+        remember(&self.state.doors.wakers[self.socket], cx);
     }
 }
 

@@ -224,10 +224,7 @@ impl Link {
     /// Remembers whom to wake.
     #[inline]
     pub(crate) fn listen(&self, cx: &Context<'_>) {
-        let known = self.waker.take();
-        let same = known.filter(|waker| waker.will_wake(cx.waker()));
-        self.waker
-            .set(Some(same.unwrap_or_else(|| cx.waker().clone())));
+        remember(&self.waker, cx);
     }
 
     pub(crate) fn serve(&self, served: Served) {
@@ -264,4 +261,12 @@ impl Link {
             self.waker.set(Some(waker));
         }
     }
+}
+
+/// Keeps whom to wake; the same one as before is not copied.
+#[inline]
+pub(super) fn remember(place: &Cell<Option<Waker>>, cx: &Context<'_>) {
+    let known = place.take();
+    let same = known.filter(|waker| waker.will_wake(cx.waker()));
+    place.set(Some(same.unwrap_or_else(|| cx.waker().clone())));
 }

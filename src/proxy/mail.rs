@@ -44,6 +44,9 @@ pub(crate) enum Mail {
     },
     /// So many cores serve clients from now on.
     Active(usize),
+    /// A core has left a socket that others serve. The kernel wakes one of those that wait there for a connection: if that was the
+    /// one that left, the connection would wait for the next one.
+    Knock,
     /// How much a core has to do; to the first one, may be stale.
     Busy {
         /// Whose.

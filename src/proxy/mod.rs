@@ -91,6 +91,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             }
             Mail::Busy { core, permille } => state.doors.heard_busy(core, permille),
             Mail::Active(cores) => state.doors.turn_to(cores),
+            Mail::Knock => state.doors.knocked(),
             Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
             Mail::Welcome { pool, reported } => pools::heard(&state, pool, reported),
             Mail::Cancel { process_id, secret } => {
@@ -111,7 +112,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     };
     // Connections are accepted to the end: administrators may come in, others are told to stay away.
     state.phase.set(Phase::Draining);
-    state.doors.turn_home();
+    state.doors.wake();
     state.gate.close();
     state.begin_ending(ending);
     // Pool mail goes on meanwhile: other cores may be waiting for our connections.
@@ -131,6 +132,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                 Mail::Whereabouts { process_id, core } => {
                     context.heard_whereabouts(process_id, core)
                 }
+                Mail::Knock => context.doors.knocked(),
                 Mail::Load { .. } | Mail::Busy { .. } | Mail::Active(_) | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),
                 Mail::Room(room) => room::heard(&context, room),
