@@ -17,7 +17,7 @@ use super::super::link::Notice;
 use super::{adopt, Session, CANCEL_PATIENCE};
 
 /// How long a client may take to read what it is told at the end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections of one core that are being told that they are one too many. What comes on top is closed without a word.
 const TURNED_AWAY_MAX: usize = 256;
@@ -40,15 +40,8 @@ pub(crate) fn turn_away(state: &Rc<CoreState>, fd: OwnedFd) {
     let (context, pass) = (Rc::clone(state), state.turned_away.enter());
     state.core.spawn(async move {
         let error = Error::fatal(Fault::Proxy, code, "too many clients");
-        let mut message = Vec::new();
-        put_error(&mut message, &error);
         let stream = Stream::adopt(&context.core, fd);
-        stream.send_vec(message);
-        let deadline = context.core.now() + TURNED_AWAY_TIME;
-        let _ = context
-            .core
-            .timeout_at(Some(deadline), stream.close())
-            .await;
+        goodbye(&context, stream, &error, TURNED_AWAY_TIME).await;
         drop(pass);
     });
 }
@@ -61,16 +54,16 @@ pub(super) fn log_departure(state: &CoreState, names: &Names) {
 }
 
 /// Tells a client without a session why it has none, and closes its connection.
-pub(super) async fn goodbye(state: &CoreState, stream: Stream, error: &Error) {
+pub(super) async fn goodbye(state: &CoreState, stream: Stream, error: &Error, patience: Duration) {
     let mut message = Vec::new();
     put_error(&mut message, error);
     stream.send_vec(message);
-    close(state, stream).await;
+    close(state, stream, patience).await;
 }
 
-/// Closes in order; a client that does not read cannot keep us.
-pub(super) async fn close(state: &CoreState, stream: Stream) {
-    let deadline = state.core.now() + CLOSE_PATIENCE;
+/// Closes in order; a client that does not read cannot keep us for longer than that.
+pub(super) async fn close(state: &CoreState, stream: Stream, patience: Duration) {
+    let deadline = state.core.now() + patience;
     let _ = state.core.timeout_at(Some(deadline), stream.close()).await;
 }
 

@@ -68,7 +68,7 @@ use super::server::{Collector, Lost, RunError, Server};
 use admin::AdminSession;
 use adopt::Manner;
 use audit::Audit;
-use farewell::{close, log_departure};
+use farewell::{close, log_departure, CLOSE_PATIENCE};
 use inbound::Inbound;
 use obtain::Aim;
 use relay::{Extent, Relay};
@@ -661,7 +661,7 @@ impl Session {
             return; // it has all that it wanted: closing is enough
         }
         let state = Rc::clone(&self.state);
-        close(&state, self.stream).await;
+        close(&state, self.stream, CLOSE_PATIENCE).await;
     }
 }
 

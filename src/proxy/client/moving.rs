@@ -25,7 +25,7 @@ use super::super::mail::Mail;
 use super::super::publish_load;
 use super::adopt::{removed, Manner};
 use super::audit::Audit;
-use super::farewell::{goodbye, log_departure};
+use super::farewell::{goodbye, log_departure, CLOSE_PATIENCE};
 use super::unnamed::Unnamed;
 use super::written::{Ledgers, MovedLedgers};
 use super::{serve, End, Inbound, Session};
@@ -171,7 +171,7 @@ impl Session {
                 Some(session)
             }
             Err((stream, error)) => {
-                goodbye(&state, stream, &error).await;
+                goodbye(&state, stream, &error, CLOSE_PATIENCE).await;
                 None
             }
         }
@@ -198,7 +198,7 @@ pub(crate) fn arrive(state: &Rc<CoreState>, moving: Box<Moving>) {
             session.end(end).await;
         }),
         (Err((stream, error)), _) => state.core.spawn(async move {
-            goodbye(&context, stream, &error).await;
+            goodbye(&context, stream, &error, CLOSE_PATIENCE).await;
         }),
     }
 }

@@ -161,11 +161,11 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 
 /// A client's request, at the core of its session. Unknown and wrong keys are met with silence, as PostgreSQL does.
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
+    let known = state.links.borrow().get(&process_id).cloned();
     let away = state.away.borrow().get(&process_id).copied();
-    if let Some(core) = away {
+    if let (None, Some(core)) = (&known, away) {
         return pass_on(state, core, process_id, secret);
     }
-    let known = state.links.borrow().get(&process_id).cloned();
     let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));
     let targets = known.as_ref().map(|link| link.targets.borrow());
     let targets = targets
