@@ -3,6 +3,7 @@
 
 use super::admin::{show, values};
 use super::shards::Shards;
+use super::support::postgres::LOCK_WAITS;
 use super::support::process::{poll, PATIENCE};
 use super::support::wire::{bind, describe, execute, parse, query, run, sync, Wire};
 
@@ -232,9 +233,8 @@ fn it_is_cancelled_like_any_other() {
     let mut holder = shards.shard(1);
     holder.query("BEGIN; LOCK TABLE t");
     client.send(&query("DELETE FROM t WHERE id = 1 AND place = 'y'"));
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
     poll(PATIENCE, "it to wait", || {
-        (holder.value(waiting) == "1").then_some(())
+        (shards.shard(1).value(LOCK_WAITS) == "1").then_some(())
     });
     Wire::cancel(shards.pgdog.port(), &key);
     assert_eq!(client.batches(1), "E:57014 Z:I");

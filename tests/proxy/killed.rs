@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::postgres::LOCK_WAITS;
 use crate::support::process::{poll, Process, PATIENCE};
 use crate::support::programs::client_program;
 use crate::support::wire::{
@@ -266,8 +267,7 @@ fn a_server_waiting_for_a_lock_is_not_waited_for_in_vain() {
     let mut client = pgdog.client(&database);
     client.send(&query("INSERT INTO t VALUES (66)"));
     poll(PATIENCE, "the insert to wait", || {
-        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-        (Postgres::shared().value(&database, waiting) != "0").then_some(())
+        (Postgres::shared().value(&database, LOCK_WAITS) != "0").then_some(())
     });
     client.reset();
     // The abandoned insert may not keep the pool's only server for as long as the lock is held.

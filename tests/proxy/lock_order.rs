@@ -4,6 +4,7 @@
 use std::sync::Barrier;
 
 use super::shards::Shards;
+use super::support::postgres::LOCK_WAITS;
 use super::support::process::{poll, PATIENCE};
 use super::support::wire::query;
 use super::support::Wire;
@@ -195,8 +196,7 @@ fn statements_of_several_steps_do_not_wait_for_ever() {
         assert_eq!(other.query(&change), "C:UPDATE_1 Z:T");
         holder.send(&query(&change));
         poll(PATIENCE, "the holder to wait", || {
-            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-            (shards.shard(1).value(waiting) != "0").then_some(())
+            (shards.shard(1).value(LOCK_WAITS) != "0").then_some(())
         });
         assert_eq!(other.query(&wants), "E:40P01 Z:E", "{wants}");
         assert_eq!(other.query("ROLLBACK"), "C:ROLLBACK Z:I");

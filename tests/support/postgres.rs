@@ -74,6 +74,11 @@ autovacuum = off
 log_min_messages = fatal
 ";
 
+/// How many wait for a lock in the database where it is asked, outside of a transaction: in one, the activity that was seen first
+/// is seen again. Of `pg_locks`, those who wait for a row cannot be told from those of other tests.
+pub(crate) const LOCK_WAITS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 /// A running cluster.
 pub(crate) struct Postgres {
     port: u16,
