@@ -259,11 +259,15 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     state.setup.replace(Rc::new(setup.clone()));
     state.upkeep.stir();
     // From here on whoever is turned away by a pool looks for its successor.
-    state.generation.set(setup.generation);
+    let generation = state.generation.replace(setup.generation);
     for (slot, pool) in &known {
         slot.reconfigure(state, pool, setup);
     }
-    let clusters = clusters(&configured, Some(&before), setup, &state.core);
+    let clusters = match generation == setup.generation {
+        // Other orders only: sessions go on with the clusters that they have.
+        true => before.clusters.clone(),
+        false => clusters(&configured, Some(&before), setup, &state.core),
+    };
     // Those that are over have said so on all cores.
     let former = setup.former();
     let all = before

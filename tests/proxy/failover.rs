@@ -642,6 +642,45 @@ fn writes_go_on_when_a_proof_comes_that_is_late() {
     pgdog.stop();
 }
 
+/// Waits until the server at this port is checked again.
+fn await_check(admin: &mut Wire, port: u16) {
+    let mut age = || {
+        let rows = admin.rows("SHOW REPLICATION");
+        let row = rows.iter().find(|row| row[4] == port.to_string());
+        row.expect("a pool")[9].parse::<u64>().ok()
+    };
+    // It grows until there is one.
+    let mut last = age();
+    poll(PATIENCE, "another check", || {
+        let before = std::mem::replace(&mut last, age());
+        (last < before).then_some(())
+    });
+}
+
+#[test]
+fn who_is_there_before_an_order_goes_on_hearing_of_checks() {
+    let database = Postgres::shared().database("ordered");
+    let pgdog = Config::empty()
+        .admin()
+        .general(
+            "lsn_check_delay = 0\nlsn_check_interval = 500\nidle_healthcheck_interval = 0\n\
+             checkout_timeout = 10000",
+        )
+        .database(&database, "role = \"auto\"")
+        .user(ALICE, &database, &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut client = pgdog.client(&database);
+    assert_eq!(client.query("CREATE TABLE t (a int)"), "C:CREATE_TABLE Z:I");
+    let mut admin = pgdog.admin();
+    for order in ["PAUSE", "RESUME"] {
+        assert_eq!(admin.query(order), format!("C:{order} Z:I"));
+    }
+    // For longer than what was known then is good.
+    (0..4).for_each(|_| await_check(&mut admin, Postgres::shared().port()));
+    assert_eq!(client.query("INSERT INTO t VALUES (1)"), "C:INSERT_0_1 Z:I");
+    pgdog.stop();
+}
+
 #[test]
 fn a_pool_that_is_full_does_not_hold_checks_up() {
     let trio = Trio::start();
@@ -650,23 +689,7 @@ fn a_pool_that_is_full_does_not_hold_checks_up() {
     // Every server's only connection is in use for longer than evidence of roles is good for.
     let mut holder = pgdog.client("app");
     assert_eq!(holder.query("BEGIN"), "C:BEGIN Z:T");
-    let age = |admin: &mut Wire| {
-        let rows = admin.rows("SHOW REPLICATION");
-        let row = rows
-            .iter()
-            .find(|row| row[4] == trio.port(0).to_string())
-            .expect("a pool");
-        row[9].parse::<u64>().ok()
-    };
-    let checks_more = |admin: &mut Wire| {
-        // It grows until there is one.
-        let mut last = age(admin);
-        poll(PATIENCE, "another check", || {
-            let before = std::mem::replace(&mut last, age(admin));
-            (last < before).then_some(())
-        });
-    };
-    (0..3).for_each(|_| checks_more(&mut admin));
+    (0..3).for_each(|_| await_check(&mut admin, trio.port(0)));
     let mut waiting = pgdog.client("app");
     waiting.send(&query("CREATE TABLE t (client int, number int)"));
     assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
