@@ -338,3 +338,22 @@ fn what_logins_hear_follows_the_database() {
     }
     pgdog.stop();
 }
+
+#[test]
+fn who_asks_before_it_is_let_in_is_idle_afterwards() {
+    let database = Postgres::shared().database("hasty");
+    let config = Config::of(&database).admin();
+    let pgdog = config.general("auth_type = \"trust\"").start();
+    let mut client = Wire::open(pgdog.port());
+    let hello = startup(VERSION_3_0, &[("user", "alice"), ("database", &database)]);
+    client.send(&[hello, query("SELECT 1")].concat());
+    client.read_until(b'Z');
+    assert_eq!(client.batches(1), "T D:1 C:SELECT_1 Z:I");
+    let mut admin = pgdog.admin();
+    poll(PATIENCE, "it to be idle", || {
+        let clients = admin.rows("SHOW CLIENTS");
+        let mut own = clients.iter().filter(|row| row[2] == database);
+        own.all(|row| row[5] == "idle").then_some(())
+    });
+    pgdog.stop();
+}

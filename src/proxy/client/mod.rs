@@ -125,7 +125,7 @@ struct Session {
     unbound_in: u32,
     /// After an error of ours in a batch: everything up to Sync is ignored.
     skipping: bool,
-    /// It was silent when it came here, and its link says since when.
+    /// It has not had a request here: its link says since when it is silent.
     is_silent: bool,
     /// The running statement was cancelled by `query_timeout`.
     timed_out: bool,
@@ -398,6 +398,7 @@ impl Session {
 
     /// Waits until the client sends something that needs a server. What needs none is answered here.
     async fn next_request(&mut self) -> Result<Next, End> {
+        let mut is_silent = mem::take(&mut self.is_silent);
         loop {
             if self.is_outdated() {
                 match self.may_adopt() {
@@ -419,7 +420,7 @@ impl Session {
                 true => Activity::IdleInTransaction,
                 false => Activity::Idle,
             };
-            if !mem::take(&mut self.is_silent) {
+            if !mem::take(&mut is_silent) {
                 self.link.enter(activity, self.state.core.now());
             }
             let moves = poll_fn(|cx| {
