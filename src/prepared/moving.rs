@@ -43,6 +43,9 @@ impl Statements {
             text: moved.text,
             effects: Default::default(),
         });
+        if self.bytes + statement.size() > self.sweep_at {
+            self.sweep();
+        }
         self.bytes += statement.size();
         self.kept.insert(Kept(Rc::clone(&statement)));
         statement
