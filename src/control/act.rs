@@ -66,18 +66,16 @@ impl Control {
             Act::Kill { database } => {
                 let of = Of::database(database);
                 self.order(&of, |orders| &mut orders.paused, true)?;
-                let killed = self.all_cores(&proxy::Act::Kill(Whom::All(of)))?;
+                let killed = self.kill(Whom::All(of))?;
                 tracing::warn!(killed, "clients were terminated by KILL");
                 Ok(())
             }
             Act::KillClient { id } => {
                 let process_id = i32::try_from(id).map_err(|_| no_client(id))?;
-                let kill = proxy::Act::Kill(Whom::Client(process_id));
-                // One that is on its way between cores is on none, but arrives before a second order does.
-                if self.all_cores(&kill)? == 0 && self.all_cores(&kill)? == 0 {
-                    return Err(no_client(id));
+                match self.kill(Whom::Client(process_id))? {
+                    0 => Err(no_client(id)),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             Act::WaitClose { database } => self.known(&Of::database(database)),
             Act::Shutdown(how) => {
@@ -179,6 +177,12 @@ impl Control {
             (Some(id), 0) => Err(no_pool(id)),
             _ => Ok(()),
         }
+    }
+
+    /// How many there were. Twice: a client that is on its way between cores is on none, but arrives before the second order does.
+    fn kill(&mut self, whom: Whom) -> Result<usize, Error> {
+        let kill = proxy::Act::Kill(whom);
+        Ok(self.all_cores(&kill)? + self.all_cores(&kill)?)
     }
 
     fn all_cores(&mut self, act: &proxy::Act) -> Result<usize, Error> {

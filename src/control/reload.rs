@@ -151,7 +151,9 @@ impl Current {
         if self.guests.iter().next().is_none() {
             return Ok(config);
         }
-        let in_use = round(office, &Act::Census)?.in_use;
+        let mut in_use = round(office, &Act::Census)?.in_use;
+        // Who was on the way between cores has arrived.
+        in_use.extend(round(office, &Act::Census)?.in_use);
         let in_use: HashSet<(&str, &str)> = self
             .setup
             .pools()

@@ -333,7 +333,8 @@ fn kill(state: &CoreState, whom: &Whom) -> usize {
         Whom::Client(id) => id == *process_id,
         Whom::All(scope) => {
             let slot = link.slot.borrow();
-            scope.covers(&slot.names.user, &slot.names.database)
+            let names = &slot.names;
+            scope.covers(&names.user, &names.database) && link.notice() != Some(Notice::Killed)
         }
     });
     killed.map(|(_, link)| link.notify(Notice::Killed)).count()
