@@ -35,13 +35,20 @@ impl Gate {
 
     /// Counts the caller in until the pass is dropped. `None` once the gate is closed.
     pub fn enter(&self) -> Option<Pass> {
-        if self.is_closed() {
-            return None;
-        }
+        (!self.is_closed()).then(|| self.admit())
+    }
+
+    /// Lets in who has come from another gate, where it is closed for others. `None` once all have left.
+    pub fn enter_late(&self) -> Option<Pass> {
+        let drained = self.state.is_drained();
+        (!drained).then(|| self.admit())
+    }
+
+    fn admit(&self) -> Pass {
         self.state.running.set(self.running() + 1);
-        Some(Pass {
+        Pass {
             state: self.state.clone(),
-        })
+        }
     }
 
     /// Lets nobody in any more. Those inside are not disturbed: telling them is the caller's business.
@@ -183,6 +190,20 @@ mod tests {
         assert_eq!(waiter.wakes(), 1, "polled twice, woken once");
         assert!(waiter.is_done());
         assert_eq!(gate.running(), 0);
+    }
+
+    #[test]
+    fn who_comes_late_is_let_in_while_others_are_there() {
+        let gate = Gate::new();
+        let mut waiter = Waiter::new(&gate);
+        let first = gate.enter().unwrap();
+        gate.close();
+        let late = gate.enter_late().unwrap();
+        drop(first);
+        assert!(!waiter.is_done());
+        drop(late);
+        assert!(waiter.is_done());
+        assert!(gate.enter_late().is_none());
     }
 
     #[test]

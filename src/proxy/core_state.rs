@@ -73,8 +73,8 @@ pub(crate) struct CoreState {
     pub(super) pools: RefCell<Rc<Pools>>,
     /// Sessions that are logged in, by the process id they were told.
     pub(crate) links: RefCell<HashMap<i32, Rc<Link>>>,
-    /// Clients that this core has told their process ids, and that others serve.
-    pub(crate) away: RefCell<HashMap<i32, usize>>,
+    /// Clients that this core has told their process ids, and that others serve: which one, since which of their moves.
+    pub(crate) away: RefCell<HashMap<i32, (usize, u32)>>,
     /// Clients that have come from other cores, so far.
     pub(crate) moved_in: Counter,
     /// Where connections come in, and clients go.
@@ -94,6 +94,8 @@ pub(crate) struct CoreState {
     pub(crate) phase: Cell<Phase>,
     /// When sessions are cut off, once that is known.
     cut_off: Cell<Option<Instant>>,
+    /// Sessions end at their next transaction boundary.
+    drains: Cell<bool>,
     pub(crate) postbag: Postbag,
     /// Commits over several shards.
     pub(super) commits: Commits,
@@ -211,6 +213,7 @@ impl CoreState {
             kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             cut_off: Cell::new(None),
+            drains: Cell::new(false),
             unique_ids: RefCell::default(),
             postbag: Postbag::default(),
             commits: Commits::new(&boot.commits),
@@ -239,6 +242,11 @@ impl CoreState {
             stays: Cell::new(Stay::before(u16::try_from(index).unwrap_or(u16::MAX))),
             chance: Cell::new(index as u64),
         })
+    }
+
+    /// How many cores share what is for all clients: those that serve some, and this one.
+    pub(super) fn sharers(&self) -> usize {
+        self.doors.active().max(self.core.index() + 1)
     }
 
     /// The configuration in force. A reload puts another in its place: what has to stay the same for longer than a
@@ -271,6 +279,7 @@ impl CoreState {
 
     /// Lets sessions end as `ending` says.
     pub(crate) fn begin_ending(&self, ending: Ending) {
+        self.drains.set(matches!(ending, Ending::Graceful { .. }));
         match ending {
             Ending::WaitForClients => self.cut_off.set(None),
             Ending::Graceful { deadline } => {
@@ -415,10 +424,16 @@ impl CoreState {
         key: CancelKey,
         slot: &Rc<PoolSlot>,
         meter: ClientMeter,
+        moves: u32,
     ) -> Enrolled {
         let process_id = key.process_id();
-        self.note_whereabouts(process_id, Some(self.core.index()));
-        self.enlist(Link::new(key, slot, meter, self.core.now()))
+        self.note_whereabouts(process_id, Some(self.core.index()), moves);
+        let link = Link::new(key, slot, meter, self.core.now());
+        link.moves.set(moves);
+        if self.drains.get() {
+            link.notify(Notice::Drain);
+        }
+        self.enlist(link)
     }
 
     fn enlist(self: &Rc<Self>, link: Link) -> Enrolled {
@@ -434,25 +449,38 @@ impl CoreState {
         core_of(process_id, cores).map(usize::from)
     }
 
-    /// Tells the core that has issued this process id where its client is; `None`: it is gone.
-    pub(super) fn note_whereabouts(&self, process_id: i32, core: Option<usize>) {
+    /// Tells the core that has issued this process id where its client is after so many moves; `None`: it is gone.
+    pub(super) fn note_whereabouts(&self, process_id: i32, core: Option<usize>, moves: u32) {
         match self.home_of(process_id) {
-            Some(home) if home == self.core.index() => self.heard_whereabouts(process_id, core),
+            Some(home) if home == self.core.index() => {
+                self.heard_whereabouts(process_id, core, moves)
+            }
             Some(home) if self.phase.get() == Phase::Serving => {
-                let mail = Mail::Whereabouts { process_id, core };
+                let mail = Mail::Whereabouts {
+                    process_id,
+                    core,
+                    moves,
+                };
                 self.postbag.post(home, mail);
             }
             _ => {}
         }
     }
 
-    /// A client that this core has told its process id is there now; `None`: gone.
-    pub(super) fn heard_whereabouts(&self, process_id: i32, core: Option<usize>) {
+    /// A client that this core has told its process id is there now; `None`: gone. What comes late is no news: of one core it
+    /// may come behind that of the next one.
+    pub(super) fn heard_whereabouts(&self, process_id: i32, core: Option<usize>, moves: u32) {
         let mut away = self.away.borrow_mut();
-        match core.filter(|core| *core != self.core.index()) {
-            Some(core) => away.insert(process_id, core),
-            None => away.remove(&process_id),
+        let Some(known) = away
+            .get_mut(&process_id)
+            .filter(|(_, known)| moves >= *known)
+        else {
+            return;
         };
+        match core.filter(|core| *core != self.core.index()) {
+            Some(core) => *known = (core, moves),
+            None => drop(away.remove(&process_id)),
+        }
     }
 
     /// An application's name as clients keep it: the one that was asked for last is not copied.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cores::{BoundSocket, Listener};
 
+use crate::snapshot::Activity;
 use crate::spread::{self, Load, Spread};
 
 use super::core_state::{CoreState, Phase};
@@ -42,6 +43,8 @@ pub(super) struct Doors {
     busy: Box<[Cell<usize>]>,
     published_busy: Cell<usize>,
     looked: Cell<Option<Looked>>,
+    /// Clients were told to go at the last look.
+    told: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,7 +64,13 @@ impl Doors {
             busy: (0..cores).map(|_| Cell::default()).collect(),
             published_busy: Cell::new(0),
             looked: Cell::new(None),
+            told: Cell::new(false),
         }
+    }
+
+    /// How many serve clients.
+    pub(super) fn active(&self) -> usize {
+        self.active.get()
     }
 
     /// Another core has so much to do.
@@ -138,6 +147,17 @@ impl Door {
         }
     }
 
+    /// Tells those who serve it, or are about to end and so serve it again, that this core does not.
+    fn knock(&self) {
+        let (sockets, active) = (self.sockets.len(), self.state.doors.active.get());
+        let serves = |core: &usize| {
+            spread::serves(*core, self.socket, sockets, active) || core % sockets == self.socket
+        };
+        for other in self.state.others().filter(serves) {
+            self.state.postbag.post(other, Mail::Knock);
+        }
+    }
+
     fn listen(&self) -> io::Result<Listener> {
         Listener::new(&self.state.core, self.sockets[self.socket].share()?)
     }
@@ -151,9 +171,7 @@ impl Door {
                     welcome(&self.state, fd);
                 }
                 if !self.is_ours() {
-                    for other in self.state.others() {
-                        self.state.postbag.post(other, Mail::Knock);
-                    }
+                    self.knock();
                 }
             }
             poll_fn(|cx| match self.is_ours() {
@@ -327,25 +345,32 @@ pub(super) fn look(state: &Rc<CoreState>) {
     send_away(state);
 }
 
-/// Has clients go on at other cores if this one should not serve so many. They leave when they can; who keeps a server, or is in a
-/// transaction, is asked again.
+/// Has clients go on at other cores if this one should not serve so many, first of all those that can leave at once. Who has not left
+/// by the next look is not asked to any more, unless it is asked again.
 fn send_away(state: &CoreState) {
     note_load(state);
     let here = state.core.index();
     let active = state.doors.active.get();
+    let links = state.links.borrow();
+    if state.doors.told.take() {
+        links.values().for_each(|link| link.stay());
+    }
     let surplus = spread::surplus(here, &state.loads, active);
     if surplus == 0 {
         return;
     }
     // As it will be if all of them can leave.
     let loads = state.loads.clone();
-    let links = state.links.borrow();
-    let movable = links.values().filter(|link| link.may_be_sent());
+    let is_idle = |link: &&Rc<Link>| link.activity.get() == Activity::Idle;
+    let idle = links.values().filter(is_idle);
+    let busy = links.values().filter(|link| !is_idle(link));
+    let movable = idle.chain(busy).filter(|link| link.may_be_sent());
     for link in movable.take(surplus.min(SENT_AWAY_MAX)) {
         let Some(core) = spread::destination(here, &loads, active, state.random()) else {
             return;
         };
         link.send_to(core);
+        state.doors.told.set(true);
         for (core, change) in [(core, 1), (here, -1)] {
             loads[core].set(loads[core].get().saturating_add_signed(change));
         }

@@ -56,6 +56,8 @@ pub(crate) struct Link {
     bound_for: Cell<Option<NonZeroU16>>,
     /// It goes on there.
     has_left: Cell<bool>,
+    /// How often it has changed cores.
+    pub(crate) moves: Cell<u32>,
     /// The servers it holds, for cancel requests.
     pub(crate) targets: RefCell<Targets>,
     pub(crate) meter: ClientMeter,
@@ -118,13 +120,13 @@ impl Enrolled {
         Rc::clone(&self.link)
     }
 
-    /// The session goes on at core number `to`.
-    pub(crate) fn leave(self, to: usize) {
+    /// The session goes on at core number `to`: its `moves`th move.
+    pub(crate) fn leave(self, to: usize, moves: u32) {
         self.link.has_left.set(true);
         let process_id = self.link.key.process_id();
         // Another home hears of it from the core where it arrives.
         if self.state.home_of(process_id) == Some(self.state.core.index()) {
-            self.state.heard_whereabouts(process_id, Some(to));
+            self.state.away.borrow_mut().insert(process_id, (to, moves));
         }
     }
 }
@@ -134,7 +136,8 @@ impl Drop for Enrolled {
         let process_id = self.link.key.process_id();
         self.state.links.borrow_mut().remove(&process_id);
         if !self.link.has_left.get() {
-            self.state.note_whereabouts(process_id, None);
+            let moves = self.link.moves.get();
+            self.state.note_whereabouts(process_id, None, moves);
         }
     }
 }
@@ -159,6 +162,7 @@ impl Link {
             waker: Cell::new(None),
             bound_for: Cell::new(None),
             has_left: Cell::new(false),
+            moves: Cell::new(0),
             targets: RefCell::default(),
             meter,
             statements: Cell::new(0),

@@ -41,6 +41,8 @@ pub(crate) enum Mail {
         process_id: i32,
         /// Where cancel requests for it go.
         core: Option<usize>,
+        /// How often it has moved by then.
+        moves: u32,
     },
     /// So many cores serve clients from now on.
     Active(usize),

@@ -83,7 +83,11 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
         match state.receive(&mailbox).await {
             Mail::Client(fd) => start_session(&state, fd),
             Mail::Moving(client) => client::arrive(&state, client),
-            Mail::Whereabouts { process_id, core } => state.heard_whereabouts(process_id, core),
+            Mail::Whereabouts {
+                process_id,
+                core,
+                moves,
+            } => state.heard_whereabouts(process_id, core, moves),
             Mail::Load { core, clients } => {
                 if let Some(load) = state.loads.get(core) {
                     load.set(clients);
@@ -129,9 +133,11 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                     server::cancel::requested(&context, process_id, &secret)
                 }
                 Mail::Gather { id, scope } => snapshot::answer(&context, id, scope),
-                Mail::Whereabouts { process_id, core } => {
-                    context.heard_whereabouts(process_id, core)
-                }
+                Mail::Whereabouts {
+                    process_id,
+                    core,
+                    moves,
+                } => context.heard_whereabouts(process_id, core, moves),
                 Mail::Knock => context.doors.knocked(),
                 Mail::Load { .. } | Mail::Busy { .. } | Mail::Active(_) | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),

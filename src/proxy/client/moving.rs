@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cores::gate::Pass;
 use cores::{Detached, Stream};
@@ -30,6 +30,10 @@ use super::unnamed::Unnamed;
 use super::written::{Ledgers, MovedLedgers};
 use super::{serve, End, Inbound, Session};
 
+/// How long a client waits where it arrives for a configuration that it knows already, and how often that is looked for.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+const NEWS_LOOK: Duration = Duration::from_millis(1);
+
 /// A client between two cores.
 pub(crate) struct Moving {
     stream: Detached,
@@ -39,10 +43,10 @@ pub(crate) struct Moving {
     names: Arc<Names>,
     application_name: Arc<str>,
     meter: ClientMeter,
+    /// How often it has moved, this time included.
+    moves: u32,
     /// It is silent since then.
     since: Instant,
-    /// When it left.
-    left: Instant,
     generation: u32,
     manner: Manner,
     settings: SessionSettings,
@@ -131,6 +135,10 @@ impl Session {
             return None;
         };
         let face = link.face.get()?;
+        // What was received and not looked at is nobody's yet.
+        let (received, moves) = (detached.received.len(), link.moves.get() + 1);
+        link.meter
+            .passed(u64::try_from(received).unwrap_or_default(), 0);
         let moving = Box::new(Moving {
             inbound: [inbound.bytes(), &detached.received].concat(),
             stream: detached,
@@ -138,8 +146,8 @@ impl Session {
             names: Arc::clone(&face.names),
             application_name: face.application_name(),
             meter: link.meter.clone(),
+            moves,
             since: link.since.get(),
-            left: state.core.now(),
             generation,
             manner,
             settings,
@@ -151,9 +159,11 @@ impl Session {
             written: written.map(|ledgers| ledgers.moved()),
         });
         let notice = link.notice();
-        link.leave(to);
-        let back = match notice {
-            None => match state.send(to, Mail::Moving(moving)) {
+        // It was told something meanwhile, or the core `to` may let nobody in any more.
+        let stays = notice.is_some() || state.phase.get() != Phase::Serving;
+        link.leave(to, moves);
+        let back = match stays {
+            false => match state.send(to, Mail::Moving(moving)) {
                 Ok(()) => {
                     count_there(&state, to);
                     return None;
@@ -161,7 +171,7 @@ impl Session {
                 Err(Mail::Moving(back)) => back,
                 Err(_) => return None,
             },
-            Some(_) => moving,
+            true => moving,
         };
         match unpack(&state, back) {
             Ok(session) => {
@@ -181,17 +191,35 @@ impl Session {
 /// A client has come from another core.
 pub(crate) fn arrive(state: &Rc<CoreState>, moving: Box<Moving>) {
     state.moved_in.add(1);
-    let (names, left) = (Arc::clone(&moving.names), moving.left);
+    let generation = moving.generation;
+    if !is_newer(generation, state.generation()) {
+        return take_in(state, moving);
+    }
+    // The configuration that it comes from is not in force here yet, but on its way.
+    let context = Rc::clone(state);
+    state.core.spawn(async move {
+        let deadline = context.core.now() + NEWS_PATIENCE;
+        while is_newer(generation, context.generation()) && context.core.now() < deadline {
+            context.core.sleep(NEWS_LOOK).await;
+        }
+        take_in(&context, moving);
+    });
+}
+
+/// Is this the number of a later configuration?
+fn is_newer(generation: u32, than: u32) -> bool {
+    let ahead = generation.wrapping_sub(than);
+    ahead != 0 && ahead < u32::MAX / 2
+}
+
+fn take_in(state: &Rc<CoreState>, moving: Box<Moving>) {
     let arrived = unpack(state, moving);
     let context = Rc::clone(state);
-    let pass = state.gate.enter();
+    // Where others are waited for, so is who had been let in elsewhere.
+    let pass = state.gate.enter().or_else(|| state.gate.enter_late());
+    publish_load(state);
     match (arrived, pass) {
-        (Ok(session), Some(pass)) => {
-            if state.was_killed(&names.user, &names.database, left) {
-                session.link.notify(Notice::Killed);
-            }
-            serve(session, pass);
-        }
+        (Ok(session), Some(pass)) => serve(session, pass),
         // The shutdown has begun meanwhile.
         (Ok(session), None) => state.core.spawn(async move {
             let end = End::Fatal(session.farewell(Notice::ShutDown));
@@ -209,6 +237,8 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
     let stream = Stream::attach(&state.core, moving.stream);
     let Names { user, database } = &*moving.names;
     let Some(cluster) = state.cluster_of(user, database) else {
+        log_departure(state, &moving.names);
+        state.note_whereabouts(moving.key.process_id(), None, moving.moves);
         return Err((stream, removed(database)));
     };
     let slot = Rc::clone(cluster.home());
@@ -217,7 +247,7 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
         peer: stream.peer(),
         application_name: RefCell::new(state.application_name(moving.application_name.as_bytes())),
     };
-    let link = state.enroll_moved(moving.key, &slot, moving.meter);
+    let link = state.enroll_moved(moving.key, &slot, moving.meter, moving.moves);
     let _ = link.face.set(face); // it is fresh
     link.enter(Activity::Idle, moving.since);
     state.upkeep.silent_arrived();

@@ -163,7 +163,7 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
 pub(crate) fn requested(state: &Rc<CoreState>, process_id: i32, secret: &[u8]) {
     let known = state.links.borrow().get(&process_id).cloned();
     let away = state.away.borrow().get(&process_id).copied();
-    if let (None, Some(core)) = (&known, away) {
+    if let (None, Some((core, _))) = (&known, away) {
         return pass_on(state, core, process_id, secret);
     }
     let known = known.filter(|link| link.key.matches(&CancelRequest { process_id, secret }));

@@ -30,7 +30,7 @@ impl Charge {
         if bytes <= before || bytes <= FREE_BYTES {
             return Ok(());
         }
-        let part = self.state.config().routing.merge_bytes_max / self.state.core.count();
+        let part = self.state.config().routing.merge_bytes_max / self.state.sharers();
         match all.get() <= part {
             true => Ok(()),
             false => Err(too_much_memory(part)),
