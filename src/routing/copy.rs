@@ -7,7 +7,7 @@ use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{KeyColumn, ShardedColumn};
 use crate::sql::lexer::Dialect;
-use crate::sql::statement::Copy;
+use crate::sql::statement::{Copy, CopyOption};
 
 /// What is known of the session and of the table.
 #[derive(Clone, Copy, Debug)]
@@ -117,16 +117,15 @@ const NO_TEXT_DELIMITER: &[u8] = b"\\.abcdefghijklmnopqrstuvwxyz0123456789";
 /// encoding in which ASCII bytes are parts of other characters. Much of that the server would refuse, too.
 pub fn copy_format(copy: &Copy, context: CopyContext<'_>) -> Result<CopyFormat, Error> {
     let mut options = Options::default();
-    for (name, values) in &copy.options {
-        let value = values.first().map(|value| &**value);
-        match (&**name, value) {
+    for (name, given) in &copy.options {
+        match (&**name, given.text()) {
             ("format", Some(format)) => options.format = format,
             ("delimiter", Some(text)) => options.delimiter = Some(one_byte(name, text)?),
             ("quote", Some(text)) => options.quote = Some(one_byte(name, text)?),
             ("escape", Some(text)) => options.escape = Some(one_byte(name, text)?),
             ("null", Some(text)) => options.null = Some(text),
             ("encoding", Some(encoding)) => options.encoding = Some(encoding),
-            ("header", value) => options.header = header(value)?,
+            ("header", _) => options.header = header(given)?,
             // Of no consequence for where rows end.
             ("freeze" | "force_quote" | "force_null" | "force_not_null" | "log_verbosity", _) => {}
             (name, _) => return Err(refused(format!("option {name}"))),
@@ -157,13 +156,16 @@ pub fn copy_format(copy: &Copy, context: CopyContext<'_>) -> Result<CopyFormat, 
     }
 }
 
-/// How the rows of a query are written that servers do not write themselves.
+/// How the rows of a query are written that servers do not write themselves: in this format, that of the same COPY.
 ///
-/// Errors: those of [`copy_format`], and 0A000 for whatever a server might refuse, or do otherwise.
-pub fn copy_layout(copy: &Copy, context: CopyContext<'_>) -> Result<Layout, Error> {
-    let format = copy_format(copy, context)?;
+/// Errors: 0A000 for whatever a server might refuse, or do otherwise.
+pub fn copy_layout(
+    copy: &Copy,
+    format: CopyFormat,
+    context: CopyContext<'_>,
+) -> Result<Layout, Error> {
     let mut quoted = Quoted::Needed;
-    for (index, (name, values)) in copy.options.iter().enumerate() {
+    for (index, (name, given)) in copy.options.iter().enumerate() {
         if copy
             .options
             .iter()
@@ -172,7 +174,7 @@ pub fn copy_layout(copy: &Copy, context: CopyContext<'_>) -> Result<Layout, Erro
         {
             return Err(refused(format!("option {name} given twice")));
         }
-        let value = values.first().map(|value| &**value);
+        let value = given.text();
         match (&**name, &format) {
             ("format", _) | ("delimiter" | "null", CopyFormat::Text { .. }) => {}
             ("delimiter" | "null" | "quote" | "escape", CopyFormat::Csv { .. }) => {}
@@ -194,10 +196,13 @@ pub fn copy_layout(copy: &Copy, context: CopyContext<'_>) -> Result<Layout, Erro
                 }
             }
             ("force_quote", CopyFormat::Csv { .. }) => {
-                quoted = match &values[..] {
-                    [] => return Err(refused("force_quote without columns".to_owned())),
-                    [every] if **every == *"*" => Quoted::All,
-                    names => Quoted::Columns(names.to_vec()),
+                quoted = match given {
+                    CopyOption::Every => Quoted::All,
+                    CopyOption::List(names) if !repeats(names) => Quoted::Columns(names.clone()),
+                    CopyOption::List(_) => {
+                        return Err(refused("force_quote of a column twice".to_owned()))
+                    }
+                    _ => return Err(refused("force_quote without columns".to_owned())),
                 };
             }
             (name, _) => return Err(refused(format!("option {name} here"))),
@@ -209,6 +214,11 @@ pub fn copy_layout(copy: &Copy, context: CopyContext<'_>) -> Result<Layout, Erro
             "delimiter, null, quote or escape that rows cannot be read with".to_owned(),
         )),
     }
+}
+
+fn repeats(names: &[Box<str>]) -> bool {
+    let mut pairs = names.iter().enumerate();
+    pairs.any(|(at, name)| names.iter().take(at).any(|other| other == name))
 }
 
 /// Does a server take these for delimiter, NULL and quote?
@@ -263,9 +273,12 @@ pub fn copy_key(
             )
         })?;
     let names = |option: &str| {
-        copy.options.iter().any(|(name, columns)| {
-            let every = columns.is_empty() || columns.iter().any(|column| &**column == "*");
-            **name == *option && (every || columns.iter().any(|column| is_key(column)))
+        let given = copy.options.iter().filter(|(name, _)| **name == *option);
+        given.map(|(_, given)| given).any(|given| match given {
+            CopyOption::List(columns) => columns.iter().any(|column| is_key(column)),
+            CopyOption::Every => true,
+            // A server refuses it.
+            CopyOption::Nothing | CopyOption::Word(_) | CopyOption::Number(_) => false,
         })
     };
     let force = match (names("force_not_null"), names("force_null")) {
@@ -276,8 +289,8 @@ pub fn copy_key(
     };
     let given = copy.options.iter().find(|(name, _)| &**name == "encoding");
     let encoding = given
-        .and_then(|(_, values)| values.first())
-        .map_or(context.client_encoding, |encoding| encoding);
+        .and_then(|(_, given)| given.text())
+        .unwrap_or(context.client_encoding);
     Ok(KeyColumn {
         position,
         force,
@@ -326,11 +339,15 @@ fn one_byte(name: &str, text: &str) -> Result<u8, Error> {
     }
 }
 
-fn header(value: Option<&str>) -> Result<bool, Error> {
-    match value.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("true" | "on" | "1" | "match") => Ok(true),
-        Some("false" | "off" | "0") => Ok(false),
-        Some(other) => Err(refused(format!("header {other}"))),
+/// `1` and `0` are numbers, and no strings.
+fn header(given: &CopyOption) -> Result<bool, Error> {
+    let text = given.text().unwrap_or_default().to_ascii_lowercase();
+    match (given, &*text) {
+        (CopyOption::Nothing, _)
+        | (CopyOption::Word(_), "true" | "on" | "match")
+        | (CopyOption::Number(_), "1") => Ok(true),
+        (CopyOption::Word(_), "false" | "off") | (CopyOption::Number(_), "0") => Ok(false),
+        (_, other) => Err(refused(format!("header {other}"))),
     }
 }
 
@@ -465,7 +482,8 @@ mod tests {
     fn how_rows_of_a_query_are_written() {
         let layout = |options: &str, context| {
             let statement = format!("COPY (SELECT 1) TO STDOUT {options}");
-            copy_layout(&copy(&statement), context)
+            let copy = copy(&statement);
+            copy_layout(&copy, copy_format(&copy, context)?, context)
         };
         for (options, format, quoted) in [
             ("", text(b'\t', "\\N", false), Quoted::Needed),
@@ -478,6 +496,11 @@ mod tests {
                 "CSV HEADER FORCE QUOTE *",
                 csv(b',', "", true, b'"', b'"'),
                 Quoted::All,
+            ),
+            (
+                "(FORMAT csv, HEADER 1, FORCE_QUOTE (\"*\"))",
+                csv(b',', "", true, b'"', b'"'),
+                Quoted::Columns(vec!["*".into()]),
             ),
             (
                 "(FORMAT csv, FORCE_QUOTE (a, \"B\"), QUOTE '''', ESCAPE '\\', NULL 'none')",
@@ -506,6 +529,13 @@ mod tests {
             "(FORMAT csv, DELIMITER '\"')",
             "(FORMAT csv, NULL '\"\"')",
             "(FORMAT csv, FORCE_QUOTE)",
+            "(FORMAT csv, FORCE_QUOTE a)",
+            "(FORMAT csv, FORCE_QUOTE (a, b, a))",
+            "(FORMAT csv, HEADER '1')",
+            "(FORMAT csv, HEADER '0')",
+            "(FORMAT csv, HEADER 1.0)",
+            "(FORMAT csv, HEADER (on))",
+            "(FORMAT csv, NULL (a, b))",
             "(FORMAT csv, FORCE_NOT_NULL (a))",
             "(FORMAT csv, FORCE_NULL (a))",
             "(FORMAT binary, DELIMITER ',')",
@@ -572,6 +602,11 @@ mod tests {
                 "COPY t FROM STDIN (FORMAT csv, FORCE_NOT_NULL *)",
                 2,
                 ForceNull::NotNull,
+            ),
+            (
+                "COPY t FROM STDIN (FORMAT csv, FORCE_NOT_NULL (\"*\"))",
+                2,
+                ForceNull::Neither,
             ),
             (
                 "COPY t FROM STDIN CSV FORCE NOT NULL id",

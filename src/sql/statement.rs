@@ -403,10 +403,36 @@ pub struct Copy {
     pub columns: Vec<Box<str>>,
     /// `COPY (query) TO`.
     pub query: Option<Box<Statement>>,
-    /// Options by name, in lower case; those of the old syntax are translated. A list's elements follow each other.
-    pub options: Vec<(Box<str>, Vec<Box<str>>)>,
+    /// Options by name, in lower case; those of the old syntax are translated.
+    pub options: Vec<(Box<str>, CopyOption)>,
     /// There is a WHERE clause.
     pub filtered: bool,
+}
+
+/// What stands behind the name of an option of COPY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyOption {
+    /// Nothing.
+    Nothing,
+    /// A word or string.
+    Word(Box<str>),
+    /// A number.
+    Number(Box<str>),
+    /// `*`.
+    Every,
+    /// A list of columns.
+    List(Vec<Box<str>>),
+}
+
+impl CopyOption {
+    /// What a server takes it for where it is one text.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Word(text) | Self::Number(text) => Some(text),
+            Self::Every => Some("*"),
+            Self::Nothing | Self::List(_) => None,
+        }
+    }
 }
 
 /// SET of a parameter, or of several by one name (`TIME ZONE`, `NAMES`, `ROLE`, `SESSION AUTHORIZATION`).

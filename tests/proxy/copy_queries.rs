@@ -192,6 +192,11 @@ fn rows_that_are_only_put_together_come_from_all_shards() {
             }
         }
     }
+    // A name in quotes is that of a column.
+    let sql = "COPY (SELECT name, id AS \"*\" FROM users ORDER BY users.id) TO STDOUT";
+    pair.copies_out(&format!(
+        "{sql} (FORMAT csv, HEADER 1, FORCE_QUOTE (\"*\"))"
+    ));
     // Whatever a server can write, it writes.
     let sql = "COPY (SELECT id, replace(name, '東京 \u{1f600}', '') FROM users WHERE name <> '') TO STDOUT";
     pair.copies_out_unordered(&format!("{sql} (ENCODING 'latin1')"));
@@ -466,6 +471,10 @@ fn what_is_not_known_to_be_right_is_refused() {
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (DELIMITER 'a')",
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (QUOTE '''')",
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (HEADER match)",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (HEADER '1')",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (NULL (a, b))",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (FORMAT csv, FORCE_QUOTE name)",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (FORMAT csv, FORCE_QUOTE (name, name))",
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (ENCODING 'latin1')",
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (FORMAT binary, HEADER)",
         "COPY (SELECT * FROM users) TO STDOUT (ENCODING 'SJIS')",
@@ -480,6 +489,12 @@ fn what_is_not_known_to_be_right_is_refused() {
         "COPY (SELECT nothing FROM users ORDER BY id) TO STDOUT",
         "COPY (SELECT id FROM nowhere ORDER BY id) TO STDOUT",
         "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (FORMAT csv, FORCE_QUOTE (nothing))",
+        "COPY (SELECT * FROM users ORDER BY id) TO STDOUT (FORMAT csv, FORCE_QUOTE (\"*\"))",
+        "COPY users TO STDOUT (FORMAT csv, FORCE_QUOTE name)",
+        "COPY users TO STDOUT (FORMAT csv, FORCE_QUOTE (\"*\"))",
+        "COPY users FROM STDIN (FORMAT csv, FORCE_NULL id)",
+        "COPY users FROM STDIN (FORMAT csv, FORCE_NULL (\"*\"))",
+        "COPY users FROM STDIN (FORMAT csv, FORCE_NOT_NULL (id, id))",
         "COPY (SELECT * INTO other FROM users WHERE id = 1) TO STDOUT",
         "COPY (SELECT $1 FROM users WHERE id = 1) TO STDOUT",
         "COPY (SELECT 1 TO STDOUT",

@@ -1,6 +1,8 @@
 use super::*;
 use crate::sql::keys::Operand;
-use crate::sql::statement::{Created, Function, Isolation, Kind, Modes, Need, Reshape, TableUse};
+use crate::sql::statement::{
+    CopyOption, Created, Function, Isolation, Kind, Modes, Need, Reshape, TableUse,
+};
 
 fn parse_text(text: &str) -> Result<Vec<Statement>, Unparsed> {
     parse(text.as_bytes(), Dialect::default(), text.len(), &[])
@@ -211,17 +213,27 @@ fn kinds_are_told_apart() {
     };
     assert!(copy.from && copy.stream && copy.query.is_none());
     assert_eq!(copy.columns, ["a", "b"].map(Box::from));
-    let options: Vec<(&str, String)> = copy
-        .options
-        .iter()
-        .map(|(name, values)| (&**name, values.join(" ")))
-        .collect();
+    let options = [
+        ("format", CopyOption::Word("csv".into())),
+        ("header", CopyOption::Nothing),
+        ("force_null", CopyOption::List(vec!["a".into(), "b".into()])),
+    ];
     assert_eq!(
-        options,
+        copy.options,
+        options.map(|(name, given)| (name.into(), given))
+    );
+    let Kind::Copy(copy) = one("COPY t TO STDOUT (a 1, b '1', c *, d (\"*\"), e true)").kind else {
+        panic!("no COPY");
+    };
+    let given: Vec<_> = copy.options.into_iter().map(|(_, given)| given).collect();
+    assert_eq!(
+        given,
         [
-            ("format", "csv".to_owned()),
-            ("header", String::new()),
-            ("force_null", "a b".to_owned())
+            CopyOption::Number("1".into()),
+            CopyOption::Word("1".into()),
+            CopyOption::Every,
+            CopyOption::List(vec!["*".into()]),
+            CopyOption::Word("true".into()),
         ]
     );
     let Kind::Copy(copy) = one("COPY t FROM '/tmp/x' DELIMITER ',' CSV").kind else {

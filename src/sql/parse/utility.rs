@@ -11,7 +11,8 @@ use super::facts::{self, optional, table_of};
 use super::names::{self, is_on, options, some, value};
 use super::operands::Literals;
 use crate::sql::statement::{
-    Copy, Created, Isolation, Kind, Modes, Need, Reshape, Set, Statement, Table, TableUse,
+    Copy, CopyOption, Created, Isolation, Kind, Modes, Need, Reshape, Set, Statement, Table,
+    TableUse,
 };
 
 /// `CURSOR_OPT_HOLD` of PostgreSQL's `parsenodes.h`.
@@ -198,13 +199,18 @@ fn copy(n: &pb::CopyStmt, literals: Literals<'_>) -> Statement {
     statement
 }
 
-fn option(option: &pb::DefElem) -> (Box<str>, Vec<Box<str>>) {
-    let values = match option.arg.as_ref().and_then(|node| node.node.as_ref()) {
-        None => Vec::new(),
-        Some(NodeEnum::List(list)) => list.items.iter().filter_map(value).collect(),
-        Some(_) => option.arg.as_deref().and_then(value).into_iter().collect(),
+fn option(option: &pb::DefElem) -> (Box<str>, CopyOption) {
+    let text = option.arg.as_deref().and_then(value).unwrap_or_default();
+    let given = match option.arg.as_ref().and_then(|node| node.node.as_ref()) {
+        None => CopyOption::Nothing,
+        Some(NodeEnum::AStar(_)) => CopyOption::Every,
+        Some(NodeEnum::List(list)) => {
+            CopyOption::List(list.items.iter().filter_map(value).collect())
+        }
+        Some(NodeEnum::Integer(_) | NodeEnum::Float(_)) => CopyOption::Number(text),
+        Some(_) => CopyOption::Word(text),
     };
-    (option.defname.to_ascii_lowercase().into(), values)
+    (option.defname.to_ascii_lowercase().into(), given)
 }
 
 fn redefined(name: &[pb::Node]) -> Table {

@@ -186,7 +186,7 @@ impl Session {
                 ..run
             });
         }
-        let written = Written::new(parts.query, copy_layout(copy, context)?);
+        let written = Written::new(parts.query, copy_layout(copy, format, context)?);
         Ok(Run {
             copying: Some(Copying::Written(Box::new(written))),
             ..run
