@@ -45,6 +45,8 @@ pub struct Written {
     definition: Box<[u8]>,
     /// How its rows are written.
     pub layout: Layout,
+    /// The number of its last parameter, 0 if it has none.
+    pub parameters: u32,
 }
 
 /// What follows the text in a Parse that declares no parameter: its end, and their number.
@@ -60,7 +62,18 @@ impl Written {
         Self {
             definition: [query, NO_TYPES].concat().into(),
             layout,
+            parameters: 0,
         }
+    }
+
+    /// Errors: it has a parameter, which a COPY cannot give it a value for. Its servers would ask for one.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.parameters == 0 {
+            return Ok(());
+        }
+        let text = format!("there is no parameter ${}", self.parameters);
+        let code = SqlState::UNDEFINED_PARAMETER;
+        Err(Error::error(Fault::Client, code, text))
     }
 
     /// The query.

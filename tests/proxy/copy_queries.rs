@@ -342,6 +342,12 @@ fn the_extended_protocol_copies_queries_too() {
             assert_eq!(ask(&mut pair.many, &batch), expected, "{sql}");
         }
     }
+    // Nor may it ask for one.
+    let sql = "COPY (SELECT id + $1 FROM users ORDER BY id) TO STDOUT";
+    let batch = [parse("", sql), bind("", "", &[]), execute("", 0), sync()].concat();
+    let found = ask(&mut pair.many, &batch);
+    assert_eq!(found, ask(&mut pair.one, &batch));
+    assert_eq!(words(&found), "1 2 E:42P02 Z:I");
     // A value for a COPY is too much.
     for sql in [sorted, passed] {
         let batch = [
@@ -497,6 +503,7 @@ fn what_is_not_known_to_be_right_is_refused() {
         "COPY users FROM STDIN (FORMAT csv, FORCE_NOT_NULL (id, id))",
         "COPY (SELECT * INTO other FROM users WHERE id = 1) TO STDOUT",
         "COPY (SELECT $1 FROM users WHERE id = 1) TO STDOUT",
+        "COPY (SELECT id + $1 FROM users ORDER BY id) TO STDOUT",
         "COPY (SELECT 1 TO STDOUT",
     ] {
         pair.same(sql);

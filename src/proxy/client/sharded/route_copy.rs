@@ -145,7 +145,7 @@ impl Session {
         let run = self.route_query(query, &of_query)?;
         if run.text.is_some() || run.gathering.is_some() {
             no_values(source.bind)?;
-            return self.copy_rows(copy, parts, run);
+            return self.copy_rows(copy, query, parts, run);
         }
         // What is asked for first stands in the text of all of it then.
         let run = match run.asking {
@@ -164,7 +164,13 @@ impl Session {
     }
 
     /// COPY of a SELECT that is planned like this.
-    fn copy_rows(&self, copy: &Copy, parts: Copied<'_>, run: Run) -> Result<Run, Error> {
+    fn copy_rows(
+        &self,
+        copy: &Copy,
+        query: &Statement,
+        parts: Copied<'_>,
+        run: Run,
+    ) -> Result<Run, Error> {
         let encoding = self.reported("client_encoding");
         let context = CopyContext {
             client_encoding: &String::from_utf8_lossy(&encoding),
@@ -186,7 +192,9 @@ impl Session {
                 ..run
             });
         }
-        let written = Written::new(parts.query, copy_layout(copy, format, context)?);
+        let layout = copy_layout(copy, format, context)?;
+        let mut written = Written::new(parts.query, layout);
+        written.parameters = query.parameters;
         Ok(Run {
             copying: Some(Copying::Written(Box::new(written))),
             ..run

@@ -292,6 +292,9 @@ impl Session {
             return Box::pin(self.run_reshaping(step, run, reshaping)).await;
         }
         if let Some(Copying::Written(written)) = &run.copying {
+            if let Err(error) = written.check() {
+                return Ok(self.failed_with(&error));
+            }
             let query = Box::new(step.of_query(written));
             return Box::pin(self.run_planned(&query, run)).await;
         }
