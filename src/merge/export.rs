@@ -1,7 +1,7 @@
 //! The merged rows of a query as the reply to COPY TO STDOUT.
 //!
 //! ```text
-//!  RowDescription ──► [NoData] CopyOutResponse [line of names]
+//!  RowDescription ──► CopyOutResponse [line of names]
 //!  DataRow ─────────► CopyData
 //!  CommandComplete ─► [trailer] CopyDone CommandComplete
 //!  whatever else ───► the same
@@ -9,7 +9,7 @@
 
 use super::{broken, of_server, Merge};
 use crate::error::{Error, Fault};
-use crate::protocol::backend::{tag, CommandComplete, COPY_DONE, NO_DATA};
+use crate::protocol::backend::{tag, CommandComplete, COPY_DONE};
 use crate::protocol::copy::written::{Layout, HEADER, TRAILER};
 use crate::protocol::copy::CopyFormat;
 use crate::protocol::error_fields::put_error;
@@ -22,8 +22,6 @@ use crate::protocol::wire::put_message;
 #[derive(Clone, Debug)]
 pub struct Export {
     layout: Layout,
-    /// The client has asked for a description, which is that there is none.
-    described: bool,
     /// For each column: are its values quoted in any case?
     quoted: Vec<bool>,
     /// The binary header, which comes with what follows it.
@@ -55,15 +53,14 @@ impl Merge {
 }
 
 impl Export {
-    /// For rows that nobody has described yet. `described`: the client waits for a description.
-    pub fn new(layout: Layout, described: bool) -> Self {
+    /// For rows that nobody has described yet.
+    pub fn new(layout: Layout) -> Self {
         Self {
             due: match layout.format {
                 CopyFormat::Binary => HEADER,
                 CopyFormat::Text { .. } | CopyFormat::Csv { .. } => b"",
             },
             layout,
-            described,
             quoted: Vec::new(),
             line: Vec::new(),
         }
@@ -110,9 +107,6 @@ impl Export {
         }
         let names: Vec<&[u8]> = fields.iter().map(|field| field.name).collect();
         self.quoted = self.layout.quoted_of(&names).map_err(no_column)?;
-        if self.described {
-            out.extend_from_slice(&NO_DATA);
-        }
         let formats = fields.iter().map(|_| format.into());
         CopyResponse::encode(out, tag::COPY_OUT_RESPONSE, format, formats);
         if self.layout.format.has_names() {

@@ -342,6 +342,20 @@ fn the_extended_protocol_copies_queries_too() {
             assert_eq!(ask(&mut pair.many, &batch), expected, "{sql}");
         }
     }
+    // It has no rows to describe, also where it fails.
+    let unknown = sorted.replace("CSV HEADER", "(FORMAT csv, FORCE_QUOTE (nothing))");
+    for sql in [sorted, fails, &unknown] {
+        for (batch, start) in [
+            (vec![describe(b'P', ""), execute("", 0)], "1 2 n "),
+            (vec![execute("", 0)], "1 2 "),
+            (vec![describe(b'P', "")], "1 2 n Z"),
+        ] {
+            let batch = [parse("", sql), bind("", "", &[]), batch.concat(), sync()].concat();
+            let found = ask(&mut pair.many, &batch);
+            assert_eq!(found, ask(&mut pair.one, &batch), "{sql}");
+            assert!(words(&found).starts_with(start), "{sql}: {found:?}");
+        }
+    }
     // Nor may it ask for one.
     let sql = "COPY (SELECT id + $1 FROM users ORDER BY id) TO STDOUT";
     let batch = [parse("", sql), bind("", "", &[]), execute("", 0), sync()].concat();

@@ -225,7 +225,7 @@ fn copies_have_one_header_and_one_end() {
 }
 
 /// Legs merged by their first column, and written as data of this format. Their second column is to be quoted.
-fn exported(format: CopyFormat, quoted: &str, described: bool, legs: &[Vec<Vec<u8>>]) -> String {
+fn exported(format: CopyFormat, quoted: &str, legs: &[Vec<Vec<u8>>]) -> String {
     let plan = MergePlan {
         order: vec![OrderKey {
             column: Column::FromStart(0),
@@ -240,7 +240,7 @@ fn exported(format: CopyFormat, quoted: &str, described: bool, legs: &[Vec<Vec<u
         quoted: Quoted::Columns(vec![quoted.into()]),
     };
     let merge = merge(plan, Slice::default(), legs.len());
-    let mut merge = merge.exported(Box::new(Export::new(layout, described)));
+    let mut merge = merge.exported(Box::new(Export::new(layout)));
     let mut out = Vec::new();
     for (at, leg) in legs.iter().enumerate() {
         for message in leg {
@@ -272,7 +272,7 @@ fn rows_become_data_of_copy() {
         header: false,
     };
     assert_eq!(
-        exported(text.clone(), "id", false, &legs),
+        exported(text.clone(), "id", &legs),
         r#"H d:1\ta\n d:2\tb\\tc\n d:3\t\"\\\\\n d:4\t\\N\n c C:COPY_4"#
     );
     let csv = CopyFormat::Csv {
@@ -284,19 +284,19 @@ fn rows_become_data_of_copy() {
         end_marker: true,
     };
     assert_eq!(
-        exported(csv.clone(), "name, or", true, &legs),
-        r#"n H d:id,\"name, or\"\n d:1,\"a\"\n d:2,\"b\tc\"\n d:3,\"\"\"\\\"\n d:4,\n c C:COPY_4"#
+        exported(csv.clone(), "name, or", &legs),
+        r#"H d:id,\"name, or\"\n d:1,\"a\"\n d:2,\"b\tc\"\n d:3,\"\"\"\\\"\n d:4,\n c C:COPY_4"#
     );
     // A column that is to be quoted and is not there: the client hears it before anything else.
-    assert_eq!(exported(csv, "other", true, &legs), "E:42703");
+    assert_eq!(exported(csv, "other", &legs), "E:42703");
     // An error instead of rows.
     let fails = [
         legs[0].clone(),
         vec![described(&columns), failed(SqlState::DIVISION_BY_ZERO)],
     ];
-    assert_eq!(exported(text, "id", false, &fails), "H E:22012");
+    assert_eq!(exported(text, "id", &fails), "H E:22012");
     // Rows of another format than was asked for.
-    assert_eq!(exported(CopyFormat::Binary, "id", false, &legs), "E:XX000");
+    assert_eq!(exported(CopyFormat::Binary, "id", &legs), "E:XX000");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn binary_rows_become_data_of_copy() {
     let row =
         |value: i32| format!(r"\x00\x02\x00\x00\x00\x04\x00\x00\x00\x0{value}\xff\xff\xff\xff");
     assert_eq!(
-        exported(CopyFormat::Binary, "a", false, &[leg(&[1, 3]), leg(&[2])]),
+        exported(CopyFormat::Binary, "a", &[leg(&[1, 3]), leg(&[2])]),
         format!(
             r"H d:{header}{} d:{} d:{} d:\xff\xff c C:COPY_3",
             row(1),
@@ -330,7 +330,7 @@ fn binary_rows_become_data_of_copy() {
         )
     );
     assert_eq!(
-        exported(CopyFormat::Binary, "a", true, &[leg(&[]), leg(&[])]),
-        format!(r"n H d:{header}\xff\xff c C:COPY_0")
+        exported(CopyFormat::Binary, "a", &[leg(&[]), leg(&[])]),
+        format!(r"H d:{header}\xff\xff c C:COPY_0")
     );
 }

@@ -159,7 +159,7 @@ impl Planned<'_> {
         (self.whole(run, portal, rows_max), owed)
     }
 
-    /// The query of a COPY whose rows are written here, as a statement of its own. It is described if the COPY is.
+    /// The query of a COPY whose rows are written here, as a statement of its own.
     pub(super) fn of_query<'q>(&self, written: &'q Written) -> Planned<'q> {
         Planned {
             text: written.query(),
@@ -170,7 +170,7 @@ impl Planned<'_> {
             form: Form::Portal {
                 definition: written.definition(),
                 bind: written.bind(),
-                described: !self.is_query() && self.is_described(),
+                described: false,
             },
             wanted: Wanted::All,
         }

@@ -20,6 +20,7 @@ use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, POR
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::copy::Copying;
 use crate::routing::verdict::{Run, Verdict};
 use crate::sql::session::Effects;
 
@@ -318,6 +319,10 @@ impl Session {
             Some(Verdict::Fetch { cursor, .. }) if !follows => {
                 let described = self.cursor_description(cursor.as_bytes()).to_vec();
                 self.stream.send_vec(described);
+            }
+            // Its servers run a query, of which they would describe rows.
+            Some(Verdict::Run(run)) if matches!(run.copying, Some(Copying::Written(_))) => {
+                self.stream.write(&NO_DATA);
             }
             Some(Verdict::Run(_) | Verdict::Fetch { .. }) => {
                 if !follows || !matches!(portal.state, State::Bound) {

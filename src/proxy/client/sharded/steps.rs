@@ -390,9 +390,7 @@ impl Session {
         let (messages, owed, described) = step.messages(run, rows_max);
         let stored = step.wanted == Wanted::Stored;
         let export = match &run.copying {
-            Some(Copying::Written(written)) => {
-                Some(Box::new(Export::new(written.layout.clone(), described)))
-            }
+            Some(Copying::Written(written)) => Some(Box::new(Export::new(written.layout.clone()))),
             Some(Copying::In(_) | Copying::Out { .. }) | None => None,
         };
         let shown = Shown::Reply {
