@@ -4,6 +4,7 @@
 //!  RowDescription ──► CopyOutResponse [line of names]
 //!  DataRow ─────────► CopyData
 //!  CommandComplete ─► [trailer] CopyDone CommandComplete
+//!  ErrorResponse ───► the same, as of the text of the COPY
 //!  whatever else ───► the same
 //! ```
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Fault};
 use crate::protocol::backend::{tag, CommandComplete, COPY_DONE};
 use crate::protocol::copy::written::{Layout, HEADER, TRAILER};
 use crate::protocol::copy::CopyFormat;
-use crate::protocol::error_fields::put_error;
+use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::rows::{CopyResponse, DataRow, RowDescription};
 use crate::protocol::sqlstate::SqlState;
@@ -22,6 +23,8 @@ use crate::protocol::wire::put_message;
 #[derive(Clone, Debug)]
 pub struct Export {
     layout: Layout,
+    /// Characters of the COPY in front of the query.
+    before: usize,
     /// For each column: are its values quoted in any case?
     quoted: Vec<bool>,
     /// The binary header, which comes with what follows it.
@@ -53,14 +56,15 @@ impl Merge {
 }
 
 impl Export {
-    /// For rows that nobody has described yet.
-    pub fn new(layout: Layout) -> Self {
+    /// For rows that nobody has described yet, of a query with so many characters `before` it.
+    pub fn new(layout: Layout, before: usize) -> Self {
         Self {
             due: match layout.format {
                 CopyFormat::Binary => HEADER,
                 CopyFormat::Text { .. } | CopyFormat::Csv { .. } => b"",
             },
             layout,
+            before,
             quoted: Vec::new(),
             line: Vec::new(),
         }
@@ -92,6 +96,9 @@ impl Export {
                     let tag = format!("COPY {rows}");
                     let tag = tag.as_bytes();
                     CommandComplete { tag }.encode(out);
+                }
+                tag::ERROR_RESPONSE => {
+                    Fields::parse(frame.body)?.encode_error_behind(self.before, out);
                 }
                 _ => out.extend_from_slice(frame.message),
             }

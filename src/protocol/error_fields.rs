@@ -158,6 +158,22 @@ impl<'a> Fields<'a> {
         });
     }
 
+    /// The same for a statement that has so many characters more in front, as an ErrorResponse.
+    pub fn encode_error_behind(&self, before: usize, out: &mut Vec<u8>) {
+        put_message(out, tag::ERROR_RESPONSE, |out| {
+            for (code, text) in self.iter() {
+                out.push(code);
+                let digits = std::str::from_utf8(text).ok();
+                let position = digits.and_then(|digits| digits.parse::<usize>().ok());
+                match position.filter(|_| code == field::POSITION) {
+                    Some(at) => put_text(out, at.saturating_add(before).to_string().as_bytes()),
+                    None => put_text(out, text),
+                }
+            }
+            out.push(0);
+        });
+    }
+
     /// Appends the same fields as a NoticeResponse.
     pub fn encode_notice(&self, out: &mut Vec<u8>) {
         self.encode(out, tag::NOTICE_RESPONSE);
@@ -237,6 +253,14 @@ fn put(
 mod tests {
     use super::*;
     use crate::error::Fault;
+
+    #[test]
+    fn a_place_moves_with_its_statement() {
+        let fields = Fields::parse(b"C42703\0P8\0p9\0\0").unwrap();
+        let mut out = Vec::new();
+        fields.encode_error_behind(6, &mut out);
+        assert_eq!(&out[5..], b"C42703\0P14\0p9\0\0");
+    }
 
     #[test]
     fn our_errors_have_all_fields_and_our_name() {

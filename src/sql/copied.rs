@@ -5,7 +5,7 @@ use super::lexer::{Dialect, Kind, Lexer};
 /// A COPY of a query, in three parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied<'a> {
-    /// The word, and the parenthesis in front of the query.
+    /// What is in front of the query's first token.
     pub head: &'a [u8],
     /// The query.
     pub query: &'a [u8],
@@ -22,7 +22,9 @@ pub fn divide(text: &[u8], dialect: Dialect) -> Option<Copied<'_>> {
         return None;
     }
     let mut depth = 1_u32;
+    let mut start = None;
     while let Some(token) = lexer.next_solid() {
+        let start = *start.get_or_insert(token.start);
         match token.kind {
             Kind::Open => depth += 1,
             Kind::Close => depth -= 1,
@@ -30,8 +32,8 @@ pub fn divide(text: &[u8], dialect: Dialect) -> Option<Copied<'_>> {
         }
         if depth == 0 {
             return Some(Copied {
-                head: text.get(..open.end)?,
-                query: text.get(open.end..token.start)?,
+                head: text.get(..start)?,
+                query: text.get(start..token.start)?,
                 tail: text.get(token.start..)?,
             });
         }
@@ -54,6 +56,10 @@ mod tests {
         check(
             "COPY (SELECT 1) TO STDOUT",
             Some(["COPY (", "SELECT 1", ") TO STDOUT"]),
+        );
+        check(
+            "COPY ( /* 1 */ SELECT 1 ) TO STDOUT",
+            Some(["COPY ( /* 1 */ ", "SELECT 1 ", ") TO STDOUT"]),
         );
         check(
             "/* ( */ copy/**/((SELECT ')', $$)$$, \")\" FROM t) UNION (VALUES (1)) -- )\n) TO STDOUT (FORMAT csv)",

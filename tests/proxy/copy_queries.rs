@@ -526,6 +526,30 @@ fn what_is_not_known_to_be_right_is_refused() {
 }
 
 #[test]
+fn errors_are_where_the_client_has_them() {
+    let mut pair = Pair::filled("copyq_where");
+    for sql in [
+        "COPY (SELECT nothing FROM users) TO STDOUT",
+        "COPY (SELECT nothing FROM users ORDER BY id) TO STDOUT",
+        "copy /* für (alle) */ ( SELECT 'größer', nothing FROM users ORDER BY id) TO STDOUT CSV",
+        "COPY (SELECT string_agg(nothing, ',' ORDER BY id) FROM users) TO STDOUT",
+        "COPY (SELECT id FROM nowhere ORDER BY id) TO STDOUT BINARY",
+        "COPY (SELECT 1 / (id - 17) FROM users ORDER BY id) TO STDOUT",
+    ] {
+        for messages in [query(sql), [run(sql, &[]), sync()].concat()] {
+            let position = |client: &mut Wire| {
+                client.send(&messages);
+                let told = client.read_until(b'Z');
+                let error = told.iter().find(|message| message.tag == b'E');
+                error.expect("an error").field(b'P')
+            };
+            assert_eq!(position(&mut pair.many), position(&mut pair.one), "{sql}");
+        }
+    }
+    pair.shards.pgdog.stop();
+}
+
+#[test]
 fn a_hundred_thousand_ordered_rows_come_in_order() {
     let mut pair = Pair::start("copyq_many", "", "");
     let rows: String = (0..100_000)

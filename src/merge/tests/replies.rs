@@ -240,7 +240,7 @@ fn exported(format: CopyFormat, quoted: &str, legs: &[Vec<Vec<u8>>]) -> String {
         quoted: Quoted::Columns(vec![quoted.into()]),
     };
     let merge = merge(plan, Slice::default(), legs.len());
-    let mut merge = merge.exported(Box::new(Export::new(layout)));
+    let mut merge = merge.exported(Box::new(Export::new(layout, 6)));
     let mut out = Vec::new();
     for (at, leg) in legs.iter().enumerate() {
         for message in leg {

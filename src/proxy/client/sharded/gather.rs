@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::merge::gather::{with_rows, Gathered, Terms};
 use crate::merge::{can_merge, is_of_statement, refused, Promised};
 use crate::protocol::backend::tag;
-use crate::protocol::error_fields::put_error;
+use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Parse, Target, SYNC};
@@ -236,11 +236,16 @@ impl Session {
             return Ok(true);
         }
         let mut error = kept.error.take().unwrap_or_default();
+        let body = error.get(HEADER_BYTES..).unwrap_or_default();
         let is_rewritten = matches!(call.shown, Shown::Reply { .. });
-        if is_rewritten && is_of_statement(error.get(HEADER_BYTES..).unwrap_or_default()) {
+        if is_rewritten && is_of_statement(body) {
             // The server has taken the statement as the client has it.
             error.clear();
             put_error(&mut error, &of_parts());
+        } else if let Ok(fields) = Fields::parse(body) {
+            let mut told = Vec::new();
+            fields.encode_error_behind(step.before(), &mut told);
+            error = told;
         }
         self.sharded().transaction.fail();
         self.link.meter.error();

@@ -11,7 +11,7 @@ use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Query};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking::may_count;
-use crate::routing::copy::Written;
+use crate::routing::copy::{Copying, Written};
 use crate::routing::reshape::Reshaping;
 use crate::routing::role::statement_is_readable;
 use crate::routing::values::Argument;
@@ -173,6 +173,17 @@ impl Planned<'_> {
                 described: false,
             },
             wanted: Wanted::All,
+        }
+    }
+
+    /// Characters that the client has in front of such a query.
+    pub(super) fn before(&self) -> usize {
+        match &self.verdict {
+            Verdict::Run(run) => match &run.copying {
+                Some(Copying::Written(written)) => written.before,
+                _ => 0,
+            },
+            _ => 0,
         }
     }
 

@@ -390,7 +390,10 @@ impl Session {
         let (messages, owed, described) = step.messages(run, rows_max);
         let stored = step.wanted == Wanted::Stored;
         let export = match &run.copying {
-            Some(Copying::Written(written)) => Some(Box::new(Export::new(written.layout.clone()))),
+            Some(Copying::Written(written)) => Some(Box::new(Export::new(
+                written.layout.clone(),
+                written.before,
+            ))),
             Some(Copying::In(_) | Copying::Out { .. }) | None => None,
         };
         let shown = Shown::Reply {
