@@ -323,6 +323,7 @@ impl PoolStats {
         self.wanted |= other.wanted;
         self.paused |= other.paused;
         self.drained &= other.drained;
+        self.outdated += other.outdated;
         self.connected = self.connected.max(other.connected);
         self.failed = self.failed.max(other.failed);
     }

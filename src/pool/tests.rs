@@ -444,6 +444,9 @@ fn reconnect_counts_those_that_have_not_come_back() {
     assert_eq!(outdated(&bench), 2);
     bench.pool.reconnect(bench.now, &mut bench.out);
     assert_eq!(outdated(&bench), 2);
+    let mut both = bench.pool.stats(bench.now);
+    both.add(&bench.pool.stats(bench.now));
+    assert_eq!(both.outdated, 4);
     bench.checkin(first);
     assert_eq!(outdated(&bench), 1);
     bench.discard(second);
