@@ -62,6 +62,8 @@ enum Batch {
     /// Nothing was sent after the last Sync.
     Synced,
     Open,
+    /// And something was executed for the client.
+    Executed,
     /// After an error the server ignores everything up to a Sync that we have yet to send.
     Skipping,
 }
@@ -149,6 +151,18 @@ impl Exchange {
     /// A batch was begun that no Sync has ended.
     pub fn is_unsynced(&self) -> bool {
         self.batch != Batch::Synced
+    }
+
+    /// Does what the client has executed next begin a transaction? `None`: that depends on answers that have not come.
+    pub fn begins_transaction(&self) -> Option<bool> {
+        if matches!(self.batch, Batch::Executed | Batch::Skipping) {
+            return Some(false);
+        }
+        // From the end: batches before this one end right in front of it.
+        let ready = |entry: &Entry| matches!(entry.owed, Owed::Ready | Owed::Results);
+        let mut owed = self.owed.iter().rev();
+        let open = owed.any(|entry| entry.fate == Fate::Forward && ready(entry));
+        (!open).then_some(self.status == TransactionStatus::Idle)
     }
 
     /// Nothing is owed, and the server has synchronised after all we sent; a transaction may be open.
@@ -256,12 +270,13 @@ impl Exchange {
             // The server has said already that it does not want COPY data.
             Owed::CopyEnd if self.owed.is_empty() => return false,
             Owed::CopyEnd => {}
+            Owed::Execution if fate == Fate::Forward => self.batch = Batch::Executed,
             Owed::ParseComplete
             | Owed::BindComplete
             | Owed::CloseComplete
             | Owed::Description
             | Owed::Execution => {
-                if fate != Fate::Synthesize {
+                if fate != Fate::Synthesize && self.batch == Batch::Synced {
                     self.batch = Batch::Open;
                 }
             }
@@ -409,7 +424,7 @@ impl Exchange {
             .front()
             .is_some_and(|entry| entry.owed == Owed::Execution);
         if extended && !self.owed.iter().any(|entry| entry.owed == Owed::Ready) {
-            self.batch = Batch::Open;
+            self.batch = Batch::Executed;
         }
     }
 
@@ -524,6 +539,37 @@ mod tests {
             let (exchange, fates) = play(script);
             assert!(fates.iter().all(Result::is_ok), "{script}: {fates:?}");
             assert_eq!(exchange.at_rest(), at_rest, "{script}: {exchange:?}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_begins_with_what_is_executed() {
+        let cases = [
+            ("", Some(true)),
+            (">P >B >D >C", Some(true)),
+            // What we execute begins nothing for the client.
+            (">P! >B! >E!", Some(true)),
+            (">Q!", Some(true)),
+            (">C?", Some(true)),
+            (">P >B >E", Some(false)),
+            (">P >B >E >P >B", Some(false)),
+            (">P >B >E >E!", Some(false)),
+            (">B >E <2 <C", Some(false)),
+            // Where that leaves it is not known yet.
+            (">B >E >S", None),
+            (">Q", None),
+            (">Q >P >B", None),
+            (">Q >P >B >E", Some(false)),
+            (">Q <C <ZI", Some(true)),
+            (">Q <C <ZT", Some(false)),
+            (">Q <C <ZT >P", Some(false)),
+            (">Q <C <ZT >Q", None),
+            (">B >E >S <2 <G", Some(false)),
+            (">B >E <E", Some(false)),
+        ];
+        for (script, begins) in cases {
+            let (exchange, _) = play(script);
+            assert_eq!(exchange.begins_transaction(), begins, "{script}");
         }
     }
 

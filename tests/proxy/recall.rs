@@ -3,7 +3,7 @@
 use super::across::{setting, Random};
 use super::support::pgdog::{Config, Pgdog};
 use super::support::postgres::{Postgres, ALICE, PASSWORD};
-use super::support::wire::{bind, describe, execute, parse, query, sync, transcript, Wire};
+use super::support::wire::{bind, close, describe, execute, parse, query, sync, transcript, Wire};
 
 const NOTHING: &str = "E:55000 Z:I";
 
@@ -208,6 +208,117 @@ fn requests_that_follow_each_other_at_once_are_told_no_others_numbers() {
         client.query("DEALLOCATE ALL");
     }
     pgdog.stop();
+}
+
+/// What may come in front of a question, in the same batch.
+fn fronts() -> [Vec<u8>; 7] {
+    [
+        close(b'S', "mine"),
+        close(b'S', "nobodys"),
+        close(b'P', ""),
+        describe(b'S', "mine"),
+        parse("another", "SELECT 1"),
+        parse("", "SELECT 2"),
+        [parse("", "SELECT 2"), bind("p", "", &[])].concat(),
+    ]
+}
+
+const ASKING: &str = "SELECT lastval()";
+
+/// The batch that asks, without its Sync.
+fn asking(name: &str) -> Vec<u8> {
+    let asking = [parse(name, ASKING), bind("", name, &[]), execute("", 0)];
+    asking.concat()
+}
+
+#[test]
+fn whatever_is_in_front_of_the_question_numbers_of_others_are_told_nobody() {
+    let manners = [
+        ("extended", ""),
+        ("extended", "x"),
+        ("extended_anonymous", ""),
+        ("disabled", ""),
+    ];
+    for (manner, name) in manners {
+        let general = format!("workers = 1\nprepared_statements = {manner:?}");
+        for (at, front) in fronts().iter().enumerate() {
+            let (pgdog, [mut client, mut other]) = started(1, &general);
+            client.ask(&[parse("mine", "SELECT 1"), sync()]);
+            insert(&mut other, "a");
+            client.send(&[front, &asking(name)[..], &sync()].concat());
+            let answer = transcript(&client.read_until(b'Z'));
+            assert!(answer.ends_with(NOTHING), "{manner} {at}: {answer}");
+            let number = insert(&mut client, "a");
+            assert_eq!(client.value(ASKING), number, "{manner} {at}");
+            pgdog.stop();
+        }
+    }
+}
+
+#[test]
+fn settings_go_ahead_of_what_is_in_front_of_the_question() {
+    let (pgdog, mut clients) = started::<2>(1, "workers = 1");
+    for (client, name) in clients.iter_mut().zip(["one", "two"]) {
+        client.query(&format!("SET application_name = '{name}'"));
+    }
+    for _ in 0..3 {
+        for client in &mut clients {
+            insert(client, "a");
+        }
+    }
+    let [client, _] = &mut clients;
+    let front = parse("another", "SELECT 1");
+    client.send(&[&front, &asking("")[..], &sync()].concat());
+    let answer = transcript(&client.read_until(b'Z'));
+    assert!(answer.ends_with(NOTHING), "{answer}");
+    pgdog.stop();
+}
+
+#[test]
+fn a_batch_that_fails_in_front_of_the_question_leaves_it_open() {
+    let (pgdog, [mut client, mut other]) = started(1, "workers = 1");
+    insert(&mut other, "a");
+    client.send(&[&describe(b'S', "nobodys"), &asking("")[..], &sync()].concat());
+    assert_eq!(transcript(&client.read_until(b'Z')), "E:26000 Z:I");
+    assert_eq!(ask(&mut client, ASKING), NOTHING);
+    pgdog.stop();
+}
+
+#[test]
+fn an_unnamed_statement_that_was_parsed_before_asks_for_no_others_numbers() {
+    let ways = [
+        vec![bind("", "", &[])],
+        vec![describe(b'S', ""), bind("", "", &[])],
+        vec![parse("another", "SELECT 1"), bind("", "", &[])],
+    ];
+    for (way, bound) in ways.iter().enumerate() {
+        for behind in [false, true] {
+            let (pgdog, [mut client, mut other]) = started(1, "workers = 1");
+            client.ask(&[parse("one", "SELECT 1"), sync()]);
+            // In a transaction: nobody knows yet that such things are asked outside of one.
+            client.query("BEGIN");
+            client.ask(&[parse("", ASKING), sync()]);
+            // A Query would drop it.
+            client.ask(&[
+                parse("end", "COMMIT"),
+                bind("", "end", &[]),
+                execute("", 0),
+                sync(),
+            ]);
+            insert(&mut other, "a");
+            let one = [bind("", "one", &[]), execute("", 0), sync()].concat();
+            let question = [bound.concat(), execute("", 0), sync()].concat();
+            if behind {
+                client.send(&[one, question].concat());
+                client.read_until(b'Z');
+            } else {
+                client.send(&question);
+            }
+            let answer = transcript(&client.read_until(b'Z'));
+            assert!(answer.ends_with(NOTHING), "{way} {behind}: {answer}");
+            pgdog.stop();
+        }
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Relay<'_> {
             })
         })?;
         if let Some(does) = statement.effects(self.dialect()) {
-            self.recall(&does, self.begins_transaction(), Amid::Batch);
+            self.recall(&does, Amid::Batch);
         }
         let statements = &mut self.session.statements;
         match statements.prepare(parse.statement, Rc::clone(&statement)) {
@@ -350,14 +350,8 @@ impl Relay<'_> {
                 let tracker = self.session.tracker.as_ref();
                 tracker.and_then(|tracker| tracker.unnamed())
             } else if let Some(statement) = self.remembered() {
-                // It was parsed in an earlier batch, perhaps on another server.
-                let effects = statement.effects(self.dialect());
-                if let Some(effects) = &effects {
-                    self.recall(effects, self.begins_transaction(), Amid::Batch);
-                }
-                self.session.unnamed = Unnamed::ParsedNow;
-                parse_as(self.server, b"", &statement);
-                effects
+                self.parse_again(&statement);
+                statement.effects(self.dialect())
             } else {
                 // The server may have one, but it is another client's.
                 return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)), 0);
@@ -370,13 +364,13 @@ impl Relay<'_> {
             return self.pass_bind_as(header, 0, None, 0);
         };
         // Before anything of it is noted: is it all there is?
-        let first = self.begins_transaction();
+        let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
         let lone = first && self.session.tracker.is_none();
         self.session.retry = lone.then(|| self.lone_batch()).flatten();
         let (statement, effects) = self.translated(statement, Amid::Batch, NESTED_MAX);
         let mut note = 0;
         if let Some(effects) = &effects {
-            self.recall(effects, first, Amid::Batch);
+            self.recall(effects, Amid::Batch);
             note = commit_note(effects);
         }
         self.ensure(&statement);
@@ -498,10 +492,18 @@ impl Relay<'_> {
                 Target::Statement(NO_STATEMENT).encode_describe(&mut message);
                 return self.send(&message, owed, 0);
             };
-            self.session.unnamed = Unnamed::ParsedNow;
-            parse_as(self.server, b"", &statement);
+            self.parse_again(&statement);
         }
         self.send(frame, owed, 0);
+    }
+
+    /// The client's unnamed statement was parsed in an earlier batch, perhaps on another server.
+    fn parse_again(&mut self, statement: &Statement) {
+        if let Some(effects) = statement.effects(self.dialect()) {
+            self.recall(&effects, Amid::Batch);
+        }
+        self.session.unnamed = Unnamed::ParsedNow;
+        parse_as(self.server, b"", statement);
     }
 
     /// Statements that are about to be deallocated are so from here on. Answers the note for what does it; among

@@ -10,7 +10,7 @@ use crate::sql::session::Effects;
 
 use super::super::cluster::Want;
 use super::super::pools::Conn;
-use super::super::server::Server;
+use super::super::server::{Server, NOTE_WIPE};
 use super::obtain::Aim;
 use super::prepared::Amid;
 use super::relay::Tenure;
@@ -71,39 +71,37 @@ impl Session {
 }
 
 impl Relay<'_> {
-    /// Would a message that comes now begin a transaction?
-    pub(super) fn begins_transaction(&self) -> bool {
-        self.server.exchange.at_rest() || self.server.is_fresh_behind()
-    }
-
-    /// Is that open, on a server that would have to be wiped then?
+    /// Is it open whether a message that comes now begins a transaction, on a server that would have to be wiped then?
     #[inline]
     pub(super) fn awaits_recall(&self) -> bool {
-        let exchange = &self.server.exchange;
-        let open = !exchange.nothing_owed() && !exchange.is_unsynced();
-        open && self.tenure == Tenure::Lent && self.server.counters.are_mixed()
+        self.tenure == Tenure::Lent
+            && self.server.counters.are_mixed()
+            && self.server.exchange.begins_transaction().is_none()
     }
 
-    /// A statement is about to be sent that does this: one that asks for numbers of sequences is told none of others.
-    /// `begins`: its transaction, too.
-    pub(super) fn recall(&mut self, effects: &Effects, begins: bool, amid: Amid) {
-        if !begins || !effects.recalls() || self.tenure == Tenure::Kept {
+    /// A statement is about to be sent that does this: one that asks for numbers of sequences is told none of others, unless
+    /// it is in a transaction that has begun before.
+    pub(super) fn recall(&mut self, effects: &Effects, amid: Amid) {
+        let exchange = &self.server.exchange;
+        let begins = exchange.begins_transaction() == Some(true);
+        if !effects.recalls() || !begins || self.tenure == Tenure::Kept {
             return;
         }
+        let wipes = self.server.counters.are_mixed() && !exchange.owes(NOTE_WIPE);
         self.session.slot.recalls.set(true);
         self.session.recall.asked();
-        if !self.server.counters.are_mixed() {
+        if !wipes {
             return;
         }
         if amid == Amid::Batch || self.server.exchange.is_unsynced() {
-            self.execute_own(WIPE.as_bytes(), 0, None);
+            self.execute_own(WIPE.as_bytes(), NOTE_WIPE, None);
         } else {
             let mut message = Vec::new();
             let text = WIPE.as_bytes();
             Query { text }.encode(&mut message);
             self.server.stream.write(&message);
-            self.server.sent_to_ready(Owed::Results, Fate::Drop, 0);
+            self.server
+                .sent_to_ready(Owed::Results, Fate::Drop, NOTE_WIPE);
         }
-        self.server.counters.wiped();
     }
 }

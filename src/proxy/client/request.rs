@@ -383,7 +383,13 @@ impl Relay<'_> {
     /// Is it open what the client's statement of this name means, or one that it names itself?
     fn awaits_statement(&self, name: &[u8]) -> bool {
         let statements = &self.session.statements;
-        let effects = || statements.get(name).ok()?.effects(self.dialect());
+        let effects = || {
+            let statement = match name {
+                [] if !self.session.renames(true) => self.unnamed(),
+                name => statements.get(name).ok().cloned(),
+            };
+            statement?.effects(self.dialect())
+        };
         if self.awaits_recall() && effects().is_some_and(|effects| effects.recalls()) {
             return true;
         }
@@ -484,7 +490,6 @@ impl Relay<'_> {
 
     fn pass_query(&mut self, frame: &[u8], body: &[u8]) {
         let effects = Rc::new(self.effects(tag::QUERY, body));
-        let begins = self.begins_transaction();
         self.end_batch(tag::QUERY);
         let Some(text) = body.strip_suffix(b"\0") else {
             // The server says what is wrong with it.
@@ -505,7 +510,7 @@ impl Relay<'_> {
             Some(with) => (Cow::Owned(with.text), Rc::new(with.effects), with.ours),
         };
         let (renamed, effects) = self.rename(&text, effects, Amid::Query);
-        self.recall(&effects, begins, Amid::Query);
+        self.recall(&effects, Amid::Query);
         self.session.ties.note(&effects);
         let note = self.deallocate(&effects) | commit_note(&effects);
         let tracked = self.track(Some(effects));
@@ -535,9 +540,8 @@ impl Relay<'_> {
             return self.parse_renamed(&parse);
         }
         let effects = Rc::new(self.effects(tag::PARSE, body));
-        let begins = self.begins_transaction();
         let (renamed, effects) = self.rename(parse.query, effects, Amid::Batch);
-        self.recall(&effects, begins, Amid::Batch);
+        self.recall(&effects, Amid::Batch);
         self.session.ties.note(&effects);
         self.session.know(parse.statement, &effects);
         if parse.statement.is_empty() {

@@ -49,11 +49,17 @@ impl Relay<'_> {
     }
 
     /// The unnamed statement that the client has parsed, wherever that was.
-    pub(super) fn remembered(&mut self) -> Option<Rc<Statement>> {
-        if !self.session.bound.is_empty() {
-            let definition = std::mem::take(&mut self.session.bound);
-            self.session.unbound = self.intern(&definition).ok();
+    pub(super) fn unnamed(&self) -> Option<Rc<Statement>> {
+        match &self.session.bound[..] {
+            [] => self.session.unbound.clone(),
+            definition => self.intern(definition).ok(),
         }
+    }
+
+    /// The same, and it is at hand from here on.
+    pub(super) fn remembered(&mut self) -> Option<Rc<Statement>> {
+        self.session.unbound = self.unnamed();
+        self.session.bound = Vec::new();
         self.session.unbound.clone()
     }
 

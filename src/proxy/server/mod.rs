@@ -89,6 +89,8 @@ pub(crate) const NOTE_EFFECTS: Note = 4;
 pub(crate) const NOTE_COMMIT: Note = 8;
 /// The message parses the unnamed statement for the client.
 pub(crate) const NOTE_UNNAMED: Note = 32;
+/// The message wipes what `currval` and `lastval` would tell.
+pub(crate) const NOTE_WIPE: Note = 64;
 /// The message is the last of those that change settings ahead of a request.
 const NOTE_AHEAD: Note = 16;
 
@@ -299,6 +301,9 @@ impl Server {
                 }
                 if note & NOTE_CLIENT != 0 {
                     to.statement_answered();
+                }
+                if note & NOTE_WIPE != 0 {
+                    self.counters.wiped();
                 }
                 let command = body.strip_suffix(b"\0").unwrap_or(body);
                 if meter.completed(command) {
