@@ -418,6 +418,37 @@ fn a_client_that_keeps_its_server_keeps_its_numbers() {
 }
 
 #[test]
+fn a_client_that_keeps_its_server_is_told_nothing_of_those_before_it() {
+    let ties = [
+        ("CREATE TEMP TABLE mine ()", "DROP TABLE mine"),
+        ("LISTEN mine", "UNLISTEN mine"),
+        ("SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"),
+        ("PREPARE mine AS SELECT 1", "DEALLOCATE mine"),
+    ];
+    for way in WAYS {
+        for (begins, ends) in ties {
+            let (pgdog, [mut client, mut other]) = started(1, "workers = 1");
+            insert(&mut client, "a");
+            insert(&mut other, "a");
+            client.query(begins);
+            for sql in [ASKING, "SELECT currval('a_id')"] {
+                assert_eq!(way.ask(&mut client, sql), NOTHING, "{way:?}: {begins}");
+            }
+            let number = insert(&mut client, "a");
+            assert_eq!(way.ask(&mut client, ASKING), number, "{way:?}: {begins}");
+            client.query("SELECT 1");
+            assert_eq!(way.ask(&mut client, ASKING), number, "{way:?}: {begins}");
+            client.query(ends);
+            // It is known by now that such things are asked.
+            insert(&mut other, "a");
+            let number = insert(&mut client, "a");
+            assert_eq!(way.ask(&mut client, ASKING), number, "{way:?}: {begins}");
+            pgdog.stop();
+        }
+    }
+}
+
+#[test]
 fn on_a_primary_with_replicas_it_is_the_same() {
     let postgres = Postgres::shared();
     let (primary, replica) = (postgres.database("recall_p"), postgres.database("recall_r"));

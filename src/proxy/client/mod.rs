@@ -42,7 +42,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use cores::gate::Pass;
-use cores::Stream;
+use cores::{Core, Stream};
 
 use crate::config::choice::{ClientRecovery, PoolerMode};
 use crate::error::{Error, Fault};
@@ -332,14 +332,9 @@ impl Session {
 
     /// Between two transactions: does the client keep its server?
     async fn settle(&mut self, server: &mut Server) -> Result<bool, End> {
+        let core = self.state.core.clone();
         if self.tracker.is_some() || self.ties.asks() {
-            let asked = Box::pin(self.ask_in_time(server)).await;
-            asked.map_err(|lost| {
-                End::Fatal(Error {
-                    survives: crate::error::Survives::Nothing,
-                    ..lost_error(&lost)
-                })
-            })?;
+            Box::pin(in_time(&core, self.ask(server))).await?;
         }
         let inexact = (!self.settings.is_exact()).then_some("setting");
         let reason = self.ties.reason().or(inexact);
@@ -349,14 +344,10 @@ impl Session {
             let now = self.state.core.now();
             self.link.pin(reason.map(|reason| (reason, now)));
         }
+        if reason.is_some() && server.counters.are_mixed() && self.pools() {
+            Box::pin(in_time(&core, self.wipe(server))).await?;
+        }
         Ok(reason.is_some() || self.manner.mode == PoolerMode::Session)
-    }
-
-    async fn ask_in_time(&mut self, server: &mut Server) -> Result<(), Lost> {
-        let core = self.state.core.clone();
-        let deadline = Some(core.now() + SETTLE_TIMEOUT);
-        let answered = core.timeout_at(deadline, self.ask(server)).await;
-        answered.unwrap_or(Err(Lost::Closed(None)))
     }
 
     /// Asks the server what it holds, and gives it what RESET has taken.
@@ -664,6 +655,18 @@ impl Session {
         let state = Rc::clone(&self.state);
         close(&state, self.stream, CLOSE_PATIENCE).await;
     }
+}
+
+/// A question of ours between a client's transactions.
+async fn in_time(core: &Core, asked: impl Future<Output = Result<(), Lost>>) -> Result<(), End> {
+    let deadline = Some(core.now() + SETTLE_TIMEOUT);
+    let answered = core.timeout_at(deadline, asked).await;
+    answered.unwrap_or(Err(Lost::Closed(None))).map_err(|lost| {
+        End::Fatal(Error {
+            survives: crate::error::Survives::Nothing,
+            ..lost_error(&lost)
+        })
+    })
 }
 
 /// The error for a server that was lost before it answered anything.

@@ -10,10 +10,11 @@ use crate::sql::session::Effects;
 
 use super::super::cluster::Want;
 use super::super::pools::Conn;
-use super::super::server::{Server, NOTE_WIPE};
+use super::super::server::{Lost, RunError, Server, NOTE_WIPE};
 use super::obtain::Aim;
 use super::prepared::Amid;
 use super::relay::Tenure;
+use super::unnamed::Unnamed;
 use super::{Relay, Session};
 
 /// Is what a server is wanted for more than to read? Replicas do not count.
@@ -63,6 +64,19 @@ impl Session {
         Some(message)
     }
 
+    /// The client keeps this server from here on: what others have counted there it is not told.
+    pub(super) async fn wipe(&mut self, server: &mut Server) -> Result<(), Lost> {
+        self.unnamed = Unnamed::None; // a Query drops it
+        match server.run(WIPE).await {
+            Ok(answer) => {
+                server.counters.wiped();
+                self.pass_asides(&answer)
+            }
+            Err(RunError::Server(_)) => Ok(()),
+            Err(RunError::Lost(lost)) => Err(lost),
+        }
+    }
+
     /// Is a server to be wiped before it serves this client?
     #[inline]
     pub(super) fn is_to_be_wiped(&self, server: &Server, aim: Aim) -> bool {
@@ -84,10 +98,11 @@ impl Relay<'_> {
     pub(super) fn recall(&mut self, effects: &Effects, amid: Amid) {
         let exchange = &self.server.exchange;
         let begins = exchange.begins_transaction() == Some(true);
-        if !effects.recalls() || !begins || self.tenure == Tenure::Kept {
+        if !effects.recalls() || !begins || !self.session.pools() {
             return;
         }
-        let wipes = self.server.counters.are_mixed() && !exchange.owes(NOTE_WIPE);
+        let mixed = self.tenure == Tenure::Lent && self.server.counters.are_mixed();
+        let wipes = mixed && !exchange.owes(NOTE_WIPE);
         self.session.slot.recalls.set(true);
         self.session.recall.asked();
         if !wipes {
