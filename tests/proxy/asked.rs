@@ -373,6 +373,14 @@ fn sequences_are_remembered_where_they_have_counted() {
         let number = client.value("SELECT max(id) FROM notes");
         assert_eq!(client.value("SELECT currval('notes_id_seq')"), number);
         all(&mut client, &["ROLLBACK"]);
+        // In one text with what has counted.
+        all(&mut client, &["BEGIN", "DELETE FROM users WHERE id = 5"]);
+        let number = client.value(&format!(
+            "INSERT INTO things (id) VALUES ('{id}'); SELECT lastval()"
+        ));
+        let stored = format!("SELECT number FROM things WHERE id = '{id}'");
+        assert_eq!(client.value(&stored), number, "{id}");
+        all(&mut client, &["ROLLBACK"]);
         // Of both nobody knows which is the last.
         all(&mut client, &["BEGIN", "INSERT INTO notes DEFAULT VALUES"]);
         client.query(&format!("INSERT INTO things (id) VALUES ('{id}')"));

@@ -54,6 +54,21 @@ impl Session {
         for (at, step) in steps.iter().enumerate() {
             let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
             ours |= self.begin_ours(together, step);
+            let anew;
+            let step = match at > 0 && step.effects.recalls() {
+                false => step,
+                // Where those before it have counted is known by now.
+                true => match self.planned_anew(step.text).await? {
+                    Ok(planned) => {
+                        anew = planned;
+                        &anew
+                    }
+                    Err(error) => {
+                        went = self.failed_with(&error);
+                        break;
+                    }
+                },
+            };
             let text;
             let made;
             let step = match step.asking() {
