@@ -85,6 +85,11 @@ impl Counters {
         self.mixed = false;
     }
 
+    /// The last stay.
+    pub fn stay(&self) -> Stay {
+        self.stay
+    }
+
     /// Is the last stay this client's?
     pub fn are_last_of(&self, stay: Stay) -> bool {
         self.stay == stay && !stay.is_nobodys()

@@ -477,6 +477,44 @@ fn on_a_primary_with_replicas_it_is_the_same() {
     }
 }
 
+#[test]
+fn a_transaction_that_reads_first_counts_where_it_is() {
+    let postgres = Postgres::shared();
+    let (primary, replica) = (postgres.database("recall_p"), postgres.database("recall_r"));
+    let of = |database: &str, role: &str| format!("database_name = {database:?}\nrole = {role:?}");
+    let general = "workers = 1\ndefault_pool_size = 2\nread_write_strategy = \"aggressive\"";
+    let pgdog = Config::empty()
+        .general(general)
+        .database("recall_pair", &of(&primary, "primary"))
+        .database("recall_pair", &of(&replica, "replica"))
+        .user(ALICE, "recall_pair", &format!("password = {PASSWORD:?}"))
+        .start();
+    let [mut client, mut other] = [(); 2].map(|()| pgdog.client("recall_pair"));
+    client.query("CREATE SEQUENCE IF NOT EXISTS s");
+    other.query("BEGIN");
+    other.value("SELECT nextval('s')");
+    ask(&mut client, ASKING);
+    let first = client.value("SELECT nextval('s')");
+    assert_eq!(client.value(ASKING), first);
+    // The other's server is now the one that would be taken next.
+    other.query("COMMIT");
+    loop {
+        client.query("BEGIN");
+        if client.value("SELECT current_database()") == primary {
+            break;
+        }
+        client.query("ROLLBACK");
+    }
+    let last = client.value("SELECT nextval('s')");
+    client.query("COMMIT");
+    let told = ask(&mut client, ASKING);
+    assert!(
+        told == last || told == NOTHING,
+        "{told} after {first} and {last}"
+    );
+    pgdog.stop();
+}
+
 /// What a client has counted, as PostgreSQL would know of a session.
 #[derive(Default)]
 struct Known {

@@ -39,6 +39,11 @@ impl Session {
         }
     }
 
+    /// It may count on a server that it has already, perhaps to read.
+    pub(super) fn counts_on(&mut self, server: &Server) {
+        self.recall.stay = server.counters.stay();
+    }
+
     /// May it ask what it has counted, as others of its pool have?
     #[inline]
     fn may_recall(&self, aim: Aim) -> bool {

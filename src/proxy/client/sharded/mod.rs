@@ -400,6 +400,9 @@ impl Session {
             Err(error) => return self.answer(&error),
         };
         leg.does = leg.does.and(does);
+        if does.changes {
+            self.counts_on(&leg.held);
+        }
         self.aim(std::slice::from_ref(&leg));
         let relay = Relay::new(self, &mut leg.held, Extent::Request).keeping(leg.kept);
         let relayed = relay.run().await;

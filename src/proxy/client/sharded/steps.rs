@@ -362,6 +362,9 @@ impl Session {
                 counts,
                 ..step.does
             });
+            if step.does.changes {
+                self.counts_on(&leg.held);
+            }
         }
         if let Some(Copying::In(rows)) = &run.copying {
             let request = copy::Request {
