@@ -266,6 +266,9 @@ impl Effects {
         let forgets = executed.steps().iter().map(|step| &step.effect);
         let forgets = forgets.filter(|effect| effect.forgets_statements());
         let mut all = self.clone();
+        if executed.recalls() {
+            all.traits = all.traits.with(Traits::SEQUENCE_READ);
+        }
         for effect in forgets.chain([&Effect::SettingsUnknown]) {
             all.push_step(Step {
                 statement,

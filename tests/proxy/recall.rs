@@ -395,6 +395,21 @@ fn prepared_by_sql_it_is_the_same() {
     let number = insert(&mut client, "a");
     assert_eq!(client.value("EXECUTE last"), number);
     pgdog.stop();
+    // Right behind another request.
+    for execute in ["EXECUTE last", "SELECT 1; EXECUTE last"] {
+        let (pgdog, [mut client, mut other]) = started(1, general);
+        client.query("PREPARE last AS SELECT currval('b_id')");
+        insert(&mut other, "b");
+        client.send(
+            &["INSERT INTO a DEFAULT VALUES", execute]
+                .map(query)
+                .concat(),
+        );
+        assert_eq!(transcript(&client.read_until(b'Z')), "C:INSERT_0_1 Z:I");
+        let answer = transcript(&client.read_until(b'Z'));
+        assert!(answer.ends_with(NOTHING), "{execute}: {answer}");
+        pgdog.stop();
+    }
 }
 
 #[test]

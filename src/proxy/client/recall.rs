@@ -6,7 +6,7 @@ use crate::protocol::error_fields::{field, Fields};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::Query;
 use crate::session::{RECALL_HINT, WIPE};
-use crate::sql::session::Effects;
+use crate::sql::session::{Effect, Effects};
 
 use super::super::cluster::Want;
 use super::super::pools::Conn;
@@ -96,6 +96,20 @@ impl Relay<'_> {
         self.tenure == Tenure::Lent
             && self.server.counters.are_mixed()
             && self.server.exchange.begins_transaction().is_none()
+    }
+
+    /// Does a statement that does this ask for such numbers, or may one that it names?
+    pub(super) fn asks(&self, effects: &Effects) -> bool {
+        effects.recalls()
+            || effects.steps().iter().any(|step| {
+                let Effect::Execute(at) = &step.effect else {
+                    return false;
+                };
+                let named = self.session.statements.get(&at.name).ok();
+                named
+                    .and_then(|named| named.effects(self.dialect()))
+                    .is_some_and(|does| does.recalls() || does.names_statements())
+            })
     }
 
     /// A statement is about to be sent that does this: one that asks for numbers of sequences is told none of others, unless

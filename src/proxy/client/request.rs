@@ -290,14 +290,14 @@ impl Relay<'_> {
                 if renamed && self.session.awaits_name(body) {
                     return Ok(Class::Await);
                 }
-                if renamed && self.awaits_recall() && self.effects(header.tag, body).recalls() {
+                if renamed && self.awaits_recall() && self.asks(&self.effects(header.tag, body)) {
                     return Ok(Class::Await);
                 }
                 if !whole || renamed {
                     return Ok(Class::Alone);
                 }
                 let effects = self.effects(header.tag, body);
-                let recalls = effects.recalls() && self.session.pools();
+                let recalls = self.session.pools() && self.asks(&effects);
                 if translates && self.session.awaits_names_of(&effects)
                     || recalls && self.awaits_recall()
                 {
@@ -390,7 +390,7 @@ impl Relay<'_> {
             };
             statement?.effects(self.dialect())
         };
-        if self.awaits_recall() && effects().is_some_and(|effects| effects.recalls()) {
+        if self.awaits_recall() && effects().is_some_and(|effects| self.asks(&effects)) {
             return true;
         }
         if !statements.awaits(None) {
