@@ -115,9 +115,11 @@ impl Relay<'_> {
     /// A statement is about to be sent that does this: one that asks for numbers of sequences is told none of others, unless
     /// it is in a transaction that has begun before.
     pub(super) fn recall(&mut self, effects: &Effects, amid: Amid) {
+        if !effects.recalls() || !self.session.pools() {
+            return;
+        }
         let exchange = &self.server.exchange;
-        let begins = exchange.begins_transaction() == Some(true);
-        if !effects.recalls() || !begins || !self.session.pools() {
+        if exchange.begins_transaction() != Some(true) {
             return;
         }
         let mixed = self.tenure == Tenure::Lent && self.server.counters.are_mixed();
