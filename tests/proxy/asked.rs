@@ -374,7 +374,8 @@ fn sequences_are_remembered_where_they_have_counted() {
         assert_eq!(client.value("SELECT currval('notes_id_seq')"), number);
         all(&mut client, &["ROLLBACK"]);
         // In one text with what has counted.
-        all(&mut client, &["BEGIN", "DELETE FROM users WHERE id = 5"]);
+        let elsewhere = format!("DELETE FROM users WHERE id = {n}");
+        all(&mut client, &["BEGIN", &elsewhere]);
         let number = client.value(&format!(
             "INSERT INTO things (id) VALUES ('{id}'); SELECT lastval()"
         ));
