@@ -55,6 +55,8 @@ pub(crate) struct Moving {
     bound: Vec<u8>,
     skipping: bool,
     recall: Recall,
+    /// Clients of its pool ask what they have counted.
+    recalls: bool,
     written: Option<MovedLedgers>,
 }
 
@@ -156,6 +158,7 @@ impl Session {
             bound,
             skipping,
             recall,
+            recalls: slot.recalls.get(),
             written: written.map(|ledgers| ledgers.moved()),
         });
         let notice = link.notice();
@@ -251,6 +254,9 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
     let _ = link.face.set(face); // it is fresh
     link.enter(Activity::Idle, moving.since);
     state.upkeep.silent_arrived();
+    if moving.recalls {
+        slot.recalls.set(true);
+    }
     let mut kept = state.statements.borrow_mut();
     let statements = ClientStatements::arrived(moving.statements, &mut kept);
     let unbound = moving.unbound.map(|statement| kept.take_in(statement));
