@@ -1,6 +1,8 @@
 //! Prepared statements that several clients share: where one comes from, what it means, when it goes.
 
-use crate::support::wire::{bind, describe, execute, parse, sync, Message};
+use crate::support::postgres::LOCK_WAITS;
+use crate::support::process::{poll, PATIENCE};
+use crate::support::wire::{bind, describe, execute, parse, query, sync, Message};
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
 /// Two clients on one server.
@@ -201,5 +203,38 @@ fn eviction_closes_on_the_server_within_the_pipeline() {
     assert_eq!(replies, expected.collect::<String>() + "Z:I");
     let kept = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE '\\_\\_pgdog%'";
     assert_eq!(client.value(kept), "2");
+    pgdog.stop();
+}
+
+#[test]
+fn a_batch_whose_plan_is_stale_is_not_sent_again_behind_another() {
+    let database = Postgres::shared().database("stale");
+    let pgdog = Config::of(&database)
+        .general("workers = 1\ndefault_pool_size = 2")
+        .start();
+    let (mut client, mut other) = (pgdog.client(&database), pgdog.client(&database));
+    client.query("CREATE TABLE t (a int)");
+    assert_eq!(
+        client.ask(&[parse("s", "SELECT * FROM t"), sync()]),
+        "1 Z:I"
+    );
+    let batch = [
+        bind("", "s", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    assert_eq!(client.ask(&batch), "2 T C:SELECT_0 Z:I");
+    let mut direct = Postgres::shared().admin(&database);
+    direct.query("BEGIN; ALTER TABLE t ADD b int");
+    client.send(&batch.concat());
+    poll(PATIENCE, "the batch to wait", || {
+        (Postgres::shared().value(&database, LOCK_WAITS) == "1").then_some(())
+    });
+    client.send(&query("SELECT 42"));
+    assert_eq!(other.value("SELECT 1"), "1"); // by then that has been passed on
+    direct.query("COMMIT");
+    assert_eq!(client.batches(1), "E:0A000 Z:I");
+    assert_eq!(client.batches(1), "T D:42 C:SELECT_1 Z:I");
     pgdog.stop();
 }

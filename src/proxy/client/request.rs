@@ -53,6 +53,11 @@ impl Relay<'_> {
     pub(super) fn pass_messages(&mut self) -> Result<bool, End> {
         let mut resting = self.server.exchange.is_resting();
         self.awaits = false;
+        // Only the last batch may be sent again, and only if it is all that there was.
+        self.session.retry = None;
+        if self.session.timed_out && resting && self.server.target.is_settled() {
+            self.session.timed_out = false; // that was another statement
+        }
         let mut progress = self.session.inbound.pass_rest(&self.server.stream);
         while !self.session.inbound.is_amid_message() && !self.server.holds_behind() {
             let passed = self.pass_run()?;
