@@ -447,3 +447,18 @@ fn clients_with_equal_settings_cost_no_round_trip() {
     let same: &[(&str, &str)] = &[("statement_timeout", "'71s'"), ("TimeZone", "'Asia/Tokyo'")];
     assert_eq!(take_turns(turns, [same, same]), 2 * turns);
 }
+
+#[test]
+fn what_a_function_has_set_stays_with_its_client_though_the_next_transaction_is_cut_off() {
+    let (pgdog, mut client, mut other) = two_clients("");
+    client.query(
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM set_config('TimeZone', 'Asia/Tokyo', false); END $$",
+    );
+    let before = other.value("SHOW TimeZone");
+    client.send(&[query("SELECT f()"), query("BEGIN")].concat());
+    assert_eq!(client.batches(2), "T D: C:SELECT_1 Z:I C:BEGIN Z:T");
+    client.reset();
+    assert_eq!(other.value("SHOW TimeZone"), before);
+    pgdog.stop();
+}

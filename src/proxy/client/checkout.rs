@@ -136,6 +136,7 @@ impl Session {
     /// Has it the client's settings, as most of the time, or gets them ahead of the request?
     pub(super) fn has_settings(&mut self, held: &mut Held, way: Way) -> bool {
         if Settings::same(&held.settings, self.settings.committed()) {
+            self.settings.in_line();
             return true;
         }
         let sent = way == Way::Ahead && self.send_ahead(held);
@@ -352,10 +353,11 @@ impl Session {
     pub(super) fn release(&self, mut held: Held, scrub: bool) {
         let scrub = scrub || !self.settings.is_exact();
         let asking = self.asking(&held);
+        // Whatever is undone, or cancelled late, that was in force at its last boundary.
+        if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
+            held.settings = Arc::clone(self.settings.on_server());
+        }
         if !scrub && held.is_fit() {
-            if !Arc::ptr_eq(&held.settings, self.settings.on_server()) {
-                held.settings = Arc::clone(self.settings.on_server());
-            }
             let Some(asking) = asking else {
                 // Arms the receive, so that a server that goes away is noticed.
                 held.stream.has_received();
