@@ -364,7 +364,9 @@ impl Exchange {
             (b't', Owed::Description)
             | (b'I' | b'T' | b'V', Owed::Results)
             | (b'H' | b'c', Owed::Execution | Owed::Results)
-            | (b'N' | b'A' | b'S', _) => Ok(fate),
+            | (b'N' | b'S', _) => Ok(fate),
+            // The client listens, whatever is asked for it.
+            (b'A', _) => Ok(Fate::Forward),
             (b'G', Owed::Execution | Owed::Results) => {
                 self.begin_copy_in();
                 Ok(fate)
@@ -540,6 +542,12 @@ mod tests {
             assert!(fates.iter().all(Result::is_ok), "{script}: {fates:?}");
             assert_eq!(exchange.at_rest(), at_rest, "{script}: {exchange:?}");
         }
+    }
+
+    #[test]
+    fn notifications_are_the_clients_whatever_is_owed() {
+        let (_, fates) = play(">P! <A <N <1 >Q <A");
+        assert_eq!(fates, [Ok(F), Ok(Fate::Drop), Ok(Fate::Drop), Ok(F)]);
     }
 
     #[test]
