@@ -38,7 +38,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{ready, Poll};
 use std::time::Duration;
 
 use cores::gate::Pass;
@@ -435,6 +435,8 @@ impl Session {
                     }
                 }
                 self.hear_kept(cx)?;
+                // Who does not read is not read from: each Sync has an answer.
+                ready!(self.stream.poll_room(cx))?;
                 self.poll_inbound(cx).map_ok(|()| None)
             });
             if let Some(core) = moves.await? {

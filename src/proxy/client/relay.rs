@@ -214,6 +214,11 @@ impl<'a> Relay<'a> {
         if self.is_held_up() || self.server.stream.poll_room(cx).is_pending() {
             return Poll::Pending;
         }
+        // What is answered here, a Close, waits for a client that does not read.
+        let ours = self.server.exchange.nothing_owed();
+        if ours && self.session.stream.poll_room(cx)?.is_pending() {
+            return Poll::Pending;
+        }
         if !self.session.inbound.is_empty() {
             if self.pass_messages()? {
                 return Poll::Ready(Ok(()));
