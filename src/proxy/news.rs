@@ -176,6 +176,11 @@ fn take_check(state: &CoreState, checked: &Checked, source: Source) {
                 }
             }
         });
+        // Whether or not it was banned before, and for what.
+        let hangs = checked.event == Some(Event::Failed(BanReason::CheckTimeout));
+        if hangs && place.shard().is_replica(place.server) {
+            give_up(state, place.shard(), place.server, Notice::Hung);
+        }
     }
 }
 
@@ -210,10 +215,6 @@ fn apply(
     let turn = shard.turn(now);
     if let Turn::Superseded(server) = turn {
         give_up(state, shard, server, Notice::Superseded);
-    }
-    let hangs = before != after && after == Some(BanReason::CheckTimeout);
-    if hangs && shard.is_replica(place.server) {
-        give_up(state, shard, place.server, Notice::Hung);
     }
     if turn != Turn::None || before != after {
         place.cluster.announce();
