@@ -213,6 +213,9 @@ fn clients_at_work_change_cores() {
     ]);
     let mut encrypted = Process::start("pgbench", "KILL", &mut pgbench);
     plain.go_on(50);
+    poll(PATIENCE, "all clients to be there", || {
+        (cores(&mut admin)[0].0 >= 12).then_some(())
+    });
     pgdog.reload(&config.clone().general(&both));
     await_moves(&mut admin, 5);
     plain.go_on(50);
