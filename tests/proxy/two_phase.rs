@@ -468,6 +468,72 @@ fn a_connection_lost_between_prepare_and_commit_is_made_up_for() {
     }
 }
 
+/// What is prepared belongs to the role of that moment, and nobody else may finish it but a superuser.
+#[test]
+fn what_another_role_has_prepared_is_finished() {
+    let shards = Shards::new("two_phase_role", "", true);
+    let role = "\"Two \\ phase's\"";
+    for shard in 0..3 {
+        let mut admin = shards.shard(shard);
+        admin.query(&format!(
+            "DO $$BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object OR unique_violation THEN END$$"
+        ));
+        admin.query(&format!("GRANT ALL ON t, gate TO {role}"));
+    }
+    let granted = format!("GRANT {role} TO alice");
+    assert_eq!(shards.shard(0).query(&granted), "C:GRANT_ROLE Z:I");
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    let insert = |client: &mut Wire, local: &str, ids: [i32; 3]| {
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        assert_eq!(client.query(local), "C:SET Z:T");
+        for (shard, id) in ids.into_iter().enumerate() {
+            let sql = format!("/* pgdog_shard: {shard} */ INSERT INTO t VALUES ({id})");
+            assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:T");
+        }
+    };
+    let is = |client: &mut Wire, role: &str| {
+        for shard in 0..3 {
+            let sql = format!("/* pgdog_shard: {shard} */ SELECT current_user");
+            assert_eq!(client.value(&sql), role);
+        }
+    };
+    // For the transaction only: its servers are nobody but alice when it is prepared.
+    let local = format!("SET LOCAL ROLE {role}");
+    insert(&mut client, &local, [1, 1, 1]);
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.prepared(), [0; 0]);
+    assert_eq!(shards.counts(), ["1", "1", "1"]);
+    is(&mut client, "alice");
+    insert(&mut client, &local, [2, -2, 2]);
+    assert_eq!(client.query("COMMIT"), "E:23514 Z:I");
+    assert_eq!(shards.prepared(), [0; 0]);
+    assert_eq!(shards.counts(), ["1", "1", "1"]);
+    is(&mut client, "alice");
+    // The other way round.
+    assert_eq!(client.query(&format!("SET ROLE {role}")), "C:SET Z:I");
+    insert(&mut client, "SET LOCAL ROLE NONE", [3, 3, 3]);
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(shards.prepared(), [0; 0]);
+    assert_eq!(shards.counts(), ["2", "2", "2"]);
+    is(&mut client, "Two \\ phase's");
+    // A connection that is lost: the one that makes up for it knows nothing of the session's role.
+    for (victim, id, answer, rows) in [(1, 4, "E:08007 Z:I", "3"), (2, 5, "E:08006 Z:I", "3")] {
+        let servers = shards.transaction(&mut client, id);
+        let holder = shards.hold(2);
+        commit(&mut client);
+        shards.wait_for_prepared(&[0, 1]);
+        let sql = format!("SELECT pg_terminate_backend({}, 30000)", servers[victim]);
+        assert_eq!(shards.shard(victim).value(&sql), "t");
+        drop(holder);
+        assert_eq!(client.batches(1), answer);
+        shards.wait_for_prepared(&[]);
+        assert_eq!(shards.counts(), [rows; 3]);
+    }
+    is(&mut client, "Two \\ phase's");
+    pgdog.stop();
+}
+
 /// A shard that lets nobody in when pgdog is stopped: the next one has to do it, or the operator, and the log says so.
 #[test]
 fn what_cannot_be_finished_before_the_end_is_named() {

@@ -214,6 +214,7 @@ impl Drive {
 
     /// What a shard answers to what it was sent.
     async fn answer_of(&mut self, shard: u32, statement: Statement) -> Event {
+        let gid = self.state.commits.owner.gid(self.id, shard);
         let Some(held) = self.leg(shard) else {
             return Event::Lost(shard);
         };
@@ -223,7 +224,17 @@ impl Drive {
             Statement::RollbackPrepared => b"ROLLBACK PREPARED",
             Statement::Rollback => b"ROLLBACK",
         };
-        let failure = match held.answer().await {
+        let finishes = matches!(
+            statement,
+            Statement::CommitPrepared | Statement::RollbackPrepared
+        );
+        let answer = match held.answer().await {
+            Err(RunError::Server(body)) if finishes && finish::is_anothers(&body) => {
+                finish::as_owner(held, statement, &gid).await
+            }
+            answer => answer,
+        };
+        let failure = match answer {
             Ok(replies) if replies.tag() == Some(expected) => {
                 if statement == Statement::Prepare && self.is_superseded(shard) {
                     // It is prepared where nobody would ever commit it.

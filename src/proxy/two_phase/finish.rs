@@ -12,11 +12,12 @@ use crate::routing::two_phase::gid::{Owner, TransactionId};
 use crate::routing::two_phase::log::Record;
 use crate::routing::two_phase::{Resolution, Statement};
 use crate::snapshot::{CommitSnapshot, Names};
+use crate::sql::quote;
 
 use super::super::cluster::{Choice, Want};
 use super::super::core_state::CoreState;
 use super::super::server::connect::{connect, Purpose};
-use super::super::server::{RunError, Server};
+use super::super::server::{Collector, RunError, Server};
 
 /// Pauses between rounds: the first, and the longest that they grow to while nothing can be done.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -242,11 +243,11 @@ enum Progress {
 }
 
 async fn run(server: &mut Server, errand: &Errand) -> Result<Progress, RunError> {
-    let finish = |statement: Statement| statement.sql(&errand.gid);
+    let gid = &errand.gid;
     match errand.resolution {
         Resolution::Commit => {
             // All were prepared when it was decided: what is not there has been committed.
-            exists(server.run(&finish(Statement::CommitPrepared)).await)?;
+            exists(finish(server, Statement::CommitPrepared, gid).await)?;
             Ok(Progress::Done)
         }
         Resolution::Rollback => {
@@ -266,12 +267,57 @@ async fn run(server: &mut Server, errand: &Errand) -> Result<Progress, RunError>
                  AND pid <> pg_backend_pid() AND extract(epoch FROM xact_start) <= {since}"
             );
             let over = server.run(&open).await?.value() == Some(b"0");
-            let existed = exists(server.run(&finish(Statement::RollbackPrepared)).await)?;
+            let existed = exists(finish(server, Statement::RollbackPrepared, gid).await)?;
             match existed || over {
                 true => Ok(Progress::Done),
                 false => Ok(Progress::Perhaps { since }),
             }
         }
+    }
+}
+
+async fn finish(
+    server: &mut Server,
+    statement: Statement,
+    gid: &str,
+) -> Result<Collector, RunError> {
+    match server.run(&statement.sql(gid)).await {
+        Err(RunError::Server(body)) if is_anothers(&body) => as_owner(server, statement, gid).await,
+        finished => finished,
+    }
+}
+
+/// Is what was to be finished prepared by a role that the server does not have now? Only its owner finishes it, or a
+/// superuser, and its owner is whoever the client was at its COMMIT: SET LOCAL ROLE is over when it is prepared, and SET
+/// ROLE is not known to other connections.
+pub(super) fn is_anothers(body: &[u8]) -> bool {
+    code(body) == Some(SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// Finishes it as the role that has prepared it. The server has its own role again then, or is marked to be closed.
+pub(super) async fn as_owner(
+    server: &mut Server,
+    statement: Statement,
+    gid: &str,
+) -> Result<Collector, RunError> {
+    let change = format!(
+        "SELECT pg_catalog.current_setting('role'); SELECT pg_catalog.set_config('role', owner, false) \
+         FROM pg_catalog.pg_prepared_xacts WHERE gid = '{gid}'"
+    );
+    let before = server.run(&change).await?;
+    let finished = server.run(&statement.sql(gid)).await;
+    if let Err(RunError::Lost(_)) = finished {
+        return finished;
+    }
+    let mut back = b"SET ROLE ".to_vec();
+    back.extend(quote::value(before.value(), server.dialect).unwrap_or_default());
+    match server.run_text(&back).await {
+        Ok(_) => finished,
+        Err(RunError::Server(_)) => {
+            server.exchange.note_farewell();
+            finished
+        }
+        Err(lost) => Err(lost),
     }
 }
 
