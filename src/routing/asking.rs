@@ -66,6 +66,12 @@ pub fn may_count(statement: &Statement, schema: &dyn Schema, functions: &Catalog
     calls || by_name || writes.clone().any(leaves)
 }
 
+/// Does it call functions that may change something, other than those of which servers are asked?
+pub fn calls_others(statement: &Statement, functions: &Catalogue) -> bool {
+    let mut called = statement.functions.iter();
+    called.any(|function| !is_asked(function) && !functions.function_is_harmless(function))
+}
+
 /// What is to be asked where sequences have counted before a statement is run elsewhere that wants to know what they have done.
 ///
 /// Errors: it does not say so plainly (0A000).

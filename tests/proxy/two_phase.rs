@@ -685,3 +685,31 @@ fn a_client_that_goes_away_during_its_commit() {
     assert!(shards.prepared().is_empty());
     pgdog.stop();
 }
+
+/// It is asked first, and the row belongs to another one.
+#[test]
+fn a_shard_whose_default_has_written_commits_with_the_others() {
+    let shards = Shards::new("two_phase_asked", "", true);
+    for shard in 0..3 {
+        shards.shard(shard).query(
+            "CREATE TABLE given (id int);
+            CREATE SEQUENCE numbers;
+            ALTER TABLE given OWNER TO alice;
+            ALTER SEQUENCE numbers OWNER TO alice;
+            CREATE FUNCTION give() RETURNS int LANGUAGE sql AS
+            $$INSERT INTO given VALUES (-nextval('numbers')) RETURNING id$$;
+            ALTER TABLE t ALTER id SET DEFAULT give()",
+        );
+    }
+    let pgdog = shards.start();
+    let mut client = pgdog.client(&shards.name);
+    for _ in 0..8 {
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        let inserted = client.query("INSERT INTO t DEFAULT VALUES");
+        assert_eq!(inserted, "C:INSERT_0_1 Z:T");
+        assert_eq!(client.query("COMMIT"), "E:23514 Z:I");
+        assert_eq!(shards.counts_of("given"), ["0", "0", "0"]);
+    }
+    assert_eq!(shards.counts(), ["0", "0", "0"]);
+    pgdog.stop();
+}

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::merge::refused;
+use crate::routing::asking::calls_others;
 use crate::routing::verdict::Place;
 use crate::sql::asked::Asking;
 use crate::sql::session::Effects;
@@ -38,6 +39,10 @@ impl Session {
         let shard = shards.first().copied().unwrap_or_default();
         let mut leg = self.take_leg(shard, Want::Write).await??;
         leg.does.counts |= asking.counts();
+        if self.may_change(asking.question()) {
+            leg.does.changes = true;
+            self.counts_on(&leg.held);
+        }
         self.aim(std::slice::from_ref(&leg));
         let answered = self.inquire(&mut leg, asking.question()).await;
         let tag = answered.is_ok().then_some(&b"SELECT"[..]);
@@ -46,6 +51,22 @@ impl Session {
         let mut values = Vec::new();
         answer.each_row(|row| values.push(row.first().copied().flatten().map(<[u8]>::to_vec)));
         Ok(asking.statement(&values)?)
+    }
+
+    /// May a question do more than read, and take numbers from sequences? A default may be anybody's function.
+    fn may_change(&self, question: &[u8]) -> bool {
+        let dialect = self.session_dialect();
+        let analysis = {
+            let mut cache = self.cluster.analyses.borrow_mut();
+            cache.analyse(question, dialect).analysis
+        };
+        let facts = self.cluster.known();
+        match &analysis.statements {
+            Ok(statements) => statements
+                .iter()
+                .any(|one| calls_others(one, &facts.functions)),
+            Err(_) => true,
+        }
     }
 
     /// The one statement of a text that has come in a Query.
