@@ -106,7 +106,7 @@ fn decide(
             let mut none = |_: &Statement| Err(refused("this statement"));
             let run = match verdict(statement, 0, &mut none)? {
                 Verdict::Run(run) => run,
-                Verdict::Session | Verdict::Transaction => {
+                Verdict::Session | Verdict::Transaction(_) => {
                     return Ok(direct("every server that the session uses".to_owned()))
                 }
                 _ => return Ok(direct("the servers of the transaction".to_owned())),

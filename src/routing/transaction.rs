@@ -9,6 +9,7 @@
 //! BEGIN is answered by us, before it is known which servers it concerns.
 
 use crate::protocol::backend::TransactionStatus;
+use crate::sql::statement::Modes;
 
 /// Bytes of statements that a server which joins is told; a client that says more is refused.
 pub const PROLOGUE_BYTES_MAX: usize = 256 * 1024;
@@ -32,8 +33,8 @@ enum Phase {
 
 #[derive(Debug)]
 enum Entry {
-    /// A statement.
-    Said(Box<[u8]>),
+    /// A statement, and the modes that it gives a transaction which has begun.
+    Said { text: Box<[u8]>, modes: Modes },
     /// SAVEPOINT.
     Savepoint { text: Box<[u8]>, name: Box<[u8]> },
     /// Servers have something that no statement could give to another one.
@@ -43,8 +44,15 @@ enum Entry {
 impl Entry {
     fn text(&self) -> &[u8] {
         match self {
-            Self::Said(text) | Self::Savepoint { text, .. } => text,
+            Self::Said { text, .. } | Self::Savepoint { text, .. } => text,
             Self::Secret => &[],
+        }
+    }
+
+    fn modes(&self) -> Modes {
+        match self {
+            Self::Said { modes, .. } => *modes,
+            Self::Savepoint { .. } | Self::Secret => Modes::default(),
         }
     }
 }
@@ -78,14 +86,27 @@ impl Transaction {
         debug_assert_eq!(self.phase, Phase::None, "one transaction at a time");
         self.phase = Phase::Open;
         self.prologue.clear();
-        self.prologue.push(Entry::Said(text.into()));
+        self.prologue.push(Entry::Said {
+            text: text.into(),
+            modes: Modes::default(),
+        });
     }
 
-    /// Something that a server which joins later has to be told, too: SET LOCAL, SET TRANSACTION, SET CONSTRAINTS.
+    /// Something that a server which joins later has to be told, too: SET LOCAL, SET CONSTRAINTS.
     ///
     /// Errors: too much was said.
     pub fn remember(&mut self, text: &[u8]) -> Result<(), TooLong> {
-        self.push(Entry::Said(text.into()))
+        self.remember_modes(text, Modes::default())
+    }
+
+    /// The same of SET TRANSACTION, which gives the transaction these modes.
+    ///
+    /// Errors: too much was said.
+    pub fn remember_modes(&mut self, text: &[u8], modes: Modes) -> Result<(), TooLong> {
+        self.push(Entry::Said {
+            text: text.into(),
+            modes,
+        })
     }
 
     /// A server has been made to have something that nobody could tell another one.
@@ -170,7 +191,15 @@ impl Transaction {
             *self = Self::default();
         } else if self.is_open() {
             self.phase = Phase::Open;
+            // In one statement, however often it was said: transactions may go on like this for ever.
+            let entries = self.prologue.iter();
+            let modes = entries.fold(Modes::default(), |modes, one| one.modes().over(modes));
             self.prologue.truncate(1);
+            self.prologue
+                .extend(modes.statement().map(|text| Entry::Said {
+                    text: text.into(),
+                    modes,
+                }));
         }
     }
 
@@ -183,6 +212,7 @@ impl Transaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::statement::Isolation;
 
     fn heard(transaction: &Transaction) -> String {
         let texts: Vec<_> = transaction
@@ -255,6 +285,42 @@ mod tests {
         transaction.end(true);
         assert_eq!(heard(&transaction), "BEGIN");
         assert!(!transaction.is_failed());
+    }
+
+    #[test]
+    fn one_that_is_chained_has_the_modes_of_the_one_before() {
+        let mut transaction = Transaction::default();
+        transaction.begin(b"BEGIN READ WRITE");
+        let read_only = Modes {
+            read_only: Some(true),
+            ..Modes::default()
+        };
+        let serializable = Modes {
+            isolation: Some(Isolation::Serializable),
+            ..Modes::default()
+        };
+        let mut set = |text: &[u8], modes| transaction.remember_modes(text, modes).unwrap();
+        set(b"set transaction read only", read_only);
+        set(b"SET LOCAL x = 1", Modes::default());
+        set(b"SET CONSTRAINTS ALL DEFERRED", Modes::default());
+        set(
+            b"set transaction isolation level serializable",
+            serializable,
+        );
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        transaction.keep_secret();
+        transaction.end(true);
+        let chained = "BEGIN READ WRITE; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY";
+        assert_eq!(heard(&transaction), chained);
+        let again = transaction.remember_modes(b"SET TRANSACTION READ ONLY", read_only);
+        assert_eq!(again, Ok(()));
+        transaction.fail();
+        transaction.end(true);
+        assert_eq!(heard(&transaction), chained, "it does not grow");
+        transaction.end(false);
+        transaction.begin(b"BEGIN");
+        transaction.end(true);
+        assert_eq!(heard(&transaction), "BEGIN");
     }
 
     #[test]

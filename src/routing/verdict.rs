@@ -8,7 +8,7 @@ use crate::merge::refused;
 use crate::sql::across::{Across, Asked, Of};
 use crate::sql::asked::Asking;
 use crate::sql::insert_rows::InsertPart;
-use crate::sql::statement::{Kind, Need, Statement};
+use crate::sql::statement::{Kind, Modes, Need, Statement};
 
 use super::copy::Copying;
 use super::echo::Echo;
@@ -37,8 +37,9 @@ pub enum Verdict {
     Release(Box<str>),
     /// ROLLBACK TO SAVEPOINT
     RollbackTo(Box<str>),
-    /// What holds until the end of the transaction, on all its servers: SET LOCAL, SET TRANSACTION.
-    Transaction,
+    /// What holds until the end of the transaction, on all its servers: SET LOCAL, SET TRANSACTION. With the modes that it
+    /// gives the transaction.
+    Transaction(Modes),
     /// What holds for the session: SET, RESET, DISCARD.
     Session,
     /// A setting of ours, which servers need not know.
@@ -177,7 +178,7 @@ impl Verdict {
             self,
             Self::Run(_)
                 | Self::Session
-                | Self::Transaction
+                | Self::Transaction(_)
                 | Self::Ours
                 | Self::Prepare { .. }
                 | Self::Deallocate(_)
@@ -268,10 +269,11 @@ pub fn verdict(
         Kind::Savepoint(name) => Verdict::Savepoint(name.clone()),
         Kind::Release(name) => Verdict::Release(name.clone()),
         Kind::RollbackTo(name) => Verdict::RollbackTo(name.clone()),
-        Kind::SetTransaction(_) | Kind::SetConstraints => Verdict::Transaction,
+        Kind::SetTransaction(modes) => Verdict::Transaction(*modes),
+        Kind::SetConstraints => Verdict::Transaction(Modes::default()),
         Kind::Set(set) if set.name.starts_with("pgdog.") => Verdict::Ours,
         Kind::Reset(Some(name)) if name.starts_with("pgdog.") => Verdict::Ours,
-        Kind::Set(set) if set.local => Verdict::Transaction,
+        Kind::Set(set) if set.local => Verdict::Transaction(Modes::of_setting(set)),
         Kind::Set(_) | Kind::Reset(_) | Kind::SetSessionCharacteristics(_) | Kind::Discard => {
             Verdict::Session
         }

@@ -467,6 +467,55 @@ impl Modes {
             deferrable: self.deferrable.or(earlier.deferrable),
         }
     }
+
+    /// SET TRANSACTION with these. `None`: it says nothing.
+    pub fn statement(self) -> Option<Vec<u8>> {
+        let isolation = self.isolation.map(|level| match level {
+            Isolation::ReadCommitted => "ISOLATION LEVEL READ COMMITTED",
+            Isolation::RepeatableRead => "ISOLATION LEVEL REPEATABLE READ",
+            Isolation::Serializable => "ISOLATION LEVEL SERIALIZABLE",
+        });
+        let read_only = self.read_only.map(|only| match only {
+            true => "READ ONLY",
+            false => "READ WRITE",
+        });
+        let deferrable = self.deferrable.map(|deferrable| match deferrable {
+            true => "DEFERRABLE",
+            false => "NOT DEFERRABLE",
+        });
+        let modes = [isolation, read_only, deferrable];
+        let modes: Vec<_> = modes.into_iter().flatten().collect();
+        let says = !modes.is_empty();
+        says.then(|| format!("SET TRANSACTION {}", modes.join(", ")).into_bytes())
+    }
+
+    /// Those that a setting is: `transaction_read_only` and its like, as far as the value is plain.
+    pub fn of_setting(set: &Set) -> Self {
+        let mut modes = Self::default();
+        let [value] = &*set.values else {
+            return modes;
+        };
+        let value = value.to_ascii_lowercase();
+        let flag = match &*value {
+            "on" | "true" | "yes" | "1" | "t" | "y" => Some(true),
+            "off" | "false" | "no" | "0" | "f" | "n" => Some(false),
+            _ => None,
+        };
+        match &*set.name {
+            "transaction_read_only" => modes.read_only = flag,
+            "transaction_deferrable" => modes.deferrable = flag,
+            "transaction_isolation" => {
+                modes.isolation = match &*value {
+                    "serializable" => Some(Isolation::Serializable),
+                    "repeatable read" => Some(Isolation::RepeatableRead),
+                    "read committed" | "read uncommitted" => Some(Isolation::ReadCommitted),
+                    _ => None,
+                };
+            }
+            _ => {}
+        }
+        modes
+    }
 }
 
 /// Isolation levels.

@@ -377,3 +377,54 @@ fn a_session_may_name_the_shard_or_the_key_however_it_is_spelt() {
     assert_eq!(database, shards.shard(2).value("SELECT current_database()"));
     shards.pgdog.stop();
 }
+
+#[test]
+fn a_chained_transaction_has_the_modes_of_the_one_before() {
+    let mut pair = Pair::start("sharding_chain", "", "");
+    for texts in [
+        &[
+            "SET TRANSACTION READ ONLY",
+            "SELECT count(*) FROM users",
+            "COMMIT AND CHAIN",
+        ][..],
+        &[
+            "SET TRANSACTION READ ONLY",
+            "ROLLBACK AND CHAIN",
+            "COMMIT AND CHAIN",
+        ],
+        &["SET LOCAL transaction_read_only = on", "COMMIT AND CHAIN"],
+        &[
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "COMMIT AND CHAIN",
+        ],
+        &[
+            "SET LOCAL transaction_isolation = 'repeatable read'",
+            "COMMIT AND CHAIN",
+        ],
+        &[
+            "SET TRANSACTION READ ONLY",
+            "SET TRANSACTION READ WRITE",
+            "COMMIT AND CHAIN",
+        ],
+        &[
+            "SET LOCAL lock_timeout = '7s'",
+            "SELECT count(*) FROM users",
+            "COMMIT AND CHAIN",
+        ],
+    ] {
+        pair.same("BEGIN");
+        for sql in texts {
+            pair.same(sql);
+        }
+        for sql in [
+            "SHOW transaction_isolation",
+            "SHOW lock_timeout",
+            "INSERT INTO users VALUES (1, 'x', 1)",
+            "ROLLBACK",
+            "SELECT count(*) FROM users",
+        ] {
+            pair.same(sql);
+        }
+    }
+    pair.shards.pgdog.stop();
+}

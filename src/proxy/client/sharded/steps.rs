@@ -221,12 +221,12 @@ impl Session {
                 self.sharded().rolled_back_to_savepoint();
                 self.run_on_legs(step, "ROLLBACK").await
             }
-            Verdict::Transaction => {
+            Verdict::Transaction(modes) => {
                 if !transaction.is_open() {
                     // The server warns, as it does.
                     return self.run_at(step, &Run::at(Place::Any)).await;
                 }
-                if transaction.remember(step.text).is_err() {
+                if transaction.remember_modes(step.text, *modes).is_err() {
                     return Ok(self.failed_with(&too_much()));
                 }
                 match self.run_on_legs(step, step.tag_of_setting()).await? {
