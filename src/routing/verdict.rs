@@ -19,8 +19,8 @@ use super::values::Argument;
 /// What to do for a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// BEGIN: no server needs to know yet.
-    Begin,
+    /// BEGIN with these modes: no server needs to know yet.
+    Begin(Modes),
     /// COMMIT
     Commit {
         /// Another transaction begins.
@@ -263,7 +263,7 @@ pub fn verdict(
         return Err(refused("a temporary table"));
     }
     Ok(match &statement.kind {
-        Kind::Begin(_) => Verdict::Begin,
+        Kind::Begin(modes) => Verdict::Begin(*modes),
         Kind::Commit { chain } => Verdict::Commit { chain: *chain },
         Kind::Rollback { chain } => Verdict::Rollback { chain: *chain },
         Kind::Savepoint(name) => Verdict::Savepoint(name.clone()),

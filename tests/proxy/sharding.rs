@@ -428,3 +428,35 @@ fn a_chained_transaction_has_the_modes_of_the_one_before() {
     }
     pair.shards.pgdog.stop();
 }
+
+#[test]
+fn modes_of_a_begin_in_a_transaction_are_in_effect() {
+    let mut pair = Pair::start("sharding_modes", "", "");
+    for id in 0..9 {
+        pair.same(&format!("INSERT INTO users VALUES ({id}, 'x', 1)"));
+    }
+    for sql in [
+        "SELECT 1; BEGIN READ ONLY; DELETE FROM users",
+        "ROLLBACK",
+        "SELECT count(*) FROM users; BEGIN READ ONLY",
+        "COMMIT AND CHAIN",
+        "DELETE FROM users WHERE id = 2",
+        "ROLLBACK",
+        "SELECT count(*) FROM users; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1",
+        "DELETE FROM users WHERE id = 3; START TRANSACTION READ WRITE, NOT DEFERRABLE; DELETE FROM users WHERE id = 4",
+        "ROLLBACK",
+        "BEGIN",
+        "BEGIN READ ONLY",
+        "UPDATE users SET age = 2",
+        "ROLLBACK",
+        "BEGIN",
+        "SELECT count(*) FROM users",
+        "BEGIN READ ONLY",
+        "UPDATE users SET age = 2",
+        "ROLLBACK",
+        "SELECT count(*), sum(age) FROM users",
+    ] {
+        pair.same(sql);
+    }
+    pair.shards.pgdog.stop();
+}

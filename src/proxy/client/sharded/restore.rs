@@ -4,13 +4,43 @@
 use crate::routing::verdict::Place;
 use crate::sql::session::effects;
 use crate::sql::settings::Own;
+use crate::sql::statement::Modes;
 
+use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::call::{self, Call, Shown};
 use super::plan::{Planned, RESULTS};
 use super::steps::{too_much, Stepped};
 
 impl Session {
+    /// BEGIN where a transaction is open: it has these modes from here on, on its servers and on those that join.
+    pub(super) async fn take_on(&mut self, modes: Modes) -> Result<Stepped, End> {
+        let Some(text) = modes.statement() else {
+            return Ok(Stepped::Done);
+        };
+        let transaction = &mut self.sharded().transaction;
+        if transaction.remember_modes(&text, modes).is_err() {
+            return Ok(self.failed_with(&too_much()));
+        }
+        if self.sharded().legs.is_empty() {
+            return Ok(Stepped::Done);
+        }
+        let shards = self.shards_at(&Place::Joined);
+        let Some(mut legs) = self.take_legs(&shards, Want::Write).await? else {
+            return Ok(Stepped::Failed);
+        };
+        let messages = [call::query(&text)];
+        let call = Call {
+            messages: &messages,
+            owed: RESULTS,
+            commits: false,
+            shown: Shown::Errors,
+        };
+        let outcome = self.call(&mut legs, &call).await;
+        let does = effects(&text, self.session_dialect());
+        self.end_call(legs, &does, outcome)
+    }
+
     /// A SET, RESET or DISCARD has been run on the servers of a transaction: what it has taken away of what the session
     /// began with is set again, there and on those that join later. Outside of a transaction servers are told when they
     /// are next used.

@@ -90,7 +90,11 @@ impl Session {
                     &made
                 }
             };
-            if step.verdict == Verdict::Begin && ours {
+            if let (Verdict::Begin(modes), true) = (&step.verdict, ours) {
+                went = self.take_on(*modes).await?;
+                if went == Stepped::Failed {
+                    break;
+                }
                 // What was a transaction of ours is the client's from here on.
                 ours = false;
                 self.complete(step.tag_of_begin());
@@ -155,10 +159,13 @@ impl Session {
             return Ok(self.failed_with(&in_failed_transaction()));
         }
         match &step.verdict {
-            Verdict::Begin => {
+            Verdict::Begin(modes) => {
                 if transaction.is_open() {
                     let text = "there is already a transaction in progress";
                     self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
+                    if self.take_on(*modes).await? == Stepped::Failed {
+                        return Ok(Stepped::Failed);
+                    }
                 } else {
                     transaction.begin(step.text);
                 }
