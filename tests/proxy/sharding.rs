@@ -92,6 +92,12 @@ impl Pair {
         assert_eq!(found, expected, "{sql} {values:?}");
     }
 
+    /// Both answer a batch alike.
+    fn same_batch(&mut self, what: &str, batch: &[Vec<u8>]) {
+        let (expected, found) = (self.one.ask(batch), self.many.ask(batch));
+        assert_eq!(found, expected, "{what}");
+    }
+
     pub(super) fn refused(&mut self, sql: &str) {
         let answer = self.many.query(sql);
         assert!(answer.starts_with("E:0A000 Z:"), "{sql}: {answer}");
@@ -376,6 +382,39 @@ fn a_session_may_name_the_shard_or_the_key_however_it_is_spelt() {
     let database = begun.value("SELECT current_database()");
     assert_eq!(database, shards.shard(2).value("SELECT current_database()"));
     shards.pgdog.stop();
+}
+
+#[test]
+fn what_needs_a_transaction_block_is_refused_in_pipelines_too() {
+    let mut pair = Pair::start("sharding_blocks", "", "");
+    let insert = |id: usize| run(&format!("INSERT INTO users VALUES ({id}, 'x', 1)"), &[]);
+    for (at, last) in [
+        "SAVEPOINT a",
+        "RELEASE a",
+        "ROLLBACK TO a",
+        "COMMIT AND CHAIN",
+        "ROLLBACK AND CHAIN",
+        "COMMIT",
+        "ROLLBACK",
+        "BEGIN",
+        "BEGIN READ ONLY",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let at = 10 * at;
+        let batch = [insert(at), insert(at + 1), run(last, &[]), sync()];
+        pair.same_batch(last, &batch);
+        pair.same(&format!("INSERT INTO users VALUES ({}, 'x', 1)", at + 2));
+        pair.same("ROLLBACK");
+        pair.same("SELECT id FROM users ORDER BY id");
+        let behind = [insert(at + 3), run(last, &[]), insert(at + 4), sync()];
+        pair.same_batch(last, &behind);
+        pair.same("ROLLBACK");
+        pair.same("SELECT id FROM users ORDER BY id");
+    }
+    pair.shards.pgdog.stop();
 }
 
 #[test]

@@ -476,17 +476,23 @@ impl Session {
             || planned.changes_many(self.cluster.shards())
             || matches!(planned.wanted, Wanted::Slice { .. });
         self.begin_batch(together && !planned.verdict.is_control());
+        let ours = self.sharded().ours;
+        if let Some(refused) = self.within_ours(&planned.verdict, ours) {
+            return failed(refused);
+        }
         let alters = planned.does.changes || matches!(planned.verdict, Verdict::Savepoint(_));
         if alters && self.open_bound().await? == Stepped::Failed {
             return failed(Stepped::Failed);
         }
         let went = self.run_step(&planned).await?;
+        let open = self.sharded().transaction.is_open();
+        self.sharded().ours &= open;
+        if went == Stepped::Failed {
+            return failed(went);
+        }
         if planned.verdict.is_control() {
             // What was a transaction of ours is the client's, or over.
             self.sharded().ours = false;
-        }
-        if went == Stepped::Failed {
-            return failed(went);
         }
         let again = (planned.selects && planned.wanted == Wanted::All).then_some("SELECT 0");
         drop(planned);

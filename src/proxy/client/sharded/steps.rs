@@ -132,7 +132,7 @@ impl Session {
 
     /// What PostgreSQL says of a statement that needs a transaction block where there is only that of several statements, which
     /// is `ours`. `None`: it goes on.
-    fn within_ours(&mut self, verdict: &Verdict, ours: bool) -> Option<Stepped> {
+    pub(super) fn within_ours(&mut self, verdict: &Verdict, ours: bool) -> Option<Stepped> {
         match verdict {
             _ if !ours => None,
             Verdict::Savepoint(_) => Some(self.outside("SAVEPOINT")),
@@ -161,8 +161,10 @@ impl Session {
         match &step.verdict {
             Verdict::Begin(modes) => {
                 if transaction.is_open() {
-                    let text = "there is already a transaction in progress";
-                    self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
+                    if !self.sharded().ours {
+                        let text = "there is already a transaction in progress";
+                        self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
+                    }
                     if self.take_on(*modes).await? == Stepped::Failed {
                         return Ok(Stepped::Failed);
                     }
