@@ -1,5 +1,6 @@
 //! What becomes known of servers: taken note of here, told to all cores, and to the requests that wait for it.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -228,8 +229,15 @@ fn give_up(state: &CoreState, shard: &Shard, server: usize, notice: Notice) {
     let Some(slot) = shard.servers().get(server) else {
         return;
     };
+    let mut held = HashSet::new();
+    slot.registry.each(|server| {
+        held.insert(Rc::as_ptr(&server.target));
+    });
     for link in state.links.borrow().values() {
-        let there = Rc::ptr_eq(&link.slot.borrow(), slot);
+        // Over shards it has several, and its pool is that of the last one.
+        let targets = link.targets.borrow();
+        let mut targets = targets.as_slice().iter().map(Rc::as_ptr);
+        let there = Rc::ptr_eq(&link.slot.borrow(), slot) || targets.any(|one| held.contains(&one));
         let holds = matches!(
             link.activity.get(),
             Activity::Active | Activity::IdleInTransaction

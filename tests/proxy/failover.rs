@@ -593,6 +593,50 @@ fn roles_bans_and_lag_are_shown() {
     pgdog.stop();
 }
 
+/// What it did last is on another server, which is well.
+#[test]
+fn a_transaction_over_shards_ends_when_the_primary_of_one_is_replaced() {
+    let trio = Trio::start();
+    let second = Postgres::shared().database("second");
+    let elsewhere = format!("database_name = {second:?}\nrole = \"primary\"\nshard = 1");
+    let mut config = Config::empty().admin().general(&format!(
+        "lsn_check_delay = 0\nlsn_check_interval = {CHECK_INTERVAL_MS}\nlsn_check_timeout = {CHECK_INTERVAL_MS}\n\
+         connect_timeout = {CHECK_INTERVAL_MS}"
+    ));
+    for port in ports(&trio) {
+        config = config.server("app", port, "role = \"auto\"\nshard = 0");
+    }
+    let pgdog = config
+        .server("app", Postgres::shared().port(), &elsewhere)
+        .more("[[sharded_tables]]\ndatabase = \"app\"\nname = \"t\"\ncolumn = \"id\"\ndata_type = \"bigint\"\n")
+        .user(ALICE, "app", &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut client = pgdog.client("app");
+    assert_eq!(
+        client.query("CREATE TABLE t (id bigint, n int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    for id in 1..20 {
+        let insert = format!("INSERT INTO t VALUES ({id}, 0)");
+        assert_eq!(client.query(&insert), "C:INSERT_0_1 Z:I");
+    }
+    let least = "SELECT min(id) FROM t";
+    let first = trio.alice(0).value(least);
+    let second = Postgres::shared().value(&second, least);
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    for id in [first, second] {
+        let update = format!("UPDATE t SET n = 1 WHERE id = {id}");
+        assert_eq!(client.query(&update), "C:UPDATE_1 Z:T");
+    }
+    let next = trio.furthest([1, 2]);
+    trio.freeze(0);
+    trio.follow(3 - next, next);
+    trio.promote(next);
+    assert_eq!(client.rest(), "E:08006");
+    trio.thaw(0);
+    pgdog.stop();
+}
+
 /// What the server says is nothing new then, but writes have waited for it.
 #[test]
 fn writes_go_on_when_a_proof_comes_that_is_late() {
