@@ -281,11 +281,6 @@ impl Guests {
         Ok(true)
     }
 
-    /// What came of [`Guests::add`] is taken back.
-    pub fn forget(&mut self, guest: &Guest) {
-        self.0.remove(&(guest.user.clone(), guest.database.clone()));
-    }
-
     /// Under a new configuration: who may not stay is gone, and the passwords of the others are not settled.
     pub fn review(&mut self, config: &Config, is_in_use: impl Fn(&Guest) -> bool) {
         self.0

@@ -109,7 +109,7 @@ impl Current {
             tracing::warn!("{warning}");
         }
         let changes = diff(&self.setup, &config);
-        let config = self.with_guests(config, office)?;
+        let (config, guests) = self.with_guests(config, office)?;
         // Read again even if their names are the same: certificates expire.
         let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
         let over = match self.setup.former().is_empty() {
@@ -122,6 +122,7 @@ impl Current {
             return Err(failure);
         }
         self.setup = next;
+        self.guests = guests;
         for change in &changes {
             match change.reload {
                 Reload::Restart => tracing::warn!("reload: {change}"),
@@ -142,14 +143,15 @@ impl Current {
         adopted.map(drop)
     }
 
-    /// `config` with those guests that somebody is logged in as; the others are forgotten.
+    /// `config` with those guests that somebody is logged in as, and these: with it the others are forgotten.
     fn with_guests(
-        &mut self,
+        &self,
         config: Config,
         office: &PostOffice<Mail>,
-    ) -> Result<Config, Failure> {
-        if self.guests.iter().next().is_none() {
-            return Ok(config);
+    ) -> Result<(Config, Guests), Failure> {
+        let mut guests = self.guests.clone();
+        if guests.iter().next().is_none() {
+            return Ok((config, guests));
         }
         let mut in_use = round(office, &Act::Census)?.in_use;
         // Who was on the way between cores has arrived.
@@ -160,10 +162,10 @@ impl Current {
             .filter(|(id, _)| in_use.contains(id))
             .map(|(_, pool)| (pool.user.as_str(), pool.database.as_str()))
             .collect();
-        self.guests.review(&config, |guest| {
+        guests.review(&config, |guest| {
             in_use.contains(&(guest.user.as_str(), guest.database.as_str()))
         });
-        Ok(config.with_guests(self.guests.iter()))
+        Ok((config.with_guests(guests.iter()), guests))
     }
 
     /// A server has accepted this guest: known to every core when this returns.
@@ -173,6 +175,7 @@ impl Current {
         office: &PostOffice<Mail>,
     ) -> Result<(), Failure> {
         let may_change = self.setup.clients.passthrough.allows_change();
+        let before = self.guests.clone();
         let news = self.guests.add(guest.clone(), may_change);
         if !news.map_err(Failure::Unwelcome)? {
             return Ok(());
@@ -182,7 +185,7 @@ impl Current {
         let next = self.setup.with_guest(&guest);
         if let Err(failure) = round(office, &Act::Prepare(next.clone())) {
             self.setup.skip_ids_of(&next);
-            self.guests.forget(&guest);
+            self.guests = before;
             return Err(failure);
         }
         self.setup = next;

@@ -237,6 +237,25 @@ fn guests_stay_through_a_reload_and_come_back_after_one() {
 }
 
 #[test]
+fn a_reload_that_fails_forgets_no_guests() {
+    let database = Postgres::shared().database("passthrough");
+    let config = open_to_guests("enabled_plain", &database);
+    let pgdog = config.start();
+    Wire::connect(pgdog.port(), PLAIN_USER, &database, PASSWORD);
+    let mut admin = pgdog.admin();
+    crate::support::process::poll(crate::support::process::PATIENCE, "it to leave", || {
+        (admin.rows("SHOW CLIENTS").len() == 1).then_some(())
+    });
+    let nowhere = "tls_certificate = \"/nowhere\"\ntls_private_key = \"/nowhere\"";
+    pgdog.rewrite(&config.clone().general(nowhere));
+    assert!(admin.query("RELOAD").starts_with("E:"));
+    let mut back = Wire::connect(pgdog.port(), PLAIN_USER, &database, PASSWORD);
+    pgdog.reload(&config);
+    assert_eq!(back.value("SELECT current_user"), PLAIN_USER);
+    pgdog.stop();
+}
+
+#[test]
 fn many_strangers_at_once_make_one_pool() {
     let database = Postgres::shared().database("passthrough");
     // More than one core asks the server about at a time: the others wait.
