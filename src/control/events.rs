@@ -20,7 +20,7 @@ use crate::snapshot::Scope;
 use super::gather::{Gathered, Gathers};
 use super::now;
 use super::recent::Recent;
-use super::reload::Current;
+use super::reload::{order, Current};
 use super::systemd::Systemd;
 use super::waits::Waits;
 
@@ -261,10 +261,10 @@ impl Control {
         }
         tracing::info!("shutting down: waiting for {what}");
         for core in 0..self.office.cores() {
-            if self.office.send(core, Mail::Shutdown(ending)).is_err() {
+            if !order(&self.office, core, Mail::Shutdown(ending)) {
                 tracing::error!(
                     core,
-                    "its mailbox is full: it will be ended with the process"
+                    "its mailbox is full: it does not shut down before it is told again"
                 );
             }
         }

@@ -239,7 +239,8 @@ pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<Outcome, Fai
     let mut silent: Vec<usize> = (0..office.cores()).collect();
     for core in &silent {
         let (act, done) = (act.clone(), done.clone());
-        post(office, *core, Mail::Act { act, done }, deadline);
+        // Who has not got it does not answer.
+        let _ = post(office, *core, Mail::Act { act, done }, deadline);
     }
     drop(done);
     let mut outcome = Outcome::default();
@@ -265,15 +266,21 @@ pub(super) fn round(office: &PostOffice<Mail>, act: &Act) -> Result<Outcome, Fai
     Ok(outcome)
 }
 
-/// Posts mail that must arrive, unless the core does not empty its box in time.
-fn post(office: &PostOffice<Mail>, core: usize, mut mail: Mail, deadline: Instant) {
+/// Posts an order, for as long as a round may take. False: the core has not emptied its box.
+pub(super) fn order(office: &PostOffice<Mail>, core: usize, mail: Mail) -> bool {
+    post(office, core, mail, now() + ROUND_TIMEOUT)
+}
+
+/// Posts mail that must arrive. False: the core does not empty its box in time.
+fn post(office: &PostOffice<Mail>, core: usize, mut mail: Mail, deadline: Instant) -> bool {
     while let Err(back) = office.send(core, mail) {
         if now() >= deadline {
-            return;
+            return false;
         }
         mail = back;
         pause(FULL_BOX_PAUSE);
     }
+    true
 }
 
 #[expect(

@@ -302,11 +302,9 @@ impl Session {
                 }));
                 facts
             }
-            Err(unasked) => {
+            Err(_) => {
                 // Whoever needs this server will hear of it.
-                if unasked == Unasked::Nobody {
-                    at = soon;
-                }
+                at = soon;
                 Facts {
                     layout: before,
                     ..Facts::default()

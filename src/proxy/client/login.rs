@@ -46,6 +46,9 @@ use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
 const ADMIN_ALIAS: &str = "pgbouncer";
+/// A guest may be forgotten by a reload as soon as it is introduced. Where it is to have its place has gone meanwhile if
+/// that does not help.
+const INTRODUCTIONS_MAX: usize = 3;
 /// What a client sends at once while it logs in usually fits.
 const RECEIVED_BYTES: usize = 256;
 /// AuthenticationOk and all that follows usually fit.
@@ -286,6 +289,7 @@ impl Newcomer<'_> {
         }
         let settings =
             SessionSettings::new(wish.settings.iter(), &mut self.state.settings.borrow_mut());
+        let mut introductions = 0..INTRODUCTIONS_MAX;
         let (generation, cluster, welcome) = loop {
             if let Some(stranger) = &mut stranger {
                 let introduction = Box::pin(stranger.introduce(self.state));
@@ -296,7 +300,8 @@ impl Newcomer<'_> {
                 Err(_)
                     if stranger
                         .as_ref()
-                        .is_some_and(|who| who.is_unknown(self.state)) =>
+                        .is_some_and(|who| who.is_unknown(self.state))
+                        && introductions.next().is_some() =>
                 {
                     continue
                 }
