@@ -214,10 +214,13 @@ impl Balance {
         before: &[Option<usize>],
     ) -> Self {
         let mut next = Self::new(members, policy, self.core.0, self.core.1);
+        // Without checks nobody would see a replica catch up.
+        let checks = next.policy.role_checks.is_some();
         for (server, place) in next.servers.iter_mut().zip(before) {
             if let Some(known) = place.and_then(|place| self.servers.get(place)) {
                 *server = Server {
                     member: server.member,
+                    lag: known.lag.filter(|_| checks),
                     ..known.clone()
                 };
             }

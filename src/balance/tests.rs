@@ -312,6 +312,17 @@ fn a_replica_too_far_behind_is_not_read_not_even_when_it_is_the_last() {
     bench.now += SECOND;
     bench.standby(1, 0, TIMEOUT);
     bench.check(Want::Read, "1");
+    let mut bench = Bench::under("pr", checked(ExcludePrimary));
+    bench.primary(0, 1, 5_000);
+    bench.now += SECOND;
+    bench.standby(1, 0, TIMEOUT);
+    bench.check(Want::Read, "Banned(Lag)");
+    // Without checks nobody would see it catch up.
+    bench.reconfigure(Policy {
+        role_checks: None,
+        ..checked(ExcludePrimary)
+    });
+    bench.check(Want::Read, "1");
 }
 
 #[test]
