@@ -33,6 +33,8 @@ mod binding;
 mod cancel;
 #[path = "proxy/canonical_types.rs"]
 mod canonical_types;
+#[path = "proxy/checks.rs"]
+mod checks;
 #[path = "proxy/copy.rs"]
 mod copy;
 #[path = "proxy/copy_fields.rs"]

@@ -92,10 +92,8 @@ pub(crate) struct CoreState {
     /// Whom KILL was for lately: who was logging in then has to go, too. The last ones of `KILLS_MAX`.
     pub(super) kills: RefCell<VecDeque<(Instant, Of)>>,
     pub(crate) phase: Cell<Phase>,
-    /// When sessions are cut off, once that is known.
-    cut_off: Cell<Option<Instant>>,
-    /// Sessions end at their next transaction boundary.
-    drains: Cell<bool>,
+    /// How it ends, once that is known.
+    ending: Cell<Option<Ending>>,
     pub(crate) postbag: Postbag,
     /// Commits over several shards.
     pub(super) commits: Commits,
@@ -212,8 +210,7 @@ impl CoreState {
             turned_away: Gate::new(),
             kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),
-            cut_off: Cell::new(None),
-            drains: Cell::new(false),
+            ending: Cell::new(None),
             unique_ids: RefCell::default(),
             postbag: Postbag::default(),
             commits: Commits::new(&boot.commits),
@@ -279,14 +276,10 @@ impl CoreState {
 
     /// Lets sessions end as `ending` says.
     pub(crate) fn begin_ending(&self, ending: Ending) {
-        self.drains.set(matches!(ending, Ending::Graceful { .. }));
-        match ending {
-            Ending::WaitForClients => self.cut_off.set(None),
-            Ending::Graceful { deadline } => {
-                self.cut_off.set(deadline);
-                for link in self.links.borrow().values() {
-                    link.notify(Notice::Drain);
-                }
+        self.ending.set(Some(ending));
+        if let Ending::Graceful { .. } = ending {
+            for link in self.links.borrow().values() {
+                link.notify(Notice::Drain);
             }
         }
     }
@@ -310,7 +303,10 @@ impl CoreState {
     /// Waits until the last session has ended; false when they have to be cut off.
     pub(crate) async fn sessions_ended(&self) -> bool {
         loop {
-            let cut_off = self.cut_off.get();
+            let cut_off = match self.ending.get() {
+                Some(Ending::Graceful { deadline }) => deadline,
+                Some(Ending::WaitForClients) | None => None,
+            };
             if cut_off.is_some_and(|at| at <= self.core.now()) {
                 return false;
             }
@@ -430,7 +426,7 @@ impl CoreState {
         self.note_whereabouts(process_id, Some(self.core.index()), moves);
         let link = Link::new(key, slot, meter, self.core.now());
         link.moves.set(moves);
-        if self.drains.get() {
+        if let Some(Ending::Graceful { .. }) = self.ending.get() {
             link.notify(Notice::Drain);
         }
         self.enlist(link)

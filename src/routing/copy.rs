@@ -46,7 +46,7 @@ pub struct Written {
     /// How its rows are written.
     pub layout: Layout,
     /// The number of its last parameter, 0 if it has none.
-    pub parameters: u32,
+    parameters: u32,
     /// Characters of the COPY in front of it.
     pub before: usize,
 }
@@ -59,13 +59,13 @@ const TEXT_ROWS: &[u8] = b"\0\0\0\0\0\0\0\0";
 const BINARY_ROWS: &[u8] = b"\0\0\0\0\0\0\0\x01\0\x01";
 
 impl Written {
-    /// The rows of this query, which stands behind `head`.
-    pub fn new(head: &[u8], query: &[u8], layout: Layout) -> Self {
+    /// The rows of this query, which stands behind `head` and has so many parameters.
+    pub fn new(head: &[u8], query: &[u8], parameters: u32, layout: Layout) -> Self {
         let characters = std::str::from_utf8(head).map(|head| head.chars().count());
         Self {
             definition: [query, NO_TYPES].concat().into(),
             layout,
-            parameters: 0,
+            parameters,
             before: characters.unwrap_or(head.len()),
         }
     }
@@ -577,7 +577,7 @@ mod tests {
                 format,
                 quoted: Quoted::Needed,
             };
-            let written = Written::new("/* für */ COPY (".as_bytes(), b"SELECT 1", layout);
+            let written = Written::new("/* für */ COPY (".as_bytes(), b"SELECT 1", 0, layout);
             assert_eq!(written.before, 16);
             assert_eq!(written.query(), b"SELECT 1");
             let arguments = written.bind().arguments().unwrap();

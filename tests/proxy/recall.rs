@@ -255,9 +255,9 @@ fn whatever_is_in_front_of_the_question_numbers_of_others_are_told_nobody() {
     }
 }
 
-#[test]
-fn settings_go_ahead_of_what_is_in_front_of_the_question() {
-    let (pgdog, mut clients) = started::<2>(1, "workers = 1");
+/// Two clients on one server, whose settings travel with their requests: from the second time on they do.
+fn started_with_settings() -> (Pgdog, [Wire; 2]) {
+    let (pgdog, mut clients) = started(1, "workers = 1");
     for (client, name) in clients.iter_mut().zip(["one", "two"]) {
         client.query(&format!("SET application_name = '{name}'"));
     }
@@ -266,6 +266,12 @@ fn settings_go_ahead_of_what_is_in_front_of_the_question() {
             insert(client, "a");
         }
     }
+    (pgdog, clients)
+}
+
+#[test]
+fn settings_go_ahead_of_what_is_in_front_of_the_question() {
+    let (pgdog, mut clients) = started_with_settings();
     let [client, _] = &mut clients;
     let front = parse("another", "SELECT 1");
     client.send(&[&front, &asking("")[..], &sync()].concat());
@@ -345,16 +351,7 @@ fn a_client_that_asks_gets_the_server_that_it_had() {
 #[test]
 fn settings_in_front_of_the_question_are_made() {
     for way in [Way::Query, Way::Batch] {
-        let (pgdog, mut clients) = started::<2>(1, "workers = 1");
-        for (client, name) in clients.iter_mut().zip(["one", "two"]) {
-            client.query(&format!("SET application_name = '{name}'"));
-        }
-        // From the second time on they travel with the request.
-        for _ in 0..3 {
-            for client in &mut clients {
-                insert(client, "a");
-            }
-        }
+        let (pgdog, mut clients) = started_with_settings();
         let [client, other] = &mut clients;
         assert_eq!(way.ask(client, "SELECT lastval()"), NOTHING, "{way:?}");
         insert(other, "a");

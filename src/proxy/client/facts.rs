@@ -284,7 +284,7 @@ impl Session {
         let before = self.cluster.known().layout.clone();
         let asked = self.ask_shard(0, async |server| learn(server, wanted).await);
         let mut facts = match asked.await? {
-            Ok((mut facts, views)) => {
+            Some((mut facts, views)) => {
                 let configured = &self.cluster.sharding;
                 let followed = with_followers(configured, &facts.schema);
                 if self.cluster.shards() > 1 {
@@ -302,7 +302,7 @@ impl Session {
                 }));
                 facts
             }
-            Err(_) => {
+            None => {
                 // Whoever needs this server will hear of it.
                 at = soon;
                 Facts {
@@ -327,35 +327,36 @@ impl Session {
         Ok((facts, at))
     }
 
-    /// Asks a server of a shard, with a connection that goes back to its pool.
+    /// Asks a server of a shard, with a connection that goes back to its pool. `None`: there is none to be had at the moment, or it did
+    /// not answer.
     async fn ask_shard<T>(
         &mut self,
         shard: usize,
         question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
-    ) -> Result<Result<T, Unasked>, End> {
+    ) -> Result<Option<T>, End> {
         let aim = Aim {
             shard,
             want: Want::Read,
             writes: false,
         };
         let Ok(mut held) = self.obtain(aim, Way::First).await? else {
-            return Ok(Err(Unasked::Nobody));
+            return Ok(None);
         };
         Ok(match question(&mut held).await {
             Ok(answer) => {
                 self.release(held, false);
-                Ok(answer)
+                Some(answer)
             }
             Err(RunError::Server(body)) => {
                 self.release(held, true);
                 let reason = String::from_utf8_lossy(&body).replace('\0', " ");
                 let database = &self.cluster.names.database;
                 tracing::warn!(%database, shard, "cannot read the catalogue: {reason}");
-                Err(Unasked::Failed)
+                None
             }
             Err(RunError::Lost(lost)) => {
                 tracing::warn!("server connection lost: {lost}");
-                Err(Unasked::Failed)
+                None
             }
         })
     }
@@ -371,7 +372,7 @@ impl Session {
                 rows(server, TYPES_QUERY, |row| types.add(row)).await?;
                 Ok(types)
             });
-            let found = asked.await?.ok();
+            let found = asked.await?;
             if !numbered && found.as_ref().is_some_and(|types| !types.has_enums()) {
                 return Ok((Types::default(), true));
             }
@@ -393,15 +394,6 @@ impl Session {
         types.enums = found.into_iter().map(Arc::new).collect();
         Ok((types, whole))
     }
-}
-
-/// Why a server has not been asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unasked {
-    /// There is none to be had at the moment.
-    Nobody,
-    /// It did not answer the question.
-    Failed,
 }
 
 /// Who asks the catalogue for a core.

@@ -332,8 +332,8 @@ impl Session {
 
     /// Between two transactions: does the client keep its server?
     async fn settle(&mut self, server: &mut Server) -> Result<bool, End> {
-        let core = self.state.core.clone();
         if self.tracker.is_some() || self.ties.asks() {
+            let core = self.state.core.clone();
             Box::pin(in_time(&core, self.ask(server))).await?;
         }
         let inexact = (!self.settings.is_exact()).then_some("setting");
@@ -345,6 +345,7 @@ impl Session {
             self.link.pin(reason.map(|reason| (reason, now)));
         }
         if reason.is_some() && server.counters.are_mixed() && self.pools() {
+            let core = self.state.core.clone();
             Box::pin(in_time(&core, self.wipe(server))).await?;
         }
         Ok(reason.is_some() || self.manner.mode == PoolerMode::Session)

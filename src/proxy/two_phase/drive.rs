@@ -214,7 +214,7 @@ impl Drive {
 
     /// What a shard answers to what it was sent.
     async fn answer_of(&mut self, shard: u32, statement: Statement) -> Event {
-        let gid = self.state.commits.owner.gid(self.id, shard);
+        let (state, id) = (Rc::clone(&self.state), self.id);
         let Some(held) = self.leg(shard) else {
             return Event::Lost(shard);
         };
@@ -230,7 +230,7 @@ impl Drive {
         );
         let answer = match held.answer().await {
             Err(RunError::Server(body)) if finishes && finish::is_anothers(&body) => {
-                finish::as_owner(held, statement, &gid).await
+                finish::as_owner(held, statement, &state.commits.owner.gid(id, shard)).await
             }
             answer => answer,
         };

@@ -2,7 +2,7 @@
 //! (`sql::restore`).
 
 use crate::routing::verdict::Place;
-use crate::sql::session::effects;
+use crate::sql::session::{effects, Effects};
 use crate::sql::settings::Own;
 use crate::sql::statement::Modes;
 
@@ -22,14 +22,25 @@ impl Session {
         if transaction.remember_modes(&text, modes).is_err() {
             return Ok(self.failed_with(&too_much()));
         }
+        let does = effects(&text, self.session_dialect());
+        self.tell_joined(&text, &does, Want::Write).await
+    }
+
+    /// Has all servers of the transaction do this; the client hears of errors only.
+    async fn tell_joined(
+        &mut self,
+        text: &[u8],
+        does: &Effects,
+        want: Want,
+    ) -> Result<Stepped, End> {
         if self.sharded().legs.is_empty() {
             return Ok(Stepped::Done);
         }
         let shards = self.shards_at(&Place::Joined);
-        let Some(mut legs) = self.take_legs(&shards, Want::Write).await? else {
+        let Some(mut legs) = self.take_legs(&shards, want).await? else {
             return Ok(Stepped::Failed);
         };
-        let messages = [call::query(&text)];
+        let messages = [call::query(text)];
         let call = Call {
             messages: &messages,
             owed: RESULTS,
@@ -37,8 +48,7 @@ impl Session {
             shown: Shown::Errors,
         };
         let outcome = self.call(&mut legs, &call).await;
-        let does = effects(&text, self.session_dialect());
-        self.end_call(legs, &does, outcome)
+        self.end_call(legs, does, outcome)
     }
 
     /// A SET, RESET or DISCARD has been run on the servers of a transaction: what it has taken away of what the session
@@ -54,24 +64,9 @@ impl Session {
             if self.sharded().transaction.remember(&text).is_err() {
                 return Ok(self.failed_with(&too_much()));
             }
-            if self.sharded().legs.is_empty() {
-                continue;
-            }
             let want = step.want(self.is_decided());
-            let shards = self.shards_at(&Place::Joined);
-            let Some(mut legs) = self.take_legs(&shards, want).await? else {
-                return Ok(Stepped::Failed);
-            };
-            let messages = [call::query(&text)];
-            let call = Call {
-                messages: &messages,
-                owed: RESULTS,
-                commits: false,
-                shown: Shown::Errors,
-            };
-            let outcome = self.call(&mut legs, &call).await;
             let does = effects(&text, self.session_dialect()).doing(0, change);
-            if self.end_call(legs, &does, outcome)? == Stepped::Failed {
+            if self.tell_joined(&text, &does, want).await? == Stepped::Failed {
                 return Ok(Stepped::Failed);
             }
         }

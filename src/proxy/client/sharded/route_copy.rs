@@ -193,8 +193,7 @@ impl Session {
             });
         }
         let layout = copy_layout(copy, format, context)?;
-        let mut written = Written::new(parts.head, parts.query, layout);
-        written.parameters = query.parameters;
+        let written = Written::new(parts.head, parts.query, query.parameters, layout);
         Ok(Run {
             copying: Some(Copying::Written(Box::new(written))),
             ..run
