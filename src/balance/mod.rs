@@ -62,14 +62,26 @@ pub struct Policy {
 }
 
 /// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Want {
     /// It may write, or has to see what was written last.
+    #[default]
     Write,
     /// It reads.
     Read,
     /// It reads, and a hint asks for a replica.
     Replica,
+}
+
+impl Want {
+    /// Of a request that has another part behind this one.
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        match next {
+            Self::Write => Self::Write,
+            Self::Read | Self::Replica => self,
+        }
+    }
 }
 
 /// Where a request goes.

@@ -273,6 +273,16 @@ impl Cluster {
         self.shards.get(shard).is_some_and(Shard::is_elected)
     }
 
+    /// Is there somebody to write to in this shard, who has not failed lately?
+    pub(crate) fn has_healthy_primary(&self, shard: usize, now: Instant) -> bool {
+        let shard = self.shards.get(shard);
+        let balance = shard.map(|shard| shard.balance.borrow());
+        balance.is_some_and(|balance| match balance.roles().writable(now) {
+            Writable::Server(server, _) => balance.is_healthy(server),
+            Writable::Nobody | Writable::Never => false,
+        })
+    }
+
     /// Are statements parsed to tell reads from writes?
     pub(crate) fn parses(&self) -> bool {
         self.parses
@@ -354,13 +364,17 @@ impl Shard {
             }
             None => Balance::new(members, policy, core.index(), core.count()),
         };
+        let last = before.and_then(|shard| {
+            let last = shard.servers.get(shard.last.get()?)?;
+            servers.iter().position(|slot| slot.id == last.id)
+        });
         Self {
             number,
             elected: found_out,
             servers: servers.to_vec(),
             balance: RefCell::new(balance),
             writable: Cell::new(None),
-            last: Cell::new(None),
+            last: Cell::new(last),
         }
     }
 

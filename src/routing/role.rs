@@ -51,6 +51,8 @@ pub enum Why<'a> {
     Hint,
     /// The transaction is READ ONLY.
     ReadOnlyTransaction,
+    /// The transaction is READ WRITE, in its own words.
+    ReadWriteTransaction,
     /// The transaction is SERIALIZABLE, which no replica offers.
     Serializable,
     /// `read_write_strategy = "conservative"`: explicit transactions are writes.
@@ -247,10 +249,11 @@ pub fn route_role<'a>(
     if let Some(role) = hint {
         return by_hint(role, context);
     }
-    let modes = deferred.unwrap_or_default().over(context.defaults);
-    if modes.isolation == Some(Isolation::Serializable) {
-        return RoleRoute::Primary(Why::Serializable);
+    let own = deferred.unwrap_or_default();
+    if let Some(why) = primary_by_modes(own, context.defaults) {
+        return RoleRoute::Primary(why);
     }
+    let modes = own.over(context.defaults);
     if deferred.is_some() && modes.read_only == Some(true) {
         return read(Why::ReadOnlyTransaction, context);
     }
@@ -264,6 +267,14 @@ pub fn route_role<'a>(
         Ok(()) => read(Why::ReadOnly, context),
         Err(why) => RoleRoute::Primary(why),
     }
+}
+
+/// Why the modes alone have a transaction go to the primary: its `own`, and those that the session gives to all. `None`: they do not.
+pub fn primary_by_modes(own: Modes, defaults: Modes) -> Option<Why<'static>> {
+    if own.over(defaults).isolation == Some(Isolation::Serializable) {
+        return Some(Why::Serializable);
+    }
+    (own.read_only == Some(false)).then_some(Why::ReadWriteTransaction)
 }
 
 /// May a replica run all of a text? The reason why not.
@@ -349,6 +360,7 @@ impl fmt::Display for Why<'_> {
             Self::ReadOnly => f.write_str("reads only"),
             Self::Hint => f.write_str("asked for"),
             Self::ReadOnlyTransaction => f.write_str("transaction is READ ONLY"),
+            Self::ReadWriteTransaction => f.write_str("transaction is READ WRITE"),
             Self::Serializable => f.write_str("transaction is SERIALIZABLE"),
             Self::Conservative => f.write_str("transaction, read_write_strategy is conservative"),
             Self::PreferPrimary => f.write_str("read_write_split is prefer_primary"),

@@ -81,15 +81,20 @@ impl Transaction {
         self.phase == Phase::Failed
     }
 
-    /// BEGIN, as the client spelt it with its modes.
-    pub fn begin(&mut self, text: &[u8]) {
+    /// BEGIN, as the client spelt it with these modes.
+    pub fn begin(&mut self, text: &[u8], modes: Modes) {
         debug_assert_eq!(self.phase, Phase::None, "one transaction at a time");
         self.phase = Phase::Open;
         self.prologue.clear();
         self.prologue.push(Entry::Said {
             text: text.into(),
-            modes: Modes::default(),
+            modes,
         });
+    }
+
+    /// The modes that it was given so far.
+    pub fn modes(&self) -> Modes {
+        modes_of(&self.prologue)
     }
 
     /// Something that a server which joins later has to be told, too: SET LOCAL, SET CONSTRAINTS.
@@ -192,8 +197,7 @@ impl Transaction {
         } else if self.is_open() {
             self.phase = Phase::Open;
             // In one statement, however often it was said: transactions may go on like this for ever.
-            let entries = self.prologue.iter();
-            let modes = entries.fold(Modes::default(), |modes, one| one.modes().over(modes));
+            let modes = modes_of(self.prologue.get(1..).unwrap_or_default());
             self.prologue.truncate(1);
             self.prologue
                 .extend(modes.statement().map(|text| Entry::Said {
@@ -207,6 +211,12 @@ impl Transaction {
     pub fn prologue(&self) -> impl Iterator<Item = &[u8]> {
         self.prologue.iter().map(Entry::text)
     }
+}
+
+/// The later ones before the earlier.
+fn modes_of(entries: &[Entry]) -> Modes {
+    let modes = entries.iter().map(Entry::modes);
+    modes.fold(Modes::default(), |earlier, one| one.over(earlier))
 }
 
 #[cfg(test)]
@@ -226,7 +236,7 @@ mod tests {
     fn a_server_that_joins_hears_what_is_in_force() {
         let mut transaction = Transaction::default();
         assert_eq!(transaction.status(), TransactionStatus::Idle);
-        transaction.begin(b"BEGIN READ WRITE");
+        transaction.begin(b"BEGIN READ WRITE", Modes::default());
         transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
         transaction.remember(b"SET LOCAL x = 1").unwrap();
         transaction.savepoint(b"SAVEPOINT b", b"b").unwrap();
@@ -253,7 +263,7 @@ mod tests {
     #[test]
     fn what_nobody_can_tell_is_undone_with_its_savepoint() {
         let mut transaction = Transaction::default();
-        transaction.begin(b"BEGIN");
+        transaction.begin(b"BEGIN", Modes::default());
         transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
         assert!(transaction.is_told());
         transaction.keep_secret();
@@ -272,7 +282,7 @@ mod tests {
         let mut transaction = Transaction::default();
         transaction.fail();
         assert!(!transaction.is_failed(), "there is none that could fail");
-        transaction.begin(b"BEGIN");
+        transaction.begin(b"BEGIN", Modes::default());
         transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
         transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
         transaction.fail();
@@ -288,9 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn modes_are_those_that_were_given_last() {
+        let mut transaction = Transaction::default();
+        let read_only = |on| Modes {
+            read_only: Some(on),
+            ..Modes::default()
+        };
+        transaction.begin(b"BEGIN READ WRITE", read_only(false));
+        assert_eq!(transaction.modes(), read_only(false));
+        transaction.savepoint(b"SAVEPOINT a", b"a").unwrap();
+        let set = transaction.remember_modes(b"SET TRANSACTION READ ONLY", read_only(true));
+        assert_eq!((set, transaction.modes()), (Ok(()), read_only(true)));
+        assert!(transaction.rollback_to(b"a"));
+        assert_eq!(transaction.modes(), read_only(false));
+        transaction.end(true);
+        assert_eq!(transaction.modes(), read_only(false));
+        transaction.end(false);
+        assert_eq!(transaction.modes(), Modes::default());
+    }
+
+    #[test]
     fn one_that_is_chained_has_the_modes_of_the_one_before() {
         let mut transaction = Transaction::default();
-        transaction.begin(b"BEGIN READ WRITE");
+        transaction.begin(b"BEGIN READ WRITE", Modes::default());
         let read_only = Modes {
             read_only: Some(true),
             ..Modes::default()
@@ -318,7 +348,7 @@ mod tests {
         transaction.end(true);
         assert_eq!(heard(&transaction), chained, "it does not grow");
         transaction.end(false);
-        transaction.begin(b"BEGIN");
+        transaction.begin(b"BEGIN", Modes::default());
         transaction.end(true);
         assert_eq!(heard(&transaction), "BEGIN");
     }
@@ -326,7 +356,7 @@ mod tests {
     #[test]
     fn what_is_remembered_has_a_limit() {
         let mut transaction = Transaction::default();
-        transaction.begin(b"BEGIN");
+        transaction.begin(b"BEGIN", Modes::default());
         let long = vec![b'x'; PROLOGUE_BYTES_MAX];
         assert_eq!(transaction.remember(&long), Err(TooLong));
         assert_eq!(heard(&transaction), "BEGIN");

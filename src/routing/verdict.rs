@@ -2,6 +2,7 @@
 //!
 //! Whatever is not known to be right on several servers is refused.
 
+use crate::balance::Want;
 use crate::error::Error;
 use crate::merge::plan::MergePlan;
 use crate::merge::refused;
@@ -86,8 +87,8 @@ pub struct Run {
     pub merge: MergePlan,
     /// What several servers do is done by all of them or by none.
     pub together: bool,
-    /// It may go to replicas.
-    pub reads: bool,
+    /// What its server is for.
+    pub want: Want,
     /// What EXPLAIN tells of the routing.
     pub notes: Vec<String>,
     /// It is a COPY.
@@ -220,7 +221,7 @@ impl Run {
             parts: Vec::new(),
             merge: MergePlan::concatenate(),
             together: false,
-            reads: false,
+            want: Want::Write,
             notes: Vec::new(),
             copying: None,
             executed: None,
@@ -235,7 +236,7 @@ impl Run {
     }
 
     /// One of the statements that a SELECT consists of.
-    pub fn asked(asked: &Asked, part: SelectPart, reads: bool) -> Self {
+    pub fn asked(asked: &Asked, part: SelectPart, want: Want) -> Self {
         let place = match asked.of {
             Of::EveryShard => Place::All,
             Of::AnyShard => Place::Any,
@@ -244,7 +245,7 @@ impl Run {
             text: Some(asked.text.as_bytes().into()),
             merge: asked.plan.clone(),
             part: Some(part),
-            reads,
+            want,
             ..Self::at(place)
         }
     }
@@ -321,7 +322,7 @@ fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
         Place::These(_) | Place::All => return Err(refused(what)),
     }
     Ok(Verdict::Run(Box::new(Run {
-        reads: false,
+        want: Want::Write,
         ..run
     })))
 }

@@ -230,6 +230,25 @@ fn the_first_statement_of_a_transaction_may_decide_where_it_goes() {
         assert_eq!(client.query("ROLLBACK TO a"), "C:ROLLBACK Z:T");
         assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
     }
+    // Replicas refuse these modes.
+    for (begin, role) in [
+        ("BEGIN READ WRITE", "primary"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "primary"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ", "replica"),
+    ] {
+        assert_eq!(client.query(begin), "C:BEGIN Z:T");
+        assert_eq!(pair.role(&client.value(WHERE)), role, "{begin}");
+        assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    }
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    let serializable = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    assert_eq!(client.query(serializable), "C:SET Z:T");
+    assert_eq!(pair.role(&client.value(WHERE)), "primary");
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    client.query("SET default_transaction_isolation = 'serializable'");
+    assert_eq!(pair.role(&client.value(WHERE)), "primary");
+    client.query("RESET default_transaction_isolation");
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
     // In the extended protocol, BEGIN in front of the first statement.
     client.send(&[run("BEGIN", &[]), run(WHERE, &[]), sync()].concat());
     let answer = client.read_until(b'Z');

@@ -43,7 +43,7 @@ fn servers() -> Trio {
 }
 
 /// Has a replica replay nothing until it is resumed.
-fn pause(trio: &Trio, server: usize) {
+pub(crate) fn pause(trio: &Trio, server: usize) {
     let mut admin = trio.admin(server, "postgres");
     admin.query("SELECT pg_wal_replay_pause()");
     poll(PATIENCE, "replay to pause", || {
@@ -51,7 +51,7 @@ fn pause(trio: &Trio, server: usize) {
     });
 }
 
-fn resume(trio: &Trio, server: usize) {
+pub(crate) fn resume(trio: &Trio, server: usize) {
     let resumed = trio
         .admin(server, "postgres")
         .query("SELECT pg_wal_replay_resume()");

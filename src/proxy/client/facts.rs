@@ -334,12 +334,23 @@ impl Session {
         shard: usize,
         question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
     ) -> Result<Option<T>, End> {
-        let aim = Aim {
-            shard,
-            want: Want::Read,
-            writes: false,
-        };
-        let Ok(mut held) = self.obtain(aim, Way::First).await? else {
+        // A replica may not have heard yet of what has just been defined: it is asked where the primary cannot be, or where who
+        // has the primary's connections might wait for itself.
+        let now = self.state.core.now();
+        let primary = !self.holds_servers() && self.cluster.has_healthy_primary(shard, now);
+        let mut obtained = None;
+        for want in primary.then_some(Want::Write).into_iter().chain([Want::Read]) {
+            let aim = Aim {
+                shard,
+                want,
+                writes: false,
+            };
+            obtained = self.obtain(aim, Way::First).await?.ok();
+            if obtained.is_some() {
+                break;
+            }
+        }
+        let Some(mut held) = obtained else {
             return Ok(None);
         };
         Ok(match question(&mut held).await {

@@ -79,11 +79,7 @@ impl Session {
                 _ => continue,
             };
             writes |= may_write;
-            wanted = match (wanted, want) {
-                (_, Want::Write) => Some(Want::Write),
-                (None, want) => Some(want),
-                (Some(earlier), _) => Some(earlier),
-            };
+            wanted = Some(wanted.map_or(want, |earlier: Want| earlier.and(want)));
         }
         Ok(wanted.map(|want| Aim {
             shard: 0,
@@ -148,7 +144,8 @@ fn want(route: RoleRoute<'_>) -> Want {
     }
 }
 
-fn by_hint(hint: Option<Role>) -> Want {
+/// Which server a hint asks for.
+pub(super) fn by_hint(hint: Option<Role>) -> Want {
     match hint {
         Some(Role::Replica) => Want::Replica,
         Some(Role::Primary) | None => Want::Write,
@@ -156,7 +153,7 @@ fn by_hint(hint: Option<Role>) -> Want {
 }
 
 /// What the session has set for its transactions.
-fn defaults(settings: &Settings) -> Modes {
+pub(super) fn defaults(settings: &Settings) -> Modes {
     let value = |name: &[u8]| {
         let value = settings.get(name)?.text()?;
         Some(value.to_ascii_lowercase())

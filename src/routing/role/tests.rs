@@ -287,7 +287,15 @@ fn transactions_go_where_strategy_and_modes_say() {
     );
     transaction(
         Aggressive,
-        &[("BEGIN READ WRITE", "defer"), ("SELECT 1", "replica")],
+        &[("BEGIN READ WRITE", "defer"), ("SELECT 1", "primary")],
+    );
+    transaction(
+        Aggressive,
+        &[
+            ("BEGIN READ WRITE", "defer"),
+            ("SET TRANSACTION READ ONLY", "defer"),
+            ("SELECT 1", "replica"),
+        ],
     );
 }
 

@@ -7,6 +7,7 @@ use crate::sql::across::{gathered_name, Asked, Of};
 use crate::sql::explain;
 use crate::sql::statement::{Kind, Statement};
 
+use super::super::super::cluster::Want;
 use super::super::Session;
 use super::route::Source;
 
@@ -56,7 +57,7 @@ impl Session {
         Ok(Run {
             text,
             notes,
-            reads: run.reads && !analyze,
+            want: if analyze { Want::Write } else { run.want },
             ..Run::at(place)
         })
     }

@@ -278,7 +278,7 @@ impl Session {
 fn with_part(asked: &Asked, part: &SelectPart, run: &Run, gathered: &[Gathered]) -> Run {
     Run {
         text: Some(with_rows(&asked.text, gathered, gathered_name).into()),
-        ..Run::asked(asked, part.clone(), run.reads)
+        ..Run::asked(asked, part.clone(), run.want)
     }
 }
 

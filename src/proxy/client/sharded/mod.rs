@@ -56,6 +56,7 @@ use crate::routing::defined::Defined;
 use crate::routing::transaction::{TooLong, Transaction};
 use crate::sql::listed::Parameters;
 use crate::sql::session::{Effect, Effects};
+use crate::sql::statement::Modes;
 use crate::sql::statements::Traits;
 use crate::types::canonical::Canonical;
 
@@ -428,7 +429,7 @@ impl Session {
             status => {
                 let transaction = &mut self.sharded().transaction;
                 if !transaction.is_open() {
-                    transaction.begin(steps::BEGIN);
+                    transaction.begin(steps::BEGIN, Modes::default());
                 }
                 if status == TransactionStatus::Failed {
                     transaction.fail();
@@ -518,7 +519,8 @@ impl Session {
             },
         };
         leg.held.types = types;
-        if want == Want::Write || self.sharded().transaction.is_open() {
+        // A read that is asked of a replica by a hint may be anything.
+        if want != Want::Read || self.sharded().transaction.is_open() {
             self.note_writes(&mut leg.held, shard, want);
         }
         match self.join(&mut leg).await {

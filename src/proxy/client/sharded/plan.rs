@@ -305,7 +305,7 @@ impl Planned<'_> {
     /// `decided`: the transaction has its servers, or is one of writes.
     pub(super) fn want(&self, decided: bool) -> Want {
         match &self.verdict {
-            Verdict::Run(run) if run.reads && !decided => Want::Read,
+            Verdict::Run(run) if !decided => run.want,
             _ => Want::Write,
         }
     }
@@ -347,7 +347,8 @@ impl Session {
         if sharded.legs.len() > 1 || sharded.transaction.is_failed() {
             return None;
         }
-        let (mut shard, mut reads, mut count, mut ends) = (None, !self.is_decided(), 0, false);
+        let (mut shard, mut count, mut ends) = (None, 0, false);
+        let mut want = self.is_decided().then_some(Want::Write);
         let mut balanced = false;
         for (verdict, sets) in verdicts {
             count += 1;
@@ -361,7 +362,7 @@ impl Session {
                     return None
                 }
                 Verdict::Run(run) => {
-                    reads &= run.reads;
+                    want = Some(want.map_or(run.want, |want| want.and(run.want)));
                     let here = match &run.place {
                         Place::Any | Place::Joined => continue,
                         Place::Balanced => {
@@ -377,7 +378,7 @@ impl Session {
                 Verdict::Commit { chain: false } | Verdict::Rollback { chain: false } => {
                     ends = true;
                 }
-                Verdict::Session if !in_transaction => reads = false,
+                Verdict::Session if !in_transaction => want = Some(Want::Write),
                 _ => return None,
             }
         }
@@ -393,11 +394,7 @@ impl Session {
             (None, None) if balanced => self.one_of(self.cluster.shards()),
             (None, None) => self.any_shard(),
         };
-        let want = match reads && count > 0 {
-            true => Want::Read,
-            false => Want::Write,
-        };
-        Some((shard, want))
+        Some((shard, want.unwrap_or_default()))
     }
 
     /// Is it settled that what follows goes to primaries, or to the servers that the transaction has?

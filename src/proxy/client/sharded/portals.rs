@@ -23,6 +23,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
 use crate::routing::verdict::{Run, Verdict};
 use crate::sql::session::Effects;
+use crate::sql::statement::Modes;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
@@ -397,7 +398,7 @@ impl Session {
     fn begin_batch(&mut self, together: bool) {
         let sharded = self.sharded();
         if together && !sharded.transaction.is_open() {
-            sharded.transaction.begin(BEGIN);
+            sharded.transaction.begin(BEGIN, Modes::default());
             sharded.ours = true;
         }
     }

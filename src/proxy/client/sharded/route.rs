@@ -12,22 +12,24 @@ use crate::routing::defined::Defined;
 use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
-use crate::routing::role::statement_is_readable;
+use crate::routing::role::{primary_by_modes, statement_is_readable};
 use crate::routing::route::{key_changes, route, route_key, Database, Route};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
+use crate::routing::transaction::Transaction;
 use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
 use crate::sharding::{search_path, ShardedColumn, Shards};
 use crate::sql::across::Of;
-use crate::sql::hints::{Hints, Role};
+use crate::sql::hints::Hints;
 use crate::sql::lexer::Dialect;
 use crate::sql::shape::Literal;
 use crate::sql::statement::{Kind, Statement, TableUse};
 
+use super::super::super::cluster::Want;
 use super::super::facts::Facts;
-use super::super::role::{asked_role, invalid};
+use super::super::role::{asked_role, by_hint, defaults, invalid};
 use super::super::Session;
 use super::not_known_yet;
 use super::route_copy::copying;
@@ -91,9 +93,9 @@ impl Session {
                 return self.copy_query(copy, query, source);
             }
         }
-        let reads = self.reads(statement, source, &facts)?;
+        let want = self.wanted(statement, source, &facts)?;
         let at = |place| Run {
-            reads,
+            want,
             copying: copying(statement),
             ..Run::at(place)
         };
@@ -287,29 +289,35 @@ impl Session {
         statement: &Statement,
         source: &Source<'_>,
     ) -> Result<Run, Error> {
-        let reads = self.reads(statement, source, &self.cluster.known())?;
+        let want = self.wanted(statement, source, &self.cluster.known())?;
         Ok(Run {
-            reads,
+            want,
             copying: copying(statement),
             ..Run::at(Place::These(vec![0]))
         })
     }
 
-    /// May a replica run it? Errors: a hint that is none.
-    fn reads(
+    /// What its server is for, by the hint, the transaction's modes, or what it does. Errors: a hint that is none.
+    fn wanted(
         &self,
         statement: &Statement,
         source: &Source<'_>,
         facts: &Facts,
-    ) -> Result<bool, Error> {
-        let hint = source.hints.role;
-        let hint = match hint {
+    ) -> Result<Want, Error> {
+        let settings = self.settings.current();
+        let hint = match source.hints.role {
             Some(hint) => Some(hint),
-            None => asked_role(self.settings.current())?,
+            None => asked_role(settings)?,
         };
+        let transaction = self.sharded.as_deref().map(|sharded| &sharded.transaction);
+        let modes = transaction.map(Transaction::modes).unwrap_or_default();
         Ok(match hint {
-            Some(role) => role == Role::Replica,
-            None => statement_is_readable(statement, &facts.functions).is_ok(),
+            Some(role) => by_hint(Some(role)),
+            None if primary_by_modes(modes, defaults(settings)).is_some() => Want::Write,
+            None => match statement_is_readable(statement, &facts.functions) {
+                Ok(()) => Want::Read,
+                Err(_) => Want::Write,
+            },
         })
     }
 

@@ -13,6 +13,7 @@ use crate::routing::copy::Copying;
 use crate::routing::verdict::{Place, Run, Verdict};
 use crate::session::Ties;
 use crate::sql::session::Effects;
+use crate::sql::statement::Modes;
 use crate::sql::statements::Traits;
 
 use super::super::super::server::Recipient;
@@ -125,7 +126,7 @@ impl Session {
         let transaction = &mut self.sharded().transaction;
         let begins = together && !transaction.is_open() && !step.verdict.is_control();
         if begins {
-            transaction.begin(BEGIN);
+            transaction.begin(BEGIN, Modes::default());
         }
         begins
     }
@@ -169,7 +170,7 @@ impl Session {
                         return Ok(Stepped::Failed);
                     }
                 } else {
-                    transaction.begin(step.text);
+                    transaction.begin(step.text, *modes);
                 }
                 self.complete(step.tag_of_begin());
                 Ok(Stepped::Done)
