@@ -109,6 +109,8 @@ mod roles;
 mod routes_told;
 #[path = "proxy/session.rs"]
 mod session;
+#[path = "proxy/settings_route.rs"]
+mod settings_route;
 #[path = "proxy/shapes.rs"]
 mod shapes;
 #[path = "proxy/sharding.rs"]

@@ -24,7 +24,7 @@ pub use centroids::Centroids;
 pub use key::{BadKey, Key, KeyType, Usage};
 pub use rows::{CopyRouter, KeyColumn, RowTarget};
 pub use rules::{Rule, RuleKey, Rules};
-pub use schemas::{search_path, SchemaShards};
+pub use schemas::{schemas_set, search_path, SchemaShards};
 pub use shards::{Shards, SHARDS_MAX};
 pub use tables::{
     lookup_failed, Function, Lookup, LookupAnswer, Placement, ShardedColumn, ShardingTables,

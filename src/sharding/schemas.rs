@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::sql::set::Value;
+
 use super::shards::Shards;
 
 /// Which schema is where.
@@ -53,6 +55,18 @@ impl SchemaShards {
         path: impl IntoIterator<Item = Cow<'a, str>>,
     ) -> Option<Shards> {
         path.into_iter().find_map(|schema| self.named(&schema))
+    }
+}
+
+/// The schemas of a setting of `search_path`. SET takes a literal for one name, whatever is in it.
+pub fn schemas_set(value: &Value) -> Vec<String> {
+    let names = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+    match value {
+        Value::Words(_) => value.names().map(|name| names(&name)).collect(),
+        Value::List(_) => {
+            let list = value.text().map(|text| names(&text)).unwrap_or_default();
+            search_path(&list).map(Cow::into_owned).collect()
+        }
     }
 }
 
@@ -135,6 +149,27 @@ mod tests {
         ] {
             let found: Vec<_> = search_path(value).collect();
             assert_eq!(found, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_literal_is_one_name_for_set_and_a_list_for_a_function() {
+        let words = |sql: &str| Value::Words(sql.as_bytes().into());
+        let list = |text: &str| Value::from_text(b"search_path", text.as_bytes());
+        for (value, expected) in [
+            (words("'MyS', public"), &["MyS", "public"][..]),
+            (words("'a, b'"), &["a, b"]),
+            (
+                words("mys,\"X\"\",y\" , E'it''s \\\\'"),
+                &["mys", "X\",y", "it's \\"],
+            ),
+            (words("\"$user\", a"), &["$user", "a"]),
+            (words("a, U&\"b\" uescape '!', c"), &["a"]),
+            (list("MyS, \"MyS\""), &["mys", "MyS"]),
+            (list("a'b, c\\d"), &["a'b", "c\\d"]),
+            (list(""), &[]),
+        ] {
+            assert_eq!(schemas_set(&value), expected, "{value:?}");
         }
     }
 

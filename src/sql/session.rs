@@ -222,6 +222,21 @@ impl Effects {
         })
     }
 
+    /// May its statements change where those behind them go, or how they are read, for a transaction or longer?
+    pub fn routes(&self) -> bool {
+        let routes = |step: &Step| match &step.effect {
+            Effect::Setting(Change::Set { name, .. }) => Settings::routes(name),
+            Effect::Setting(Change::ResetAll)
+            | Effect::SetConfig(_)
+            | Effect::SettingsUnknown
+            | Effect::DiscardAll => true,
+            _ => false,
+        };
+        let known = |step: &Step| matches!(step.effect, Effect::Setting(_));
+        let mut steps = self.steps().iter();
+        steps.clone().any(routes) || self.traits.has(Traits::SET_CONFIG) && !steps.any(known)
+    }
+
     /// Do its statements ask what the session's sequences have done?
     pub fn recalls(&self) -> bool {
         self.traits.has(Traits::SEQUENCE_READ)

@@ -70,35 +70,71 @@ impl Value {
     /// What the value is, if it is one word, name in quotes or literal. `None`: it is more, or has escapes that only the
     /// server reads.
     pub fn text(&self) -> Option<Cow<'_, [u8]>> {
-        let sql = self.sql().trim_ascii();
-        let (escapes, quoted) = match sql {
-            [b'E', literal @ ..] if literal.starts_with(b"'") => (true, literal),
-            sql => (false, sql),
-        };
-        let (quote, inner) = match quoted {
-            [quote @ (b'\'' | b'"'), inner @ .., end] if quote == end => (*quote, inner),
-            _ => return (!sql.contains(&b' ')).then_some(Cow::Borrowed(sql)),
-        };
-        let special = |byte: &u8| *byte == quote || escapes && *byte == b'\\';
-        if !inner.iter().any(special) {
-            return Some(Cow::Borrowed(inner));
-        }
-        let mut text = Vec::with_capacity(inner.len());
-        let mut bytes = inner.iter();
-        while let Some(byte) = bytes.next() {
-            // Both stand for themselves when they are doubled.
-            if special(byte) && bytes.next() != Some(byte) {
-                return None;
-            }
-            text.push(*byte);
-        }
-        Some(Cow::Owned(text))
+        text_of(self.sql())
+    }
+
+    /// The names of a list of them: each is a word, a name in quotes or a literal. It ends with the first that is none of these.
+    pub fn names(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let mut rest = Some(self.sql());
+        std::iter::from_fn(move || {
+            let (name, behind) = until_comma(rest?);
+            rest = behind;
+            text_of(name)
+        })
     }
 
     /// The SQL of the value.
     pub fn sql(&self) -> &[u8] {
         let (Self::Words(sql) | Self::List(sql)) = self;
         sql
+    }
+}
+
+/// What a word, name in quotes or literal stands for. `None`: it is more, or has escapes that only the server reads.
+fn text_of(sql: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let sql = sql.trim_ascii();
+    let (escapes, quoted) = match sql {
+        [b'E', literal @ ..] if literal.starts_with(b"'") => (true, literal),
+        sql => (false, sql),
+    };
+    let (quote, inner) = match quoted {
+        [quote @ (b'\'' | b'"'), inner @ .., end] if quote == end => (*quote, inner),
+        _ => {
+            let word = !sql.iter().any(|byte| matches!(byte, b' ' | b'\'' | b'"'));
+            return word.then_some(Cow::Borrowed(sql));
+        }
+    };
+    let special = |byte: &u8| *byte == quote || escapes && *byte == b'\\';
+    if !inner.iter().any(special) {
+        return Some(Cow::Borrowed(inner));
+    }
+    let mut text = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        // Both stand for themselves when they are doubled.
+        if special(byte) && bytes.next() != Some(byte) {
+            return None;
+        }
+        text.push(*byte);
+    }
+    Some(Cow::Owned(text))
+}
+
+/// What is in front of the first comma outside of quotes, and what behind it.
+fn until_comma(sql: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let mut within = None;
+    let at = sql.iter().position(|&byte| {
+        match within {
+            // A doubled quote ends and begins.
+            Some(quote) if byte == quote => within = None,
+            None if matches!(byte, b'\'' | b'"') => within = Some(byte),
+            _ => {}
+        }
+        within.is_none() && byte == b','
+    });
+    match at {
+        Some(at) => (&sql[..at], sql.get(at + 1..)),
+        None => (sql, None),
     }
 }
 

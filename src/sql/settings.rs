@@ -61,16 +61,30 @@ const READ_BY_PARSER: [&[u8]; 11] = [
     b"xmloption",
 ];
 
+/// Settings that say where names are looked for, `"$user"` among them, and how texts are read.
+const READ_BY_ROUTER: [&[u8]; 5] = [
+    b"client_encoding",
+    ROLE,
+    b"search_path",
+    AUTHORIZATION,
+    b"standard_conforming_strings",
+];
+
 impl Settings {
     /// The value of a setting, if the session has set it.
     pub fn get(&self, name: &[u8]) -> Option<&Value> {
         Some(&self.entry(name)?.value)
     }
 
-    /// Does any of them say where statements go: a setting of ours, or where names are looked for?
-    pub fn routes(&self) -> bool {
-        let mut names = self.iter().map(|setting| &setting.name);
-        names.any(|name| name.starts_with(b"pgdog.") || **name == *b"search_path")
+    /// Does any of them say where statements go?
+    pub fn route(&self) -> bool {
+        self.iter().any(|setting| Self::routes(&setting.name))
+    }
+
+    /// Does this setting say where statements go: is it one of ours, or does it say where names are looked for, or how texts
+    /// are read?
+    pub fn routes(name: &[u8]) -> bool {
+        name.starts_with(b"pgdog.") || READ_BY_ROUTER.contains(&name)
     }
 
     /// All settings in order of their names.

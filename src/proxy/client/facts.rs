@@ -339,7 +339,11 @@ impl Session {
         let now = self.state.core.now();
         let primary = !self.holds_servers() && self.cluster.has_healthy_primary(shard, now);
         let mut obtained = None;
-        for want in primary.then_some(Want::Write).into_iter().chain([Want::Read]) {
+        for want in primary
+            .then_some(Want::Write)
+            .into_iter()
+            .chain([Want::Read])
+        {
             let aim = Aim {
                 shard,
                 want,

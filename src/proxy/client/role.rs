@@ -8,9 +8,11 @@ use crate::protocol::frontend::{tag, Bind, Parse};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::role::{readable, route_role, Context, Readers, RoleRoute, Transaction};
 use crate::sql::hints::Role;
+use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
 use crate::sql::statement::{Isolation, Modes};
+use crate::sql::statements::first_keyword;
 
 use super::super::cluster::Want;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
@@ -42,8 +44,7 @@ impl Session {
     ///
     /// Errors: a hint that is none.
     pub(super) fn aim_of(&self, bytes: &[u8]) -> Result<Option<Aim>, Error> {
-        let settings = self.settings.committed();
-        let hint = asked_role(settings)?;
+        let hint = asked_role(self.settings.committed());
         let Ok(Extent::Whole { bytes: length, end }) = extent(bytes, CLIENT_BODY_BYTES_MAX) else {
             return Ok(None);
         };
@@ -60,16 +61,16 @@ impl Session {
             let (want, may_write) = match header.tag {
                 tag::QUERY => {
                     let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    self.wanted_by(text, dialect, hint)?
+                    self.wanted_by(text, dialect, &hint)?
                 }
                 tag::PARSE => match Parse::parse(body) {
-                    Ok(parse) => self.wanted_by(parse.query, dialect, hint)?,
+                    Ok(parse) => self.wanted_by(parse.query, dialect, &hint)?,
                     Err(_) => unknown,
                 },
                 tag::BIND => match Bind::parse(body) {
                     // One that was parsed in this batch is counted already.
                     Ok(bind) => match self.statement(bind.statement) {
-                        Ok(statement) => self.wanted_by(statement.text(), dialect, hint)?,
+                        Ok(statement) => self.wanted_by(statement.text(), dialect, &hint)?,
                         Err(_) if wanted.is_some() => continue,
                         Err(_) => unknown,
                     },
@@ -93,8 +94,14 @@ impl Session {
         &self,
         text: &[u8],
         dialect: Dialect,
-        hint: Option<Role>,
+        hint: &Result<Option<Role>, Error>,
     ) -> Result<(Want, bool), Error> {
+        let hint = match hint {
+            Ok(hint) => *hint,
+            // What takes it away has to be possible.
+            Err(_) if sets(text) => None,
+            Err(error) => return Err(error.clone()),
+        };
         let settings = self.settings.committed();
         let facts = self.cluster.known();
         let context = Context {
@@ -134,6 +141,14 @@ impl Session {
         cache.route(&analysis, false);
         Ok((want, !reads))
     }
+}
+
+/// Is it SET, RESET or DISCARD?
+fn sets(text: &[u8]) -> bool {
+    matches!(
+        first_keyword(text),
+        Keyword::Set | Keyword::Reset | Keyword::Discard
+    )
 }
 
 fn want(route: RoleRoute<'_>) -> Want {

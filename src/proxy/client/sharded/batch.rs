@@ -54,6 +54,8 @@ impl Session {
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
         let (mut verdicts, mut effects) = (Vec::new(), Vec::new());
         let (mut prepares, mut does) = (false, Does::default());
+        // What was planned changes where the rest goes, when it has been executed.
+        let mut routes = false;
         for (header, body) in messages(batch) {
             match header.tag {
                 tag::PARSE => {
@@ -85,7 +87,7 @@ impl Session {
                             Err(_) => return Ok(None),
                         },
                     };
-                    if self.may_be_rewritten(statement.text()) {
+                    if routes || self.may_be_rewritten(statement.text()) {
                         return Ok(None);
                     }
                     let planned = match self.planned(&statement, &bind, false) {
@@ -99,7 +101,9 @@ impl Session {
                     if let Some(planned) = planned {
                         does = does.and(planned.does);
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
-                        verdicts.push((planned.verdict, planned.effects.sets()));
+                        routes |= planned.effects.routes() || planned.verdict.is_control();
+                        let sets = planned.sets();
+                        verdicts.push((planned.verdict, sets));
                         if !planned.effects.is_plain() {
                             effects.push(planned.effects);
                         }

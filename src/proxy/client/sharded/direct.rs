@@ -46,7 +46,7 @@ impl Session {
         if !sharded
             || !blank
             || self.manner.mode == PoolerMode::Session
-            || self.settings.current().routes()
+            || self.settings.current().route()
         {
             return None;
         }

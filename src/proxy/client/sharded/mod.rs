@@ -264,7 +264,7 @@ impl Session {
                     }
                 };
                 let verdicts = steps.iter();
-                let verdicts = verdicts.map(|step| (&step.verdict, step.effects.sets()));
+                let verdicts = verdicts.map(|step| (&step.verdict, step.sets()));
                 let alone = match replaced {
                     None => self.one_server_for(verdicts),
                     Some(_) => None,

@@ -13,7 +13,7 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking::may_count;
 use crate::routing::copy::{Copying, Written};
 use crate::routing::reshape::Reshaping;
-use crate::routing::role::statement_is_readable;
+use crate::routing::role::{primary_by_modes, statement_is_readable};
 use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
 use crate::sharding::hash::Hasher;
@@ -22,13 +22,14 @@ use crate::sql::asked::Asking;
 use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
+use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
 use crate::sql::statement::{Analysis, Kind, Need, Statement, Unparsed};
 use crate::sql::statements::Statements;
 use crate::types::Format;
 
 use super::super::super::cluster::Want;
-use super::super::role::invalid;
+use super::super::role::{defaults, invalid};
 use super::super::Session;
 use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
@@ -85,6 +86,11 @@ pub(super) enum Form<'a> {
 }
 
 impl Planned<'_> {
+    /// Does it change settings that servers which join later have to hear of, or that say where statements go?
+    pub(super) fn sets(&self) -> bool {
+        self.effects.sets() || self.effects.routes()
+    }
+
     pub(super) fn tag_of_begin(&self) -> &'static str {
         let start = self.text.get(..5).unwrap_or_default();
         match start.eq_ignore_ascii_case(b"start") {
@@ -400,8 +406,10 @@ impl Session {
     /// Is it settled that what follows goes to primaries, or to the servers that the transaction has?
     pub(super) fn is_decided(&mut self) -> bool {
         let several = self.cluster.shards() > 1;
+        let defaults = defaults(self.settings.current());
         let sharded = self.sharded();
-        sharded.transaction.is_open() && (several || !sharded.legs.is_empty())
+        let begun = sharded.transaction.is_open() && (several || !sharded.legs.is_empty());
+        begun || primary_by_modes(sharded.transaction.modes(), defaults).is_some()
     }
 
     /// The statements of a text, and what is done for each.
@@ -413,6 +421,22 @@ impl Session {
         text: &'t [u8],
         bind: Option<&Bind<'_>>,
         types: &[u32],
+    ) -> Result<Vec<Planned<'t>>, Error> {
+        let mut before = None;
+        let planned = self.statements_foreseen(text, (bind, types), &mut before);
+        if let Some(before) = before {
+            self.settings = before;
+        }
+        planned
+    }
+
+    /// The same, each with the settings that it has if those in front of it succeed. `before`: what the session really has, where
+    /// that is not the same.
+    fn statements_foreseen<'t>(
+        &mut self,
+        text: &'t [u8],
+        (bind, types): (Option<&Bind<'_>>, &[u32]),
+        before: &mut Option<SessionSettings>,
     ) -> Result<Vec<Planned<'t>>, Error> {
         let dialect = self.session_dialect();
         let (analysis, literals) = {
@@ -444,10 +468,7 @@ impl Session {
             return Err(refused(what));
         }
         let joined = self.sharded().legs.len();
-        let asked = match self.cluster.shards() {
-            1 => None,
-            _ => self.asked_shard(&literals.1)?,
-        };
+        let several = self.cluster.shards() > 1;
         let mut planned = Vec::with_capacity(parts.len());
         for statement in statements {
             self.heed_changes(statement);
@@ -457,6 +478,11 @@ impl Session {
         let mut cursors = Vec::new();
         for (part, statement) in parts.into_iter().zip(statements) {
             self.sharded().defined.heed(statement, &cluster.sharding);
+            // What sets a shard, or takes that away, goes to none.
+            let asked = match several && !statement.kind.is_of_transactions() {
+                true => self.asked_shard(&literals.1)?,
+                false => None,
+            };
             let source = Source {
                 text,
                 part,
@@ -557,12 +583,29 @@ impl Session {
                 form: Form::Query,
                 wanted: Wanted::All,
             });
+            if statements.len() > 1 {
+                self.foresee_settings(planned.last(), before);
+            }
         }
         if self.must_look_up() {
             return Err(lacks_keys());
         }
         self.count_routes(&analysis, &planned);
         Ok(planned)
+    }
+
+    /// Has the session the settings that it will have when this one has succeeded.
+    fn foresee_settings(
+        &mut self,
+        planned: Option<&Planned<'_>>,
+        before: &mut Option<SessionSettings>,
+    ) {
+        let steps = planned.map(|planned| planned.effects.steps());
+        let mut store = self.state.settings.borrow_mut();
+        for step in steps.unwrap_or_default() {
+            before.get_or_insert_with(|| self.settings.clone());
+            self.settings.succeeded(&step.effect, b"", &mut store);
+        }
     }
 
     /// What a statement may do on its servers.

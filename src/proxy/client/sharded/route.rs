@@ -12,24 +12,25 @@ use crate::routing::defined::Defined;
 use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
-use crate::routing::role::{primary_by_modes, statement_is_readable};
+use crate::routing::role::statement_is_readable;
 use crate::routing::route::{key_changes, route, route_key, Database, Route};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
-use crate::routing::transaction::Transaction;
 use crate::routing::values::{Argument, Parameter, Values};
 use crate::routing::verdict::{Place, Run};
 use crate::sharding::schema::{Table, TableKind};
-use crate::sharding::{search_path, ShardedColumn, Shards};
+use crate::sharding::{schemas_set, search_path, ShardedColumn, Shards};
 use crate::sql::across::Of;
-use crate::sql::hints::Hints;
+use crate::sql::hints::{Hints, Role};
 use crate::sql::lexer::Dialect;
+use crate::sql::session::{Effect, Effects};
+use crate::sql::set::{Change, Value};
 use crate::sql::shape::Literal;
 use crate::sql::statement::{Kind, Statement, TableUse};
 
 use super::super::super::cluster::Want;
 use super::super::facts::Facts;
-use super::super::role::{asked_role, by_hint, defaults, invalid};
+use super::super::role::{asked_role, by_hint, invalid};
 use super::super::Session;
 use super::not_known_yet;
 use super::route_copy::copying;
@@ -297,23 +298,19 @@ impl Session {
         })
     }
 
-    /// What its server is for, by the hint, the transaction's modes, or what it does. Errors: a hint that is none.
+    /// What its server is for, by the hint, or what it does. Errors: a hint that is none.
     fn wanted(
         &self,
         statement: &Statement,
         source: &Source<'_>,
         facts: &Facts,
     ) -> Result<Want, Error> {
-        let settings = self.settings.current();
         let hint = match source.hints.role {
             Some(hint) => Some(hint),
-            None => asked_role(settings)?,
+            None => asked_role(self.settings.current())?,
         };
-        let transaction = self.sharded.as_deref().map(|sharded| &sharded.transaction);
-        let modes = transaction.map(Transaction::modes).unwrap_or_default();
         Ok(match hint {
             Some(role) => by_hint(Some(role)),
-            None if primary_by_modes(modes, defaults(settings)).is_some() => Want::Write,
             None => match statement_is_readable(statement, &facts.functions) {
                 Ok(()) => Want::Read,
                 Err(_) => Want::Write,
@@ -441,21 +438,29 @@ impl Session {
 
     /// The schemas in which names without one are looked for.
     pub(super) fn search_path(&self) -> Vec<String> {
+        let set = self.settings.current().get(b"search_path");
+        let mut path = match set {
+            Some(value) => schemas_set(value),
+            None => search_path(self.cluster.known().search_path())
+                .map(Cow::into_owned)
+                .collect(),
+        };
+        for schema in path.iter_mut().filter(|schema| *schema == "$user") {
+            *schema = self.current_user();
+        }
+        path
+    }
+
+    /// As whom its statements run.
+    fn current_user(&self) -> String {
         let settings = self.settings.current();
-        let set = settings
-            .get(b"search_path")
-            .map(|value| value.sql().to_vec());
-        let facts = self.cluster.known();
-        let value = match set {
-            Some(value) => String::from_utf8_lossy(&value).replace('\'', "").into(),
-            None => Cow::Borrowed(facts.search_path()),
+        let set = |name: &[u8]| {
+            let text = settings.get(name)?.text()?;
+            Some(String::from_utf8_lossy(&text).into_owned())
         };
-        let user = &self.cluster.names.user;
-        let own = |name: Cow<'_, str>| match &*name {
-            "$user" => user.clone(),
-            _ => name.into_owned(),
-        };
-        search_path(&value).map(own).collect()
+        let role = set(b"role").filter(|role| role != "none");
+        role.or_else(|| set(b"session_authorization"))
+            .unwrap_or_else(|| self.cluster.home().config().login.user.clone())
     }
 
     /// The sharding key that a comment or a setting gives. Errors: one that is not plainly written.
@@ -476,17 +481,37 @@ impl Session {
         sharded.is_some_and(|sharded| sharded.transaction.is_open())
     }
 
+    /// Errors: a setting of ours gets a value that it cannot have.
+    pub(super) fn check_ours(&self, effects: &Effects) -> Result<(), Error> {
+        for step in effects.steps() {
+            let Effect::Setting(Change::Set {
+                name,
+                value: Some(value),
+                ..
+            }) = &step.effect
+            else {
+                continue;
+            };
+            let shards = self.cluster.shards();
+            let allowed = match &**name {
+                b"pgdog.shard" => number_in(value).is_some_and(|shard| (shard as usize) < shards),
+                b"pgdog.role" => value
+                    .text()
+                    .is_some_and(|text| Role::parse(&text).is_some()),
+                _ => true,
+            };
+            if !allowed {
+                return Err(invalid(&String::from_utf8_lossy(name)));
+            }
+        }
+        Ok(())
+    }
+
     /// The shard that a comment or a setting asks for. Errors: there is none of that number; 25000 for a comment that asks
     /// for another one than the open transaction is kept to.
     pub(super) fn asked_shard(&self, hints: &Hints) -> Result<Option<usize>, Error> {
-        let set = || {
-            let value = self.settings.current().get(b"pgdog.shard")?.text();
-            let value = value
-                .as_deref()
-                .and_then(|value| std::str::from_utf8(value).ok());
-            Some(value.and_then(|value| value.parse::<u32>().ok()))
-        };
-        let bound = set();
+        let set = self.settings.current().get(b"pgdog.shard");
+        let bound = set.map(number_in);
         if let (Some(asked), Some(Some(bound))) = (hints.shard, bound) {
             if asked != bound && self.in_transaction() {
                 let text = format!("transaction is bound to shard {bound}");
@@ -503,6 +528,12 @@ impl Session {
             Some(_) => Err(invalid("pgdog.shard")),
         }
     }
+}
+
+/// The number of a shard that a setting gives.
+fn number_in(value: &Value) -> Option<u32> {
+    let text = value.text()?;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Where a statement goes that wants to know what sequences have done.

@@ -261,15 +261,11 @@ impl Session {
                 Ok(self.failed_with(&Error::error(Fault::Client, code, text)))
             }
             Verdict::Ours => {
-                let mut store = self.state.settings.borrow_mut();
-                let tag = step.tag_of_ours();
-                for effect in step.effects.steps() {
-                    self.settings
-                        .succeeded(&effect.effect, tag.as_bytes(), &mut store);
+                if let Err(error) = self.check_ours(&step.effects) {
+                    return Ok(self.failed_with(&error));
                 }
-                let status = self.status().as_byte();
-                self.settings.ready(status, &mut store);
-                drop(store);
+                let tag = step.tag_of_ours();
+                self.end_step(Vec::new(), &step.effects, Some(tag.as_bytes()));
                 self.complete(tag);
                 Ok(Stepped::Done)
             }
@@ -302,6 +298,7 @@ impl Session {
         tag: &'static str,
     ) -> Result<Stepped, End> {
         if self.sharded().legs.is_empty() {
+            self.end_step(Vec::new(), &step.effects, Some(tag.as_bytes()));
             self.complete(tag);
             return Ok(Stepped::Done);
         }
