@@ -327,7 +327,8 @@ impl Computed {
                         clippy::cast_precision_loss,
                         reason = "PostgreSQL counts in a float8"
                     )]
-                    put_float8(out, format, sum / *count as f64);
+                    // PostgreSQL adds up from 0, which has no sign.
+                    put_float8(out, format, (sum + 0.0) / *count as f64);
                     true
                 }
                 (State::Integer(sum), State::Integer(count)) => {

@@ -526,15 +526,17 @@ impl Merge {
                 continue;
             }
             let mut waiting = std::mem::take(leg);
-            while let Some(message) = waiting.front() {
-                self.pass(index, message, out)?;
+            let mut passed = Ok(());
+            while let (Some(message), Ok(())) = (waiting.front(), &passed) {
+                passed = self.pass(index, message, out);
                 waiting.pop();
             }
-            // `pass` may have noted something about the leg meanwhile.
+            // `pass` may have noted something about the leg meanwhile; it has the leg's end also when it has failed.
             if let Some(leg) = self.legs.get_mut(index) {
                 waiting.copy_begun |= leg.copy_begun;
                 *leg = waiting;
             }
+            passed?;
         }
         Ok(())
     }

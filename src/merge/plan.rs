@@ -109,6 +109,11 @@ impl MergePlan {
             })
     }
 
+    /// Is this column one of those that ORDER BY names?
+    pub(super) fn orders_by(&self, column: Column) -> bool {
+        self.order.iter().any(|key| key.column == column)
+    }
+
     /// Rows that each leg has to give for `rows` of the merge. `None`: all that it has.
     pub fn leg_rows(&self, rows: u64, slice: Slice) -> Option<u64> {
         let each_counts = self.grouping.is_none()

@@ -46,11 +46,14 @@ impl Sink {
         let seen = match &plan.distinct {
             Distinct::No => Seen::Nothing,
             _ if plan.order.is_empty() => Seen::All(HashSet::new()),
-            Distinct::Rows => Seen::Tied {
+            // The order says all that is distinct: equal ones stand together.
+            Distinct::On(columns) if columns.iter().all(|on| plan.orders_by(*on)) => {
+                Seen::Last(None)
+            }
+            Distinct::Rows | Distinct::On(_) => Seen::Tied {
                 order: Vec::new(),
                 rows: HashSet::new(),
             },
-            Distinct::On(_) => Seen::Last(None),
         };
         Self {
             seen,

@@ -154,6 +154,27 @@ fn rows_are_concatenated_and_counted() {
     );
 }
 
+/// Rows of one leg wait for the description of another, and are wrong when it comes.
+#[test]
+fn an_error_among_rows_that_waited_ends_when_all_have() {
+    let plan = MergePlan {
+        distinct: Distinct::Rows,
+        ..MergePlan::concatenate()
+    };
+    let mut legs = selected(&[("a", oid::INT4)], &[&["1", "2"], &["x", "3"], &["4"]]);
+    let last = legs.pop().unwrap();
+    let mut merge = merge(plan, Slice::default(), 3);
+    let mut out = Vec::new();
+    for (index, leg) in legs.iter().enumerate() {
+        leg.iter()
+            .for_each(|message| merge.feed(index, message, &mut out));
+    }
+    last.iter()
+        .for_each(|message| merge.feed(2, message, &mut out));
+    assert_eq!(merge.pump(usize::MAX, &mut out), Progress::Done);
+    assert_eq!(words(&out), "T:a 1 2 E:0A000");
+}
+
 #[test]
 fn order_is_kept_and_the_hidden_key_cut_off() {
     let plan = MergePlan {

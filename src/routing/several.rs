@@ -84,6 +84,24 @@ impl Catalogue for Named<'_, '_> {
         // Analysis has not seen it: nothing is known.
         placed.unwrap_or(Placed::Elsewhere)
     }
+
+    fn has_column(&self, column: &str) -> Option<bool> {
+        let mut known = Some(false);
+        for table in &self.keys.references {
+            let columns = self
+                .database
+                .schema
+                .columns(table.schema.as_deref(), &table.name);
+            match columns {
+                Some(columns) if columns.iter().any(|one| *one.name == *column) => {
+                    return Some(true);
+                }
+                Some(_) => {}
+                None => known = None,
+            }
+        }
+        known
+    }
 }
 
 #[cfg(test)]

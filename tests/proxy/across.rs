@@ -76,6 +76,10 @@ impl Catalogue for Tables {
             family: 0,
         }
     }
+
+    fn has_column(&self, _column: &str) -> Option<bool> {
+        None
+    }
 }
 
 /// What a client of the simple protocol gets, or of the extended one with binary results.

@@ -108,3 +108,57 @@ fn parts_that_take_too_much_memory_are_an_error_and_harm_nobody() {
     assert_eq!(other.query("COMMIT"), "C:COMMIT Z:I");
     shards.pgdog.stop();
 }
+
+#[test]
+fn names_and_orders_mean_what_they_do_on_one_server() {
+    let (mut one, shards) = filled("parts_named");
+    let mut client = shards.client();
+    for sql in [
+        "SELECT (SELECT -u.id AS id) FROM users u WHERE u.id < 9 ORDER BY id",
+        "SELECT id, (SELECT max(o.id) AS age FROM orders o WHERE o.user_id = u.id) FROM users u ORDER BY age DESC, id LIMIT 10",
+        "SELECT EXISTS (SELECT FROM orders o WHERE o.user_id = u.id), id FROM users u ORDER BY exists, id LIMIT 20",
+        "SELECT ARRAY (SELECT o.id FROM orders o WHERE o.user_id = u.id ORDER BY 1), id FROM users u ORDER BY \"array\" DESC, id LIMIT 20",
+        "SELECT (VALUES (-u.id)), id FROM users u ORDER BY column1 LIMIT 5",
+        "SELECT current_user, id FROM users ORDER BY current_user, id LIMIT 5",
+        "SELECT avg(x) FROM (SELECT '-0'::float8 AS x, id FROM users) y",
+    ] {
+        assert_eq!(client.rows(sql), one.rows(sql), "{sql}");
+    }
+    let sql = "SELECT DISTINCT ON (level, country) level, country FROM users ORDER BY level";
+    let sorted = |wire: &mut super::Wire| {
+        let mut rows = wire.rows(sql);
+        assert!(rows.is_sorted_by_key(|row| row[0].parse::<i32>().unwrap()));
+        rows.sort();
+        rows
+    };
+    assert_eq!(sorted(&mut client), sorted(&mut one));
+    // A primary key: here the column is meant.
+    let of_key = "SELECT level AS id, count(*) FROM users GROUP BY id";
+    assert_eq!(one.rows(of_key).len(), 90);
+    assert_eq!(client.query(of_key), "E:0A000 Z:I");
+    shards.pgdog.stop();
+}
+
+#[test]
+fn what_only_the_merge_finds_wrong_ends_the_statement() {
+    let (_, shards) = filled("parts_ends");
+    let mut client = shards.client();
+    for (sql, code) in [
+        (
+            "SELECT sum(1.7e308::float8) FROM users WHERE id IN (1, 2, 3)",
+            "22003",
+        ),
+        (
+            "SELECT count(DISTINCT ARRAY[level, age]) FROM users",
+            "0A000",
+        ),
+    ] {
+        let answer = client.query(sql);
+        assert!(
+            answer.ends_with(&format!("E:{code} Z:I")),
+            "{sql}: {answer}"
+        );
+        assert_eq!(client.value("SELECT count(*) FROM users"), "90");
+    }
+    shards.pgdog.stop();
+}

@@ -470,6 +470,13 @@ fn distinct(random: &mut Random, from: &From, source: &str) -> (String, bool) {
     if random.one_in(3) {
         outputs.push(random.pick(&from.more).to_owned());
     }
+    if random.one_in(8) {
+        // Of those that are equal in what it is ordered by the rows are told apart, their order is not.
+        let on = random.some(&from.columns, 2).join(", ");
+        let first = on.split(',').next().unwrap_or_default();
+        let sql = format!("SELECT DISTINCT ON ({on}) {on} {source} ORDER BY {first}");
+        return (sql, false);
+    }
     if random.one_in(4) {
         let mut keys = vec![outputs[0].clone()];
         keys.extend(from.unique.iter().map(|key| (*key).to_owned()));

@@ -340,7 +340,7 @@ impl Gather<'_> {
             (true, _) => return Err(refused("a star")),
             (false, from) => {
                 let lone = from.len() == 1 && from.iter().all(|node| name_of(node).is_some());
-                (needed(select, lone)?, edit::alias(ROWS))
+                (needed(select, lone, self.catalogue)?, edit::alias(ROWS))
             }
         };
         let first = first::rows(&whole);
@@ -378,7 +378,11 @@ impl Gather<'_> {
 
 /// The outputs of a query for the columns that `select` needs, which are replaced in it by their names. `lone`: there is one
 /// relation, so that a qualifier says nothing.
-fn needed(select: &mut SelectStmt, lone: bool) -> Result<Vec<Node>, Error> {
+fn needed(
+    select: &mut SelectStmt,
+    lone: bool,
+    catalogue: &dyn Catalogue,
+) -> Result<Vec<Node>, Error> {
     let names: Vec<String> = targets(select)
         .map(|target| column_name(target).unwrap_or("?column?").to_owned())
         .collect();
@@ -390,7 +394,7 @@ fn needed(select: &mut SelectStmt, lone: bool) -> Result<Vec<Node>, Error> {
         };
         for target in targets(select).filter(|target| target.name == name) {
             let value = target.val.as_deref().ok_or_else(|| refused("an output"))?;
-            if text(value)? != text(item)? && !cannot_be_a_column(name, value, &group) {
+            if text(value)? != text(item)? && !cannot_be_a_column(name, value, &group, catalogue) {
                 return Err(refused(
                     "GROUP BY of a name that may be an output's or a column's",
                 ));

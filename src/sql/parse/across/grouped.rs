@@ -14,7 +14,7 @@ use super::nodes::{
 };
 use super::outputs::{order_key, Outputs, Place, Reference};
 use super::scope::{conjuncts, Scope};
-use super::{limit, Asked, Of};
+use super::{limit, Asked, Catalogue, Of};
 use crate::error::Error;
 use crate::merge::plan::{
     Aggregate, Column, Comparison, Computed, Condition, Distinct, Expression, Function, Grouping,
@@ -55,7 +55,7 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
 
     let mut keys = Vec::with_capacity(select.group_clause.len());
     for (index, item) in select.group_clause.iter().enumerate() {
-        let (column, spelled) = key(&mut outputs, item, &select.group_clause)?;
+        let (column, spelled) = key(&mut outputs, item, &select.group_clause, scope.catalogue)?;
         keys.push(column);
         if let (Some(spelled), Some(item)) = (spelled, shards.group_clause.get_mut(index)) {
             *item = spelled;
@@ -333,6 +333,7 @@ fn key(
     outputs: &mut Outputs<'_>,
     item: &Node,
     all: &[Node],
+    catalogue: &dyn Catalogue,
 ) -> Result<(Column, Option<Node>), Error> {
     match inner(item) {
         Some(NodeEnum::GroupingSet(_)) => return Err(refused("GROUPING SETS, ROLLUP or CUBE")),
@@ -353,7 +354,7 @@ fn key(
             if text(value)? == text(item)? {
                 return Ok((Column::FromStart(index), None));
             }
-            if !cannot_be_a_column(name, value, all) {
+            if !cannot_be_a_column(name, value, all, catalogue) {
                 return Err(refused(
                     "GROUP BY of a name that may be an output's or a column's",
                 ));
@@ -365,8 +366,16 @@ fn key(
 }
 
 /// Can the name in GROUP BY only mean the output with this value? Were it a column, the output would have to be computed
-/// from what is grouped by; it uses a column that is not.
-pub(super) fn cannot_be_a_column(name: &str, value: &Node, all: &[Node]) -> bool {
+/// from what is grouped by; it uses a column that is not. But where that column is a primary key, it may use all others.
+pub(super) fn cannot_be_a_column(
+    name: &str,
+    value: &Node,
+    all: &[Node],
+    catalogue: &dyn Catalogue,
+) -> bool {
+    if catalogue.has_column(name) == Some(true) {
+        return false;
+    }
     let grouped: Vec<&str> = all.iter().filter_map(last_name).collect();
     let mut uses_itself = false;
     let mut uses_other = false;

@@ -93,6 +93,9 @@ pub enum Placed {
 pub trait Catalogue {
     /// Where the rows of this table are. Without a schema it is the one that the search path finds.
     fn table(&self, schema: Option<&str>, table: &str) -> Placed;
+
+    /// Has one of the statement's tables a column of this name? `None`: that is not known.
+    fn has_column(&self, column: &str) -> Option<bool>;
 }
 
 /// Plans the SELECT that this text is; `None` when it is another statement or several.

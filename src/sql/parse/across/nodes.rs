@@ -1,6 +1,9 @@
 //! The parser's expressions: their parts, their names as columns, whether two are the same.
 
-use pg_query::protobuf::{self, a_const, AConst, ColumnRef, FuncCall, ResTarget, TypeName};
+use pg_query::protobuf::{
+    self, a_const, AConst, ColumnRef, FuncCall, ResTarget, SelectStmt, SqlValueFunctionOp,
+    SubLinkType, TypeName,
+};
 use pg_query::{Node, NodeEnum};
 
 use crate::error::Error;
@@ -203,6 +206,13 @@ fn figured(node: &Node) -> Option<(&str, bool)> {
             _ => Some(("case", false)),
         },
         NodeEnum::AArrayExpr(_) => Some(("array", true)),
+        NodeEnum::SubLink(link) => match link.sub_link_type() {
+            SubLinkType::ExistsSublink => Some(("exists", true)),
+            SubLinkType::ArraySublink => Some(("array", true)),
+            SubLinkType::ExprSublink => named_below(link.subselect.as_deref()?),
+            _ => None,
+        },
+        NodeEnum::SqlvalueFunction(value) => named_value(value.op()).map(|name| (name, true)),
         NodeEnum::RowExpr(_) => Some(("row", true)),
         NodeEnum::CoalesceExpr(_) => Some(("coalesce", true)),
         NodeEnum::MinMaxExpr(expr) => Some((
@@ -215,6 +225,39 @@ fn figured(node: &Node) -> Option<(&str, bool)> {
         )),
         _ => None,
     }
+}
+
+/// The name of the only column of a subquery: that of its first branch, if it has several.
+fn named_below(subselect: &Node) -> Option<(&str, bool)> {
+    let Some(NodeEnum::SelectStmt(select)) = inner(subselect) else {
+        return None;
+    };
+    let mut first: &SelectStmt = select;
+    while let Some(left) = first.larg.as_deref() {
+        first = left;
+    }
+    let Some(NodeEnum::ResTarget(target)) = first.target_list.first().and_then(inner) else {
+        return Some(("column1", true)); // VALUES
+    };
+    Some((column_name(target).unwrap_or("?column?"), true))
+}
+
+fn named_value(function: SqlValueFunctionOp) -> Option<&'static str> {
+    use SqlValueFunctionOp as Op;
+    Some(match function {
+        Op::SvfopCurrentDate => "current_date",
+        Op::SvfopCurrentTime | Op::SvfopCurrentTimeN => "current_time",
+        Op::SvfopCurrentTimestamp | Op::SvfopCurrentTimestampN => "current_timestamp",
+        Op::SvfopLocaltime | Op::SvfopLocaltimeN => "localtime",
+        Op::SvfopLocaltimestamp | Op::SvfopLocaltimestampN => "localtimestamp",
+        Op::SvfopCurrentRole => "current_role",
+        Op::SvfopCurrentUser => "current_user",
+        Op::SvfopUser => "user",
+        Op::SvfopSessionUser => "session_user",
+        Op::SvfopCurrentCatalog => "current_catalog",
+        Op::SvfopCurrentSchema => "current_schema",
+        Op::SqlvalueFunctionOpUndefined => return None,
+    })
 }
 
 fn last_word(name: &TypeName) -> Option<&str> {
