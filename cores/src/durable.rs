@@ -118,16 +118,23 @@ impl Folder {
         Ok(numbers)
     }
 
-    /// A new segment that begins with these bytes, on disk. Older ones are gone then.
+    /// A new segment that begins with these bytes, on disk. Older ones are gone then. Errors: it could not be written, and is gone,
+    /// or as much of it as there is may still be there.
     fn begin(&self, number: u64, bytes: &[u8]) -> io::Result<File> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(self.segment(number))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        self.file.sync_all()?;
+        let written = file
+            .write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.file.sync_all());
+        if let Err(error) = written {
+            // Many of them would fill a disk that is full of inodes, too.
+            let _ = fs::remove_file(self.segment(number));
+            return Err(error);
+        }
         for older in self.numbers()?.into_iter().filter(|older| *older < number) {
             if let Err(error) = fs::remove_file(self.segment(older)) {
                 tracing::warn!(%error, segment = older, "cannot remove an old segment");
@@ -230,12 +237,13 @@ impl<C: Content> Writer<C> {
                 }
             }
             self.write(&mut batch);
-            let full = self.current.as_ref().is_none_or(|segment| {
+            // After a failure whoever writes next begins one.
+            let full = self.current.as_ref().is_some_and(|segment| {
                 let old = segment.begun.elapsed() >= self.limits.segment_age;
                 segment.bytes >= self.limits.segment_bytes || old && segment.used
             });
             if full {
-                // A failure has been logged, and whoever writes next learns of it.
+                // A failure has been logged.
                 let _ = self.begin_or_warn();
             }
         }

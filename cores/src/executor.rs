@@ -366,7 +366,8 @@ fn describe(panic: &(dyn Any + Send)) -> &str {
 /// Cores that run; [`Cores::join`] waits for them.
 pub struct Cores<M> {
     office: PostOffice<M>,
-    threads: Vec<(usize, glommio::ExecutorJoinHandle<io::Result<()>>)>,
+    threads: Vec<(usize, glommio::ExecutorJoinHandle<()>)>,
+    ends: Receiver<io::Result<()>>,
 }
 
 impl<M> Cores<M> {
@@ -375,17 +376,23 @@ impl<M> Cores<M> {
         &self.office
     }
 
-    /// Waits until every core's `main` has returned. The first core that failed names the error.
+    /// Waits until every core's `main` has returned.
+    ///
+    /// Errors: a core has failed, or its `main` has panicked, and why. The others go on, without the mail of that one: the process is
+    /// to end.
     pub fn join(self) -> io::Result<()> {
-        let mut outcome = Ok(());
-        for (cpu, thread) in self.threads {
-            let ended = match thread.join() {
-                Ok(ended) => ended,
-                Err(error) => Err(io::Error::other(format!("executor on CPU {cpu}: {error}"))),
-            };
-            outcome = outcome.and(ended);
+        for _ in &self.threads {
+            // Each tells its end; one that could not is told of by its thread.
+            if let Ok(ended) = self.ends.recv() {
+                ended?;
+            }
         }
-        outcome
+        for (cpu, thread) in self.threads {
+            thread
+                .join()
+                .map_err(|error| io::Error::other(format!("executor on CPU {cpu}: {error}")))?;
+        }
+        Ok(())
     }
 }
 
@@ -408,10 +415,12 @@ where
     }
     let (office, receivers) = PostOffice::new(mailbox_capacity, &bells);
     let (up, ups) = crossbeam_channel::bounded(cpus.len());
+    let (end, ends) = crossbeam_channel::bounded(cpus.len());
     let mut threads = Vec::new();
     let parts = cpus.iter().zip(bells).zip(readers).zip(receivers);
     for (index, (((&cpu, bell), reader), receiver)) in parts.enumerate() {
         let (main, office, up, count) = (main.clone(), office.clone(), up.clone(), cpus.len());
+        let end = TellsEnd::of(cpu, end.clone());
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{index}"))
             .io_memory(0)
@@ -424,20 +433,26 @@ where
                         let _ = up.send(Err(io::Error::other(format!(
                             "io_uring on CPU {cpu}: {error}"
                         ))));
-                        return Ok(());
+                        return end.tell(Ok(()));
                     }
                 };
                 let mailbox = Mailbox::new(&core, receiver);
                 let _ = up.send(Ok(()));
                 drop(up);
                 let finished = Rc::new(Cell::new(false));
-                let done = Rc::clone(&finished);
+                let returned = Rc::new(Cell::new(false));
+                let (done, whole) = (Rc::clone(&finished), Rc::clone(&returned));
                 let future = main(core.clone(), mailbox, office);
                 core.spawn(async move {
                     let _set = SetOnDrop(done);
                     future.await;
+                    whole.set(true);
                 });
-                core.drive(&finished).await
+                let driven = core.drive(&finished).await;
+                end.tell(driven.and_then(|()| match returned.get() {
+                    true => Ok(()),
+                    false => Err(io::Error::other("its main task panicked")),
+                }));
             })
             .map_err(|error| io::Error::other(format!("executor on CPU {cpu}: {error}")))?;
         threads.push((cpu, thread));
@@ -448,12 +463,54 @@ where
         core?;
         started += 1;
     }
-    let cores = Cores { office, threads };
+    let cores = Cores {
+        office,
+        threads,
+        ends,
+    };
     if started < cpus.len() {
         cores.join()?;
         return Err(io::Error::other("a core ended while it started"));
     }
     Ok(cores)
+}
+
+/// Tells how a core has ended; that it has panicked, if it never does.
+struct TellsEnd {
+    cpu: usize,
+    ends: Option<Sender<io::Result<()>>>,
+}
+
+impl TellsEnd {
+    fn of(cpu: usize, ends: Sender<io::Result<()>>) -> Self {
+        Self {
+            cpu,
+            ends: Some(ends),
+        }
+    }
+
+    fn tell(mut self, outcome: io::Result<()>) {
+        self.told(outcome);
+    }
+
+    fn told(&mut self, outcome: io::Result<()>) {
+        if let Some(ends) = self.ends.take() {
+            let cpu = self.cpu;
+            // There is room for each core, and nobody left who would hear more.
+            let _ = ends.try_send(outcome.map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("the core on CPU {cpu} has ended: {error}"),
+                )
+            }));
+        }
+    }
+}
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.told(Err(io::Error::other("it panicked")));
+    }
 }
 
 /// A `main` that panics ends its core too.

@@ -13,7 +13,7 @@ use crate::executor::Core;
 use crate::ring::SlotId;
 
 /// Connections the kernel keeps for us while we are busy.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 /// How long the kernel keeps a connection that has not said anything from us: clients of PostgreSQL speak first, and a
 /// core that is woken for the first bytes need not be woken for the connection. Silent ones come after this time, for
 /// us to lose patience with.

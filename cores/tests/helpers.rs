@@ -93,3 +93,25 @@ fn names_and_panics() {
         result.send(()).unwrap();
     });
 }
+
+#[test]
+fn a_core_that_panics_is_told_of_while_others_run() {
+    let two = Wish {
+        workers: Some(2),
+        cpus: Vec::new(),
+    };
+    let cpus = Placement::choose(&two).unwrap().cpus;
+    let main = |core: Core, mailbox: Mailbox<()>, _: PostOffice<()>| async move {
+        mailbox.recv().await;
+        assert!(core.index() == 0, "the other one");
+        mailbox.recv().await;
+    };
+    let cores = start(&cpus, 16, main).unwrap();
+    let office = cores.office().clone();
+    let joined = thread::spawn(move || cores.join());
+    assert!(office.send(0, ()).is_ok());
+    assert!(office.send(1, ()).is_ok());
+    let error = joined.join().unwrap().unwrap_err().to_string();
+    assert!(error.contains("its main task panicked"), "{error}");
+    assert!(office.send(0, ()).is_ok(), "the first one still runs");
+}

@@ -20,7 +20,7 @@ use crate::config::Pace;
 use crate::metrics::{Stat, Timed};
 use crate::pool::{ConnectFailure, PoolId};
 
-use super::core_state::{CoreState, Phase};
+use super::core_state::CoreState;
 use super::news::{self, Checked};
 use super::pools::PoolSlot;
 use super::reload::{Instance, Place};
@@ -205,7 +205,8 @@ pub(super) fn check_now(state: &CoreState, pool: Option<PoolId>) -> usize {
 async fn watch(state: &Rc<CoreState>, instance: &Arc<Instance>, probe: &Probe) {
     let began = state.core.now();
     let mut connection = None;
-    while state.phase.get() == Phase::Serving {
+    // Also while clients are waited for: they need to know who is the primary.
+    loop {
         let Some(task) = Task::of(state, instance) else {
             return; // and the connection is closed
         };

@@ -191,3 +191,34 @@ fn a_pool_that_is_full_does_not_hold_checks_up() {
     assert_eq!(transcript(&waiting.read_until(b'Z')), "C:CREATE_TABLE Z:I");
     pgdog.stop();
 }
+
+/// The proof of who is the primary holds for one interval.
+#[test]
+fn whoever_a_shutdown_waits_for_goes_on_hearing_who_is_the_primary() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("checks_ending");
+    let mut pgdog = Config::empty()
+        .admin()
+        .general("lsn_check_delay = 0\nlsn_check_interval = 300\ncheckout_timeout = 2000")
+        .database(
+            "app",
+            &format!("database_name = {database:?}\nrole = \"auto\""),
+        )
+        .user(ALICE, "app", &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut client = pgdog.client("app");
+    let write = "CREATE TABLE IF NOT EXISTS t ()";
+    assert!(client.query(write).ends_with("C:CREATE_TABLE Z:I"));
+    let mut admin = pgdog.admin();
+    assert_eq!(admin.query("SHUTDOWN WAIT_FOR_CLIENTS"), "C:SHUTDOWN Z:I");
+    poll(PATIENCE, "the shutdown to begin", || {
+        let late = Wire::login(pgdog.port(), ALICE, "app", PASSWORD);
+        late.is_err().then_some(())
+    });
+    let began = std::time::Instant::now();
+    while began.elapsed() < std::time::Duration::from_millis(900) {
+        assert!(client.query(write).ends_with("C:CREATE_TABLE Z:I"));
+    }
+    drop(client);
+    assert!(pgdog.wait(PATIENCE).is_some_and(|ended| ended.success()));
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 
 use crate::buffer::{Buffers, BUFFER_BYTES};
+use crate::listener::BACKLOG;
 use crate::tls::{self, Session};
 
 use super::pace::Pace;
@@ -20,8 +21,8 @@ use super::{remember, GROUP};
 /// (ARCHITECTURE.md, "Where this differs").
 const RECEIVE_BYTES: u32 = 32 * 1024;
 const _: () = assert!(RECEIVE_BYTES as usize <= BUFFER_BYTES);
-/// Accepted sockets that may wait for their listener's task.
-const ACCEPTED_MAX: usize = 1024;
+/// Accepted sockets that may wait for their listener's task. One turn may bring all that the kernel has kept, and what comes meanwhile.
+const ACCEPTED_MAX: usize = 4 * BACKLOG as usize;
 /// Small vectors kept for the next write, so that writing allocates nothing.
 const SPARE_VECTORS: usize = 64;
 const SPARE_VECTOR_BYTES: usize = 4096;

@@ -178,8 +178,8 @@ pub fn recover(segments: &BTreeMap<u64, Vec<u8>>) -> Result<Recovered, Damaged> 
             });
         }
     }
-    // The first segment ever may have been torn; nothing can have been logged before it was there.
-    match segments.len() {
+    // The first segment ever may have been torn; nothing can have been logged before it was there. An empty one was never begun.
+    match segments.values().filter(|bytes| !bytes.is_empty()).count() {
         0 | 1 => Ok(Recovered {
             next_segment,
             ..Recovered::default()
@@ -563,6 +563,9 @@ mod tests {
             Err(Damaged::NoCheckpoint)
         );
         assert_eq!(recovered(&[]).unwrap(), Recovered::default());
+        // A disk that was full at several starts.
+        let empty = recovered(&[(0, &[]), (1, &[]), (2, &[])]).unwrap();
+        assert_eq!((empty.ledger, empty.next_segment), (Ledger::default(), 3));
     }
 
     #[test]

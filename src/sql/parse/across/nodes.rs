@@ -272,11 +272,11 @@ pub(super) fn text(node: &Node) -> Result<String, Error> {
         val: Some(Box::new(node.clone())),
         ..ResTarget::default()
     })));
-    let select = protobuf::SelectStmt {
+    let select = SelectStmt {
         target_list: vec![target],
         limit_option: protobuf::LimitOption::Default.into(),
         op: protobuf::SetOperation::SetopNone.into(),
-        ..protobuf::SelectStmt::default()
+        ..SelectStmt::default()
     };
     write(NodeEnum::SelectStmt(Box::new(select)))
 }
