@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use crate::support::postgres::{ALICE, PASSWORD};
 use crate::support::wire::{is_cancelled, query, transcript};
 use crate::support::{Config, Postgres, Wire};
 
@@ -116,6 +119,31 @@ fn a_running_query_is_cancelled_and_its_client_goes_on() {
         "canceling statement due to user request"
     );
     assert_eq!(client.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+    pgdog.stop();
+}
+
+/// The request lies in the socket of a postmaster that is slow, and is passed on long after it was given up.
+#[test]
+fn a_cancel_that_was_given_up_hits_nobody_else() {
+    let postgres = Postgres::own();
+    let database = postgres.database("cancel");
+    let pgdog = Config::empty()
+        .server(&database, postgres.port(), "")
+        .user(ALICE, &database, &format!("password = {PASSWORD:?}"))
+        .general("default_pool_size = 1\ncheckout_timeout = 60000\nconnect_timeout = 60000")
+        .start();
+    let (mut target, mut other) = (pgdog.client(&database), pgdog.client(&database));
+    assert_eq!(target.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
+    target.send(&query("SELECT pg_sleep(0.5)"));
+    postgres.signal(Signal::STOP);
+    Wire::cancel(pgdog.port(), &target.key());
+    assert_eq!(transcript(&target.read_until(b'Z')), "T D: C:SELECT_1 Z:I");
+    other.send(&query("SELECT pg_sleep(1)"));
+    pgdog.logged("a cancel request was not answered");
+    std::thread::sleep(Duration::from_millis(300)); // time for the other client to get that server
+    postgres.signal(Signal::CONT);
+    assert_eq!(transcript(&other.read_until(b'Z')), "T D: C:SELECT_1 Z:I");
+    assert_eq!(target.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
     pgdog.stop();
 }
 

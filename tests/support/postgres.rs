@@ -185,6 +185,11 @@ impl Postgres {
         kill_all(&mut self.server);
     }
 
+    /// Sends its postmaster a signal: stopped, that lets nobody in, and passes no cancel request on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.server.signal(signal);
+    }
+
     /// Starts it again.
     pub(crate) fn launch(&mut self) {
         self.server = launch(&self.owner, &self.bin, self.folder.path(), self.port);

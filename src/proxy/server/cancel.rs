@@ -2,7 +2,8 @@
 //!
 //! A request is only sent while its client holds the server. It may arrive late all the same; so a server with
 //! requests under way is not lent again before each was answered (the server closes that connection after it has
-//! sent the signal) and a statement of ours has gone through: see `reset`.
+//! sent the signal) and a statement of ours has gone through: see `reset`. If the answer to one was not awaited to its
+//! end, that one may still arrive at any time: the server is lent to nobody else.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -40,6 +41,8 @@ pub(crate) struct Target {
     under_way: Cell<usize>,
     /// Requests were sent since the server was last proven idle.
     touched: Cell<bool>,
+    /// A request was sent, and nobody knows when it arrives.
+    doomed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -49,6 +52,7 @@ impl Target {
             address,
             under_way: Cell::new(0),
             touched: Cell::new(false),
+            doomed: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -64,7 +68,12 @@ impl Target {
         self.touched.get()
     }
 
-    /// Has every request been answered?
+    /// May one arrive however long it is waited for? Then the server is of no use to others.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.get()
+    }
+
+    /// Has every request been answered, or given up?
     pub(crate) fn is_settled(&self) -> bool {
         self.under_way.get() == 0
     }
@@ -129,7 +138,16 @@ impl Drop for UnderWay {
     }
 }
 
-/// Sends a cancel request and waits until the server has acted on it.
+/// A request that was sent, and not yet seen to end. Dropped, it may arrive whenever it likes.
+struct Unseen<'a>(&'a Target);
+
+impl Drop for Unseen<'_> {
+    fn drop(&mut self) {
+        self.0.doomed.set(true);
+    }
+}
+
+/// Sends a cancel request and waits until the server has acted on it, or has had its time for that.
 pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
     let Some((process_id, secret)) = &target.address.key else {
         return;
@@ -147,9 +165,11 @@ pub(crate) async fn send(state: &Rc<CoreState>, target: &Rc<Target>) {
         let options = TcpOptions::default();
         let (stream, _) =
             super::encrypt::connect(state, connect, host.as_deref(), &options).await?;
+        let unseen = Unseen(target);
         stream.send_vec(request);
         stream.flush().await?;
         while stream.recv().await?.is_some() {}
+        std::mem::forget(unseen);
         Ok::<_, std::io::Error>(())
     };
     match state.core.timeout_at(Some(deadline), exchange).await {

@@ -120,6 +120,9 @@ impl Server {
         }
         while self.target.is_touched() {
             self.target.settled().await;
+            if self.target.is_doomed() {
+                return false;
+            }
             self.target.proven_idle();
             // A late cancel hits this statement or none: its error is of no interest, its end is.
             match self.run("SELECT 1").await {
