@@ -61,6 +61,15 @@ pub struct TcpOptions {
 }
 
 impl TcpOptions {
+    /// Tries the options on a socket of its own. Errors: the kernel does not take them.
+    pub fn check(&self) -> io::Result<()> {
+        // Without IPv4 there may be no socket, but then its options are not the trouble.
+        match Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None) {
+            Ok(socket) => self.apply(SockRef::from(&socket)),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Sets the options, and turns Nagle's algorithm off.
     pub fn apply(&self, socket: SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;

@@ -1,6 +1,8 @@
 //! Settings that contradict each other, over both files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::choice::{
     AuthType, LoadBalancingStrategy, PassthroughAuth, PrimaryKeyRewrite, QueryParser, RewriteMode,
@@ -17,6 +19,15 @@ use super::value::Millis;
 
 /// Largest `statement_timeout` and `lock_timeout` that PostgreSQL takes, in milliseconds.
 const POSTGRES_TIMEOUT_MAX: u64 = i32::MAX as u64;
+/// Largest pool, far beyond what any server takes. Sizes are added up and subtracted.
+const POOL_SIZE_MAX: usize = 1_000_000;
+/// What Linux takes for TCP_KEEPIDLE and TCP_KEEPINTVL, in whole seconds.
+const KEEPALIVE_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(32_767);
+/// The same for TCP_KEEPCNT.
+const KEEPALIVE_RETRIES: RangeInclusive<u32> = 1..=127;
+/// Largest TCP_USER_TIMEOUT, in milliseconds.
+const USER_TIMEOUT_MAX: u64 = i32::MAX as u64;
 
 /// Reports all contradictions. Nothing is concluded from sections that could not be read.
 pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
@@ -31,6 +42,7 @@ pub(super) fn check(file: &File, users: &UsersFile, problems: &mut Problems) {
     };
     check.general();
     check.small_sections();
+    check.tcp();
     check.databases();
     check.references();
     check.users(users);
@@ -61,14 +73,12 @@ impl Check<'_> {
     fn general(&mut self) {
         let entry = &self.file.general;
         let general = &entry.value;
-        for (key, size) in [
-            ("default_pool_size", general.default_pool_size),
-            ("connect_attempts", general.connect_attempts),
-        ] {
-            if size == 0 {
-                self.error(entry, key, "must be at least 1");
-            }
+        if general.connect_attempts == 0 {
+            self.error(entry, "connect_attempts", "must be at least 1");
         }
+        let size = ("default_pool_size", Some(general.default_pool_size));
+        let size_min = ("min_pool_size", Some(general.min_pool_size));
+        self.sizes(entry, [size, size_min]);
         let pairs = [
             (
                 "tls_certificate",
@@ -193,6 +203,28 @@ impl Check<'_> {
         }
     }
 
+    /// What the kernel would refuse with each new connection.
+    fn tcp(&mut self) {
+        let entry = &self.file.tcp;
+        let tcp = &entry.value;
+        for (key, time) in [("time", tcp.time), ("interval", tcp.interval)] {
+            let time = time.and_then(Millis::limit);
+            if time.is_some_and(|time| !KEEPALIVE_TIMES.contains(&time)) {
+                self.error(entry, key, "must be from 1000 to 32767000 ms");
+            }
+        }
+        let retries = tcp.retries;
+        if retries.is_some_and(|retries| !KEEPALIVE_RETRIES.contains(&retries)) {
+            self.error(entry, "retries", "must be from 1 to 127");
+        }
+        let timeout = tcp.user_timeout;
+        if timeout.is_some_and(|timeout| timeout.limit().is_some() && timeout.0 > USER_TIMEOUT_MAX)
+        {
+            let reason = format!("must be at most {USER_TIMEOUT_MAX} ms");
+            self.error(entry, "user_timeout", reason);
+        }
+    }
+
     fn databases(&mut self) {
         let file = self.file;
         let mut clusters: BTreeMap<&str, Vec<&Entry<Database>>> = BTreeMap::new();
@@ -203,6 +235,9 @@ impl Check<'_> {
                     ("pool_size", entry.value.pool_size),
                     ("pool_size_primary", entry.value.pool_size_primary),
                     ("pool_size_replica", entry.value.pool_size_replica),
+                    ("min_pool_size", entry.value.min_pool_size),
+                    ("min_pool_size_primary", entry.value.min_pool_size_primary),
+                    ("min_pool_size_replica", entry.value.min_pool_size_replica),
                 ],
                 [
                     ("statement_timeout", entry.value.statement_timeout),
@@ -304,6 +339,7 @@ impl Check<'_> {
             );
         }
         let mut seen = BTreeSet::new();
+        let mut primaries = 0;
         for entry in servers {
             let value = &entry.value;
             let address = (
@@ -311,7 +347,10 @@ impl Check<'_> {
                 value.port,
                 value.database_name.as_deref().unwrap_or(&value.name),
             );
-            if !seen.insert(address) && value.role != Role::Primary {
+            primaries += usize::from(value.role == Role::Primary);
+            // Of a second primary more has been said.
+            let told = value.role == Role::Primary && primaries > 1;
+            if !seen.insert(address) && !told {
                 self.error(
                     entry,
                     "host",
@@ -325,14 +364,10 @@ impl Check<'_> {
     fn limits<S: Section>(
         &mut self,
         entry: &Entry<S>,
-        sizes: [(&str, Option<usize>); 3],
+        sizes: [(&str, Option<usize>); 6],
         timeouts: [(&str, Option<Millis>); 2],
     ) {
-        for (key, size) in sizes {
-            if size == Some(0) {
-                self.error(entry, key, "must be at least 1");
-            }
-        }
+        self.sizes(entry, sizes);
         for (key, timeout) in timeouts {
             let over =
                 |timeout: &Millis| timeout.limit().is_some() && timeout.0 > POSTGRES_TIMEOUT_MAX;
@@ -342,6 +377,22 @@ impl Check<'_> {
                     key,
                     format!("PostgreSQL takes {POSTGRES_TIMEOUT_MAX} ms at most"),
                 );
+            }
+        }
+    }
+
+    /// Sizes of pools; those that are kept open may be none.
+    fn sizes<S: Section, const N: usize>(
+        &mut self,
+        entry: &Entry<S>,
+        sizes: [(&str, Option<usize>); N],
+    ) {
+        for (key, size) in sizes {
+            if size == Some(0) && !key.starts_with("min_") {
+                self.error(entry, key, "must be at least 1");
+            }
+            if size.is_some_and(|size| size > POOL_SIZE_MAX) {
+                self.error(entry, key, format!("must be at most {POOL_SIZE_MAX}"));
             }
         }
     }
@@ -451,6 +502,9 @@ impl Check<'_> {
                     ("pool_size", user.pool_size),
                     ("pool_size_primary", user.pool_size_primary),
                     ("pool_size_replica", user.pool_size_replica),
+                    ("min_pool_size", user.min_pool_size),
+                    ("min_pool_size_primary", user.min_pool_size_primary),
+                    ("min_pool_size_replica", user.min_pool_size_replica),
                 ],
                 [
                     ("statement_timeout", user.statement_timeout),
@@ -557,6 +611,15 @@ mod tests {
     fn contradictions() {
         for (general, database, user, error) in [
             ("default_pool_size = 0", "", "pool_size = 1", "p.toml:2: general.default_pool_size: must be at least 1"),
+            ("default_pool_size = 1000001", "", "pool_size = 1", "p.toml:2: general.default_pool_size: must be at most 1000000"),
+            ("min_pool_size = 9223372036854775807", "", "min_pool_size = 1", "p.toml:2: general.min_pool_size: must be at most 1000000"),
+            ("", "pool_size_replica = 9223372036854775808", "", "p.toml:6: databases.pool_size_replica: must be at most 1000000"),
+            ("", "", "pool_size = 9223372036854775808", "u.toml:5: users.pool_size: must be at most 1000000"),
+            ("", "[tcp]\ntime = 999", "", "p.toml:7: tcp.time: must be from 1000 to 32767000 ms"),
+            ("", "[tcp]\ninterval = 32768000", "", "p.toml:7: tcp.interval: must be from 1000 to 32767000 ms"),
+            ("", "[tcp]\nretries = 0", "", "p.toml:7: tcp.retries: must be from 1 to 127"),
+            ("", "[tcp]\nretries = 128", "", "p.toml:7: tcp.retries: must be from 1 to 127"),
+            ("", "[tcp]\nuser_timeout = 2147483648", "", "p.toml:7: tcp.user_timeout: must be at most 2147483647 ms"),
             ("connect_attempts = 0", "", "", "p.toml:2: general.connect_attempts: must be at least 1"),
             ("", "pool_size = 0", "pool_size = 1", "p.toml:6: databases.pool_size: must be at least 1"),
             ("", "", "pool_size_primary = 0", "u.toml:5: users.pool_size_primary: must be at least 1"),
@@ -567,6 +630,7 @@ mod tests {
             ("", "[[databases]]\nname = \"d\"\nhost = \"i\"", "", "p.toml:6: databases.role: shard 0 of \"d\" has a primary already"),
             ("", "[[databases]]\nname = \"d\"\nhost = \"i\"\nrole = \"auto\"", "", "p.toml:9: databases.role: shard 0 of \"d\" mixes auto with fixed roles"),
             ("", "[[databases]]\nname = \"d\"\nhost = \"h\"\nrole = \"replica\"", "", "p.toml:8: databases.host: shard 0 of \"d\" has this server already"),
+            ("", "role = \"replica\"\n[[databases]]\nname = \"d\"\nhost = \"h\"", "", "p.toml:9: databases.host: shard 0 of \"d\" has this server already"),
             ("", "[[databases]]\nname = \"admin\"\nhost = \"h\"", "", "p.toml:7: databases.name: is the name of the admin database"),
             ("", "[[sharded_tables]]\ndatabase = \"x\"", "", "p.toml:7: sharded_tables.database: database \"x\" is not configured"),
             ("", "[replica_lag]\ncheck_interval = 5", "", "p.toml:7: replica_lag.check_interval: needs max_age"),

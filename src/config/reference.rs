@@ -31,9 +31,10 @@ enum Shape {
 const PGDOG_HEADER: &str = "\
 # pgdog.toml: every setting, commented out at its default.
 #
-# Times are whole milliseconds, sizes bytes; 9223372036854775807 disables a limit. \"e.g.\" marks an example of a setting
-# that is unset by default. After a change: RELOAD or SIGHUP; \"restart\" and \"new connections\" mark what waits for that.
-# \"not yet\" marks what is read and checked, but has no effect in this version. Users are in users.toml.
+# Times are whole milliseconds, sizes bytes; 9223372036854775807 disables a limit of either kind. A pool has 1000000
+# connections at most. \"e.g.\" marks an example of a setting that is unset by default. After a change: RELOAD or SIGHUP;
+# \"restart\" and \"new connections\" mark what waits for that. \"not yet\" marks what is read and checked, but has no effect
+# in this version. Users are in users.toml.
 ";
 
 const USERS_HEADER: &str = "\

@@ -12,6 +12,7 @@ mod recent;
 mod reload;
 mod route;
 mod systemd;
+mod tcp;
 mod tls;
 mod waits;
 
@@ -70,7 +71,9 @@ pub fn run() -> ExitCode {
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
                 }
-                match tls::material(&loaded.config.tls) {
+                let usable =
+                    tcp::check(&loaded.config.tcp).and_then(|()| tls::material(&loaded.config.tls));
+                match usable {
                     Ok(_) => ExitCode::SUCCESS,
                     Err(reason) => fail(reason),
                 }

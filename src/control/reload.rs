@@ -16,7 +16,7 @@ use crate::pool::PoolId;
 use crate::proxy::{Act, Done, Mail, Setup};
 
 use super::query_log::QueryLog;
-use super::{now, tls};
+use super::{now, tcp, tls};
 
 /// How long the cores may take for one round. A core that takes longer is in trouble of its own.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,8 +61,9 @@ pub(super) struct Current {
 impl Current {
     /// What the process starts with; tells the operator what of it has no effect.
     ///
-    /// Errors: certificates that cannot be used.
+    /// Errors: certificates that cannot be used, socket options that the kernel does not take.
     pub(super) fn first(config: Config, query_log: QueryLog) -> Result<Self, String> {
+        tcp::check(&config.tcp)?;
         let tls = tls::material(&config.tls)?;
         let mut current = Self {
             setup: Setup::first(config, tls),
@@ -110,6 +111,7 @@ impl Current {
         }
         let changes = diff(&self.setup, &config);
         let (config, guests) = self.with_guests(config, office)?;
+        tcp::check(&config.tcp).map_err(Failure::Invalid)?;
         // Read again even if their names are the same: certificates expire.
         let tls = tls::material(&config.tls).map_err(Failure::Invalid)?;
         let over = match self.setup.former().is_empty() {

@@ -43,6 +43,7 @@ pub(crate) use mail::{
     Act, Ask, Done, Ending, Event, Events, GatherId, Introduced, Mail, Reply, Whom, EVENTS_MAX,
     MAILBOX_CAPACITY,
 };
+pub(crate) use server::connect::tcp_options;
 pub(crate) use setup::Setup;
 pub(crate) use tls::{ClientSide, Tls};
 pub(crate) use two_phase::CommitBoot;

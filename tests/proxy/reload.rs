@@ -190,11 +190,15 @@ fn a_bad_file_changes_nothing_and_says_why() {
     let pgdog = Config::of(&database).start();
     let mut client = pgdog.client(&database);
     let backend = client.value(BACKEND);
+    let unknown_algorithm = Config::of(&database).more("[tcp]\ncongestion_control = \"nosuch\"");
+    pgdog.reload(&unknown_algorithm);
+    pgdog.logged("congestion_control = \"nosuch\"");
+    assert!(log_in(pgdog.port(), "alice", &database).is_ok());
     pgdog.reload(&Config::of(&database).general("default_pool_size = 3\nprot = 1"));
     let log = pgdog.log();
     let line = log
         .lines()
-        .find(|line| line.contains("configuration not changed"));
+        .rfind(|line| line.contains("configuration not changed"));
     let line = line.expect("said so");
     assert!(
         line.contains("pgdog.toml:5") && line.contains("prot"),
