@@ -104,6 +104,7 @@ fn set<S: Section>(section: &mut S, key: &str, value: &str) -> Result<bool, Refu
 mod tests {
     use std::time::Duration;
 
+    use super::super::choice::QueryParser;
     use super::super::{resolve, Source, Sources};
     use super::*;
 
@@ -138,6 +139,25 @@ mod tests {
         let again = config.amended("query_timeout", "5000").unwrap().config;
         assert_eq!(again.servers.query_timeout, Some(Duration::from_secs(5)));
         assert_eq!(again.pools[0].limits.size, 42, "changes add up");
+    }
+
+    #[test]
+    fn the_deprecated_flag_overrules_the_file_and_not_the_operator() {
+        let general = "[general]\nquery_parser_enabled = true\nquery_parser = \"off\"\n[[databases]]\nname = \"a\"\nhost = \"h\"\n";
+        let source = |path, text| Source {
+            path,
+            text: Some(text),
+        };
+        let config = resolve(&Sources {
+            config: source("pgdog.toml", general),
+            users: source("users.toml", ""),
+            environment: &Environment::new(),
+            overrides: &Default::default(),
+        });
+        let config = config.expect("a valid configuration").config;
+        assert_eq!(config.clusters[0].parser, QueryParser::On);
+        let amended = config.amended("query_parser", "off").unwrap().config;
+        assert_eq!(amended.clusters[0].parser, QueryParser::Off);
     }
 
     #[test]

@@ -108,6 +108,9 @@ pub fn resolve_with(sources: &Sources<'_>, read: ReadFile<'_>) -> Result<Resolve
     if !doubtful {
         check(&file, &users, &mut problems);
     }
+    if file.general.value.query_parser_enabled {
+        file.general.value.query_parser = QueryParser::On; // once: SET may say otherwise
+    }
     let config = build(file, users, sources.environment, &mut problems);
     if problems.errors.is_empty() {
         let warnings = problems.warnings.iter().map(ToString::to_string).collect();
@@ -127,14 +130,11 @@ pub fn resolve_with(sources: &Sources<'_>, read: ReadFile<'_>) -> Result<Resolve
 
 /// Splits the files into parts. Sees invalid files too, then its result is dropped.
 pub(super) fn build(
-    mut file: File,
+    file: File,
     users_file: UsersFile,
     environment: &Environment,
     problems: &mut Problems,
 ) -> Config {
-    if file.general.value.query_parser_enabled {
-        file.general.value.query_parser = QueryParser::On;
-    }
     let general = &file.general.value;
     let (users, pools) = users_and_pools(&file, &users_file, problems);
     let clusters = clusters(&file, problems);

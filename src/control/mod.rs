@@ -16,6 +16,7 @@ mod tcp;
 mod tls;
 mod waits;
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -66,7 +67,7 @@ pub fn run() -> ExitCode {
             file,
             queries,
         }) => route::run(&cli, (user, database), file.as_deref(), queries),
-        Some(Command::Configcheck(_)) => match load(&cli) {
+        Some(Command::Configcheck(_)) => match load(&cli, &Found::default()) {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
@@ -105,12 +106,24 @@ fn hash(password: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The configuration from files, environment and flags. Errors: all that is wrong with it, one per line.
-fn load(cli: &Cli) -> Result<Resolved, String> {
+/// Which of pgdog.toml and users.toml there was when they were last valid.
+type Found = Cell<[bool; 2]>;
+
+/// The configuration from files, environment and flags. Errors: all that is wrong with it, one per line; a file is gone.
+fn load(cli: &Cli, found: &Found) -> Result<Resolved, String> {
     let (config_path, users_path) = (cli.config_path(), cli.users_path());
     let config = read(config_path)?;
     let users = read(users_path)?;
-    let environment: Environment = std::env::vars().collect();
+    let now_found = [config.is_some(), users.is_some()];
+    for (path, (before, now)) in [config_path, users_path]
+        .into_iter()
+        .zip(found.get().into_iter().zip(now_found))
+    {
+        if before && !now {
+            return Err(format!("{}: no such file any more", path.display()));
+        }
+    }
+    let (environment, unreadable) = environment();
     let sources = Sources {
         config: Source {
             path: &config_path.to_string_lossy(),
@@ -124,13 +137,32 @@ fn load(cli: &Cli) -> Result<Resolved, String> {
         overrides: &cli.overrides(),
     };
     let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    resolve_with(&sources, &read).map_err(|problems| {
+    let mut resolved = resolve_with(&sources, &read).map_err(|problems| {
         problems
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("\n")
-    })
+    })?;
+    found.set(now_found);
+    resolved.warnings.extend(unreadable);
+    Ok(resolved)
+}
+
+/// Variables of the process; warns of those of ours that are no text.
+fn environment() -> (Environment, Vec<String>) {
+    let mut environment = Environment::new();
+    let mut warnings = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+            (Ok(name), Err(_)) if name.starts_with("PGDOG_") => {
+                warnings.push(format!("{name}: is not UTF-8, ignored"));
+            }
+            _ => {}
+        }
+    }
+    (environment, warnings)
 }
 
 /// A file's text; `None` if there is none.
@@ -144,7 +176,8 @@ fn read(path: &Path) -> Result<Option<String>, String> {
 
 fn serve(cli: &Cli) -> Result<(), String> {
     let signals = Signals::block().map_err(|error| format!("cannot take signals: {error}"))?;
-    let Resolved { config, warnings } = load(cli)?;
+    let found = Found::default();
+    let Resolved { config, warnings } = load(cli, &found)?;
     let _log = start_log(&config).map_err(|error| format!("cannot start logging: {error}"))?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -207,7 +240,7 @@ fn serve(cli: &Cli) -> Result<(), String> {
         .and_then(|()| events::await_end(cores, events))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     control
-        .run(&|| load(cli))
+        .run(&|| load(cli, &found))
         .map_err(|error| error.to_string())
 }
 

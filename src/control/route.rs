@@ -15,7 +15,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::listed::{listed, Parameters};
 use crate::sql::statements::Statements;
 
-use super::{fail, load, read};
+use super::{fail, load, read, Found};
 
 /// Prints a line for each statement of a file and of the command line, and two below it.
 pub(super) fn run(
@@ -31,7 +31,7 @@ pub(super) fn run(
     if let (Some(file), None) = (file, &text) {
         return fail(format!("{}: no such file", file.display()));
     }
-    let told = load(cli).and_then(|loaded| {
+    let told = load(cli, &Found::default()).and_then(|loaded| {
         let texts = text.iter().chain(queries);
         let told = texts.map(|text| tell(text, user, database, &loaded.config));
         told.collect::<Result<String, String>>()

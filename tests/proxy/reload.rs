@@ -210,6 +210,24 @@ fn a_bad_file_changes_nothing_and_says_why() {
 }
 
 #[test]
+fn a_missing_file_changes_nothing_and_is_named() {
+    let database = Postgres::shared().database("reload");
+    let config = Config::of(&database).admin();
+    let pgdog = config.start();
+    let mut admin = pgdog.admin();
+    for file in ["users.toml", "pgdog.toml"] {
+        pgdog.remove(file);
+        assert_eq!(admin.query("RELOAD"), "E:F0000 Z:I");
+        let text = format!("{file}: no such file any more");
+        pgdog.logged(&text);
+        assert!(log_in(pgdog.port(), "alice", &database).is_ok());
+        pgdog.rewrite(&config);
+    }
+    assert_eq!(admin.query("RELOAD"), "C:RELOAD Z:I");
+    pgdog.stop();
+}
+
+#[test]
 fn startup_parameters_and_lifetimes_reach_servers_that_are_there() {
     let database = Postgres::shared().database("reload");
     let pgdog = Config::of(&database)

@@ -357,3 +357,13 @@ fn who_asks_before_it_is_let_in_is_idle_afterwards() {
     });
     pgdog.stop();
 }
+
+#[test]
+fn variables_that_are_no_text_are_passed_over() {
+    let database = Postgres::shared().database("startup");
+    let set = "export ODD=$(printf '\\377') PGDOG_ODD=$(printf '\\377'); exec \"$0\" \"$@\"";
+    let pgdog = Config::of(&database).through(&["sh", "-c", set]).start();
+    pgdog.logged("PGDOG_ODD: is not UTF-8, ignored");
+    assert_eq!(pgdog.client(&database).value("SELECT 1"), "1");
+    pgdog.stop();
+}

@@ -216,6 +216,11 @@ impl Pgdog {
         config.write(self.folder.path(), self.port);
     }
 
+    /// Takes one of its configuration files away.
+    pub(crate) fn remove(&self, file: &str) {
+        std::fs::remove_file(self.folder.path().join(file)).expect("it was there");
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
