@@ -97,6 +97,7 @@ impl Config {
         let settled = match &user.origin {
             Origin::Files if user.credentials.identity.is_some() => return Passthrough::Off,
             Origin::Files => !user.credentials.is_empty(),
+            Origin::Guest(_) if user.credentials.password_hash.is_some() => true,
             Origin::Guest(guest) => guest.voucher == Voucher::Login { settled: true },
         };
         if settled && !setting.allows_change() {
@@ -192,21 +193,29 @@ impl Config {
         self
     }
 
-    /// May this guest, who was known under another configuration, still be one?
+    /// May this guest, who was known under another configuration, still be one? Not where the files by now say how to
+    /// log in to servers.
     pub fn keeps(&self, guest: &Guest) -> bool {
         let vouching = match guest.voucher {
             Voucher::Login { .. } => self.clients.passthrough.is_for(true),
             Voucher::Query => self.lookup(&guest.user, &guest.database).is_some(),
+        };
+        let wanted = |user: &super::User| {
+            let credentials = &user.credentials;
+            let mut pools = self.pools_of(&guest.user, &guest.database);
+            credentials.is_empty()
+                || credentials.password_hash.is_some()
+                    && pools.any(|pool| pool.login.passwords.is_empty())
         };
         vouching
             && self.cluster(&guest.database).is_some()
             && self
                 .users
                 .find(&guest.user, &guest.database)
-                .is_none_or(|user| user.credentials.is_empty())
+                .is_none_or(wanted)
     }
 
-    /// What users.toml says of a guest, and the password.
+    /// What users.toml says of a guest, and the password. Where the file has a hash, that goes on to check who logs in.
     fn entry_for(&self, guest: &Guest) -> Entry<UserEntry> {
         let mut entries = self.users_file.users.iter();
         let known = entries.find(|entry| {
@@ -225,7 +234,6 @@ impl Config {
                 GuestSecret::Keys(_) => None,
             },
             passwords: Vec::new(),
-            password_hash: None,
             ..entry.value
         };
         entry
@@ -436,6 +444,25 @@ mod tests {
         );
         guests.review(&config("disabled"), |_| true);
         assert_eq!(guests.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_hash_goes_on_to_check_who_logs_in_and_the_guest_opens_servers() {
+        let config = config("enabled");
+        let pool = config.pools_of("hashed", "a").next().expect("it has one");
+        assert_eq!(pool.limits.size_min, 0, "nobody has shown a password yet");
+        let mut guests = Guests::default();
+        assert_eq!(guests.add(guest("hashed", "a", "p"), false), Ok(true));
+        guests.review(&config, |_| true);
+        assert_eq!(guests.iter().count(), 1);
+        let config = config.with_guests(guests.iter());
+        let pool = config.pools_of("hashed", "a").next().expect("it has one");
+        assert_eq!(pool.login.passwords, [Secret::from("p")]);
+        let known = config.users.find("hashed", "a").expect("it is known");
+        let hash = Some(Secret::from("SCRAM-SHA-256$x"));
+        assert_eq!(known.credentials.password_hash, hash);
+        let passthrough = config.passthrough("hashed", "a", true);
+        assert_eq!(passthrough, Passthrough::Known, "after a reload, too");
     }
 
     #[test]

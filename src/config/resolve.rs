@@ -10,7 +10,7 @@ use crate::sharding::SHARDS_MAX;
 
 use super::balancing::Balancing;
 use super::check::check;
-use super::choice::{QueryParser, Role, ServerAuth};
+use super::choice::{PassthroughAuth, QueryParser, Role, ServerAuth};
 use super::document::Entry;
 use super::environment::{self, Environment, Overrides};
 use super::file::{Admin, Database, File};
@@ -436,11 +436,10 @@ pub(super) fn pool(
         .server_lifetime_jitter
         .or(database.server_lifetime_jitter)
         .unwrap_or(general.server_lifetime_jitter);
-    // Without credentials only passthrough can open connections, and only when a client is there.
-    let size_min = if user.credentials().is_empty() {
-        0
-    } else {
-        size_min
+    let login = server_login(database, user);
+    let size_min = match awaits_password(general, user, &login) {
+        true => 0,
+        false => size_min,
     };
     if size_min > size {
         let reason = format!(
@@ -475,7 +474,7 @@ pub(super) fn pool(
         shard: database.shard,
         role: database.role,
         address: database.address(),
-        login: server_login(database, user),
+        login,
         mode: user
             .pooler_mode
             .or(database.pooler_mode)
@@ -493,6 +492,13 @@ pub(super) fn pool(
             .filter_map(|(name, value)| Some((name, value?)))
             .collect(),
     }
+}
+
+/// Can connections be opened only once a client has shown its password?
+fn awaits_password(general: &General, user: &UserEntry, login: &ServerLogin) -> bool {
+    let proven_here = user.identity.is_some()
+        || user.password_hash.is_some() && general.passthrough_auth == PassthroughAuth::Disabled;
+    login.passwords.is_empty() && login.iam_region.is_none() && !proven_here
 }
 
 /// The first that is given; for server credentials the database's entry is stronger than the user's.
