@@ -49,7 +49,7 @@ use reload::Current;
 
 /// Log records that may wait for the writer thread.
 const LOG_RECORDS_MAX: usize = 10_000;
-/// Threads for name look-ups and key derivation, and jobs that may wait for them.
+/// Threads for key derivation, as many for name look-ups, and jobs that may wait for either.
 const HELPERS: usize = 2;
 const HELPER_JOBS_MAX: usize = 4096;
 
@@ -195,13 +195,16 @@ fn serve(cli: &Cli) -> Result<(), String> {
         tracing::warn!("{warning}");
     }
     cores::preflight::check(&ring).map_err(|unusable| unusable.to_string())?;
-    let blocking = Blocking::start(&Helpers {
-        threads: HELPERS,
-        jobs_max: HELPER_JOBS_MAX,
-        avoid: Vec::new(),
-        nice: 0,
-    })
-    .map_err(|error| format!("cannot start helper threads: {error}"))?;
+    let helpers = || {
+        Blocking::start(&Helpers {
+            threads: HELPERS,
+            jobs_max: HELPER_JOBS_MAX,
+            avoid: Vec::new(),
+            nice: 0,
+        })
+        .map_err(|error| format!("cannot start helper threads: {error}"))
+    };
+    let (keys, names) = (helpers()?, helpers()?);
     let query_log = QueryLog::start(&config.log)?;
     let (listen, where_to) = listen(&config, cpus.len())?;
     let mut secret = [0; 32];
@@ -217,7 +220,8 @@ fn serve(cli: &Cli) -> Result<(), String> {
     }
     let boot = Boot {
         setup: current.setup().clone(),
-        blocking,
+        keys,
+        names,
         iam: Tokens::start().map_err(|error| format!("cannot start a helper thread: {error}"))?,
         journal,
         instance_secret: InstanceSecret::new(secret),

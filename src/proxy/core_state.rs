@@ -12,6 +12,7 @@ use cores::journal::Journal;
 use cores::places::Places;
 use cores::{BoundSocket, Core, Mailbox, PostOffice};
 
+use crate::auth::keys::Origin;
 use crate::auth::{Derivation, InstanceSecret, KeyCache, Keys, LookedUp, Random};
 use crate::error::Error;
 use crate::metrics::{ClientMeter, Counter, Histogram, Tally};
@@ -51,6 +52,9 @@ const ENDING_LOOK: Duration = Duration::from_millis(50);
 /// Logins of one core that ask a server about a password at a time; whoever comes on top waits. What is asked costs
 /// PostgreSQL a process, which no pool counts.
 const ASKING_MAX: usize = 32;
+/// Passwords of one core, typed by whoever it may be, that keys are derived from at a time; whoever comes on top waits. Logins
+/// to servers need the same helpers.
+const TYPING_MAX: usize = 2;
 /// KILLs that logins look back at.
 const KILLS_MAX: usize = 64;
 /// Random bytes fetched at a time.
@@ -62,7 +66,10 @@ pub(crate) struct CoreState {
     pub(crate) office: PostOffice<Mail>,
     /// To the control thread.
     pub(crate) events: Events,
-    pub(crate) blocking: Blocking,
+    /// Helpers that derive keys.
+    derivers: Blocking,
+    /// Helpers that look names up.
+    pub(crate) names: Blocking,
     /// Passwords for RDS.
     pub(crate) iam: Tokens,
     /// The query log.
@@ -87,6 +94,8 @@ pub(crate) struct CoreState {
     pub(crate) newcomers_max: usize,
     /// Logins that ask a server about a password.
     pub(crate) asking: Places,
+    /// Logins whose typed password is held against a verifier.
+    typing: Places,
     /// Connections that are one too many, while they hear so.
     pub(crate) turned_away: Gate,
     /// Whom KILL was for lately: who was logging in then has to go, too. The last ones of `KILLS_MAX`.
@@ -154,7 +163,9 @@ pub(crate) enum Phase {
 #[derive(Clone)]
 pub(crate) struct Boot {
     pub(crate) setup: Setup,
-    pub(crate) blocking: Blocking,
+    /// Helpers for what takes a CPU, and for what waits for a name server.
+    pub(crate) keys: Blocking,
+    pub(crate) names: Blocking,
     pub(crate) iam: Tokens,
     pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,
@@ -196,7 +207,8 @@ impl CoreState {
             pools: RefCell::new(Rc::new(pools)),
             office,
             events: boot.events,
-            blocking: boot.blocking,
+            derivers: boot.keys,
+            names: boot.names,
             iam: boot.iam,
             journal: boot.journal,
             links: RefCell::new(HashMap::new()),
@@ -207,6 +219,7 @@ impl CoreState {
             doorway: Gate::new(),
             newcomers_max: boot.newcomers_max,
             asking: Places::new(ASKING_MAX),
+            typing: Places::new(TYPING_MAX),
             turned_away: Gate::new(),
             kills: RefCell::default(),
             phase: Cell::new(Phase::Serving),
@@ -494,10 +507,14 @@ impl CoreState {
         if let Some(keys) = self.keys.borrow_mut().get(&derivation) {
             return Some(keys);
         }
+        let _place = match derivation.origin {
+            Origin::Typed => Some(self.typing.take().await),
+            Origin::Configured => None,
+        };
         let job = derivation.clone();
         let keys = self
             .core
-            .foreign(self.blocking.run(move || job.run()))
+            .foreign(self.derivers.run(move || job.run()))
             .await
             .ok()?;
         self.keys.borrow_mut().insert(&derivation, keys.clone());

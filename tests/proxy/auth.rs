@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::pgdog::program;
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER, TRUSTED_USER};
-use crate::support::wire::{startup, transcript, Message, Refused, VERSION_3_0};
+use crate::support::wire::{startup, tagged, transcript, Message, Refused, VERSION_3_0};
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
 /// Requests for authentication by their documented numbers.
@@ -333,6 +333,30 @@ fn a_wrong_server_password_is_not_shown_as_the_clients() {
     assert_eq!(messages.last().unwrap().field(b'C'), "57P03");
     // The operator learns why.
     pgdog.logged("password authentication failed");
+    pgdog.stop();
+}
+
+/// The same helpers derive keys from what they have typed, and for logins to servers.
+#[test]
+fn strangers_who_guess_passwords_do_not_keep_pgdog_from_its_servers() {
+    let database = Postgres::shared().database("auth");
+    // Some .1 s for each guess, and more on a busy machine: all 60 take longer than connect_timeout.
+    let zeros = format!("{}=", "A".repeat(43));
+    let hash = format!("password_hash = \"SCRAM-SHA-256$40000:AAAA${zeros}:{zeros}\"");
+    let pgdog = Config::of(&database)
+        .user("guessed", &database, &hash)
+        .general("auth_type = \"plain\"\nmin_pool_size = 0\nconnect_timeout = 2000")
+        .start();
+    let user = [("user", "guessed"), ("database", &database)];
+    let strangers = [(); 60].map(|()| {
+        let mut stranger = Wire::open(pgdog.port());
+        stranger.send(&startup(VERSION_3_0, &user));
+        assert_eq!(stranger.read().tag, b'R');
+        stranger.send(&tagged(b'p', b"guess\0"));
+        stranger
+    });
+    assert_eq!(pgdog.client(&database).value("SELECT 1"), "1");
+    drop(strangers);
     pgdog.stop();
 }
 

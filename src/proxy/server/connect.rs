@@ -245,7 +245,10 @@ pub(crate) async fn log_in(
     purpose: Purpose,
 ) -> Result<Server, Refusal> {
     let pool = slot.config();
-    let gone = |error: std::io::Error| unreachable_server(slot, error);
+    let gone = |error: std::io::Error| match busy(&error) {
+        true => ConnectFailure::Retryable,
+        false => unreachable_server(slot, error),
+    };
     let Dialled { stream, to, host } = dial(state, slot).await.map_err(gone)?;
     if pool.login.iam_region.is_some() && stream.tls().is_none() {
         let why = "the server has no TLS, and tokens of RDS IAM are not sent without";
@@ -292,10 +295,7 @@ pub(crate) async fn log_in(
                     let mut step = login.authentication(i32::from_be_bytes(*code), body);
                     if let ServerStep::Derive(derivation) = step {
                         let keys = state.derive(derivation).await;
-                        step =
-                            login.derived(&keys.ok_or_else(|| {
-                                unreachable_server(slot, "too busy to derive keys")
-                            })?);
+                        step = login.derived(&keys.ok_or(ConnectFailure::Retryable)?);
                     }
                     match step {
                         ServerStep::Send(bytes) => stream.send_vec(bytes),
@@ -363,6 +363,12 @@ pub(crate) async fn log_in(
     }
 }
 
+/// Is it our helpers that have too much to do? That says nothing of the server.
+fn busy(error: &std::io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.is::<cores::blocking::Lost>())
+}
+
 /// A connection that may be logged in on.
 struct Dialled {
     stream: Stream,
@@ -391,7 +397,7 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<Dialled
     };
     let found = state
         .core
-        .foreign(state.blocking.resolve(host, address.port))
+        .foreign(state.names.resolve(host, address.port))
         .await?;
     let resolved = state.core.now();
     record(slot, Phase::ConnectDns, began, resolved);
