@@ -293,6 +293,37 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_one_line_whatever_is_in_it() {
+        for dedup in [None, Some((600, 1))] {
+            let (sink, output) = open_sink();
+            let settings = LogSettings {
+                dedup: dedup.map(|(seconds, allowed)| Dedup {
+                    window: Duration::from_secs(seconds),
+                    allowed,
+                }),
+                ..settings(Format::Text, "info", 16)
+            };
+            let (dispatch, guard) = build(&settings, sink).unwrap();
+            dispatcher::with_default(&dispatch, || {
+                let user = "x\n2026-01-01T00:00:00Z  INFO all is well \r\t\u{1b}[2J\u{7f}é";
+                for _ in 0..3 {
+                    tracing::warn!(%user, "login refused\nnot");
+                }
+            });
+            drop(guard);
+            let lines = text(&output);
+            let escaped = r"login refused\nnot user=x\n2026-01-01T00:00:00Z  INFO all is well \r\t\x1b[2J\x7fé";
+            for line in lines.lines() {
+                assert!(
+                    line.ends_with(escaped) || line.contains("held back"),
+                    "{line}"
+                );
+            }
+            assert!(lines.ends_with('\n'));
+        }
+    }
+
+    #[test]
     fn json_in_both_shapes() {
         let nested = logged(Format::Json, "info");
         assert!(

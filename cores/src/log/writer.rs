@@ -1,5 +1,6 @@
 //! The writer's thread: what has gathered in the queue goes to the output, and what was lost or held back is told.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
 use std::time::Instant;
@@ -78,13 +79,28 @@ impl<W: Write> LineWriter<W> {
             _ => Some(bytes),
         };
         if let Some(bytes) = bytes {
-            drop(self.sink.write_all(&bytes));
+            self.put(&bytes);
         }
+    }
+
+    /// One record, one line: what peers put into it (their names, their statements) does not begin another one. JSON has
+    /// escaped it.
+    fn put(&mut self, record: &[u8]) {
+        let (text, end) = match record.split_last() {
+            Some((b'\n', text)) => (text, &b"\n"[..]),
+            _ => (record, &[][..]),
+        };
+        let escaped = match self.shape {
+            Format::Text => escape(text),
+            Format::Json | Format::JsonFlattened => Cow::Borrowed(text),
+        };
+        drop(self.sink.write_all(&escaped));
+        drop(self.sink.write_all(end));
     }
 
     fn write_held(&mut self, held: Vec<Held>) {
         for held in held {
-            drop(self.sink.write_all(&held.record));
+            self.put(&held.record);
             self.tell(
                 "the record before this one was held back, and as often",
                 "repeats",
@@ -118,4 +134,19 @@ impl<W: Write> LineWriter<W> {
         debug_assert!(written.is_ok(), "a String takes everything");
         drop(self.sink.write_all(line.as_bytes()));
     }
+}
+
+/// Control characters as in a literal of Rust: `\n`, `\x1b`.
+fn escape(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.iter().any(u8::is_ascii_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = Vec::with_capacity(text.len() + 16);
+    for byte in text {
+        match byte.is_ascii_control() {
+            true => escaped.extend(byte.escape_ascii()),
+            false => escaped.push(*byte),
+        }
+    }
+    Cow::Owned(escaped)
 }
