@@ -151,27 +151,31 @@ impl Config {
         }
     }
 
-    /// Where to ask whether this is the user's password, and as whom to log in there: a server of the database, which
-    /// is logged in to just as the pool would be, or else, where the pool has a password of its own, as the user.
-    pub fn voucher(&self, user: &str, database: &str, password: Secret) -> Option<PoolConfig> {
+    /// Where to ask whether this is the user's password, and as whom to log in there: the servers of one shard, the
+    /// primary first. They are logged in to just as the pool would be, or else, where the pool has a password of its
+    /// own, as the user.
+    pub fn vouchers(&self, user: &str, database: &str, password: &Secret) -> Vec<PoolConfig> {
         let guest = Guest {
             user: user.to_owned(),
             database: database.to_owned(),
             secret: GuestSecret::Password(password.clone()),
             voucher: Voucher::Login { settled: false },
         };
-        let pools = self.pools_for(&guest);
-        let primary = pools.iter().position(|pool| pool.role == Role::Primary);
-        let mut pool = pools.into_iter().nth(primary.unwrap_or(0))?;
-        if pool.login.passwords != [password.clone()] {
-            pool.login = ServerLogin {
-                user: guest.user,
-                passwords: vec![password],
-                keys: None,
-                iam_region: None,
-            };
+        let mut pools = self.pools_for(&guest);
+        pools.sort_by_key(|pool| pool.role != Role::Primary);
+        let shard = pools.first().map(|pool| pool.shard);
+        pools.retain(|pool| Some(pool.shard) == shard);
+        for pool in &mut pools {
+            if pool.login.passwords != [password.clone()] {
+                pool.login = ServerLogin {
+                    user: user.to_owned(),
+                    passwords: vec![password.clone()],
+                    keys: None,
+                    iam_region: None,
+                };
+            }
         }
-        Some(pool)
+        pools
     }
 
     /// This configuration with guests. Those of databases that it does not have are passed over.
@@ -400,8 +404,8 @@ mod tests {
         let config = config("enabled");
         let login = |database| {
             let pool = config
-                .voucher("new", database, Secret::from("y"))
-                .expect("a server");
+                .vouchers("new", database, &Secret::from("y"))
+                .remove(0);
             (pool.login.user, pool.login.passwords[0].expose().to_owned())
         };
         assert_eq!(login("a"), ("new".to_owned(), "y".to_owned()));
@@ -411,8 +415,8 @@ mod tests {
         let pool = config.pools_of("new", "b").next().expect("it has one");
         assert_eq!(pool.login.user, "app");
         assert!(config
-            .voucher("new", "nowhere", Secret::from("y"))
-            .is_none());
+            .vouchers("new", "nowhere", &Secret::from("y"))
+            .is_empty());
     }
 
     #[test]

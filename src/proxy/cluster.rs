@@ -215,6 +215,13 @@ impl Cluster {
             .unwrap_or(&shard.servers[0])
     }
 
+    /// The pools of all servers of the first shard, [`home`](Self::home) first: any of them knows the users.
+    pub(crate) fn homes(&self) -> impl Iterator<Item = &Rc<PoolSlot>> {
+        let home = self.home();
+        let servers = self.shards[0].servers.iter();
+        std::iter::once(home).chain(servers.filter(move |slot| !Rc::ptr_eq(slot, home)))
+    }
+
     /// All pools.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Rc<PoolSlot>> {
         self.shards.iter().flat_map(|shard| &shard.servers)

@@ -2,7 +2,7 @@
 
 use crate::support::pgdog::Pgdog;
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER};
-use crate::support::process::{poll, PATIENCE};
+use crate::support::process::{free_port, poll, PATIENCE};
 use crate::support::{Config, Postgres, Wire};
 
 /// pgdog that asks the server about everybody, as its superuser.
@@ -178,5 +178,19 @@ fn names_of_users_are_names_and_nothing_else() {
     }
     assert!(!pgdog.log().contains("auth_query failed"));
     assert_eq!(pgdog.client(&database).value("SELECT current_user"), ALICE);
+    pgdog.stop();
+}
+
+#[test]
+fn without_the_primary_a_replica_says_who_is_in() {
+    let database = Postgres::shared().database("auth_query");
+    let pgdog = Config::empty()
+        .general("auth_user = \"postgres\"")
+        .server(&database, free_port(), "")
+        .database(&database, "role = \"replica\"")
+        .user("postgres", &database, "password = \"of nobody else\"")
+        .start();
+    check_refused(&pgdog, ALICE, &database, "wrong");
+    assert_eq!(pgdog.client(&database).value("SELECT 1"), "1");
     pgdog.stop();
 }

@@ -2,6 +2,7 @@
 
 use crate::support::pgdog::Pgdog;
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER, TRUSTED_USER};
+use crate::support::process::free_port;
 use crate::support::programs::{psql_as, Said};
 use crate::support::{Certificates, Config, Postgres, Wire};
 
@@ -204,13 +205,40 @@ fn a_verifier_lets_in_and_the_password_opens_servers() {
         .output()
         .unwrap();
     let hash = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-    let pgdog = open_to_guests("enabled_plain", &database)
-        .user(ALICE, &database, &format!("password_hash = {hash:?}"))
-        .start();
+    let config = open_to_guests("enabled_plain", &database).user(
+        ALICE,
+        &database,
+        &format!("password_hash = {hash:?}"),
+    );
+    let pgdog = config.start();
     let (_, text) = refused(&pgdog, ALICE, &database, "wrong");
     assert!(text.starts_with("authentication failed for"), "{text}");
     let mut client = pgdog.client(&database);
     assert_eq!(client.value("SELECT current_user"), ALICE);
+    // Whoever is there at a reload goes on to open servers, and the verifier to check who comes.
+    let mut other = pgdog.client(&database);
+    pgdog.reload(&config);
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(other.query("BEGIN"), "C:BEGIN Z:T");
+    let (_, text) = refused(&pgdog, ALICE, &database, "wrong");
+    assert!(text.starts_with("authentication failed for"), "{text}");
+    assert_eq!(pgdog.client(&database).value("SELECT 1"), "1");
+    assert!(!pgdog.log().contains("cannot connect"), "{}", pgdog.log());
+    drop((client, other));
+    pgdog.stop();
+}
+
+#[test]
+fn without_the_primary_a_replica_says_who_is_in() {
+    let database = Postgres::shared().database("passthrough");
+    let pgdog = Config::empty()
+        .general("passthrough_auth = \"enabled_plain\"")
+        .server(&database, free_port(), "")
+        .database(&database, "role = \"replica\"")
+        .start();
+    let (_, text) = refused(&pgdog, ALICE, &database, "wrong");
+    assert_eq!(text, "password authentication failed for user \"alice\"");
+    assert_eq!(pgdog.client(&database).value("SELECT 1"), "1");
     pgdog.stop();
 }
 

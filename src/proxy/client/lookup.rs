@@ -12,7 +12,8 @@ use super::login::Wish;
 use super::visitor::Visitor;
 use super::End;
 
-/// What the user's password is checked against: from memory, or from a server of the database.
+/// What the user's password is checked against: from memory, or from a server of the database: the primary, or another one
+/// if there is no connection to be had.
 ///
 /// Errors: the query could not be run; why is for the log.
 pub(super) async fn credentials(state: &Rc<CoreState>, wish: &Wish) -> Result<Credentials, End> {
@@ -38,8 +39,23 @@ pub(super) async fn credentials(state: &Rc<CoreState>, wish: &Wish) -> Result<Cr
         return Ok(Credentials::Unknown);
     };
     let query = sql::fill(lookup.query, user);
-    let visitor = Visitor::new(state, cluster.home());
-    let answer = visitor.run(&query).await.map_err(|error| nothing(&error))?;
+    let mut missed: Option<Error> = None;
+    let mut answer = None;
+    for slot in cluster.homes() {
+        match Visitor::new(state, slot).run(&query).await {
+            Ok(told) => {
+                answer = Some(told);
+                break;
+            }
+            // No server of that pool.
+            Err(error) if error.fault == Fault::Server => drop(missed.get_or_insert(error)),
+            Err(error) => return Err(nothing(&error)),
+        }
+    }
+    let answer = answer.ok_or_else(|| match &missed {
+        Some(error) => nothing(error),
+        None => nothing(&"no server"),
+    })?;
     let credentials = match answer.column(1) {
         Some(secret) => Credentials::looked_up(secret),
         None if answer.has_row() => return Err(nothing(&"it has no second column")),

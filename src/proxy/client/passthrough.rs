@@ -7,7 +7,7 @@ use futures_channel::oneshot;
 use crate::auth::login::wrong_password;
 use crate::auth::{Credentials, Password, ServerSecret, Verifier};
 use crate::config::guests::Voucher;
-use crate::config::{Guest, GuestSecret, Secret};
+use crate::config::{Guest, GuestSecret, PoolConfig, Secret};
 use crate::error::{Error, Fault};
 use crate::pool::{ConnectFailure, PoolId};
 use crate::protocol::sqlstate::SqlState;
@@ -97,28 +97,58 @@ impl Stranger {
     }
 }
 
-/// Logs in to a server with this password, and out again. Errors: the server does not accept it, in its own words; it
-/// cannot be asked, or does not ask for passwords.
+/// Logs in to a server with this password, and out again: to the primary, or to another one if that cannot say. Errors: the
+/// server does not accept it, in its own words; none can be asked, or they do not ask for passwords.
 pub(super) async fn ask(
     state: &Rc<CoreState>,
     user: &str,
     database: &str,
     password: &Password,
 ) -> Result<(), Error> {
-    // Why is for the log: nobody is logged in yet.
-    let unavailable = |reason: String| {
-        tracing::warn!(%user, %database, "cannot ask the server about a password: {reason}");
-        let text = format!("no server available for user \"{user}\", database \"{database}\"");
-        Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text)
-    };
-    let setup = state.config();
     let secret = secret(password).ok_or_else(|| wrong_password(user, database))?;
-    let pool = setup
-        .voucher(user, database, secret)
-        .ok_or_else(|| wrong_password(user, database))?;
+    let pools = state.config().vouchers(user, database, &secret);
     let _asking = state.asking.take().await;
+    let mut first = None;
+    for pool in &pools {
+        match ask_one(state, pool, password).await {
+            Ok(()) => return Ok(()),
+            Err(No::Refused(error)) => {
+                tracing::warn!(%user, %database, "login refused by the server: {error}");
+                return Err(error);
+            }
+            Err(No::Unavailable(reason)) => {
+                // Why is for the log: nobody is logged in yet.
+                let address = &pool.address;
+                tracing::warn!(%user, %database, %address, "cannot ask the server about a password: {reason}");
+                let text =
+                    format!("no server available for user \"{user}\", database \"{database}\"");
+                let nothing = Error::fatal(Fault::Server, SqlState::CANNOT_CONNECT_NOW, text);
+                first.get_or_insert(nothing);
+            }
+            Err(No::NotNow(error)) => {
+                let address = &pool.address;
+                tracing::warn!(%user, %database, %address, "cannot ask the server about a password: {error}");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| wrong_password(user, database)))
+}
+
+/// Why a server has not vouched for somebody.
+enum No {
+    /// It does not accept the password, or the user.
+    Refused(Error),
+    /// It lets nobody in at the moment.
+    NotNow(Error),
+    /// It cannot be asked.
+    Unavailable(String),
+}
+
+async fn ask_one(state: &Rc<CoreState>, pool: &PoolConfig, password: &Password) -> Result<(), No> {
+    let setup = state.config();
     // Of no pool: it is here only for its address and for what is counted.
-    let slot = PoolSlot::new(PoolId(0), &pool, &setup, &state.core);
+    let slot = PoolSlot::new(PoolId(0), pool, &setup, &state.core);
     let deadline = setup
         .servers
         .connect_timeout
@@ -136,8 +166,12 @@ pub(super) async fn ask(
         }
         Some(Err(Refusal::Server(body))) => {
             let error = from_server(&body);
-            tracing::warn!(%user, %database, "login refused by the server: {error}");
-            Err(error)
+            Err(match error.code {
+                SqlState::CANNOT_CONNECT_NOW
+                | SqlState::TOO_MANY_CONNECTIONS
+                | SqlState::CONNECTION_FAILURE => No::NotNow(error),
+                _ => No::Refused(error),
+            })
         }
         Some(Err(Refusal::Other(failure))) => {
             let reason = match failure {
@@ -147,9 +181,9 @@ pub(super) async fn ask(
                 ConnectFailure::Retryable => "server is not ready yet".to_owned(),
                 ConnectFailure::Full(_) => "server has no connection left".to_owned(),
             };
-            Err(unavailable(reason))
+            Err(No::Unavailable(reason))
         }
-        None => Err(unavailable("connect_timeout".to_owned())),
+        None => Err(No::Unavailable("connect_timeout".to_owned())),
     }
 }
 
