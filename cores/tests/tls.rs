@@ -19,6 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
     StreamOwned,
@@ -290,16 +291,10 @@ fn a_connection_moves_between_cores_with_its_keys() {
     cores.join().unwrap();
 }
 
-/// What comes of a client of ours at a server named `name`: its answer, or why there is none.
-fn connect(
-    authority: &Authority,
-    name: &str,
-    connector: Connector,
-    host: &str,
-) -> Result<(), String> {
+/// What comes of a client of ours at such a server: its answer, or why there is none.
+fn connect(config: Arc<ServerConfig>, connector: Connector, host: &str) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let config = authority.server_config(name);
     let server = std::thread::spawn(move || {
         let connection = ServerConnection::new(config).unwrap();
         let mut server = StreamOwned::new(connection, listener.accept().unwrap().0);
@@ -348,7 +343,8 @@ fn servers_are_verified_as_far_as_wished() {
             identity: None,
             alpn: b"test",
         });
-        let outcome = connect(&authority, "db.test", connector.unwrap(), host);
+        let config = authority.server_config("db.test");
+        let outcome = connect(config, connector.unwrap(), host);
         match (&outcome, expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(part)) if error.contains(part) => {}
@@ -364,6 +360,37 @@ fn servers_are_verified_as_far_as_wished() {
     check(Verify::Chain, &authority, "db.other", Ok(()));
     check(Verify::Chain, &stranger, "db.test", unknown);
     check(Verify::Nothing, &stranger, "db.other", Ok(()));
+}
+
+/// Channel binding rests on it: somebody in between may show the server's certificate, but has not got its key.
+#[test]
+fn servers_prove_that_their_certificate_is_theirs() {
+    let authority = Authority::new();
+    let (certificate, _) = authority.issue("db.test");
+    let (_, other_key) = authority.issue("db.test");
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(other_key.as_bytes()).unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let shown = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_protocol_versions(&[version]).unwrap();
+        let config = builder
+            .with_no_client_auth()
+            .with_cert_resolver(shown.clone());
+        for verify in [Verify::Nothing, Verify::Chain, Verify::ChainAndName] {
+            let connector = Connector::new(&ConnectorPem {
+                verify,
+                ca: Some(authority.pem().as_bytes()),
+                identity: None,
+                alpn: b"test",
+            });
+            let config = Arc::new(config.clone());
+            let outcome = connect(config, connector.unwrap(), "db.test");
+            let error = outcome.unwrap_err();
+            assert!(error.contains("BadSignature"), "{verify:?}: {error}");
+        }
+    }
 }
 
 #[test]

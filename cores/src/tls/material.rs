@@ -212,9 +212,17 @@ fn system_roots() -> Result<RootCertStore, Invalid> {
 /// Takes servers without asking for their name.
 #[derive(Debug)]
 struct WithoutName {
-    /// `None`: takes any certificate, the server does not even prove that it is its own.
+    /// `None`: takes any certificate, if only the server proves that it is its own.
     roots: Option<RootCertStore>,
     provider: Arc<CryptoProvider>,
+}
+
+impl WithoutName {
+    /// Is it a certificate that rustls cannot read (X.509 version 1, as `openssl x509 -req` may make them), where any will
+    /// do? To do without encryption would not be safer.
+    fn takes_unread(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.roots.is_none() && ParsedCertificate::try_from(certificate).is_err()
+    }
 }
 
 impl ServerCertVerifier for WithoutName {
@@ -244,7 +252,7 @@ impl ServerCertVerifier for WithoutName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.roots.is_none() {
+        if self.takes_unread(certificate) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let algorithms = &self.provider.signature_verification_algorithms;
@@ -257,7 +265,7 @@ impl ServerCertVerifier for WithoutName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.roots.is_none() {
+        if self.takes_unread(certificate) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let algorithms = &self.provider.signature_verification_algorithms;
