@@ -155,6 +155,7 @@ pub(super) fn is_ours(state: &CoreState, instance: &Instance) -> bool {
 /// schedule again: after a start or a reload.
 pub(super) fn adapt(state: &Rc<CoreState>) {
     let pools = state.pools();
+    let mut begun = Vec::new();
     let mut running = state.probers.running.borrow_mut();
     running.values().for_each(|probe| {
         // Another interval may be sooner.
@@ -175,7 +176,12 @@ pub(super) fn adapt(state: &Rc<CoreState>) {
             waker: RefCell::default(),
         });
         running.insert(Arc::clone(instance), Rc::clone(&probe));
-        let (context, instance) = (Rc::clone(state), Arc::clone(instance));
+        begun.push((Arc::clone(instance), probe));
+    }
+    drop(running);
+    // A task runs as soon as it is spawned, and during a shutdown it ends at once.
+    for (instance, probe) in begun {
+        let context = Rc::clone(state);
         state.core.spawn(async move {
             watch(&context, &instance, &probe).await;
             context.probers.running.borrow_mut().remove(&instance);

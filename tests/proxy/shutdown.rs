@@ -44,6 +44,24 @@ fn idle_clients_are_told_and_the_process_ends_well() {
 }
 
 #[test]
+fn orders_are_carried_out_meanwhile() {
+    let database = Postgres::shared().database("shutdown");
+    let mut pgdog = Config::of(&database).admin().start();
+    let mut client = pgdog.client(&database);
+    let mut admin = pgdog.admin();
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert!(!admin.query("SHUTDOWN").starts_with("E:"));
+    pgdog.logged("shutting down");
+    for order in ["PAUSE", "RESUME", "MAINTENANCE ON", "MAINTENANCE OFF"] {
+        let answer = admin.query(order);
+        assert!(!answer.starts_with("E:"), "{order}: {answer}");
+    }
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    assert_eq!(pgdog.wait(PATIENCE).unwrap().code(), Some(0));
+    assert!(!pgdog.log().contains("panicked"), "{}", pgdog.log());
+}
+
+#[test]
 fn a_connection_that_does_not_log_in_holds_nothing_up() {
     let (mut pgdog, _) = start("shutdown_timeout = 3600000");
     let silent = (0..10).map(|_| {
