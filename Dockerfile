@@ -13,6 +13,10 @@ COPY . .
 RUN cargo build --locked --profile dist && cp target/dist/pgdog /usr/local/bin/
 
 FROM debian:12-slim
+# What tls_verify = "verify_ca" and "verify_full" trust without tls_server_ca_certificate.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --home-dir /etc/pgdog --shell /usr/sbin/nologin pgdog
 COPY --from=build /usr/local/bin/pgdog /usr/local/bin/
 COPY pgdog.toml users.toml /etc/pgdog/
