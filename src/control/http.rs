@@ -1,16 +1,18 @@
 //! A small HTTP/1.1 server for metrics and health checks: one thread per connection, few of them, one request each.
 //!
-//! Peers are not trusted: heads are short and in time, or their connection is closed.
+//! Peers are not trusted: heads are short and in time, or their connection is closed. Where there are too many, the one
+//! that has waited longest without a request makes room: who has nothing to say keeps nobody out.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::now;
 
-/// Connections at once; further ones are closed.
+/// Connections at once. For a further one the oldest that has not asked anything is closed; if all have, it is itself.
 const CONNECTIONS_MAX: usize = 32;
 /// Longest request line and headers together.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -77,6 +79,7 @@ fn accept<R>(listener: &TcpListener, respond: &Arc<R>)
 where
     R: Fn(Request) -> Response + Send + Sync + 'static,
 {
+    let mut open: Vec<Weak<Connection>> = Vec::new();
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -86,15 +89,28 @@ where
                 continue;
             }
         };
-        if Arc::strong_count(respond) > CONNECTIONS_MAX {
-            continue; // closed
+        open.retain(|connection| connection.strong_count() > 0);
+        if open.len() >= CONNECTIONS_MAX {
+            let idle = open.iter().position(|connection| {
+                let connection = connection.upgrade();
+                connection.is_none_or(|connection| connection.make_room())
+            });
+            let Some(idle) = idle else {
+                continue; // closed
+            };
+            open.remove(idle);
         }
         let respond = Arc::clone(respond);
+        let connection = Arc::new(Connection {
+            stream,
+            settled: AtomicBool::new(false),
+        });
+        open.push(Arc::downgrade(&connection));
         let spawned = thread::Builder::new()
             .name("http connection".to_owned())
             .spawn(move || {
                 // Whatever goes wrong with it concerns its peer only.
-                if let Err(error) = converse(stream, &*respond) {
+                if let Err(error) = converse(&connection, &*respond) {
                     tracing::debug!("HTTP connection: {error}");
                 }
             });
@@ -104,14 +120,38 @@ where
     }
 }
 
+/// One connection, for its thread and for whoever accepts others.
+struct Connection {
+    stream: TcpStream,
+    /// It has asked something, or is to go because it has not.
+    settled: AtomicBool,
+}
+
+impl Connection {
+    /// Ends it, unless it has asked something.
+    fn make_room(&self) -> bool {
+        let idle = !self.settled.swap(true, Ordering::Relaxed);
+        if idle {
+            // Its thread sees the end of the stream; one that is gone already will do.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        idle
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
 fn pause() {
     thread::sleep(ACCEPT_PAUSE);
 }
 
-fn converse(mut stream: TcpStream, respond: &dyn Fn(Request) -> Response) -> io::Result<()> {
+fn converse(connection: &Connection, respond: &dyn Fn(Request) -> Response) -> io::Result<()> {
+    let mut stream = &connection.stream;
     let deadline = now() + PATIENCE;
-    let (mut response, head, allow) = match read_head(&mut stream, deadline)? {
+    let asked = read_head(stream, deadline)?;
+    if connection.settled.swap(true, Ordering::Relaxed) {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    let (mut response, head, allow) = match asked {
         Asked::Get(request) => (respond(request), false, ""),
         Asked::Head(request) => (respond(request), true, ""),
         Asked::Other => (
@@ -137,7 +177,7 @@ fn converse(mut stream: TcpStream, respond: &dyn Fn(Request) -> Response) -> io:
     // What the peer still has to say would otherwise reset the connection before it has read the answer.
     let mut rest = [0; 1024];
     for _ in 0..64 {
-        if read(&mut stream, &mut rest, deadline)? == 0 {
+        if read(stream, &mut rest, deadline)? == 0 {
             break;
         }
     }
@@ -154,7 +194,7 @@ enum Asked {
     Malformed(u16),
 }
 
-fn read_head(stream: &mut TcpStream, deadline: Instant) -> io::Result<Asked> {
+fn read_head(stream: &TcpStream, deadline: Instant) -> io::Result<Asked> {
     let mut bytes = Vec::new();
     let mut part = [0; 1024];
     loop {
@@ -169,7 +209,7 @@ fn read_head(stream: &mut TcpStream, deadline: Instant) -> io::Result<Asked> {
     }
 }
 
-fn read(stream: &mut TcpStream, part: &mut [u8], deadline: Instant) -> io::Result<usize> {
+fn read(mut stream: &TcpStream, part: &mut [u8], deadline: Instant) -> io::Result<usize> {
     let left = deadline.saturating_duration_since(now());
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());

@@ -1,6 +1,6 @@
 //! Metrics and health over HTTP, against a known load.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -351,6 +351,26 @@ fn requests_are_answered_as_http_has_it() {
         answer.filter(|answer| answer.status == 200)
     });
     drop(idle);
+    pgdog.stop();
+}
+
+#[test]
+fn connections_that_ask_nothing_keep_nobody_out() {
+    let database = Postgres::shared().database("metrics");
+    let port = free_port_of_all_addresses();
+    let general = format!("healthcheck_port = {port}");
+    let pgdog = Config::of(&database).general(&general).start();
+    let idle = [(); 40].map(|()| TcpStream::connect(("127.0.0.1", port)).unwrap());
+    for _ in 0..10 {
+        assert_eq!(get(port, "/live").status, 200);
+    }
+    // The oldest have made room, the youngest may still ask.
+    let mut youngest = idle.last().unwrap();
+    youngest.write_all(b"GET /live HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    youngest.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!((&idle[0]).read(&mut [0]).unwrap(), 0);
     pgdog.stop();
 }
 
