@@ -179,7 +179,7 @@ pub(super) fn adapt(state: &Rc<CoreState>) {
         begun.push((Arc::clone(instance), probe));
     }
     drop(running);
-    // A task runs as soon as it is spawned, and during a shutdown it ends at once.
+    // A task runs as soon as it is spawned, and may end at once.
     for (instance, probe) in begun {
         let context = Rc::clone(state);
         state.core.spawn(async move {
