@@ -1,4 +1,4 @@
-//! A few unpinned helper threads for what would block a core: name lookup, files, key derivation.
+//! A few unpinned helper threads for what would block a core: files, key derivation.
 //!
 //! ```text
 //!  core: run(job) ──try_send──► bounded queue ──► helper: job() ──┐
@@ -8,7 +8,6 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -103,24 +102,6 @@ impl Blocking {
                 unreachable!("helpers end after their last handle")
             }
         }
-    }
-
-    /// Addresses of a host name with the resolver of the system, in its order; never empty.
-    ///
-    /// An IP address in `host` is answered without a helper. Errors: the lookup failed, found nothing
-    /// (`NotFound`), or was [`Lost`].
-    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        let name = host.to_owned();
-        let lookup = move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        let addresses = self.run(lookup).await??;
-        if addresses.is_empty() {
-            let text = format!("{host} has no address");
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
-        }
-        Ok(addresses)
     }
 }
 
@@ -220,7 +201,7 @@ impl<T> Drop for Slot<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
@@ -239,7 +220,7 @@ mod tests {
         }
     }
 
-    fn block_on<F: Future>(future: F) -> F::Output {
+    pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         let parked = Arc::new(Parked {
             thread: thread::current(),
             wakes: AtomicUsize::new(0),
@@ -345,24 +326,5 @@ mod tests {
             block_on(start(1, 1).run(|| CpuMask::of_thread(0).unwrap().cpus().collect::<Vec<_>>()))
         });
         assert_eq!(found.join().unwrap(), Ok(process));
-    }
-
-    #[test]
-    fn addresses() {
-        let blocking = start(1, 8);
-        let resolve = |host: &str| block_on(blocking.resolve(host, 5432));
-        assert_eq!(
-            resolve("127.0.0.1").unwrap(),
-            ["127.0.0.1:5432".parse().unwrap()]
-        );
-        assert_eq!(resolve("::1").unwrap(), ["[::1]:5432".parse().unwrap()]);
-        let local = resolve("localhost").unwrap();
-        assert!(
-            local
-                .iter()
-                .all(|a| a.ip().is_loopback() && a.port() == 5432),
-            "{local:?}"
-        );
-        assert!(resolve("no such host").is_err());
     }
 }

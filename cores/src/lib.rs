@@ -14,6 +14,7 @@ pub mod limits;
 mod listener;
 pub mod log;
 mod mailbox;
+pub mod names;
 pub mod placement;
 pub mod places;
 pub mod preflight;
@@ -30,7 +31,7 @@ pub use executor::{start, Core, CoreStats, Cores};
 pub use listener::{bind, BoundSocket, Listener};
 pub use mailbox::{Mailbox, PostOffice};
 pub use socket2::SockRef;
-pub use stream::{Address, Detached, Stream, TcpOptions};
+pub use stream::{lacks_resources, Address, Detached, Stream, TcpOptions};
 pub use timer::Sleep;
 
 /// Size of the ring that each core sets up.

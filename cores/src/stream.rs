@@ -283,6 +283,14 @@ impl Stream {
     }
 }
 
+/// Is it this process or its host that lacks something (descriptors, memory, ports), and nothing that a peer has done?
+pub fn lacks_resources(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL)
+    )
+}
+
 #[inline]
 fn add(bytes: &Cell<u64>, more: usize) {
     bytes.set(bytes.get() + more as u64);

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cores::blocking::{Blocking, Helpers, Lost};
+use cores::names::Names;
 use cores::placement::{Placement, Wish};
 use cores::{start, Core, Mailbox, PostOffice};
 use crossbeam_channel::Sender;
@@ -81,8 +82,9 @@ fn a_long_job_does_not_hold_up_its_core() {
 #[test]
 fn names_and_panics() {
     on_a_core(|core, helpers, result| async move {
+        let names = Names::start().unwrap();
         let addresses = core
-            .foreign(helpers.resolve("localhost", 5432))
+            .foreign(names.resolve("localhost", 5432))
             .await
             .unwrap();
         assert!(addresses.iter().all(|address| address.port() == 5432));

@@ -28,6 +28,7 @@ use clap::Parser;
 use cores::blocking::{Blocking, Helpers};
 use cores::limits::{Demand, Limits};
 use cores::log::{Dedup, Format, LogGuard, LogSettings, Output};
+use cores::names::Names;
 use cores::placement::{Placement, Wish};
 use cores::signal::Signals;
 use cores::BoundSocket;
@@ -49,7 +50,7 @@ use reload::Current;
 
 /// Log records that may wait for the writer thread.
 const LOG_RECORDS_MAX: usize = 10_000;
-/// Threads for key derivation, as many for name look-ups, and jobs that may wait for either.
+/// Threads for key derivation, and jobs that may wait for them.
 const HELPERS: usize = 2;
 const HELPER_JOBS_MAX: usize = 4096;
 
@@ -195,16 +196,15 @@ fn serve(cli: &Cli) -> Result<(), String> {
         tracing::warn!("{warning}");
     }
     cores::preflight::check(&ring).map_err(|unusable| unusable.to_string())?;
-    let helpers = || {
-        Blocking::start(&Helpers {
-            threads: HELPERS,
-            jobs_max: HELPER_JOBS_MAX,
-            avoid: Vec::new(),
-            nice: 0,
-        })
-        .map_err(|error| format!("cannot start helper threads: {error}"))
-    };
-    let (keys, names) = (helpers()?, helpers()?);
+    let helpers = |error| format!("cannot start helper threads: {error}");
+    let keys = Blocking::start(&Helpers {
+        threads: HELPERS,
+        jobs_max: HELPER_JOBS_MAX,
+        avoid: Vec::new(),
+        nice: 0,
+    });
+    let keys = keys.map_err(helpers)?;
+    let names = Names::start().map_err(helpers)?;
     let query_log = QueryLog::start(&config.log)?;
     let (listen, where_to) = listen(&config, cpus.len())?;
     let mut secret = [0; 32];

@@ -210,7 +210,7 @@ impl<C> Pool<C> {
 
     /// The connection that `Action::Connect` asked for did not come about.
     ///
-    /// Waiting clients are kept when the server will let us in later, and while this slice has live connections
+    /// Waiting clients are kept when the server will let us in later, or was not asked, and while this slice has live connections
     /// that may serve them; otherwise they fail: at once if the failure is `Fatal`, after `connect_attempts`
     /// attempts if the server is `Unreachable`. Further attempts are spaced by `connect_attempt_delay` or by a
     /// pause that doubles up to a second, with jitter.
@@ -225,7 +225,7 @@ impl<C> Pool<C> {
         self.free += 1;
         self.failed = Some(now);
         match failure {
-            ConnectFailure::Retryable | ConnectFailure::Full(_) => {
+            ConnectFailure::Retryable | ConnectFailure::Ours(_) | ConnectFailure::Full(_) => {
                 self.pace.back_off(now, &mut self.jitter)
             }
             ConnectFailure::Fatal(error) => {

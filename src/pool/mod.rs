@@ -184,12 +184,27 @@ pub enum WaitError {
 pub enum ConnectFailure {
     /// The server is there and will let us in later: starting up, or shutting down to come back.
     Retryable,
+    /// Nobody has asked the server: we lack what that takes, as descriptors.
+    Ours(Error),
     /// The server refuses us and will go on refusing: wrong password, no such database.
     Fatal(Error),
     /// The server is there, and has no connection left for us: it will let us in later.
     Full(Crowd),
     /// No server answers there: refused, timed out, name not found, connection lost during the login.
     Unreachable(Error),
+}
+
+impl ConnectFailure {
+    /// For people, without what is known anyway.
+    pub fn reason(self) -> String {
+        match self {
+            Self::Retryable => "server is not ready yet".to_owned(),
+            Self::Full(_) => "server has no connection left".to_owned(),
+            Self::Ours(error) | Self::Fatal(error) | Self::Unreachable(error) => {
+                error.detail.unwrap_or_else(|| error.message.to_string())
+            }
+        }
+    }
 }
 
 /// Whose connections a server has too many of.

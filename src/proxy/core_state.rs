@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use cores::blocking::Blocking;
 use cores::gate::Gate;
 use cores::journal::Journal;
+use cores::names::Names as HostNames;
 use cores::places::Places;
 use cores::{BoundSocket, Core, Mailbox, PostOffice};
 
@@ -42,7 +43,7 @@ use super::two_phase::{CommitBoot, Commits};
 use super::upkeep::Upkeep;
 
 /// Derived SCRAM keys kept per core: one for each user and server salt.
-const KEYS_MAX: usize = 4096;
+pub(super) const KEYS_MAX: usize = 4096;
 /// Users whom `auth_query` was asked about, remembered per core.
 const LOOKED_UP_MAX: usize = 4096;
 /// Bytes of prepared statements that the clients of one core may hold.
@@ -68,8 +69,8 @@ pub(crate) struct CoreState {
     pub(crate) events: Events,
     /// Helpers that derive keys.
     derivers: Blocking,
-    /// Helpers that look names up.
-    pub(crate) names: Blocking,
+    /// Names of hosts.
+    pub(crate) names: HostNames,
     /// Passwords for RDS.
     pub(crate) iam: Tokens,
     /// The query log.
@@ -163,9 +164,9 @@ pub(crate) enum Phase {
 #[derive(Clone)]
 pub(crate) struct Boot {
     pub(crate) setup: Setup,
-    /// Helpers for what takes a CPU, and for what waits for a name server.
+    /// Helpers for what takes a CPU.
     pub(crate) keys: Blocking,
-    pub(crate) names: Blocking,
+    pub(crate) names: HostNames,
     pub(crate) iam: Tokens,
     pub(crate) journal: Journal,
     pub(crate) instance_secret: InstanceSecret,

@@ -76,6 +76,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.spawn(deadlocks::watch(Rc::clone(&state)));
     doors::open(&state, &listen);
     prober::adapt(&state);
+    core.spawn(client::derive_ahead(Rc::clone(&state)));
     if core.index() == 0 {
         two_phase::recover(&state, &left);
         core.spawn(two_phase::watch(Rc::clone(&state)));

@@ -361,6 +361,10 @@ fn refused(slot: &PoolSlot, failure: &ConnectFailure) -> Outcome {
         ConnectFailure::Retryable => Outcome::of(Event::Failed(BanReason::Check)),
         // It is there. Whether it lets clients in, they find out.
         ConnectFailure::Full(_) => Outcome::SILENT,
+        ConnectFailure::Ours(error) => {
+            tracing::warn!(%address, "cannot check: {error}");
+            Outcome::SILENT
+        }
         ConnectFailure::Fatal(error) => {
             tracing::debug!(%address, "cannot log in for a check: {error}");
             Outcome::SILENT

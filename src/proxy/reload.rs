@@ -21,7 +21,7 @@ use super::link::Notice;
 use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
 use super::setup::Setup;
-use super::{news, prober};
+use super::{client, news, prober};
 
 /// One core's slices of all pools. Replaced as a whole, so that whoever looks at it sees one moment.
 pub(crate) struct Pools {
@@ -280,6 +280,9 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     }
     tell_sessions(state);
     prober::adapt(state);
+    if generation != setup.generation {
+        state.core.spawn(client::derive_ahead(Rc::clone(state)));
+    }
 }
 
 /// Those that wait for something else than their pool, or for nothing.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER};
 use crate::support::process::{poll, PATIENCE};
 use crate::support::scripted::{one_row, serve, Peer};
-use crate::support::wire::{query, tagged, Message};
+use crate::support::wire::{query, tagged, transcript, Message};
 use crate::support::{Config, Postgres, Wire};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -482,4 +482,37 @@ fn who_has_no_part_in_a_limit_gives_nothing_up_for_it() {
         pgdog.stop();
         assert!(admin.query(&format!("{limit} -1")).starts_with("C:"));
     }
+}
+
+/// A socket that could not be made tells nothing of the server.
+#[test]
+fn descriptors_that_are_lacking_are_no_news_of_a_server() {
+    const FILES: usize = 100;
+    let database = Postgres::shared().database("limits_files");
+    let pgdog = Config::of(&database)
+        .admin()
+        .general("workers = 1\nauth_type = \"plain\"\ncheckout_timeout = 20000")
+        .through(&[
+            "sh",
+            "-c",
+            &format!("ulimit -n {FILES}; exec \"$0\" \"$@\""),
+        ])
+        .start();
+    let mut admin = pgdog.admin();
+    let mut clients = vec![pgdog.client(&database)];
+    assert_eq!(clients[0].query("BEGIN"), "C:BEGIN Z:T");
+    while pgdog.open_files() < FILES {
+        clients.push(pgdog.client(&database));
+    }
+    let mut waiting = clients.swap_remove(1);
+    waiting.send(&query("SELECT 1"));
+    pgdog.logged("Too many open files");
+    assert_eq!(clients[0].query("SELECT 1"), "T D:1 C:SELECT_1 Z:T");
+    assert_eq!(admin.rows("SHOW BANS"), Vec::<Vec<String>>::new());
+    clients.truncate(FILES / 4);
+    assert_eq!(
+        transcript(&waiting.read_until(b'Z')),
+        "T D:1 C:SELECT_1 Z:I"
+    );
+    pgdog.stop();
 }

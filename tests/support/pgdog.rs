@@ -280,6 +280,13 @@ impl Pgdog {
         self.status("VmRSS:")
     }
 
+    /// Descriptors that it has.
+    pub(crate) fn open_files(&self) -> usize {
+        let process = self.process.as_ref().map_or(0, |process| process.id());
+        let files = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");
+        files.count()
+    }
+
     fn status(&self, name: &str) -> u64 {
         let Some(process) = &self.process else {
             return 0;

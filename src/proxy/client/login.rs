@@ -30,7 +30,7 @@ use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
 
 use super::super::cluster::Cluster;
-use super::super::core_state::{CoreState, Phase};
+use super::super::core_state::{CoreState, Phase, KEYS_MAX};
 use super::super::link::{Enrolled, Face};
 use super::super::pools::PoolSlot;
 use super::super::setup::Setup;
@@ -576,6 +576,31 @@ fn method(config: &Config) -> Method {
         AuthType::Plain => Method::Plain,
         AuthType::Md5 => Method::Md5,
         AuthType::Scram => Method::Scram,
+    }
+}
+
+/// Derives, after a start or a reload, what first logins would wait for: that they wait would tell who exists.
+pub(crate) async fn derive_ahead(state: Rc<CoreState>) {
+    let config = state.config();
+    let generation = state.generation();
+    let admin = &config.admin;
+    let password = admin.password.as_ref();
+    let password = password.map(|password| vec![Password::new(password.expose())]);
+    let admin = (
+        &admin.user,
+        password.map_or(Credentials::Unknown, Credentials::Passwords),
+    );
+    let users = config.users.iter();
+    let users = users.map(|user| (&user.name, credentials(Some(user))));
+    let users = users.filter(|_| method(&config) == Method::Scram);
+    let secret = &state.instance_secret;
+    let all = std::iter::once(admin).chain(users);
+    let all = all.flat_map(|(user, known)| known.derivations(user, secret));
+    for derivation in all.take(KEYS_MAX) {
+        if state.generation() != generation || state.phase.get() != Phase::Serving {
+            return;
+        }
+        state.derive(derivation).await;
     }
 }
 

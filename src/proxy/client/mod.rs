@@ -29,6 +29,7 @@ mod written;
 pub(crate) use admin::AdminLink;
 pub(crate) use facts::{Learning, Learnt};
 pub(crate) use farewell::turn_away;
+pub(crate) use login::derive_ahead;
 pub(crate) use moving::{arrive, Moving};
 pub(crate) use visitor::Visitor;
 

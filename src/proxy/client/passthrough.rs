@@ -9,7 +9,7 @@ use crate::auth::{Credentials, Password, ServerSecret, Verifier};
 use crate::config::guests::Voucher;
 use crate::config::{Guest, GuestSecret, PoolConfig, Secret};
 use crate::error::{Error, Fault};
-use crate::pool::{ConnectFailure, PoolId};
+use crate::pool::PoolId;
 use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::CoreState;
@@ -173,16 +173,7 @@ async fn ask_one(state: &Rc<CoreState>, pool: &PoolConfig, password: &Password) 
                 _ => No::Refused(error),
             })
         }
-        Some(Err(Refusal::Other(failure))) => {
-            let reason = match failure {
-                ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
-                    error.detail.unwrap_or_else(|| error.message.to_string())
-                }
-                ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
-            };
-            Err(No::Unavailable(reason))
-        }
+        Some(Err(Refusal::Other(failure))) => Err(No::Unavailable(failure.reason())),
         None => Err(No::Unavailable("connect_timeout".to_owned())),
     }
 }

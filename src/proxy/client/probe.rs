@@ -25,13 +25,7 @@ pub(super) async fn probe(state: &Rc<CoreState>, url: &str) -> Result<Answer, Er
     let asked = Box::pin(async {
         let mut server = connect(state, &slot, Purpose::Check)
             .await
-            .map_err(|failure| match failure {
-                ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
-                ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
-                    error.detail.as_deref().unwrap_or(&error.message).to_owned()
-                }
-            })?;
+            .map_err(ConnectFailure::reason)?;
         match server.run("SELECT 1").await {
             Ok(_) => Ok(server),
             Err(_) => Err("SELECT 1 has failed".to_owned()),

@@ -79,6 +79,8 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
                 ConnectFailure::Full(_) => {
                     tracing::info!(pool = %slot.id, "server has no connection left");
                 }
+                // That is no news of the server.
+                ConnectFailure::Ours(error) => tracing::error!(pool = %slot.id, "{error}"),
                 ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
                     tracing::error!(pool = %slot.id, address = %slot.config().address, "{error}");
                     // Who allows for several attempts is not served by a ban after the first.
@@ -245,8 +247,8 @@ pub(crate) async fn log_in(
     purpose: Purpose,
 ) -> Result<Server, Refusal> {
     let pool = slot.config();
-    let gone = |error: std::io::Error| match busy(&error) {
-        true => ConnectFailure::Retryable,
+    let gone = |error: std::io::Error| match is_ours(&error) {
+        true => ConnectFailure::Ours(cannot_connect(slot, error)),
         false => unreachable_server(slot, error),
     };
     let Dialled { stream, to, host } = dial(state, slot).await.map_err(gone)?;
@@ -295,7 +297,9 @@ pub(crate) async fn log_in(
                     let mut step = login.authentication(i32::from_be_bytes(*code), body);
                     if let ServerStep::Derive(derivation) = step {
                         let keys = state.derive(derivation).await;
-                        step = login.derived(&keys.ok_or(ConnectFailure::Retryable)?);
+                        step = login.derived(&keys.ok_or_else(|| {
+                            ConnectFailure::Ours(cannot_connect(slot, "too busy to derive keys"))
+                        })?);
                     }
                     match step {
                         ServerStep::Send(bytes) => stream.send_vec(bytes),
@@ -363,10 +367,11 @@ pub(crate) async fn log_in(
     }
 }
 
-/// Is it our helpers that have too much to do? That says nothing of the server.
-fn busy(error: &std::io::Error) -> bool {
+/// Do we lack what it takes to ask the server: helpers, descriptors, ports, memory?
+fn is_ours(error: &std::io::Error) -> bool {
     let inner = error.get_ref();
-    inner.is_some_and(|inner| inner.is::<cores::blocking::Lost>())
+    let lost = inner.is_some_and(|inner| inner.is::<cores::blocking::Lost>());
+    lost || cores::lacks_resources(error)
 }
 
 /// A connection that may be logged in on.

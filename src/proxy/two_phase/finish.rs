@@ -178,16 +178,9 @@ async fn visit(state: &Rc<CoreState>, names: &Names, shard: u32) -> Result<(), S
         Choice::Pool { slot, .. } => slot,
         Choice::Wait | Choice::Refused(_) => return Err("no server to write to".to_owned()),
     };
-    let mut server =
-        connect(state, &slot, Purpose::Recovery)
-            .await
-            .map_err(|failure| match failure {
-                ConnectFailure::Retryable => "server is not ready yet".to_owned(),
-                ConnectFailure::Full(_) => "server has no connection left".to_owned(),
-                ConnectFailure::Fatal(error) | ConnectFailure::Unreachable(error) => {
-                    error.to_string()
-                }
-            })?;
+    let mut server = connect(state, &slot, Purpose::Recovery)
+        .await
+        .map_err(ConnectFailure::reason)?;
     let mut problem = None;
     for errand in errands(state, names, shard) {
         let gid = &errand.gid;
