@@ -45,7 +45,46 @@ fn an_unnamed_statement_is_the_clients_own() {
     assert_eq!(client.ask(&[parse("", "SELECT 5"), sync()]), "1 Z:I");
     assert_eq!(client.ask(&[close(b'S', ""), sync()]), "3 Z:I");
     assert_eq!(all(&mut client), "E:26000 Z:I");
+    let closed = [parse("", "SELECT 5"), close(b'S', ""), sync()];
+    assert_eq!(client.ask(&closed), "1 3 Z:I");
+    assert_eq!(all(&mut client), "E:26000 Z:I");
     pgdog.stop();
+}
+
+#[test]
+fn a_statement_too_large_to_be_read_is_not_mistaken_for_the_one_before_it() {
+    let large = format!("SELECT length('{}')", "x".repeat(17 << 20));
+    let (bound, row) = (&again("")[..], "D:17825792 C:SELECT_1");
+    for general in ["", "prepared_statements = \"extended_anonymous\""] {
+        let (pgdog, mut client, _other) = two_clients(general);
+        for small in ["SELECT 1", "SET statement_timeout = '5s'"] {
+            let first = [&[parse("", small)][..], bound].concat();
+            assert!(client.ask(&first).ends_with(" Z:I"), "{small}");
+            let second = [&[parse("", &large)][..], bound].concat();
+            assert_eq!(client.ask(&second), format!("1 2 {row} Z:I"), "{small}");
+        }
+        // Not in the next batch either.
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        client.ask(&[&[parse("", "SELECT 1")][..], bound].concat());
+        client.send(&[&[parse("", &large), sync()][..], bound].concat().concat());
+        assert_eq!(client.batches(2), format!("1 Z:T 2 {row} Z:T"));
+        client.query("COMMIT");
+        // A Query drops it, a name that is taken is refused.
+        if general.is_empty() {
+            client.ask(&[&[parse("", "SELECT 1")][..], bound].concat());
+            assert_eq!(client.query(&large), format!("T {row} Z:I"));
+            assert_eq!(client.ask(bound), "E:26000 Z:I");
+        }
+        assert_eq!(client.ask(&[parse("s", "SELECT 1"), sync()]), "1 Z:I");
+        let twice = [&[parse("s", &large)][..], &again("s")].concat();
+        assert_eq!(client.ask(&twice), "E:42P05 Z:I");
+        assert_eq!(client.ask(&again("s")), "2 D:1 C:SELECT_1 Z:I");
+        pgdog.stop();
+    }
+}
+
+fn again(statement: &str) -> [Vec<u8>; 3] {
+    [bind("", statement, &[]), execute("", 0), sync()]
 }
 
 #[test]

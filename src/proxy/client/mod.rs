@@ -23,6 +23,7 @@ mod role;
 mod sharded;
 mod startup;
 mod unnamed;
+mod unread;
 mod visitor;
 mod written;
 

@@ -13,6 +13,7 @@ use crate::prepared::{Id, Statement};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{Frames, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
+use crate::protocol::sqlstate::SqlState;
 use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{Effect, Effects, NameAt};
@@ -66,19 +67,28 @@ impl Relay<'_> {
                 let named = !parse.statement.is_empty();
                 self.parse_for_client(&statement, NOTE_CLIENT, named);
             }
-            Err(_) => {
-                // The server has a statement of that name as soon as we say so: its error ends the batch properly.
-                self.ensure(&statement);
-                let mut message = Vec::new();
-                Parse::encode_content(
-                    &mut message,
-                    &statement.server_name(),
-                    statement.definition(),
-                );
-                self.send(&message, Owed::ParseComplete, 0);
+            Err(error) if error.code == SqlState::OUT_OF_MEMORY => {
+                return Err(End::Fatal(Error {
+                    survives: crate::error::Survives::Nothing,
+                    ..error
+                }));
             }
+            Err(_) => self.parse_twice(&statement),
         }
         Ok(())
+    }
+
+    /// The client has a statement of the name that it gives: the server has this one as soon as we say so, and its error
+    /// ends the batch properly.
+    pub(super) fn parse_twice(&mut self, statement: &Rc<Statement>) {
+        self.ensure(statement);
+        let mut message = Vec::new();
+        Parse::encode_content(
+            &mut message,
+            &statement.server_name(),
+            statement.definition(),
+        );
+        self.send(&message, Owed::ParseComplete, 0);
     }
 
     /// Answers a client's Parse: by the server, even if it has the statement, because since it was parsed there its
@@ -478,6 +488,7 @@ impl Relay<'_> {
             return;
         }
         let mut message = Vec::new();
+                self.session.unnamed = Unnamed::None;
         if renamed {
             let Some(statement) = self.session.statements.get(name).ok().cloned() else {
                 return self.send(frame, owed, 0);

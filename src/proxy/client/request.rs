@@ -190,8 +190,8 @@ impl Relay<'_> {
         self.session.inbound = inbound;
     }
 
-    fn end_batch(&mut self, tag: u8) {
-        if tag == tag::SYNC {
+    pub(super) fn end_batch(&mut self, tag: u8) {
+        if tag != tag::QUERY {
             if self.session.unnamed == Unnamed::ParsedNow {
                 self.session.unnamed = Unnamed::Parsed;
             }
@@ -317,6 +317,9 @@ impl Relay<'_> {
                     Class::Commit(owed)
                 } else {
                     Class::Pass(Some(owed))
+                if !whole && header.tag == tag::PARSE && !has_name(body) {
+                    return Ok(Class::More);
+                }
                 }
             }
             tag::BIND if translates => match statement_of_bind(body) {
@@ -344,8 +347,8 @@ impl Relay<'_> {
                     _ if !whole && header.frame_bytes() <= NAMES_BYTES_MAX => Class::More,
                     [b'S', 0, ..] if self.waits_for_unnamed() => Class::Await,
                     [b'S', name @ .., 0] if whole && self.awaits_statement(name) => Class::Await,
-                    [b'S', first, ..] if whole && (*first != 0 || !self.has_unnamed()) => {
-                        Class::Alone
+                    [b'S', 0, ..] if whole && header.tag == tag::DESCRIBE && self.has_unnamed() => {
+                        Class::Pass(Some(owed))
                     }
                     [b'P', ..] if tracks && header.tag == tag::CLOSE && whole => Class::Alone,
                     _ => Class::Pass(Some(owed)),
@@ -374,6 +377,7 @@ impl Relay<'_> {
             }
             tag::EXECUTE => Class::Pass(Some(Owed::Execution)),
             tag::SYNC => Class::Pass(Some(Owed::Ready)),
+                    [b'S', ..] if whole => Class::Alone,
             tag::FUNCTION_CALL => Class::Pass(Some(Owed::Results)),
             tag::COPY_DONE | tag::COPY_FAIL => Class::Pass(Some(Owed::CopyEnd)),
             tag::FLUSH | tag::COPY_DATA => Class::Pass(None),
@@ -449,19 +453,7 @@ impl Relay<'_> {
         }
         let whole = self.session.inbound.len() >= header.frame_bytes();
         if !whole {
-            // Too large to be read: whatever it does will be undone before the next client comes.
-            let owed = match header.tag {
-                tag::QUERY => Owed::Results,
-                tag::PARSE => Owed::ParseComplete,
-                _ => Owed::Execution,
-            };
-            if owed != Owed::Execution {
-                self.session.ties.note_unread();
-            }
-            self.note(owed, Fate::Forward, 0);
-            self.session
-                .inbound
-                .pass_messages(header.frame_bytes(), &self.server.stream);
+            self.pass_unread(header);
             return Ok(());
         }
         let frame = self.session.inbound.take(header.frame_bytes());
@@ -667,3 +659,8 @@ pub(super) fn statement_of_bind(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let statement_end = memchr::memchr(0, rest)?;
     Some((portal, rest.get(..statement_end)?))
 }
+/// Is the name of the statement here at the front of a Parse's body, or what is too long to be one?
+fn has_name(body: &[u8]) -> bool {
+    body.len() > NAMES_BYTES_MAX || memchr::memchr(0, body).is_some()
+}
+

@@ -48,6 +48,17 @@ impl Relay<'_> {
         session.unbound_in = session.statements.syncs() + 1;
     }
 
+    /// An unnamed statement passes that is too large to be remembered: only the server that it goes to has it.
+    pub(super) fn remember_none(&mut self) {
+        let session = &mut *self.session;
+        session.forget_unnamed();
+        session.unnamed = Unnamed::ParsedNow;
+        session.unbound_in = session.statements.syncs() + 1;
+        if let Some(tracker) = &mut session.tracker {
+            tracker.parsed(None);
+        }
+    }
+
     /// The unnamed statement that the client has parsed, wherever that was.
     pub(super) fn unnamed(&self) -> Option<Rc<Statement>> {
         match &self.session.bound[..] {
