@@ -82,6 +82,21 @@ impl Ties {
         self.scrub = true;
     }
 
+    /// A FunctionCall with this body is about to be sent, of which the OID of the function is here. What it does nobody
+    /// tells, unless it is one for large objects: these leave nothing behind that outlives the transaction.
+    pub fn note_call(&mut self, body: &[u8]) {
+        let oid = body.first_chunk().map(|oid| u32::from_be_bytes(*oid));
+        // lo_create, lo_import, lo_export, lo_open to lo_tell, lo_unlink, lo_truncate, those with 64 bits, lo_from_bytea to
+        // lo_put.
+        let large_object = matches!(
+            oid,
+            Some(715 | 764 | 765 | 767 | 952..=958 | 964 | 1004 | 3170..=3172 | 3457..=3460)
+        );
+        if !large_object {
+            self.note_unread();
+        }
+    }
+
     /// Must the server be asked, as soon as no transaction is open?
     pub fn asks(&self) -> bool {
         self.asks
@@ -214,6 +229,20 @@ mod tests {
         ties.answered(Some(b""));
         assert_eq!(ties.reason(), Some("library"));
         assert!(ties.spoilt());
+    }
+
+    #[test]
+    fn functions_that_are_called_by_number_are_cleaned_after_unless_they_are_for_large_objects() {
+        let called = |body: &[u8]| {
+            let mut ties = Ties::default();
+            ties.note_call(body);
+            ties.asks() && ties.scrub()
+        };
+        for (oid, expected) in [(952_u32, false), (3172, false), (2880, true), (2078, true)] {
+            let body = [&oid.to_be_bytes()[..], &[0; 6]].concat();
+            assert_eq!(called(&body), expected, "{oid}");
+        }
+        assert!(called(b""));
     }
 
     #[test]

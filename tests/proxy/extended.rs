@@ -414,6 +414,11 @@ fn fastpath_function_call() {
     assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
     assert_eq!(client.ask(&[function_call(oid, "1")]), "V Z:T");
     assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    // It ends a batch, whose unnamed statement stays.
+    let batch = [parse("", "SELECT 1"), function_call(oid, "1")];
+    assert_eq!(client.ask(&batch), "1 V Z:I");
+    let bound = [bind("", "", &[]), execute("", 0), sync()];
+    assert_eq!(client.ask(&bound), "2 D:1 C:SELECT_1 Z:I");
     pgdog.stop();
 }
 

@@ -2,7 +2,7 @@
 
 use super::state::two_clients;
 use crate::support::postgres::{ALICE, PASSWORD};
-use crate::support::wire::{describe, parse, query, sync};
+use crate::support::wire::{describe, function_call, parse, query, sync, terminate};
 use crate::support::{Config, Postgres};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -61,6 +61,31 @@ fn an_advisory_lock_keeps_the_server_until_the_last_is_released() {
         &["SELECT pg_advisory_unlock_all()"],
         LOCKS,
     );
+}
+
+#[test]
+fn a_function_that_is_called_by_its_number_leaves_nothing_behind() {
+    let (pgdog, mut client, mut other) = two_clients("checkout_timeout = 60000");
+    let pg_advisory_lock = 2880;
+    assert_eq!(client.ask(&[function_call(pg_advisory_lock, "1")]), "V Z:I");
+    other.send(&query("SELECT 1"));
+    assert_eq!(client.value(LOCKS), "1");
+    assert_eq!(client.value("SELECT pg_advisory_unlock(1)"), "t");
+    assert_eq!(other.batches(1), ONE);
+
+    client.query(
+        "CREATE FUNCTION sets(text) RETURNS text LANGUAGE sql AS \
+        $$SELECT set_config('search_path', $1, false)$$",
+    );
+    let sets = client.value("SELECT 'sets'::regproc::oid").parse().unwrap();
+    let look = "SHOW search_path";
+    let before = other.value(look);
+    assert_eq!(client.ask(&[function_call(sets, "leaked")]), "V Z:I");
+    assert_eq!(other.value(look), before);
+    assert_eq!(client.ask(&[function_call(sets, "leaked")]), "V Z:I");
+    client.send(&terminate());
+    assert_eq!(other.value(look), before);
+    pgdog.stop();
 }
 
 #[test]

@@ -72,6 +72,12 @@ impl Relay<'_> {
                     progress = true;
                 }
                 Class::More => break,
+                // Nothing will come that it could wait for.
+                Class::Await if self.server.exchange.nothing_owed() => {
+                    let text = "a message waits for an answer that nobody owes";
+                    let code = SqlState::INTERNAL_ERROR;
+                    return Err(End::Fatal(Error::fatal(Fault::Proxy, code, text)));
+                }
                 Class::Await => {
                     self.awaits = true;
                     break;
@@ -177,6 +183,12 @@ impl Relay<'_> {
             self.server.link.meter.sent(tag);
         }
         self.remember_unbound(unbound);
+                tag::FUNCTION_CALL => {
+                    self.remember_unbound(unbound.take());
+                    self.end_batch(header.tag);
+                    let function = rest.get(HEADER_BYTES..header.frame_bytes());
+                    self.session.ties.note_call(function.unwrap_or(rest));
+                }
         Ok(at)
     }
 
@@ -377,7 +389,7 @@ impl Relay<'_> {
             }
             tag::EXECUTE => Class::Pass(Some(Owed::Execution)),
             tag::SYNC => Class::Pass(Some(Owed::Ready)),
-                    [b'S', ..] if whole => Class::Alone,
+            tag::FUNCTION_CALL if !whole && body.len() < 4 => Class::More,
             tag::FUNCTION_CALL => Class::Pass(Some(Owed::Results)),
             tag::COPY_DONE | tag::COPY_FAIL => Class::Pass(Some(Owed::CopyEnd)),
             tag::FLUSH | tag::COPY_DATA => Class::Pass(None),
