@@ -157,6 +157,21 @@ fn prepared_statements_and_pipelines_go_where_their_texts_belong() {
         found.iter().map(|name| pair.role(name)).collect::<Vec<_>>(),
         ["primary", "primary"]
     );
+    // The unnamed statement of an earlier batch counts like any other.
+    let write = [
+        parse("", locks),
+        bind("", "", &[Some("x")]),
+        execute("", 0),
+        sync(),
+    ];
+    client.ask(&write);
+    let both = ["reads", ""].map(|name| [bind("", name, &[Some("pg_class")]), execute("", 0)]);
+    client.send(&[both.concat().concat(), sync()].concat());
+    let found = values(client.read_until(b'Z'));
+    assert_eq!(
+        found.iter().map(|name| pair.role(name)).collect::<Vec<_>>(),
+        ["primary", "primary"]
+    );
     // Each request of a pipeline is one of its own.
     let pipeline = [
         query(WHERE),

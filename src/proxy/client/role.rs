@@ -56,6 +56,8 @@ impl Session {
         let dialect = self.session_dialect();
         let mut wanted = None;
         let mut writes = false;
+        // The name that the last Parse gave: most batches have no other.
+        let mut parsed = None;
         for (header, body) in messages(batch) {
             let unknown = (Want::Write, true);
             let (want, may_write) = match header.tag {
@@ -64,14 +66,18 @@ impl Session {
                     self.wanted_by(text, dialect, &hint)?
                 }
                 tag::PARSE => match Parse::parse(body) {
-                    Ok(parse) => self.wanted_by(parse.query, dialect, &hint)?,
+                    Ok(parse) => {
+                        parsed = Some(parse.statement);
+                        self.wanted_by(parse.query, dialect, &hint)?
+                    }
                     Err(_) => unknown,
                 },
                 tag::BIND => match Bind::parse(body) {
                     // One that was parsed in this batch is counted already.
+                    Ok(bind) if parsed == Some(bind.statement) => continue,
                     Ok(bind) => match self.statement(bind.statement) {
                         Ok(statement) => self.wanted_by(statement.text(), dialect, &hint)?,
-                        Err(_) if wanted.is_some() => continue,
+                        Err(_) if parses(batch, bind.statement) => continue,
                         Err(_) => unknown,
                     },
                     Err(_) => unknown,
@@ -149,6 +155,14 @@ fn sets(text: &[u8]) -> bool {
         first_keyword(text),
         Keyword::Set | Keyword::Reset | Keyword::Discard
     )
+}
+
+/// Does a batch parse a statement of this name?
+fn parses(batch: &[u8], name: &[u8]) -> bool {
+    messages(batch).any(|(header, body)| {
+        let behind = body.strip_prefix(name).and_then(<[u8]>::first);
+        header.tag == tag::PARSE && behind == Some(&0)
+    })
 }
 
 fn want(route: RoleRoute<'_>) -> Want {

@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// The shared statement of a Parse's content.
-    pub(super) fn intern(&mut self, content: &[u8]) -> Result<Rc<Statement>, Error> {
+    pub(super) fn intern(&self, content: &[u8]) -> Result<Rc<Statement>, Error> {
         let mut context = Vec::new();
         self.settings.current().parse_context(&mut context);
         self.state.statements.borrow_mut().intern(content, &context)
@@ -135,8 +135,13 @@ impl Session {
     /// The client's statement of a name.
     pub(in super::super) fn statement(&self, name: &[u8]) -> Result<Rc<Statement>, Error> {
         if name.is_empty() && !self.renames(true) {
-            let unbound = self.unbound.clone();
-            return unbound.ok_or_else(|| crate::prepared::unknown(name));
+            return match &self.bound[..] {
+                [] => {
+                    let unbound = self.unbound.clone();
+                    unbound.ok_or_else(|| crate::prepared::unknown(name))
+                }
+                definition => self.intern(definition),
+            };
         }
         self.statements.get(name).cloned()
     }
@@ -262,8 +267,8 @@ impl Session {
         self.check_types(&parse)?;
         let statement = self.intern(parse.content())?;
         if parse.statement.is_empty() && !self.renames(true) {
+            self.forget_unnamed();
             self.unbound = Some(statement);
-            self.unbound_in = 0;
         } else {
             self.statements.prepare(parse.statement, statement)?;
             self.statements.succeeded();
@@ -300,7 +305,7 @@ impl Session {
     async fn close(&mut self, target: Target<'_>) -> Result<Stepped, End> {
         match target {
             Target::Statement(name) if name.is_empty() && !self.renames(true) => {
-                self.unbound = None;
+                self.forget_unnamed();
             }
             Target::Statement(name) => {
                 self.statements.remove(name);
