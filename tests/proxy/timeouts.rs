@@ -180,6 +180,10 @@ fn a_server_lost_before_it_answers_ends_the_client_by_default() {
     assert_eq!(end(&mut client), "FATAL 08006 server connection lost");
 }
 
+    // With the beginning of another batch behind it, of which the rest must not be done alone.
+    let mut second = pgdog.client("odd");
+    second.send(&[run("DIE", &[]), sync(), run("SELECT 1", &[])].concat());
+    assert_eq!(end(&mut second), "FATAL 08006 server connection lost");
 #[test]
 fn a_commit_in_flight_when_the_server_is_lost_has_an_unknown_outcome() {
     let text = "FATAL 08007 server connection lost during commit, outcome unknown";

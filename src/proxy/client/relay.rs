@@ -350,7 +350,10 @@ impl<'a> Relay<'a> {
         }
         let tied = self.session.link.pinned().is_some();
         let batches = exchange.batches_owed();
-        if tied || batches > 1 || self.session.inbound.is_amid_message() || !self.session.pools() {
+        // Of another that has begun behind a whole one the rest would be done alone.
+        let several = batches + usize::from(exchange.is_unsynced()) > 1;
+        let half_sent = self.session.inbound.is_amid_message();
+        if tied || several || half_sent || !self.session.pools() {
             return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
