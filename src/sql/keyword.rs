@@ -118,6 +118,8 @@ pub enum Keyword {
     /// The schema of the session's temporary objects.
     PgTemp,
     PgCatalog,
+    /// The view whose rows can be updated to set what they show.
+    PgSettings,
 
     // Functions with an effect on the session.
     SetConfig,
@@ -138,12 +140,13 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    /// Names of schemas and functions, which mean the same when they are quoted.
+    /// Names of schemas, views and functions, which mean the same when they are quoted.
     pub fn is_name(self) -> bool {
         matches!(
             self,
             K::PgTemp
                 | K::PgCatalog
+                | K::PgSettings
                 | K::SetConfig
                 | K::AdvisoryLock
                 | K::AdvisoryUnlock
@@ -248,6 +251,7 @@ const WORDS: &[(&str, Keyword)] = &[
     ("transaction", K::Transaction), ("true", K::True), ("without", K::Without),
     ("work", K::Work), ("write", K::Write), ("xml", K::Xml), ("zone", K::Zone),
     ("pg_temp", K::PgTemp), ("pg_catalog", K::PgCatalog),
+    ("pg_settings", K::PgSettings),
 
     ("set_config", K::SetConfig),
     ("pg_advisory_lock", K::AdvisoryLock), ("pg_advisory_lock_shared", K::AdvisoryLock),

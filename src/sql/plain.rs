@@ -1,13 +1,15 @@
 //! Proof that a text is one plain query, without reading its tokens.
 //!
 //! Most texts are. What could make a query more than plain needs an opening parenthesis behind a name (a call),
-//! a semicolon with something behind it, or the word TEMP. Wherever these stand, be it within strings or
+//! a semicolon with something behind it, the word TEMP, or `pg_settings`. Wherever these stand, be it within strings or
 //! comments, each is looked at; so it does not matter where strings and comments begin and end, nor what
 //! settings say about it. In doubt there is no proof, and `statements` decides.
 
 use memchr::{memchr2_iter, memchr3_iter};
 
 use super::keyword::Keyword as K;
+
+const SETTINGS: &[u8] = b"pg_settings";
 
 /// The first word of a text that is a single SELECT, INSERT, UPDATE, DELETE, WITH or VALUES without effect on the
 /// session, and without a call of a function that we do not know; or is no valid SQL.
@@ -24,7 +26,8 @@ pub(super) fn verb(text: &[u8]) -> Option<K> {
     }
     for at in memchr2_iter(b'p', b'P', text) {
         let word = text.get(at.saturating_sub(3)..=at)?;
-        if word.eq_ignore_ascii_case(b"temp") {
+        let view = text.get(at..at + SETTINGS.len()).unwrap_or_default();
+        if word.eq_ignore_ascii_case(b"temp") || view.eq_ignore_ascii_case(SETTINGS) {
             return None;
         }
     }
@@ -167,6 +170,8 @@ mod tests {
             "SELECT \"a\"\"f\" (1)",
             "SELECT 1 INTO Temp t",
             "SELECT \"into\" f(1)",
+            "UPDATE pg_catalog.PG_SETTINGS SET setting = 1",
+            "WITH a AS (UPDATE \"pg_settings\" SET setting = 1 RETURNING 1) SELECT 1",
             "WITH 1countINTO(",
             "WITH $1nextval(",
         ] {
@@ -181,9 +186,9 @@ mod tests {
             words in prop::collection::vec(prop::sample::select(vec![
                 "set_config", "\"set_config\"", "count", "f", "now", "(", "(", "(", ")", ")", "'a'", "'", "\"",
                 "E'\\'", "--", "\n", "/*", "*/", "$$", "$1", ",", ".", ";", "INTO", "TEMP", "temp", "pg_temp", "AS",
-                "U&\"f\"", "nextval", "pg_advisory_lock", "values", "x", "1", "\\", "é",
+                "U&\"f\"", "nextval", "pg_advisory_lock", "pg_settings", "UPDATE", "ONLY", "pg_temp_3", "values", "x", "1", "\\", "é",
             ]), 0..12),
-            verb_word in prop::sample::select(vec!["SELECT", "INSERT", "with", " VALUES"]),
+            verb_word in prop::sample::select(vec!["SELECT", "INSERT", "UPDATE", "with", " VALUES"]),
             space in prop::sample::select(vec!["", " "]),
         ) {
             let text = format!("{verb_word} {}", words.join(space));

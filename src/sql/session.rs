@@ -378,10 +378,18 @@ pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
             }
             if statement.verb == K::Prepare {
                 // What the prepared statement does, it does when it is executed.
-                traits = traits.without(Traits::SET_CONFIG.with(Traits::CALLS).with(LOCKS));
+                traits = traits.without(
+                    Traits::SET_CONFIG
+                        .with(Traits::SETTINGS)
+                        .with(Traits::CALLS)
+                        .with(LOCKS),
+                );
             }
         } else if traits.has(Traits::TEMPORARY) {
             effects.push(Effect::Temporary);
+        }
+        if traits.has(Traits::SETTINGS) {
+            effects.push(Effect::SettingsUnknown);
         }
         if traits.has(Traits::SET_CONFIG) {
             let mut found = Vec::new();

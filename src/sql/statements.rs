@@ -60,6 +60,8 @@ impl Traits {
     /// The text ends within a token, a parenthesis or a routine's body, or its boundaries are not certain. The
     /// server will most likely refuse it; if it does not, treat it as `OPAQUE`.
     pub const MALFORMED: Self = Self(1 << 10);
+    /// Updates `pg_settings`, which sets.
+    pub const SETTINGS: Self = Self(1 << 11);
 
     /// Is any of these in the set?
     pub const fn has(self, any: Self) -> bool {
@@ -175,6 +177,8 @@ impl Reading {
                 self.words = self.words.saturating_add(1);
                 if word != K::Unknown {
                     word = self.word(word);
+                } else if self.makes() {
+                    self.new_name(token.of(text));
                 }
             }
             Kind::QuotedName => {
@@ -185,9 +189,16 @@ impl Reading {
                 let found = K::find(inner.unwrap_or_default());
                 if found.is_name() {
                     word = self.word(found);
+                } else if self.makes() {
+                    self.new_name(inner.unwrap_or_default());
                 }
             }
-            Kind::UnicodeName => self.name(),
+            Kind::UnicodeName => {
+                self.name();
+                if self.makes() {
+                    self.traits.add(Traits::TEMPORARY); // it may be any
+                }
+            }
             Kind::Open => {
                 self.open();
                 self.depth += 1;
@@ -212,15 +223,31 @@ impl Reading {
         }
     }
 
+    /// May a name that comes now be that of something new, or of its schema? In EXPLAIN of whatever is explained.
+    #[inline]
+    fn makes(&self) -> bool {
+        matches!(self.verb, K::Create | K::Explain) || self.lead == K::Into && !self.into_table
+    }
+
+    /// `pg_temp_3` is as good as `pg_temp` for the session that it is of.
+    fn new_name(&mut self, name: &[u8]) {
+        let start = name.get(..b"pg_temp".len());
+        if start.is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp")) {
+            self.traits.add(Traits::TEMPORARY);
+        }
+    }
+
     /// Takes in a word that has a meaning; answers what the next token shall see before it.
     fn word(&mut self, word: K) -> K {
         match word {
             K::Into => self.into_table = matches!(self.previous, K::Insert | K::Merge),
             K::Local | K::Global if self.previous == K::Into => return K::Into,
-            K::Temporary | K::PgTemp if self.lead == K::Into && !self.into_table => {
+            K::Temporary if self.lead == K::Into && !self.into_table => {
                 self.traits.add(Traits::TEMPORARY);
             }
-            K::PgTemp if self.verb == K::Create => self.traits.add(Traits::TEMPORARY),
+            K::PgTemp if self.makes() => self.traits.add(Traits::TEMPORARY),
+            K::Only if self.previous == K::Update => return K::Update,
+            K::PgSettings if self.lead == K::Update => self.traits.add(Traits::SETTINGS),
             K::Function | K::Procedure if self.verb == K::Create && matches!(self.words, 2 | 4) => {
                 self.routine = Routine::Head;
             }
@@ -253,7 +280,7 @@ impl Reading {
         self.traits.add(match (self.previous_kind, self.previous) {
             (Kind::UnicodeName, _) => Traits::OPAQUE,
             (Kind::Word | Kind::QuotedName, previous) => match previous {
-                K::Unknown => self.unknown_call(),
+                K::Unknown | K::PgSettings => self.unknown_call(),
                 K::SetConfig => Traits::SET_CONFIG,
                 K::AdvisoryLock => Traits::LOCKS,
                 K::AdvisoryUnlock => Traits::UNLOCKS,
@@ -421,7 +448,37 @@ mod tests {
                 Traits::NONE,
             ),
             ("SELECT temp FROM t", Traits::NONE),
+            ("SELECT a INTO pg_temp_3.t FROM u", Traits::TEMPORARY),
+            (
+                "SELECT a INTO U&\"pg_t\\0065mp\".t FROM u",
+                Traits::TEMPORARY,
+            ),
+            ("INSERT INTO pg_temp_3.t VALUES (1)", Traits::NONE),
+            ("SELECT pg_temp_3.t FROM pg_temp_3.t", Traits::NONE),
             ("CREATE TABLE pg_temp.t (a int)", Traits::TEMPORARY),
+            ("CREATE TABLE \"pg_temp_3\".t (a int)", Traits::TEMPORARY),
+            (
+                "CREATE TABLE U&\"pg!005ftemp\" UESCAPE '!'.t (a int)",
+                Traits::TEMPORARY,
+            ),
+            ("UPDATE pg_settings SET setting = 'x'", Traits::SETTINGS),
+            (
+                "UPDATE ONLY pg_catalog.\"pg_settings\" SET setting = 'x'",
+                Traits::SETTINGS,
+            ),
+            (
+                "WITH a AS (UPDATE pg_settings SET setting = 'x' RETURNING 1) SELECT 1",
+                Traits::SETTINGS,
+            ),
+            (
+                "EXPLAIN ANALYZE UPDATE pg_settings SET setting = 'x'",
+                Traits::SETTINGS,
+            ),
+            (
+                "UPDATE t SET a = s.setting FROM pg_settings s",
+                Traits::NONE,
+            ),
+            ("SELECT a FROM t, ONLY pg_settings FOR UPDATE", Traits::NONE),
             (
                 "CREATE FUNCTION \"pg_temp\".f() RETURNS int LANGUAGE sql AS ''",
                 Traits::TEMPORARY,

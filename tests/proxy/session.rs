@@ -37,6 +37,10 @@ fn a_setting_that_is_not_reported_does_not_leak() {
     );
     leaves_nothing("SELECT 1; SET work_mem = '1MB'; SELECT 2", "SHOW work_mem");
     leaves_nothing(
+        "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'",
+        "SHOW search_path",
+    );
+    leaves_nothing(
         "SELECT pg_catalog.set_config('lock_timeout', '7s', false)",
         "SHOW lock_timeout",
     );

@@ -182,6 +182,8 @@ fn what_is_not_understood_is_said_to_be() {
     ] {
         check(text, Traits::OPAQUE, &[Effect::SettingsUnknown]);
     }
+    let updates = "UPDATE pg_settings SET setting = 'x' WHERE name = 'a'";
+    check(updates, Traits::SETTINGS, &[Effect::SettingsUnknown]);
     for text in [
         "DO $$ BEGIN END $$",
         "CALL p(1)",
@@ -275,6 +277,8 @@ fn everything_else_that_a_session_keeps() {
         "CREATE TEMP SEQUENCE s",
         "CREATE TEMP TABLE t (a int) ON COMMIT DELETE ROWS",
         "CREATE TABLE pg_temp.t (a int)",
+        "CREATE TABLE pg_temp_3.t (a int)",
+        "EXPLAIN ANALYZE CREATE TABLE pg_temp.t AS SELECT 1",
         "SELECT 1 INTO TEMP t",
         "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
     ] {
