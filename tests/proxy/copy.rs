@@ -131,6 +131,18 @@ fn copy_in_that_the_server_fails_by_the_extended_protocol() {
         client.ask(&[copy_data(b"1\ta\n"), copy_done(), sync()]),
         "Z:I"
     );
+    // A Sync that is sent amid the data is ignored.
+    for _ in 0..3 {
+        client.send(&[run("COPY t FROM STDIN", &[]), flush()].concat());
+        assert_eq!(client.expect(3), "1 2 G");
+        let amid = [sync(), copy_data(b"not a number\ta\n")].concat();
+        client.send(&[amid, copy_fail("changed my mind"), sync()].concat());
+        assert_eq!(transcript(&client.read_until(b'Z')), "E:22P02 Z:I");
+        assert_eq!(
+            client.ask(&[run("SELECT 1", &[]), sync()]),
+            "1 2 D:1 C:SELECT_1 Z:I"
+        );
+    }
     expect_usable(&pgdog, &database, &mut client);
     pgdog.stop();
 }

@@ -404,6 +404,7 @@ impl Relay<'_> {
     /// Is it open what the client's statement of this name means, or one that it names itself?
     fn awaits_statement(&self, name: &[u8]) -> bool {
         let statements = &self.session.statements;
+            tag::SYNC if self.server.exchange.copying_in() && whole => Class::Alone,
         let effects = || {
             let statement = match name {
                 [] if !self.session.renames(true) => self.unnamed(),
@@ -461,6 +462,11 @@ impl Relay<'_> {
         }
         if header.tag == tag::BIND {
             self.pass_bind(header);
+        if header.tag == tag::SYNC {
+            // Amid COPY data it means nothing.
+            self.session.inbound.skip(header);
+            return Ok(());
+        }
             return Ok(());
         }
         let whole = self.session.inbound.len() >= header.frame_bytes();
