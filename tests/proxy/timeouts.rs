@@ -1,7 +1,11 @@
 //! Every limit of time, and what a client is told when it is used up; servers that are lost, and what of it.
 
+use std::time::Duration;
+
 use crate::support::scripted::{one_row, serve};
-use crate::support::wire::{bind, execute, parse, query, run, sync, tagged, Message};
+use crate::support::wire::{
+    bind, copy_data, copy_done, execute, parse, query, run, sync, tagged, Message,
+};
 use crate::support::{Config, Pgdog, Postgres, Wire};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -54,6 +58,17 @@ fn client_idle_in_transaction_timeout_rolls_back() {
     let text = "FATAL 25P03 idle in transaction for 2000 ms (client_idle_in_transaction_timeout)";
     assert_eq!(end(&mut client), text);
     assert_eq!(other.value("SELECT count(*) FROM t"), "0");
+    // The rest of the data of a COPY that has failed is no activity.
+    let mut client = pgdog.client(&database);
+    client.query("BEGIN");
+    assert_eq!(client.begin_copy("COPY t FROM STDIN"), "G");
+    client.send(&copy_data(b"no number\n"));
+    assert_eq!(client.batches(1), "E:22P02 Z:E");
+    let rest = copy_data(b"1\n2\n3\n");
+    client.send(&rest[..8]);
+    std::thread::sleep(Duration::from_millis(100));
+    client.send(&[&rest[8..], &copy_data(b"4\n"), &copy_done()].concat());
+    assert_eq!(end(&mut client), text);
     pgdog.stop();
 }
 
@@ -165,6 +180,10 @@ fn a_server_lost_before_it_answers_is_an_error_that_the_client_may_survive() {
         client.send(&[sync(), query("SELECT 1")].concat());
         assert_eq!(client.batches(2), format!("Z:I {ONE}"));
     }
+    // With the beginning of another batch behind it, of which the rest must not be done alone.
+    let mut second = pgdog.client("odd");
+    second.send(&[run("DIE", &[]), sync(), run("SELECT 1", &[])].concat());
+    assert_eq!(end(&mut second), "FATAL 08006 server connection lost");
     // In a transaction nobody knows what is left of it.
     client.query("BEGIN");
     client.send(&query("DIE"));
@@ -180,10 +199,6 @@ fn a_server_lost_before_it_answers_ends_the_client_by_default() {
     assert_eq!(end(&mut client), "FATAL 08006 server connection lost");
 }
 
-    // With the beginning of another batch behind it, of which the rest must not be done alone.
-    let mut second = pgdog.client("odd");
-    second.send(&[run("DIE", &[]), sync(), run("SELECT 1", &[])].concat());
-    assert_eq!(end(&mut second), "FATAL 08006 server connection lost");
 #[test]
 fn a_commit_in_flight_when_the_server_is_lost_has_an_unknown_outcome() {
     let text = "FATAL 08007 server connection lost during commit, outcome unknown";

@@ -107,10 +107,25 @@ impl Relay<'_> {
             }
             self.server.count_traffic();
         }
-        if progress && link.activity.get() != Activity::Active {
-            link.enter(Activity::Active, state.core.now());
+        if progress {
+            self.follow_activity();
         }
         Ok(progress)
+    }
+
+    /// Something has passed: the client is active if that calls for an answer or is not all here. COPY data that comes after
+    /// its COPY has failed, and what follows an error up to Sync, call for none.
+    #[inline]
+    fn follow_activity(&self) {
+        let Session { link, state, .. } = &*self.session;
+        let exchange = &self.server.exchange;
+        let active = !exchange.nothing_owed() || self.session.inbound.is_amid_message();
+        let was_active = link.activity.get() == Activity::Active;
+        if active && !was_active {
+            link.enter(Activity::Active, state.core.now());
+        } else if !active && was_active && !exchange.at_rest() {
+            link.enter(Activity::IdleInTransaction, state.core.now());
+        }
     }
 
     /// Passes a run of messages that need no hand, in one piece.
