@@ -25,6 +25,14 @@ use crate::protocol::sqlstate::SqlState;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, prepared_body, Effects};
 
+/// PostgreSQL cuts names of statements and portals after this many bytes (`NAMEDATALEN - 1`).
+const NAME_BYTES_MAX: usize = 63;
+
+/// The name of a statement or portal as PostgreSQL keeps it: what is behind the 63rd byte means nothing.
+pub fn kept_name(name: &[u8]) -> &[u8] {
+    name.get(..NAME_BYTES_MAX).unwrap_or(name)
+}
+
 /// What a statement is, in 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(u128);
@@ -328,13 +336,25 @@ enum Change {
     Sync,
 }
 
+/// Names that one client may give, some 10 MB of them.
+const NAMES_MAX: usize = 65_536;
+
 impl ClientStatements {
     /// `Parse` or `PREPARE`: names a statement. The empty name may be given again and again.
     ///
-    /// Errors: 42P05 if the client has a statement of this name; nothing is changed then.
+    /// Errors: 42P05 if the client has a statement of this name, 53200 if it has 65,536; nothing is changed then.
     pub fn prepare(&mut self, name: &[u8], statement: Rc<Statement>) -> Result<(), Error> {
+        let name = kept_name(name);
+        let full = self.len() >= NAMES_MAX;
         let names = self.names();
         let change = match names.statements.entry(name.into()) {
+            Entry::Vacant(_) if full => {
+                return Err(Error::error(
+                    Fault::Client,
+                    SqlState::OUT_OF_MEMORY,
+                    format!("a client may have {NAMES_MAX} prepared statements"),
+                ));
+            }
             Entry::Vacant(entry) => {
                 entry.insert(statement);
                 Change::Added(name.into())
@@ -360,6 +380,7 @@ impl ClientStatements {
     /// Must answers come before it is known what this name means, or any name? So it is when a batch that gives it
     /// away or takes it back was sent and may fail; what the batch under way does is known.
     pub fn awaits(&self, name: Option<&[u8]>) -> bool {
+        let name = name.map(kept_name);
         let Some(names) = &self.names else {
             return false;
         };
@@ -385,13 +406,14 @@ impl ClientStatements {
         let found = self
             .names
             .as_ref()
-            .and_then(|names| names.statements.get(name));
+            .and_then(|names| names.statements.get(kept_name(name)));
         found.ok_or_else(|| unknown(name))
     }
 
     /// `Close`, or `DEALLOCATE name`: the name is free again. Says if there was one; `Close` does not mind,
     /// `DEALLOCATE` answers [`unknown`].
     pub fn remove(&mut self, name: &[u8]) -> bool {
+        let name = kept_name(name);
         let names = self.names();
         let statement = names.statements.remove(name);
         let found = statement.is_some();

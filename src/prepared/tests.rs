@@ -127,6 +127,29 @@ fn names_of_clients_are_their_own() {
 }
 
 #[test]
+fn names_are_cut_as_postgresql_cuts_them_and_no_client_has_too_many() {
+    let mut store = Statements::new(usize::MAX);
+    let one = statement(&mut store, "1");
+    let mut client = ClientStatements::default();
+    let cut = "n".repeat(63);
+    let long = format!("{cut}{}", "o".repeat(1000));
+    assert_eq!(client.prepare(long.as_bytes(), Rc::clone(&one)), Ok(()));
+    let twice = client.prepare(cut.as_bytes(), Rc::clone(&one)).unwrap_err();
+    assert_eq!(twice.code, SqlState::DUPLICATE_PREPARED_STATEMENT);
+    assert!(client.get(format!("{cut}x").as_bytes()).is_ok());
+    assert!(client.get(b"n").is_err());
+    assert!(client.remove(format!("{cut}y").as_bytes()));
+    for n in 0..NAMES_MAX {
+        let name = n.to_string();
+        assert_eq!(client.prepare(name.as_bytes(), Rc::clone(&one)), Ok(()));
+    }
+    let refused = client.prepare(b"more", Rc::clone(&one)).unwrap_err();
+    assert_eq!(refused.code, SqlState::OUT_OF_MEMORY);
+    assert!(client.remove(b"0"));
+    assert_eq!(client.prepare(b"more", one), Ok(()));
+}
+
+#[test]
 fn a_client_without_statements_is_small() {
     assert_eq!(size_of::<ClientStatements>(), 16);
     let mut client = ClientStatements::default();

@@ -6,6 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use crate::error::{Error, Fault};
+use crate::prepared::kept_name;
+use crate::protocol::sqlstate::SqlState;
 use crate::sql::session::{Effects, Step};
 
 /// The statements with effects of one client that are sent and not answered, and where others wait to be executed.
@@ -57,6 +60,9 @@ impl Done {
     }
 }
 
+/// Portals with effects that one transaction may have.
+const PORTALS_MAX: usize = 4096;
+
 impl Tracker {
     /// For a client to which this many ReadyForQuery are still owed.
     pub fn new(syncs: u32) -> Self {
@@ -76,17 +82,30 @@ impl Tracker {
         self.unnamed.clone()
     }
 
-    /// Bind, or Close of a portal. None: it has no effects.
-    pub fn bound(&mut self, portal: &[u8], effects: Option<Rc<Effects>>) {
-        match effects {
-            Some(effects) => self.portals.insert(portal.into(), effects),
-            None => self.portals.remove(portal),
+    /// Bind. None: it has no effects.
+    ///
+    /// Errors: 53200 if 4,096 portals have some.
+    pub fn bound(&mut self, portal: &[u8], effects: Option<Rc<Effects>>) -> Result<(), Error> {
+        let Some(effects) = effects else {
+            self.closed(portal);
+            return Ok(());
         };
+        if self.portals.len() >= PORTALS_MAX {
+            let text = format!("a transaction may have {PORTALS_MAX} portals that change settings");
+            return Err(Error::fatal(Fault::Client, SqlState::OUT_OF_MEMORY, text));
+        }
+        self.portals.insert(kept_name(portal).into(), effects);
+        Ok(())
+    }
+
+    /// Close of a portal.
+    pub fn closed(&mut self, portal: &[u8]) {
+        self.portals.remove(kept_name(portal));
     }
 
     /// What Execute of this portal will do.
     pub fn portal(&self, name: &[u8]) -> Option<Rc<Effects>> {
-        self.portals.get(name).cloned()
+        self.portals.get(kept_name(name)).cloned()
     }
 
     /// A Query with these effects was sent; [`Self::sync`] follows.
@@ -216,12 +235,26 @@ mod tests {
     fn a_portal_runs_what_was_bound_to_it() {
         let mut tracker = Tracker::new(0);
         tracker.parsed(Some(of("SET a = 1")));
-        tracker.bound(b"p", tracker.unnamed());
+        tracker.bound(b"p", tracker.unnamed()).unwrap();
         tracker.parsed(None);
-        tracker.bound(b"", tracker.unnamed());
+        tracker.bound(b"", tracker.unnamed()).unwrap();
         assert_eq!(tracker.portal(b"p"), Some(of("SET a = 1")));
         assert_eq!(tracker.portal(b""), None);
-        tracker.bound(b"p", None);
+        tracker.bound(b"p", None).unwrap();
         assert_eq!(tracker.portal(b"p"), None);
+    }
+
+    #[test]
+    fn portals_are_bounded() {
+        let mut tracker = Tracker::new(0);
+        for n in 0..PORTALS_MAX {
+            let name = format!("{n:063}and more");
+            tracker
+                .bound(name.as_bytes(), Some(of("SET a = 1")))
+                .unwrap();
+        }
+        assert!(tracker.portal(format!("{:063}", 7).as_bytes()).is_some());
+        let refused = tracker.bound(b"p", Some(of("SET a = 1"))).unwrap_err();
+        assert_eq!(refused.code, SqlState::OUT_OF_MEMORY);
     }
 }

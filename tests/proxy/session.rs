@@ -259,6 +259,11 @@ fn unknown_closed_and_doubly_prepared_statements_are_errors_as_ever() {
     assert_eq!(prepare(&mut client, "s", "SELECT 4"), "1 Z:I");
     assert_eq!(client.query("DEALLOCATE ALL"), "C:DEALLOCATE_ALL Z:I");
     assert_eq!(run_prepared(&mut client, "s"), "E:26000 Z:I");
+    // PostgreSQL cuts names after 63 bytes.
+    let (long, longer) = ("n".repeat(64), "n".repeat(100_000));
+    assert_eq!(prepare(&mut client, &longer, "SELECT 5"), "1 Z:I");
+    assert_eq!(prepare(&mut client, &long, "SELECT 5"), "E:42P05 Z:I");
+    assert_eq!(run_prepared(&mut client, &long), "2 D:5 C:SELECT_1 Z:I");
     pgdog.stop();
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::config::choice::PreparedStatements;
 use crate::error::Error;
 use crate::prepared::server::Ensure;
-use crate::prepared::{Id, Statement};
+use crate::prepared::{kept_name, Id, Statement};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{Frames, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Query, Target, SYNC};
@@ -342,20 +342,21 @@ impl Relay<'_> {
     }
 
     /// Bind: only its head is rewritten, its values pass as they are.
-    pub(super) fn pass_bind(&mut self, header: Header) {
+    pub(super) fn pass_bind(&mut self, header: Header) -> Result<(), End> {
         let session = &*self.session;
         let frame = session.inbound.bytes();
         let frame = frame.get(..header.frame_bytes()).unwrap_or(frame);
         let body = frame.get(HEADER_BYTES..).unwrap_or_default();
         let Some((portal, name)) = statement_of_bind(body) else {
-            return self.pass_bind_as(header, 0, None, 0);
+            self.pass_bind_as(header, 0, None, 0);
+            return Ok(());
         };
         let portal = portal.to_vec();
         let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
         if !session.renames(name.is_empty()) {
             let bound = if !self.session.pools() {
                 let known = self.session.known.as_ref();
-                known.and_then(|known| known.get(name).cloned())
+                known.and_then(|known| known.get(kept_name(name)).cloned())
             } else if self.has_unnamed() {
                 let tracker = self.session.tracker.as_ref();
                 tracker.and_then(|tracker| tracker.unnamed())
@@ -364,14 +365,17 @@ impl Relay<'_> {
                 statement.effects(self.dialect())
             } else {
                 // The server may have one, but it is another client's.
-                return self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)), 0);
+                self.pass_bind_as(header, rest_at, Some((&portal, NO_STATEMENT)), 0);
+                return Ok(());
             };
-            self.bind_effects(header, &portal, bound);
-            return self.pass_bind_as(header, 0, None, 0);
+            self.bind_effects(header, &portal, bound)?;
+            self.pass_bind_as(header, 0, None, 0);
+            return Ok(());
         }
         let Some(statement) = session.statements.get(name).ok().cloned() else {
             // The server does not know the name either, and says so.
-            return self.pass_bind_as(header, 0, None, 0);
+            self.pass_bind_as(header, 0, None, 0);
+            return Ok(());
         };
         // Before anything of it is noted: is it all there is?
         let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
@@ -384,13 +388,14 @@ impl Relay<'_> {
             note = commit_note(effects);
         }
         self.ensure(&statement);
-        self.bind_effects(header, &portal, effects);
+        self.bind_effects(header, &portal, effects)?;
         self.pass_bind_as(
             header,
             rest_at,
             Some((&portal, &statement.server_name())),
             note,
         );
+        Ok(())
     }
 
     /// The bytes in front, if they are one small batch of Bind, Describe of the portal, Execute and Sync, and
@@ -413,7 +418,12 @@ impl Relay<'_> {
     }
 
     /// What the portal will do when it is executed.
-    fn bind_effects(&mut self, header: Header, portal: &[u8], effects: Option<Rc<Effects>>) {
+    fn bind_effects(
+        &mut self,
+        header: Header,
+        portal: &[u8],
+        effects: Option<Rc<Effects>>,
+    ) -> Result<(), End> {
         let effects = effects.map(|effects| {
             self.session.ties.note(&effects);
             if !effects.needs_arguments() {
@@ -426,8 +436,9 @@ impl Relay<'_> {
         });
         let tracked = self.track(effects);
         if let Some(tracker) = &mut self.session.tracker {
-            tracker.bound(portal, tracked);
+            tracker.bound(portal, tracked).map_err(End::Fatal)?;
         }
+        Ok(())
     }
 
     /// Passes a Bind on, with other names than it came with if there are any: what they replace is `head_bytes`.
@@ -468,7 +479,7 @@ impl Relay<'_> {
             Ok(Target::Statement(name)) => name,
             Ok(Target::Portal(portal)) => {
                 if let Some(tracker) = &mut self.session.tracker {
-                    tracker.bound(portal, None);
+                    tracker.closed(portal);
                 }
                 return self.send(frame, owed, 0);
             }
@@ -477,6 +488,7 @@ impl Relay<'_> {
         let renamed = self.session.renames(name.is_empty());
         if tag == tag::CLOSE {
             if !renamed {
+                self.session.unnamed = Unnamed::None;
                 self.session.forget_unnamed();
                 return self.send(frame, owed, 0);
             }
@@ -488,7 +500,6 @@ impl Relay<'_> {
             return;
         }
         let mut message = Vec::new();
-                self.session.unnamed = Unnamed::None;
         if renamed {
             let Some(statement) = self.session.statements.get(name).ok().cloned() else {
                 return self.send(frame, owed, 0);

@@ -183,6 +183,12 @@ impl Relay<'_> {
                     self.remember_unbound(unbound.take());
                     self.end_batch(header.tag);
                 }
+                tag::FUNCTION_CALL => {
+                    self.remember_unbound(unbound.take());
+                    self.end_batch(header.tag);
+                    let function = rest.get(HEADER_BYTES..header.frame_bytes());
+                    self.session.ties.note_call(function.unwrap_or(rest));
+                }
                 _ => {}
             }
             if let Some(owed) = owed {
@@ -198,12 +204,6 @@ impl Relay<'_> {
             self.server.link.meter.sent(tag);
         }
         self.remember_unbound(unbound);
-                tag::FUNCTION_CALL => {
-                    self.remember_unbound(unbound.take());
-                    self.end_batch(header.tag);
-                    let function = rest.get(HEADER_BYTES..header.frame_bytes());
-                    self.session.ties.note_call(function.unwrap_or(rest));
-                }
         Ok(at)
     }
 
@@ -317,6 +317,9 @@ impl Relay<'_> {
                 if !whole && header.frame_bytes() <= READ_BYTES_MAX {
                     return Ok(Class::More);
                 }
+                if !whole && header.tag == tag::PARSE && !has_name(body) {
+                    return Ok(Class::More);
+                }
                 let renamed =
                     header.tag == tag::PARSE && self.session.renames(body.first() == Some(&0));
                 if renamed && self.session.awaits_name(body) {
@@ -344,9 +347,6 @@ impl Relay<'_> {
                     Class::Commit(owed)
                 } else {
                     Class::Pass(Some(owed))
-                if !whole && header.tag == tag::PARSE && !has_name(body) {
-                    return Ok(Class::More);
-                }
                 }
             }
             tag::BIND if translates => match statement_of_bind(body) {
@@ -377,6 +377,7 @@ impl Relay<'_> {
                     [b'S', 0, ..] if whole && header.tag == tag::DESCRIBE && self.has_unnamed() => {
                         Class::Pass(Some(owed))
                     }
+                    [b'S', ..] if whole => Class::Alone,
                     [b'P', ..] if tracks && header.tag == tag::CLOSE && whole => Class::Alone,
                     _ => Class::Pass(Some(owed)),
                 }
@@ -403,6 +404,7 @@ impl Relay<'_> {
                 }
             }
             tag::EXECUTE => Class::Pass(Some(Owed::Execution)),
+            tag::SYNC if self.server.exchange.copying_in() && whole => Class::Alone,
             tag::SYNC => Class::Pass(Some(Owed::Ready)),
             tag::FUNCTION_CALL if !whole && body.len() < 4 => Class::More,
             tag::FUNCTION_CALL => Class::Pass(Some(Owed::Results)),
@@ -419,7 +421,6 @@ impl Relay<'_> {
     /// Is it open what the client's statement of this name means, or one that it names itself?
     fn awaits_statement(&self, name: &[u8]) -> bool {
         let statements = &self.session.statements;
-            tag::SYNC if self.server.exchange.copying_in() && whole => Class::Alone,
         let effects = || {
             let statement = match name {
                 [] if !self.session.renames(true) => self.unnamed(),
@@ -461,6 +462,11 @@ impl Relay<'_> {
 
     /// Passes the next message on with what it needs.
     fn pass_alone(&mut self, header: Header) -> Result<(), End> {
+        if header.tag == tag::SYNC {
+            // Amid COPY data it means nothing.
+            self.session.inbound.skip(header);
+            return Ok(());
+        }
         if self.session.audit.is_some() {
             self.audit_next(header);
         }
@@ -476,13 +482,7 @@ impl Relay<'_> {
                 .count(Stat::ClientParseCount);
         }
         if header.tag == tag::BIND {
-            self.pass_bind(header);
-        if header.tag == tag::SYNC {
-            // Amid COPY data it means nothing.
-            self.session.inbound.skip(header);
-            return Ok(());
-        }
-            return Ok(());
+            return self.pass_bind(header);
         }
         let whole = self.session.inbound.len() >= header.frame_bytes();
         if !whole {
@@ -685,6 +685,11 @@ fn ends_batch(first: u8) -> bool {
     matches!(first, tag::QUERY | tag::SYNC | tag::FUNCTION_CALL)
 }
 
+/// Is the name of the statement here at the front of a Parse's body, or what is too long to be one?
+fn has_name(body: &[u8]) -> bool {
+    body.len() > NAMES_BYTES_MAX || memchr::memchr(0, body).is_some()
+}
+
 /// Portal and statement at the front of a Bind's body, if both are there.
 pub(super) fn statement_of_bind(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let portal_end = memchr::memchr(0, body)?;
@@ -692,8 +697,3 @@ pub(super) fn statement_of_bind(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let statement_end = memchr::memchr(0, rest)?;
     Some((portal, rest.get(..statement_end)?))
 }
-/// Is the name of the statement here at the front of a Parse's body, or what is too long to be one?
-fn has_name(body: &[u8]) -> bool {
-    body.len() > NAMES_BYTES_MAX || memchr::memchr(0, body).is_some()
-}
-

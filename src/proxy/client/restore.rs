@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::prepared::kept_name;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Parse, SYNC};
 use crate::sql::keyword::Keyword;
@@ -24,6 +25,7 @@ impl Session {
         if self.pools() {
             return;
         }
+        let name = kept_name(name);
         if effects.sets() || effects.resets() {
             let known = self.known.get_or_insert_default();
             if known.len() < KNOWN_MAX {
