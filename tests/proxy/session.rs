@@ -116,10 +116,12 @@ fn a_role_does_not_leak() {
 
 #[test]
 fn a_temporary_table_does_not_leak() {
-    leaves_nothing(
+    for create in [
         "CREATE TEMP TABLE t (a int)",
-        "SELECT count(*) FROM pg_class WHERE relname = 't'",
-    );
+        "CREATE TABLE U&\"pg\\005ftemp\".t (a int)",
+    ] {
+        leaves_nothing(create, "SELECT count(*) FROM pg_class WHERE relname = 't'");
+    }
 }
 
 #[test]

@@ -141,13 +141,6 @@ fn temporary_objects_keep_the_server_until_the_last_is_dropped() {
         &["DROP TABLE mine", "DROP VIEW pin"],
         trace,
     );
-    ties(
-        &["CREATE TABLE U&\"pg\\005ftemp\".mine AS SELECT 7 AS a"],
-        "SELECT a FROM mine",
-        "7",
-        &["DROP TABLE mine"],
-        trace,
-    );
 }
 
 #[test]
