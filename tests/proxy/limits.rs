@@ -514,5 +514,6 @@ fn descriptors_that_are_lacking_are_no_news_of_a_server() {
         transcript(&waiting.read_until(b'Z')),
         "T D:1 C:SELECT_1 Z:I"
     );
+    drop(clients);
     pgdog.stop();
 }

@@ -118,7 +118,7 @@ fn names_and_orders_mean_what_they_do_on_one_server() {
         "SELECT id, (SELECT max(o.id) AS age FROM orders o WHERE o.user_id = u.id) FROM users u ORDER BY age DESC, id LIMIT 10",
         "SELECT EXISTS (SELECT FROM orders o WHERE o.user_id = u.id), id FROM users u ORDER BY exists, id LIMIT 20",
         "SELECT ARRAY (SELECT o.id FROM orders o WHERE o.user_id = u.id ORDER BY 1), id FROM users u ORDER BY \"array\" DESC, id LIMIT 20",
-        "SELECT current_user, id FROM users ORDER BY current_user, id LIMIT 5",
+        "SELECT current_schema, id FROM users ORDER BY current_schema, id LIMIT 5",
         "SELECT avg(x) FROM (SELECT '-0'::float8 AS x, id FROM users) y",
     ] {
         assert_eq!(client.rows(sql), one.rows(sql), "{sql}");
