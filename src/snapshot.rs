@@ -1,5 +1,6 @@
 //! What a core says of itself when it is asked: plain data, for the admin database and for metrics.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -113,6 +114,20 @@ pub struct PoolSnapshot {
     pub servers: Vec<ServerSnapshot>,
     /// What is known of its server.
     pub known: Known,
+    /// It has left the configuration, and its connections of this core are closed.
+    pub gone: bool,
+}
+
+/// Passes over pools that are gone on all cores. Until then each core's slice counts, or sums would go back before they end.
+pub fn pass_over_gone(cores: &mut [CoreSnapshot]) {
+    let slices = cores.iter().flat_map(|core| &core.pools);
+    let left: HashSet<PoolId> = slices
+        .filter(|slice| !slice.gone)
+        .map(|slice| slice.id)
+        .collect();
+    for core in cores {
+        core.pools.retain(|slice| left.contains(&slice.id));
+    }
 }
 
 /// What is known of a server: the same on all cores, but for what is in the mail.

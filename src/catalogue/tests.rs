@@ -10,7 +10,7 @@ use crate::metrics::family::Sample;
 use crate::metrics::{Counters, Histogram, Latencies, LoginResult, Stat, Tally};
 use crate::pool::PoolStats;
 use crate::protocol::sqlstate::SqlState;
-use crate::snapshot::{Known, LookupsSnapshot, Names, OverShardsSnapshot};
+use crate::snapshot::{pass_over_gone, Known, LookupsSnapshot, Names, OverShardsSnapshot};
 
 /// What a program with one busy core and one pool shows.
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -54,6 +54,7 @@ fn view() -> View {
             lag: Some(Lag::default()),
             ..Known::default()
         },
+        gone: false,
     };
     let tally = Tally::default();
     let took = Duration::from_millis(3);
@@ -461,4 +462,20 @@ fn collect(value: &serde_json::Value, expressions: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+#[test]
+fn a_pool_counts_on_all_cores_until_it_is_gone_from_all() {
+    let mut cores = view().cores;
+    let slices = |cores: &[CoreSnapshot]| cores.iter().map(|core| core.pools.len()).sum::<usize>();
+    let all = slices(&cores);
+    cores[0].pools[0].gone = true;
+    pass_over_gone(&mut cores);
+    assert_eq!(slices(&cores), all);
+    cores
+        .iter_mut()
+        .flat_map(|core| &mut core.pools)
+        .for_each(|slice| slice.gone = true);
+    pass_over_gone(&mut cores);
+    assert_eq!(slices(&cores), 0);
 }

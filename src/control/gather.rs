@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cores::PostOffice;
 
 use crate::proxy::{GatherId, Mail};
-use crate::snapshot::{CoreSnapshot, Scope};
+use crate::snapshot::{pass_over_gone, CoreSnapshot, Scope};
 
 /// Cores answer within milliseconds; one that does not is in trouble.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,7 +112,10 @@ impl Gathers {
         for mut pending in done {
             pending.snapshots.sort_by_key(|snapshot| snapshot.core);
             (pending.then)(match pending.missing.is_empty() {
-                true => Ok(pending.snapshots),
+                true => {
+                    pass_over_gone(&mut pending.snapshots);
+                    Ok(pending.snapshots)
+                }
                 false => Err(Incomplete::Silent(pending.missing)),
             });
         }

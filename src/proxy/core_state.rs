@@ -25,6 +25,7 @@ use crate::protocol::startup::Version;
 use crate::session::Stay;
 use crate::sharding::unique_id::{UniqueIdGenerator, UniqueIds};
 pub(crate) use crate::snapshot::Activity;
+use crate::snapshot::Analysing;
 use crate::sql::settings::SettingsStore;
 
 use super::client::AdminLink;
@@ -85,6 +86,8 @@ pub(crate) struct CoreState {
     pub(crate) away: RefCell<HashMap<i32, (usize, u32)>>,
     /// Clients that have come from other cores, so far.
     pub(crate) moved_in: Counter,
+    /// What caches have done of databases that are not in the configuration any more.
+    pub(super) analysed: Cell<Analysing>,
     /// Where connections come in, and clients go.
     pub(super) doors: Doors,
     /// Clients that are logged in: a shutdown waits for them.
@@ -215,6 +218,7 @@ impl CoreState {
             links: RefCell::new(HashMap::new()),
             away: RefCell::default(),
             moved_in: Counter::default(),
+            analysed: Cell::default(),
             doors: Doors::new(count, boot.listen.len()),
             gate: Gate::new(),
             doorway: Gate::new(),

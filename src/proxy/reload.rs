@@ -21,7 +21,7 @@ use super::link::Notice;
 use super::mail::{Act, Done, Whom};
 use super::pools::PoolSlot;
 use super::setup::Setup;
-use super::{client, news, prober};
+use super::{client, news, prober, snapshot};
 
 /// One core's slices of all pools. Replaced as a whole, so that whoever looks at it sees one moment.
 pub(crate) struct Pools {
@@ -268,6 +268,12 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
         true => before.clusters.clone(),
         false => clusters(&configured, Some(&before), setup, &state.core),
     };
+    if generation != setup.generation {
+        // The others have given their caches to their successors.
+        before
+            .clusters()
+            .for_each(|cluster| snapshot::keep_counts(state, cluster));
+    }
     // Those that are over have said so on all cores.
     let former = setup.former();
     let all = before

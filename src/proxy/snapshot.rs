@@ -74,8 +74,6 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
         .collect();
     let known = state.statements.borrow();
     let pools = state.pools();
-    // Those that are gone are kept in case they come back.
-    let pools = pools.iter().filter(|slot| !slot.is_gone());
     CoreSnapshot {
         core: state.core.index(),
         cpu: state.core.cpu(),
@@ -109,6 +107,7 @@ async fn take(state: &CoreState, scope: Scope) -> CoreSnapshot {
             false => Vec::new(),
         },
         pools: pools
+            .iter()
             .map(|slot| pool(state, slot, &holders, scope))
             .collect(),
     }
@@ -126,6 +125,7 @@ fn pool(state: &CoreState, slot: &PoolSlot, holders: &Holders, scope: Scope) -> 
         used: slot.registry.used(),
         servers: Vec::new(),
         known: known(state, slot),
+        gone: slot.is_gone(),
     };
     slot.registry.each(|server| {
         snapshot.used = snapshot.used.max(Some(server.meter.last_used()));
@@ -232,21 +232,36 @@ fn one_client(link: &Link) -> Option<ClientSnapshot> {
 }
 
 fn analysing(state: &CoreState) -> Analysing {
-    let mut sum = Analysing::default();
+    let mut sum = state.analysed.get();
     for cluster in state.pools().clusters() {
-        let cache = cluster.analyses.borrow();
-        let ((hits, misses), routed) = (cache.counts(), cache.routed());
-        sum += Analysing {
-            hits,
-            misses,
-            direct: routed.direct,
-            cross: routed.cross,
-            entries: cache.len(),
-            bytes: cache.bytes(),
-            parsing: cache.parsing(),
-        };
+        sum += analysing_of(cluster);
     }
     sum
+}
+
+fn analysing_of(cluster: &Cluster) -> Analysing {
+    let cache = cluster.analyses.borrow();
+    let ((hits, misses), routed) = (cache.counts(), cache.routed());
+    Analysing {
+        hits,
+        misses,
+        direct: routed.direct,
+        cross: routed.cross,
+        entries: cache.len(),
+        bytes: cache.bytes(),
+        parsing: cache.parsing(),
+    }
+}
+
+/// A cluster goes, and its cache: what that has done still counts.
+pub(super) fn keep_counts(state: &CoreState, cluster: &Cluster) {
+    let mut sum = state.analysed.get();
+    sum += Analysing {
+        entries: 0,
+        bytes: 0,
+        ..analysing_of(cluster)
+    };
+    state.analysed.set(sum);
 }
 
 async fn analyses(state: &CoreState) -> Vec<AnalysisSnapshot> {

@@ -504,3 +504,27 @@ fn a_port_that_is_taken_is_named() {
         "{said}"
     );
 }
+
+#[test]
+fn what_was_counted_of_a_database_that_goes_is_not_forgotten() {
+    let postgres = Postgres::shared();
+    let (stays, goes) = (postgres.database("metrics"), postgres.database("metrics"));
+    let password = format!("password = {PASSWORD:?}");
+    let port = free_port_of_all_addresses();
+    let one = Config::of(&stays).general(&format!("openmetrics_port = {port}\n{PREFIX}"));
+    let both = one
+        .clone()
+        .database(&goes, "")
+        .host(&goes, "localhost", postgres.port(), "role = \"replica\"")
+        .user(ALICE, &goes, &password);
+    let pgdog = both.start();
+    for _ in 0..3 {
+        assert_eq!(pgdog.client(&goes).value("SELECT 1"), "1");
+    }
+    let counted = || Scrape::of(port).sum("pgdog_query_cache_misses");
+    let before = counted();
+    assert!(before >= 1.0, "{before}");
+    pgdog.reload(&one);
+    assert!(counted() >= before);
+    pgdog.stop();
+}
