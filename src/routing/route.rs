@@ -16,7 +16,7 @@ use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };
 use crate::sql::keys::{Keys, Member, Nearest};
-use crate::sql::statement::{Function, Kind, Need, Statement};
+use crate::sql::statement::{Function, Kind, Statement};
 
 pub use super::changes::key_changes;
 use super::reach::{Reach, Table, EVERYTHING};
@@ -149,12 +149,12 @@ pub fn route<'s>(
     let Some(keys) = &statement.keys else {
         return Err(refused("this statement"));
     };
-    if statement.needs_primary == Some(Need::MakesTable) {
+    if statement.makes_table {
         return Err(refused("SELECT INTO"));
     }
     let router = Router {
         functions: &statement.functions,
-        locks: statement.needs_primary == Some(Need::LocksRows),
+        locks: statement.locks_rows,
         keys,
         values,
         database,

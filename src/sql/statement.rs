@@ -64,6 +64,12 @@ pub struct Statement {
     pub functions: Vec<Function>,
     /// Why a replica cannot run it, as far as its text tells: the first reason found.
     pub needs_primary: Option<Need>,
+    /// It inserts, updates, deletes or merges, be it in a common table expression.
+    pub changes_rows: bool,
+    /// It is `SELECT … INTO`.
+    pub makes_table: bool,
+    /// It locks rows that it reads.
+    pub locks_rows: bool,
     /// The highest `$n` in it.
     pub parameters: u32,
     /// What it says about keys; of queries only.
@@ -77,7 +83,7 @@ pub struct Statement {
 impl Statement {
     /// Does it change rows, be it within a query?
     pub fn writes(&self) -> bool {
-        self.kind != Kind::Select || matches!(self.needs_primary, Some(Need::ChangesData))
+        self.kind != Kind::Select || self.changes_rows
     }
 
     /// A statement that names nothing.
@@ -87,6 +93,9 @@ impl Statement {
             tables: Vec::new(),
             functions: Vec::new(),
             needs_primary: None,
+            changes_rows: false,
+            makes_table: false,
+            locks_rows: false,
             parameters: 0,
             keys: None,
             created: None,

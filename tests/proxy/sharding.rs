@@ -367,6 +367,14 @@ fn a_session_may_name_the_shard_or_the_key_however_it_is_spelt() {
         client.query("INSERT INTO notes VALUES (1)"),
         "C:INSERT_0_1 Z:I"
     );
+    // However it is hidden.
+    for sql in [
+        "/* pgdog_shard: 1 */ WITH a AS (SELECT * FROM notes FOR UPDATE), \
+         b AS (UPDATE notes SET id = 2 RETURNING *) SELECT * FROM b",
+        "SELECT * INTO others FROM notes FOR UPDATE",
+    ] {
+        assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
+    }
     assert_eq!(shards.each("SELECT count(*) FROM notes"), ["1", "1", "1"]);
     // Said when it logs in.
     let mut begun = Wire::open(shards.pgdog.port());

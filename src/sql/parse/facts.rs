@@ -236,7 +236,11 @@ impl<'t> Reader<'_, 't> {
     }
 
     fn need(&mut self, need: Need) {
-        self.statement.needs_primary.get_or_insert(need);
+        let statement = &mut *self.statement;
+        statement.changes_rows |= need == Need::ChangesData;
+        statement.makes_table |= need == Need::MakesTable;
+        statement.locks_rows |= need == Need::LocksRows;
+        statement.needs_primary.get_or_insert(need);
     }
 }
 

@@ -443,6 +443,37 @@ fn what_hides_a_write_is_found_at_any_depth() {
     assert_eq!(statement.tables[0].usage, TableUse::Read);
 }
 
+#[test]
+fn what_else_hides_behind_the_first_reason_is_found() {
+    let found = |text: &str| {
+        let statement = one(text);
+        let does = (
+            statement.locks_rows,
+            statement.makes_table,
+            statement.changes_rows,
+        );
+        (does, statement.writes())
+    };
+    let locked = "WITH a AS (SELECT * FROM t FOR UPDATE)";
+    for (text, expected) in [
+        ("SELECT 1".to_owned(), ((false, false, false), false)),
+        (
+            format!("{locked} SELECT * INTO n FROM a"),
+            ((true, true, false), false),
+        ),
+        (
+            format!("{locked}, b AS (UPDATE t SET x = 1 RETURNING *) SELECT * FROM b"),
+            ((true, false, true), true),
+        ),
+        (
+            "INSERT INTO t DEFAULT VALUES".to_owned(),
+            ((false, false, true), true),
+        ),
+    ] {
+        assert_eq!(found(&text), expected, "{text}");
+    }
+}
+
 /// The parser may be built so that it redirects the process's stderr while it parses: two threads at once would leave
 /// it closed.
 #[test]

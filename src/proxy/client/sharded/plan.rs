@@ -24,7 +24,7 @@ use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, Effects};
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
-use crate::sql::statement::{Analysis, Kind, Need, Statement, Unparsed};
+use crate::sql::statement::{Analysis, Kind, Statement, Unparsed};
 use crate::sql::statements::Statements;
 use crate::types::Format;
 
@@ -575,10 +575,8 @@ impl Session {
                 verdict,
                 does: does_to_rows,
                 selects: statement.kind == Kind::Select
-                    && !matches!(
-                        statement.needs_primary,
-                        Some(Need::MakesTable | Need::ChangesData)
-                    ),
+                    && !statement.makes_table
+                    && !statement.changes_rows,
                 effects: does.unwrap_or_else(|| effects(part, dialect)),
                 form: Form::Query,
                 wanted: Wanted::All,
