@@ -304,16 +304,19 @@ fn missing<'c>(
     columns: &'c [TableColumn],
     wanted: impl Fn(&TableColumn) -> bool,
 ) -> Result<Lacking<'c>, &'c TableColumn> {
-    let unknown = matches!(
-        &write.change,
-        Change::Insert { columns, rows: Rows::Select { outputs, .. }, .. }
-            if columns.is_empty() && outputs.is_empty()
-    );
+    let may_lack = |position| match &write.change {
+        Change::Insert {
+            columns,
+            rows: Rows::Select { outputs, .. },
+            ..
+        } => columns.is_empty() && outputs.may_lack(position),
+        _ => false,
+    };
     let mut found = Vec::new();
     let all = columns.iter().enumerate();
     for (position, column) in all.filter(|(_, column)| wanted(column)) {
         match gap(write, &column.name, position) {
-            None if unknown => return Err(column),
+            None if may_lack(position) => return Err(column),
             None => {}
             Some(None) => return Err(column),
             Some(Some(gap)) => {

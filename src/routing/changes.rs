@@ -252,7 +252,13 @@ impl<'s> Router<'_, 's> {
                 }
             }
             (Rows::Select { level, outputs }, Some(position)) => {
-                return self.insert_select(write, column, *level, outputs.get(position), sets);
+                return self.insert_select(
+                    write,
+                    column,
+                    *level,
+                    outputs.first.get(position),
+                    sets,
+                );
             }
             _ => return self.insert_without_key(column, known, sets),
         }

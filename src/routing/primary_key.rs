@@ -88,7 +88,7 @@ pub(super) fn gap(write: &Write, column: &str, position: usize) -> Option<Option
                     lacks.then_some(Some(Gap::Default(at)))
                 }
                 // What is not known of its outputs may be anything.
-                Rows::Select { outputs, .. } if outputs.is_empty() || at < outputs.len() => None,
+                Rows::Select { outputs, .. } if outputs.open || !outputs.may_lack(at) => None,
                 Rows::Select { .. } => Some(None),
             }
         }

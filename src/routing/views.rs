@@ -146,7 +146,7 @@ fn below(keys: &Keys, view: &View, known: &Known, database: &Database<'_>) -> Be
             ..
         } = &write.change
         {
-            found.renames_key |= names.iter().zip(outputs).any(renames);
+            found.renames_key |= names.iter().zip(&outputs.first).any(renames);
         }
     }
     found

@@ -242,13 +242,37 @@ pub enum Rows {
         /// All of them.
         operands: Vec<Operand>,
     },
-    /// `SELECT`: what it puts into each column; none if it is not known.
+    /// `SELECT`
     Select {
         /// Its level.
         level: u16,
-        /// Its outputs.
-        outputs: Vec<Operand>,
+        /// What it puts into each column.
+        outputs: Outputs,
     },
+}
+
+/// What a query selects, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// Those of which it is known at which place they are: none behind a star.
+    pub first: Vec<Operand>,
+    /// There may be others behind them.
+    pub open: bool,
+}
+
+impl Outputs {
+    /// Of what is known that it is one, and nothing else.
+    pub fn open() -> Self {
+        Self {
+            first: Vec::new(),
+            open: true,
+        }
+    }
+
+    /// May it have none at this place, from 0?
+    pub fn may_lack(&self, place: usize) -> bool {
+        place >= self.first.len()
+    }
 }
 
 impl Keys {

@@ -188,7 +188,7 @@ fn what_cannot_be_told_is_refused() {
         ),
         ("UPDATE t SET a = u&\"now\"()", by("now")),
         ("INSERT INTO t (id, a) SELECT 1, 2", left("at")),
-        ("INSERT INTO t SELECT * FROM u", left("at")),
+        ("INSERT INTO t SELECT * FROM u", left("id")),
         (
             "WITH x AS (INSERT INTO t (id) VALUES (1)) SELECT 1",
             left("at"),

@@ -3,8 +3,8 @@
 use pg_query::protobuf as pb;
 use pg_query::{NodeEnum, NodeRef};
 
-use super::levels::{named, Reader};
-use crate::sql::keys::{Change, Operand, Overriding, Place, Rows, Write};
+use super::levels::{is_star, named, Reader};
+use crate::sql::keys::{Change, Operand, Outputs, Overriding, Place, Rows, Write};
 use crate::sql::statement::TableUse;
 
 impl<'t> Reader<'t> {
@@ -23,7 +23,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    pub(super) fn insert(&mut self, insert: &'t pb::InsertStmt) -> Vec<Operand> {
+    pub(super) fn insert(&mut self, insert: &'t pb::InsertStmt) -> Outputs {
         self.with(insert.with_clause.as_ref());
         let level = self.level();
         let target = self.target(insert.relation.as_ref(), TableUse::Insert);
@@ -67,10 +67,10 @@ impl<'t> Reader<'t> {
             },
         };
         self.write(target, level, change);
-        Vec::new()
+        Outputs::open()
     }
 
-    fn values(&self, lists: &[pb::Node]) -> Rows {
+    fn values(&mut self, lists: &[pb::Node]) -> Rows {
         let mut operands = Vec::new();
         let mut width = 0;
         for list in lists {
@@ -80,6 +80,8 @@ impl<'t> Reader<'t> {
             // Rows of different widths are an error of the server.
             width = list.items.len();
             operands.extend(list.items.iter().map(|item| self.operand(Some(item))));
+            // Where what follows a star is nobody knows.
+            self.keys.incomplete |= list.items.iter().any(is_star);
         }
         Rows::Values { width, operands }
     }
@@ -92,7 +94,7 @@ impl<'t> Reader<'t> {
         });
     }
 
-    pub(super) fn update(&mut self, update: &'t pb::UpdateStmt) -> Vec<Operand> {
+    pub(super) fn update(&mut self, update: &'t pb::UpdateStmt) -> Outputs {
         self.with(update.with_clause.as_ref());
         let level = self.level();
         let target = self.target(update.relation.as_ref(), TableUse::Update);
@@ -110,10 +112,10 @@ impl<'t> Reader<'t> {
         self.expressions_in(&update.target_list);
         self.returning(update.returning_clause.as_ref());
         self.write(target, level, Change::Update { sets });
-        Vec::new()
+        Outputs::open()
     }
 
-    pub(super) fn delete(&mut self, delete: &'t pb::DeleteStmt) -> Vec<Operand> {
+    pub(super) fn delete(&mut self, delete: &'t pb::DeleteStmt) -> Outputs {
         self.with(delete.with_clause.as_ref());
         let level = self.level();
         let target = self.target(delete.relation.as_ref(), TableUse::Delete);
@@ -121,11 +123,11 @@ impl<'t> Reader<'t> {
         self.condition(delete.where_clause.as_deref());
         self.returning(delete.returning_clause.as_ref());
         self.write(target, level, Change::Delete);
-        Vec::new()
+        Outputs::open()
     }
 
     /// A MERGE is an outer join of its source with its target: ON decides about rows of the target only.
-    pub(super) fn merge(&mut self, merge: &'t pb::MergeStmt) -> Vec<Operand> {
+    pub(super) fn merge(&mut self, merge: &'t pb::MergeStmt) -> Outputs {
         self.with(merge.with_clause.as_ref());
         let level = self.level();
         let target = self.target(merge.relation.as_ref(), TableUse::Merge);
@@ -160,6 +162,7 @@ impl<'t> Reader<'t> {
                     let values = when.values.iter().map(|value| self.operand(Some(value)));
                     inserts.push(columns.zip(values).collect());
                     self.keys.incomplete |= when.target_list.is_empty();
+                    self.keys.incomplete |= when.values.iter().any(is_star);
                 }
                 _ => {}
             }
@@ -172,6 +175,6 @@ impl<'t> Reader<'t> {
             unmatched_target,
         };
         self.write(target, level, change);
-        Vec::new()
+        Outputs::open()
     }
 }

@@ -16,7 +16,7 @@ use super::operands::Literals;
 use super::walk::children;
 use crate::sql::functions::may_aggregate;
 use crate::sql::keys::{
-    Column, Equality, Keys, Level, Nearest, Operand, Place, Reference, Restriction,
+    Column, Equality, Keys, Level, Nearest, Operand, Outputs, Place, Reference, Restriction,
 };
 use crate::sql::statement::TableUse;
 
@@ -97,11 +97,11 @@ impl<'t> Reader<'t> {
         node: NodeRef<'t>,
         parent: Option<u16>,
         place: Place,
-    ) -> (u16, Vec<Operand>) {
+    ) -> (u16, Outputs) {
         let level = u16::try_from(self.keys.levels.len()).unwrap_or(0);
         if self.keys.levels.len() >= REFERENCES_MAX {
             self.keys.incomplete = true;
-            return (0, Vec::new());
+            return (0, Outputs::open());
         }
         let start = self.next_reference();
         self.keys.levels.push(Level {
@@ -127,7 +127,7 @@ impl<'t> Reader<'t> {
             NodeRef::MergeStmt(merge) => self.merge(merge),
             _ => {
                 self.keys.incomplete = true;
-                Vec::new()
+                Outputs::open()
             }
         };
         self.expressions = outer;
@@ -148,7 +148,7 @@ impl<'t> Reader<'t> {
         self.keys.levels.get_mut(level)
     }
 
-    fn select(&mut self, select: &'t pb::SelectStmt) -> Vec<Operand> {
+    fn select(&mut self, select: &'t pb::SelectStmt) -> Outputs {
         self.with(select.with_clause.as_ref());
         if select.op() > SetOperation::SetopNone {
             let only_append = select.op() == SetOperation::SetopUnion && select.all;
@@ -162,7 +162,7 @@ impl<'t> Reader<'t> {
                 self.statement(NodeRef::SelectStmt(arm), Some(parent), Place::Arm);
             }
             self.expressions_in(&select.sort_clause);
-            return Vec::new();
+            return Outputs::open();
         }
         self.from(&select.from_clause);
         self.condition(select.where_clause.as_deref());
@@ -203,9 +203,19 @@ impl<'t> Reader<'t> {
             self.expression(node);
         }
         let targets = select.target_list.iter().filter_map(named);
-        targets
-            .map(|target| self.operand(target.val.as_deref()))
-            .collect()
+        let mut targets = targets.map(|target| target.val.as_deref());
+        let mut outputs = Outputs {
+            open: !select.values_lists.is_empty(),
+            ..Outputs::default()
+        };
+        for target in targets.by_ref() {
+            if target.is_some_and(is_star) {
+                outputs.open = true;
+                break;
+            }
+            outputs.first.push(self.operand(target));
+        }
+        outputs
     }
 
     /// Does it want the first rows of one table in order of a column's distance to a value? Not of a join: what an outer
@@ -529,7 +539,7 @@ impl<'t> Reader<'t> {
                     .levels
                     .get(usize::from(inner))
                     .is_none_or(|level| level.reduces || level.combines);
-                let [Operand::Column(output)] = outputs.as_slice() else {
+                let ([Operand::Column(output)], false) = (&*outputs.first, outputs.open) else {
                     return;
                 };
                 if reduces || level != self.level() {
@@ -612,6 +622,16 @@ fn reduce(nodes: &[pb::Node]) -> bool {
     }
     let mut nodes = nodes.iter().filter_map(|node| node.node.as_ref());
     nodes.any(|node| one(node.to_ref()))
+}
+
+/// Is it as many values as its row has: `*`, `t.*`, `(x).*`?
+pub(super) fn is_star(node: &pb::Node) -> bool {
+    let last = match &node.node {
+        Some(NodeEnum::ColumnRef(reference)) => reference.fields.last(),
+        Some(NodeEnum::AIndirection(indirection)) => indirection.indirection.last(),
+        _ => None,
+    };
+    last.is_some_and(|last| matches!(last.node, Some(NodeEnum::AStar(_))))
 }
 
 /// An item of a list of outputs, columns or assignments.

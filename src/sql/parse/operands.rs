@@ -6,6 +6,7 @@ use pg_query::NodeEnum;
 
 use super::names;
 use crate::sql::keys::{Member, Operand};
+use crate::sql::lexer::{Dialect, Kind, Lexer};
 use crate::sql::shape::Literal;
 
 /// The lifted literals of the text that is read.
@@ -115,16 +116,15 @@ impl Literals<'_> {
             Some(literal) if literal.start == location => lifted(false),
             // The minus is part of a number, and stands apart from its literal. (The value of `-0` has none.)
             Some(literal) if self.text.get(location) == Some(&b'-') => {
-                match self.text.get(location + 1..literal.start) {
-                    Some(between) if between.trim_ascii().is_empty() => lifted(true),
-                    Some(between) if between.iter().any(|byte| b"/-".contains(byte)) => {
-                        Operand::Other
-                    }
-                    _ => Operand::Constant {
+                let signs = self.text.get(location..literal.start).and_then(signs);
+                match signs {
+                    Some(Signs::OfNext(negative)) => lifted(negative),
+                    Some(Signs::OfAnother) => Operand::Constant {
                         value,
                         number,
                         cast: None,
                     },
+                    None => Operand::Other,
                 }
             }
             _ => Operand::Constant {
@@ -134,6 +134,29 @@ impl Literals<'_> {
             },
         }
     }
+}
+
+/// Which number the minus signs are of that a text begins with.
+enum Signs {
+    /// The one behind the text; is it below zero?
+    OfNext(bool),
+    /// One in the text.
+    OfAnother,
+}
+
+/// What is between minus signs and their number, all of which make one constant: `- (-5)`. `None`: something else.
+fn signs(text: &[u8]) -> Option<Signs> {
+    let mut negative = false;
+    for token in Lexer::new(text, Dialect::default()) {
+        match token.kind {
+            Kind::Operator if token.of(text) == b"-" => negative = !negative,
+            Kind::Number => return Some(Signs::OfAnother),
+            Kind::Open => {}
+            kind if kind.is_blank() => {}
+            _ => return None,
+        }
+    }
+    Some(Signs::OfNext(negative))
 }
 
 /// Nothing for what is no value.
