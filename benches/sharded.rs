@@ -82,6 +82,7 @@ impl Sharded {
             text,
             literals: analysed.literals,
             backslashes: false,
+            encoded_as_stored: true,
             parameters: &[],
         };
         let statement = analysed.analysis.statements.as_ref().unwrap().first();

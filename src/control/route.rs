@@ -90,6 +90,7 @@ fn tell(text: &str, user: &str, database: &str, config: &Config) -> Result<Strin
             text,
             literals: analysed.literals,
             backslashes: dialect.backslashes,
+            encoded_as_stored: true,
             parameters: &parameters,
         };
         let context = (dialect, &analysed.hints);

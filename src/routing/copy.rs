@@ -6,6 +6,7 @@ use crate::protocol::copy::{CopyFormat, ForceNull};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::{KeyColumn, ShardedColumn};
+use crate::sql::encodings::{are_same, has_same_bytes};
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::{Copy, CopyOption};
 
@@ -197,7 +198,7 @@ pub fn copy_layout(
             ("delimiter" | "null" | "quote" | "escape", CopyFormat::Csv { .. }) => {}
             ("encoding", _) => {
                 let encoding = value.unwrap_or_default();
-                if encoding_name(encoding) != encoding_name(context.client_encoding) {
+                if !are_same(encoding.as_bytes(), context.client_encoding.as_bytes()) {
                     let what = format!("encoding {encoding}, which is not client_encoding");
                     return Err(refused(what));
                 }
@@ -312,7 +313,7 @@ pub fn copy_key(
         position,
         force,
         type_oid: context.key_oid,
-        encoded_as_stored: encoding_name(encoding) == encoding_name(context.server_encoding),
+        encoded_as_stored: has_same_bytes(encoding.as_bytes(), context.server_encoding.as_bytes()),
     })
 }
 
@@ -365,16 +366,6 @@ fn header(given: &CopyOption) -> Result<bool, Error> {
         | (CopyOption::Number(_), "1") => Ok(true),
         (CopyOption::Word(_), "false" | "off") | (CopyOption::Number(_), "0") => Ok(false),
         (_, other) => Err(refused(format!("header {other}"))),
-    }
-}
-
-/// A name of an encoding without what PostgreSQL leaves out of account.
-fn encoding_name(name: &str) -> String {
-    let letters = name.chars().filter(char::is_ascii_alphanumeric);
-    let name = letters.collect::<String>().to_ascii_lowercase();
-    match name.as_str() {
-        "unicode" => "utf8".to_owned(),
-        _ => name,
     }
 }
 

@@ -78,7 +78,7 @@ fn decide(
         return Ok(direct(format!("shard {shard}, asked for")));
     }
     if let Some(key) = hints.sharding_key(values.text) {
-        let route = route_key(key, database)?;
+        let route = route_key(key, values.encoded_as_stored, database)?;
         return Ok(direct(format!("{route}, by the key that is asked for")));
     }
     match &statement.kind {
@@ -292,6 +292,7 @@ mod tests {
                 text: text.as_bytes(),
                 literals: analysed.literals,
                 backslashes: false,
+                encoded_as_stored: true,
                 parameters: &[Parameter::Unknown],
             };
             let context = (Dialect::default(), &analysed.hints);

@@ -21,7 +21,7 @@ use crate::sql::statement::{Function, Kind, Statement};
 pub use super::changes::key_changes;
 use super::reach::{Reach, Table, EVERYTHING};
 use super::role::Catalogue;
-use super::values::{NoKey, Values};
+use super::values::{NoKey, Values, OTHER_ENCODING};
 
 /// Where a query goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,7 +207,11 @@ pub fn unknown_table<'k>(
 ///
 /// Errors: 22P02 for what is no key, 0A000 if the database's tables do not agree on where equal keys are, or no rule
 /// takes this one.
-pub fn route_key<'s>(key: &[u8], database: &Database<'s>) -> Result<Route<'s>, Error> {
+pub fn route_key<'s>(
+    key: &[u8],
+    encoded_as_stored: bool,
+    database: &Database<'s>,
+) -> Result<Route<'s>, Error> {
     let mut columns = database.tables.columns.iter();
     let Some(column) = columns.next() else {
         return Err(refused("a sharding key without sharded tables"));
@@ -218,6 +222,9 @@ pub fn route_key<'s>(key: &[u8], database: &Database<'s>) -> Result<Route<'s>, E
         ));
     }
     let key = column.key_type.text(key)?;
+    if !encoded_as_stored && !key.is_ascii() {
+        return Err(NoKey::Unknown(OTHER_ENCODING).error());
+    }
     let placement = match column.place(&key) {
         Placement::Ask(_) => match (database.lookups)(column, &key) {
             Some(answer) => answer,

@@ -20,6 +20,8 @@ pub struct Values<'a> {
     pub literals: &'a [Literal],
     /// `standard_conforming_strings` is off.
     pub backslashes: bool,
+    /// Texts are in the database's encoding, which is what a key is hashed in.
+    pub encoded_as_stored: bool,
     /// Values of `$1`, `$2` …; in a simple query there are none.
     pub parameters: &'a [Parameter<'a>],
 }
@@ -152,11 +154,34 @@ impl From<BadKey> for NoKey {
     }
 }
 
+/// Why a text is no key whose bytes a server has in another encoding.
+pub(super) const OTHER_ENCODING: &str = "a text in another encoding";
+
+/// A cast gives a fraction another value.
+const ROUNDED: NoKey = NoKey::Unknown("a cast");
+
 const EXPRESSION: NoKey = NoKey::Unknown("an expression");
 
 impl<'a> Values<'a> {
     /// A value. `None`: it equals no key (a fraction).
     pub(super) fn key<'s>(
+        &'s self,
+        operand: &'s Operand,
+        key_type: KeyType,
+        usage: Usage,
+    ) -> Result<Option<Key<'s>>, NoKey> {
+        match self.read(operand, key_type, usage)? {
+            Some(key) if !self.stores(&key) => Err(NoKey::Unknown(OTHER_ENCODING)),
+            key => Ok(key),
+        }
+    }
+
+    /// Has a server the same bytes for this key?
+    fn stores(&self, key: &Key<'_>) -> bool {
+        self.encoded_as_stored || key.is_ascii()
+    }
+
+    fn read<'s>(
         &'s self,
         operand: &'s Operand,
         key_type: KeyType,
@@ -197,7 +222,10 @@ impl<'a> Values<'a> {
                 match self.parameter(*number)? {
                     Parameter::Null => Ok(Some(Key::Null)),
                     Parameter::Text { type_oid, value } => {
-                        Ok(key_type.text_parameter(type_oid, value, usage)?)
+                        match key_type.text_parameter(type_oid, value, usage)? {
+                            None if cast.is_some() => Err(ROUNDED),
+                            key => Ok(key),
+                        }
                     }
                     Parameter::Binary { type_oid, value } => {
                         Ok(Some(key_type.binary(type_oid, value)?))
@@ -223,7 +251,25 @@ impl<'a> Values<'a> {
             }
             return Ok(());
         }
-        match &member.operand {
+        let mut stored = true;
+        let mut each = |key: Key<'_>| {
+            stored &= self.stores(&key);
+            each(key);
+        };
+        self.each_of_array(&member.operand, key_type, &mut each)?;
+        match stored {
+            true => Ok(()),
+            false => Err(NoKey::Unknown(OTHER_ENCODING)),
+        }
+    }
+
+    fn each_of_array(
+        &self,
+        operand: &Operand,
+        key_type: KeyType,
+        each: &mut dyn FnMut(Key<'_>),
+    ) -> Result<(), NoKey> {
+        match operand {
             Operand::Null => Ok(()),
             Operand::Literal { index, cast, .. } => {
                 let index = usize::try_from(*index).ok();
@@ -245,7 +291,10 @@ impl<'a> Values<'a> {
                 fits(key_type, cast.as_deref())?;
                 match self.parameter(*number)? {
                     Parameter::Null => Ok(()),
-                    Parameter::Text { value, .. } => text_array(value, key_type, each),
+                    Parameter::Text { type_oid, value } if key_type.is_of_array(type_oid) => {
+                        text_array(value, key_type, each)
+                    }
+                    Parameter::Text { .. } => Err(NoKey::Unknown("an array of another type")),
                     Parameter::Binary { value, .. } => {
                         binary_array(value, key_type, each).ok_or(NoKey::Unknown("an array"))?
                     }
@@ -369,7 +418,7 @@ fn numeric(
     fits(key_type, cast)?;
     let digits = number.strip_prefix('-').unwrap_or(number);
     if cast.is_some() && !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(NoKey::Unknown("a cast")); // it rounds
+        return Err(ROUNDED);
     }
     Ok(key_type.number(number, usage)?)
 }
@@ -496,6 +545,62 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_keys_only_as_what_they_are_declared() {
+        let keys = |member: &Member, key_type, parameter| {
+            let values = Values {
+                text: b"",
+                literals: &[],
+                backslashes: false,
+                encoded_as_stored: false,
+                parameters: &[parameter],
+            };
+            let mut found = Vec::new();
+            let mut each = |key: Key<'_>| found.push(key.into_owned());
+            values.each(member, key_type, &mut each).map(|()| found)
+        };
+        let cast = |cast: &str, array| Member {
+            operand: Operand::Parameter {
+                number: 1,
+                cast: (!cast.is_empty()).then(|| cast.into()),
+            },
+            array,
+        };
+        let text = |type_oid, value| Parameter::Text { type_oid, value };
+        let seven = Ok(vec![Key::Integer(7)]);
+        const FLOATS: u32 = 1022;
+        const NUMERICS: u32 = 1231;
+        for (name, array, parameter, expected) in [
+            (
+                "int8",
+                false,
+                text(oid::NUMERIC, b"7.0"),
+                Some(seven.clone()),
+            ),
+            ("int8", false, text(oid::NUMERIC, b"5.5"), None),
+            ("", false, text(oid::NUMERIC, b"5.5"), Some(Ok(vec![]))),
+            ("", true, text(1016, b"{7}"), Some(seven.clone())),
+            ("int8", true, text(0, b"{7}"), Some(seven)),
+            ("", true, text(NUMERICS, b"{7.0}"), None),
+            ("int8", true, text(NUMERICS, b"{7.4}"), None),
+            ("", true, text(FLOATS, b"{7}"), None),
+        ] {
+            let found = keys(&cast(name, array), KeyType::Bigint, parameter);
+            match expected {
+                Some(expected) => assert_eq!(found, expected, "{parameter:?}"),
+                None => assert!(matches!(found, Err(NoKey::Unknown(_))), "{parameter:?}"),
+            }
+        }
+        // One of a LATIN1 client is stored as other bytes.
+        for (array, value) in [(false, &b"caf\xe9"[..]), (true, b"{a,caf\xe9}")] {
+            let found = keys(&cast("", array), KeyType::Varchar, text(0, value));
+            assert_eq!(found, Err(NoKey::Unknown(OTHER_ENCODING)));
+            let ascii = &value[..value.len() / 2];
+            let found = keys(&cast("", false), KeyType::Varchar, text(0, ascii));
+            assert!(found.is_ok());
+        }
+    }
+
+    #[test]
     fn parameters_of_bind_have_their_formats_and_types() {
         use crate::protocol::frame::Frames;
         use crate::protocol::frontend::Bind;
@@ -526,6 +631,7 @@ mod tests {
             text: b"",
             literals: &[],
             backslashes: false,
+            encoded_as_stored: true,
             parameters: &[],
         };
         let constant = |value: &str, number: bool, cast: Option<&str>| Operand::Constant {
@@ -569,6 +675,7 @@ mod tests {
             text: b"",
             literals: &[],
             backslashes: false,
+            encoded_as_stored: true,
             parameters: &[],
         };
         for (kind, written, expected) in [

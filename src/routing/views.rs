@@ -101,6 +101,7 @@ fn like_table(
         text,
         literals: &[],
         backslashes: false,
+        encoded_as_stored: true,
         parameters: &[],
     };
     // A catalogue says something else on every server.

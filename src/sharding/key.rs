@@ -98,9 +98,15 @@ mod oid {
     pub(super) const INT4: u32 = 23;
     pub(super) const TEXT: u32 = 25;
     pub(super) const UNKNOWN: u32 = 705;
+    pub(super) const INT2S: u32 = 1005;
+    pub(super) const INT4S: u32 = 1007;
+    pub(super) const TEXTS: u32 = 1009;
+    pub(super) const VARCHARS: u32 = 1015;
+    pub(super) const INT8S: u32 = 1016;
     pub(super) const VARCHAR: u32 = 1043;
     pub(super) const NUMERIC: u32 = 1700;
     pub(super) const UUID: u32 = 2950;
+    pub(super) const UUIDS: u32 = 2951;
     /// Types of extensions, `vector` among them, begin here.
     pub(super) const FIRST_OF_USERS: u32 = 16_384;
 }
@@ -160,9 +166,27 @@ impl KeyType {
             | (Self::Vector, oid::FIRST_OF_USERS..) => self.text(text).map(Some),
             (Self::Bigint, oid::NUMERIC) => {
                 let text = std::str::from_utf8(text).map_err(|_| BadKey::Invalid(self))?;
-                self.number(text, usage)
+                match (self.number(text, usage), usage) {
+                    // `NaN`: no constant is written so, but the type has it.
+                    (Err(BadKey::Invalid(_)), Usage::Comparison) => {
+                        Err(BadKey::Unsupported("a parameter of this form"))
+                    }
+                    (found, _) => found,
+                }
             }
             _ => Err(BadKey::Unsupported("a parameter of another type")),
+        }
+    }
+
+    /// Are the elements of an array keys that was declared with this type? 0 is none, for which the server takes that of
+    /// the column.
+    pub fn is_of_array(self, type_oid: u32) -> bool {
+        match self {
+            _ if matches!(type_oid, oid::UNSPECIFIED | oid::UNKNOWN) => true,
+            Self::Bigint => matches!(type_oid, oid::INT2S | oid::INT4S | oid::INT8S),
+            Self::Uuid => type_oid == oid::UUIDS,
+            Self::Varchar => matches!(type_oid, oid::TEXTS | oid::VARCHARS),
+            Self::Vector => type_oid >= oid::FIRST_OF_USERS,
         }
     }
 
@@ -217,6 +241,14 @@ impl Key<'_> {
                 format!("[{}]", numbers.join(",")).into_bytes()
             }
         })
+    }
+
+    /// Is it the same in whatever encoding?
+    pub fn is_ascii(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_ascii(),
+            Self::Null | Self::Integer(_) | Self::Uuid(_) | Self::Vector(_) => true,
+        }
     }
 
     /// The same key with its own copy of its text.
@@ -384,6 +416,11 @@ mod tests {
         }
         let numeric = KeyType::Bigint.text_parameter(oid::NUMERIC, b"7.00", Usage::Comparison);
         assert_eq!(numeric, Ok(Some(Key::Integer(7))));
+        for text in ["NaN", "Infinity"] {
+            let bytes = text.as_bytes();
+            let found = KeyType::Bigint.text_parameter(oid::NUMERIC, bytes, Usage::Comparison);
+            assert!(matches!(found, Err(BadKey::Unsupported(_))), "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@
 
 use memchr::{memchr, memchr2};
 
+use super::encodings;
+use super::set::boolean;
+
 /// Reads the tokens of one text, in order and without gaps: their bytes, put together, are the text.
 #[derive(Clone, Debug)]
 pub struct Lexer<'a> {
@@ -86,25 +89,11 @@ pub struct Dialect {
 }
 
 impl Dialect {
-    /// The dialect for two run-time parameters as the server reports them.
-    ///
-    /// Source: <https://www.postgresql.org/docs/current/multibyte.html#MULTIBYTE-CHARSET-SUPPORTED>, the
-    /// encodings that are for clients only.
+    /// The dialect for two run-time parameters, as the server reports them or a client has spelt them.
     pub fn of(standard_conforming_strings: &[u8], client_encoding: &[u8]) -> Self {
-        const OVERLAPPING: [&[u8]; 7] = [
-            b"BIG5",
-            b"GB18030",
-            b"GBK",
-            b"JOHAB",
-            b"SJIS",
-            b"SHIFT_JIS_2004",
-            b"UHC",
-        ];
         Self {
-            backslashes: standard_conforming_strings == b"off",
-            overlapping: OVERLAPPING
-                .iter()
-                .any(|name| client_encoding.eq_ignore_ascii_case(name)),
+            backslashes: boolean(standard_conforming_strings) == Some(false),
+            overlapping: encodings::is_overlapping(client_encoding),
         }
     }
 }
@@ -626,8 +615,11 @@ mod tests {
             &["String:'\u{fffd}\\'", "Semicolon:;", "Word:a"],
         );
         assert_eq!(Dialect::of(b"on", b"UTF8"), STANDARD);
-        assert_eq!(Dialect::of(b"off", b"LATIN1"), BACKSLASHES);
         assert_eq!(Dialect::of(b"on", b"sjis"), OVERLAPPING);
+        assert_eq!(Dialect::of(b"1", b"'Shift JIS'"), OVERLAPPING);
+        for off in ["off", "OF", "0", "false", "f", "n", "no"] {
+            assert_eq!(Dialect::of(off.as_bytes(), b"LATIN1"), BACKSLASHES, "{off}");
+        }
     }
 
     #[test]

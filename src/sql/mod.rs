@@ -5,7 +5,7 @@
 //! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `copied` a COPY of a query, `gaps` finds what an INSERT leaves out, `asked` what a server is to be asked for first,
 //! `unique_ids` calls of a function that is ours;
 //! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with;
-//! `quote` writes names and texts into statements.
+//! `quote` writes names and texts into statements; `encodings` knows those of texts by name.
 
 pub mod asked;
 pub mod cache;
@@ -13,6 +13,7 @@ pub mod copied;
 mod cursor;
 pub mod cursors;
 mod depth;
+pub mod encodings;
 pub mod explain;
 mod fill;
 pub mod functions;

@@ -171,6 +171,7 @@ fn routed(
             text: text.as_bytes(),
             literals: analysed.literals,
             backslashes: false,
+            encoded_as_stored: true,
             parameters,
         };
         let shown = show(route(statement, &values, &database));
@@ -280,6 +281,7 @@ fn a_table_without_a_schema_is_where_it_is_found() {
             text: text.as_bytes(),
             literals: analysed.literals,
             backslashes: false,
+            encoded_as_stored: true,
             parameters: &[],
         };
         let (schema, other) = (Found(found), schema());
@@ -376,7 +378,7 @@ fn keys_of_hints_have_their_shard() {
     let mut tables = sharding();
     let of = |tables: &ShardingTables, key: &str| {
         let database = database(tables, &schema, &functions);
-        show(route_key(key.as_bytes(), &database))
+        show(route_key(key.as_bytes(), true, &database))
     };
     assert_eq!(of(&tables, "5"), "0A000", "uuids and numbers");
     tables.columns.truncate(3);
@@ -530,6 +532,7 @@ fn one_value_decides_where_all_else_is_plain() {
             text: text.as_bytes(),
             literals: analysed.literals,
             backslashes: false,
+            encoded_as_stored: true,
             parameters,
         };
         let found = decisive(statement, &database);

@@ -125,6 +125,7 @@ impl Session {
                 found
             }
         }?;
+        let sharding = facts.sharding(&self.cluster)?;
         let parameters = match bound {
             Some((bind, parse)) => Parameter::of(&bind.arguments().ok()?, parse.types.iter()),
             None => Vec::new(),
@@ -133,9 +134,10 @@ impl Session {
             text,
             literals,
             backslashes: dialect.backslashes,
+            encoded_as_stored: self.stores_keys(sharding),
             parameters: &parameters,
         };
-        let shard = shard(statement, decisive, &values, facts.sharding(&self.cluster)?)?;
+        let shard = shard(statement, decisive, &values, sharding)?;
         let want = match statement.kind {
             Kind::Select => Want::Read,
             _ => Want::Write,

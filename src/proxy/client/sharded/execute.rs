@@ -186,6 +186,7 @@ impl Session {
             text: source.text,
             literals: source.literals,
             backslashes: dialect.backslashes,
+            encoded_as_stored: true,
             parameters: &[],
         };
         let by_parse = !prepared.is_sql();

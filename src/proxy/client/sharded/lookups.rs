@@ -16,7 +16,8 @@ use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::lookup::{answered, failed, question, timed_out};
 use crate::sharding::lookups::{placement, KeyName, Translated};
-use crate::sharding::{Key, Placement, ShardedColumn};
+use crate::sharding::{Key, KeyType, Placement, ShardedColumn, ShardingTables};
+use crate::sql::encodings::has_same_bytes;
 use crate::sql::statement::{Kind, Statement, TableUse};
 
 use super::super::super::cluster::Cluster;
@@ -110,12 +111,22 @@ impl Session {
         Some(Placement::Shard(0))
     }
 
+    /// Are texts on their way as the servers store them?
+    pub(super) fn has_servers_encoding(&self) -> bool {
+        let encoding = self.reported("client_encoding");
+        has_same_bytes(&encoding, &self.cluster.known().text.encoding)
+    }
+
+    /// The same of texts that are keys. Where no key is one, that is not asked.
+    pub(super) fn stores_keys(&self, sharding: &ShardingTables) -> bool {
+        let mut columns = sharding.columns.iter();
+        let texts = columns.any(|column| column.key_type == KeyType::Varchar);
+        !texts || self.has_servers_encoding()
+    }
+
     /// Does the server store this key as the client has it?
     fn stores(&self, key: &Key<'_>) -> bool {
-        match key {
-            Key::Text(text) => text.is_ascii() || self.has_servers_encoding(),
-            Key::Null | Key::Integer(_) | Key::Uuid(_) | Key::Vector(_) => true,
-        }
+        key.is_ascii() || self.has_servers_encoding()
     }
 
     /// Does the plan that was made last lack something?

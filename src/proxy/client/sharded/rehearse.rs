@@ -45,6 +45,7 @@ impl Session {
             text,
             literals: analysed.literals,
             backslashes: dialect.backslashes,
+            encoded_as_stored: self.stores_keys(database.tables),
             parameters: &parameters,
         };
         let context = (dialect, &analysed.hints);

@@ -133,7 +133,7 @@ impl Session {
             ..view.database(tables)
         };
         let asked = match (asked, self.asked_key(source)?) {
-            (None, Some(key)) => match route_key(&key, &database)? {
+            (None, Some(key)) => match route_key(&key, self.stores_keys(tables), &database)? {
                 Route::One(shard) => Some(shard as usize),
                 _ => return Err(refused("a sharding key with lookup_query")),
             },
@@ -159,6 +159,7 @@ impl Session {
             text: source.text,
             literals: source.literals,
             backslashes: source.dialect.backslashes,
+            encoded_as_stored: self.stores_keys(tables),
             parameters: &parameters,
         };
         if let Some(shard) = asked {

@@ -225,12 +225,6 @@ pub(super) async fn flow(
 }
 
 impl Session {
-    /// Are texts on their way as the servers store them?
-    pub(super) fn has_servers_encoding(&self) -> bool {
-        let encoding = self.reported("client_encoding");
-        !encoding.is_empty() && *encoding == *self.cluster.known().text.encoding
-    }
-
     /// The enums of these servers.
     pub(super) fn enums_of(&self, legs: &[Leg]) -> Vec<Arc<Enums>> {
         let facts = self.cluster.known();
