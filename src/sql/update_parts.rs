@@ -106,10 +106,18 @@ pub fn assigned(text: &[u8], dialect: Dialect, column: &str) -> Option<Range<usi
         if same {
             let last = tokens.get(next.checked_sub(1)?)?;
             let from = (begin..next).any(|at| is(at, b"from"));
-            if equals.of(text) != b"=" || from || found.is_some() {
+            let start = match equals.of(text) {
+                b"=" => first.start,
+                // Signs of the value end up in the operator in front of it.
+                [b'=', signs @ ..] if signs.iter().all(|byte| b"+-".contains(byte)) => {
+                    equals.start + 1
+                }
+                _ => return None,
+            };
+            if from || found.is_some() {
                 return None;
             }
-            found = Some(first.start..last.end);
+            found = Some(start..last.end);
         }
         begin = next + 1;
     }
@@ -158,6 +166,9 @@ mod tests {
             ("UPDATE t SET (a, b) = (1, 2), \"id\" = -4 WHERE true", Some("-4")),
             ("UPDATE t SET a = 1 IS DISTINCT FROM 2, id = 'x''y'", Some("'x''y'")),
             ("UPDATE t SET id = 5 FROM generate_series(1, 2)", None),
+            ("UPDATE t SET id=-4, a = 1", Some("-4")),
+            ("UPDATE t SET id=- 4", Some("- 4")),
+            ("UPDATE t SET id =~ 4", None),
             ("UPDATE t SET a = id", None),
             ("UPDATE t SET \"ID\" = 1", None),
         ] {

@@ -66,6 +66,9 @@ fn a_row_whose_key_changes_is_on_the_shard_of_the_new_one() {
         &format!("UPDATE users SET id = {b} WHERE age = 99 RETURNING name, id"),
         // To where it is.
         &format!("UPDATE users SET id = {a}, age = 7 WHERE age = 5 RETURNING id, age"),
+        // Signs that are written together with the equals sign.
+        &format!("UPDATE users SET id=-(-{b}) WHERE id = {a}"),
+        &format!("UPDATE users SET age = 7, id=- -{a} WHERE id = {b} RETURNING id"),
         "BEGIN",
         &format!("UPDATE users SET id = {c} WHERE id = {a}"),
         &format!("SELECT * FROM users WHERE id = {c}"),
