@@ -3,7 +3,8 @@
 use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
-use crate::sharding::{Function as Sharding, ShardedColumn, Shards, Usage};
+use crate::sharding::schema::Width;
+use crate::sharding::{Function as Sharding, Key, KeyType, ShardedColumn, Shards, Usage};
 use crate::sql::asked::calls_of_schema;
 use crate::sql::keys::{Change, Operand, Overriding, Rows, Write};
 use crate::sql::statement::Function;
@@ -187,7 +188,7 @@ impl<'s> Router<'_, 's> {
                 };
             }
         }
-        let to = match self.values.key(value, column.key_type, Usage::Assignment) {
+        let to = match self.assigned(write, column, value) {
             Ok(Some(key)) => self.place(column, key, Usage::Assignment)?.single(),
             Ok(None) | Err(NoKey::Unknown(_)) => None,
             Err(other) => return Err(other.error().into()),
@@ -221,7 +222,7 @@ impl<'s> Router<'_, 's> {
         sets: &mut [Option<Shards>],
     ) -> Result<Route<'s>, Stop<'s>> {
         let target = usize::from(write.target);
-        let known = self.columns_of(write);
+        let known = self.columns_of(write.target);
         let position = match (columns, known) {
             ([], Some(known)) => known.iter().position(|known| *known.name == *column.column),
             ([], None) => {
@@ -248,7 +249,7 @@ impl<'s> Router<'_, 's> {
                     return self.unmade(column, known, defaults, sets);
                 }
                 for value in values {
-                    found.push(self.stored(column, value)?);
+                    found.push(self.stored(write, column, value)?);
                 }
             }
             (Rows::Select { level, outputs }, Some(position)) => {
@@ -281,9 +282,9 @@ impl<'s> Router<'_, 's> {
         }
     }
 
-    /// The columns of what is written to, if they are known.
-    fn columns_of(&self, write: &Write) -> Option<&'s [TableColumn]> {
-        let reference = self.keys.references.get(usize::from(write.target))?;
+    /// The columns of this table, if they are known.
+    fn columns_of(&self, reference: u16) -> Option<&'s [TableColumn]> {
+        let reference = self.keys.references.get(usize::from(reference))?;
         let schema = reference.schema.as_deref();
         self.database.schema.columns(schema, &reference.name)
     }
@@ -299,13 +300,46 @@ impl<'s> Router<'_, 's> {
 
     /// May what is given for the key be ignored where it overrides nothing?
     fn may_be_identity(&self, write: &Write, column: &ShardedColumn) -> bool {
-        let key = key_of(column, self.columns_of(write));
+        let key = key_of(column, self.columns_of(write.target));
         key.is_none_or(|key| key.maker == Maker::Sequence)
     }
 
+    /// The key that a row has to which this value is given.
+    fn assigned<'v>(
+        &'v self,
+        write: &Write,
+        column: &ShardedColumn,
+        value: &'v Operand,
+    ) -> Result<Option<Key<'v>>, NoKey> {
+        match self.values.key(value, column.key_type, Usage::Assignment)? {
+            Some(key) if key.ends_in_blanks() => {
+                let width = self.width(write.target, column);
+                Ok(Some(key.stored(width)?))
+            }
+            key => Ok(key),
+        }
+    }
+
+    /// How long texts are in the key's column of this table.
+    fn width(&self, reference: u16, column: &ShardedColumn) -> Width {
+        let own = key_of(column, self.columns_of(reference));
+        own.map_or(Width::Unknown, |own| own.width)
+    }
+
+    /// Does a row's key stay what it is in another table?
+    fn keeps(&self, from: (u16, &ShardedColumn), to: (u16, &ShardedColumn)) -> bool {
+        let text = to.1.key_type == KeyType::Varchar;
+        !text || self.width(to.0, to.1).holds(self.width(from.0, from.1))
+    }
+
     /// Where a row with this value is stored.
-    fn stored(&self, column: &'s ShardedColumn, value: &Operand) -> Result<u32, Stop<'s>> {
-        let key = match self.values.key(value, column.key_type, Usage::Assignment) {
+    fn stored(
+        &self,
+        write: &Write,
+        column: &'s ShardedColumn,
+        value: &Operand,
+    ) -> Result<u32, Stop<'s>> {
+        let key = match self.assigned(write, column, value) {
             Ok(Some(key)) => key,
             Ok(None) => return Err(NoKey::Unknown("a fraction").error().into()),
             Err(no_key) => return Err(no_key.error().into()),
@@ -401,7 +435,7 @@ impl<'s> Router<'_, 's> {
             Some(Operand::Column(source)) => source,
             Some(Operand::Other | Operand::Default) | None => return Err(refusal().into()),
             Some(value) => {
-                let shard = self.stored(column, value)?;
+                let shard = self.stored(write, column, value)?;
                 if let Some(set) = sets.get_mut(target) {
                     *set = Some(Shards::one(shard));
                 }
@@ -413,7 +447,10 @@ impl<'s> Router<'_, 's> {
         };
         let reach = self.reach();
         let mut sources = reach.keys_of(source, &EVERYTHING);
-        let Some((root, _)) = sources.find(|(_, other)| column.is_like(other)) else {
+        let found = sources.find(|(root, other)| {
+            column.is_like(other) && self.keeps((*root, other), (write.target, column))
+        });
+        let Some((root, _)) = found else {
             return Err(refusal().into());
         };
         let from = sets.get(usize::from(root)).copied().flatten();
@@ -448,10 +485,13 @@ impl<'s> Router<'_, 's> {
                 // The key of a table all of whose rows that count are on this shard.
                 let reach = self.reach();
                 let mut sources = reach.keys_of(source, &EVERYTHING);
-                Ok(sources.any(|(index, other)| index != write.target && column.is_like(other)))
+                Ok(sources.any(|(index, other)| {
+                    let kept = self.keeps((index, other), (write.target, column));
+                    index != write.target && column.is_like(other) && kept
+                }))
             }
             Some(Operand::Other | Operand::Default) => Ok(false),
-            Some(value) => Ok(self.stored(column, value)? == shard),
+            Some(value) => Ok(self.stored(write, column, value)? == shard),
         }
     }
 
@@ -480,7 +520,7 @@ impl<'s> Router<'_, 's> {
                             let mut found = Shards::NONE;
                             for row in operands.chunks((*width).max(1)) {
                                 let value = row.get(position).unwrap_or(&Operand::Default);
-                                found.insert(self.stored(column, value)?);
+                                found.insert(self.stored(write, column, value)?);
                             }
                             if let Some(set) = sets.get_mut(target) {
                                 *set = Some(found);

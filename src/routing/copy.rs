@@ -5,6 +5,7 @@ use crate::protocol::copy::written::{Layout, Quoted};
 use crate::protocol::copy::{CopyFormat, ForceNull};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
+use crate::sharding::schema::Width;
 use crate::sharding::{KeyColumn, ShardedColumn};
 use crate::sql::encodings::{are_same, has_same_bytes};
 use crate::sql::lexer::Dialect;
@@ -23,6 +24,8 @@ pub struct CopyContext<'a> {
     pub columns: Option<&'a [Box<str>]>,
     /// Type of the key's column, 0 if it is not known.
     pub key_oid: u32,
+    /// How long texts are in it.
+    pub key_width: Width,
 }
 
 /// What a COPY that servers run moves.
@@ -313,6 +316,7 @@ pub fn copy_key(
         position,
         force,
         type_oid: context.key_oid,
+        width: context.key_width,
         encoded_as_stored: has_same_bytes(encoding.as_bytes(), context.server_encoding.as_bytes()),
     })
 }
@@ -397,6 +401,7 @@ mod tests {
             server_version: 150_004,
             columns: Some(columns),
             key_oid: 20,
+            key_width: Width::Any,
         }
     }
 

@@ -198,6 +198,7 @@ mod tests {
             always: false,
             type_oid,
             primary: false,
+            ..TableColumn::default()
         }
     }
 

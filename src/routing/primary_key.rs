@@ -141,6 +141,7 @@ mod tests {
             always,
             type_oid: oid::INT8,
             primary,
+            ..TableColumn::default()
         }
     }
 

@@ -309,7 +309,7 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
             TableKind::InSchema(_) => true,
         };
         let opaque = database.schema.opaque(schema, name);
-        let opaque = opaque.filter(|why| !named || *why == Opaque::Divided);
+        let opaque = opaque.filter(|why| !named || *why != Opaque::View);
         match kind {
             TableKind::Sharded(column) => match opaque {
                 Some(why) => Table::Opaque(why),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::key::KeyType;
 use super::schema::{Schema, Table, TableKind};
 use super::tables::{ShardedColumn, ShardingTables, TableKind as Kind};
 
@@ -66,6 +67,40 @@ pub fn note_divided(tables: &ShardingTables, schema: &mut Schema) {
     for (of, name) in divided {
         schema.note_kind(&of, &name, TableKind::Divided);
     }
+}
+
+/// Takes note of the tables whose keys are of other types than the configuration says: their values are not what would be
+/// hashed. Answers those that were not known to be, and what is wrong. `tables`: with all that follow.
+pub fn note_mistyped(
+    tables: &ShardingTables,
+    schema: &mut Schema,
+    before: Option<&Schema>,
+) -> Vec<String> {
+    let mut mistyped: Vec<(String, String, KeyType)> = Vec::new();
+    let mut told = Vec::new();
+    for (name, table) in schema.all() {
+        let Kind::Sharded(entry) = kind(tables, name, table) else {
+            continue;
+        };
+        let Some(key) = table.column(&entry.column) else {
+            continue;
+        };
+        if entry.key_type.is_of_column(&key.of_type) {
+            continue;
+        }
+        let known = before.and_then(|before| before.table(Some(&table.schema), name, || []));
+        if known.is_none_or(|known| known.mistyped.is_none()) {
+            told.push(format!(
+                "{}.{name}.{} is of type {}, and data_type is \"{}\": the table cannot be used",
+                table.schema, key.name, key.of_type, entry.key_type
+            ));
+        }
+        mistyped.push(((*table.schema).into(), name.into(), entry.key_type));
+    }
+    for (of, name, wanted) in mistyped {
+        schema.note_mistyped(&of, &name, wanted);
+    }
+    told
 }
 
 /// What this table is by the configuration, whose columns are known.

@@ -11,6 +11,7 @@ use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 
 use super::number::{constant, integer, Number};
+use super::schema::Width;
 
 /// Type of a key, as `data_type` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum KeyType {
     /// `uuid`.
     Uuid,
     /// `text`, `varchar`. Bytes in the database's encoding, compared and hashed as bytes: columns with a
-    /// nondeterministic collation, `char(n)` and `citext` are not for this.
+    /// nondeterministic collation are not for this, and `char(n)`, `citext` and `name` are refused.
     Varchar,
     /// `vector` of pgvector.
     Vector,
@@ -178,6 +179,17 @@ impl KeyType {
         }
     }
 
+    /// Are values of the type with this name keys of this kind, and hashed like them? The empty name is of one that is not known.
+    pub fn is_of_column(self, type_name: &str) -> bool {
+        match (self, type_name) {
+            (_, "") => true,
+            (Self::Bigint, name) => matches!(name, "int2" | "int4" | "int8"),
+            (Self::Uuid, name) => name == "uuid",
+            (Self::Varchar, name) => matches!(name, "text" | "varchar"),
+            (Self::Vector, name) => name == "vector",
+        }
+    }
+
     /// Are the elements of an array keys that was declared with this type? 0 is none, for which the server takes that of
     /// the column.
     pub fn is_of_array(self, type_oid: u32) -> bool {
@@ -241,6 +253,34 @@ impl Key<'_> {
                 format!("[{}]", numbers.join(",")).into_bytes()
             }
         })
+    }
+
+    /// Is it a text that a column may store shortened?
+    pub fn ends_in_blanks(&self) -> bool {
+        matches!(self, Self::Text(text) if text.last() == Some(&b' '))
+    }
+
+    /// What a column of this width stores of it. PostgreSQL cuts blanks off that are too many, and takes nothing else that
+    /// is too long.
+    ///
+    /// Errors: how many are too many cannot be told.
+    pub fn stored(self, width: Width) -> Result<Self, BadKey> {
+        let Self::Text(text) = &self else {
+            return Ok(self);
+        };
+        let most = match width {
+            _ if !self.ends_in_blanks() => return Ok(self),
+            Width::Any => return Ok(self),
+            Width::Characters(most) if text.len() <= most => return Ok(self),
+            Width::Characters(most) if text.is_ascii() => most,
+            Width::Characters(_) | Width::Unknown => {
+                return Err(BadKey::Unsupported("a text with blanks at its end"));
+            }
+        };
+        let blanks = text.iter().rev().take_while(|byte| **byte == b' ');
+        let kept = most.max(text.len() - blanks.count());
+        let kept = text.get(..kept).unwrap_or(text).to_vec();
+        Ok(Self::Text(kept.into()))
     }
 
     /// Is it the same in whatever encoding?
@@ -389,6 +429,28 @@ mod tests {
         assert_eq!(KeyType::Varchar.number("007", Assignment), Ok(Some(text)));
         assert!(KeyType::Varchar.number("1e3", Assignment).is_err());
         assert!(KeyType::Varchar.number("7", Comparison).is_err());
+    }
+
+    #[test]
+    fn blanks_are_cut_as_columns_cut_them() {
+        for (text, width, expected) in [
+            ("abcde   ", Width::Characters(5), Some("abcde")),
+            ("ab      ", Width::Characters(5), Some("ab   ")),
+            ("abcdef  ", Width::Characters(5), Some("abcdef")), // an error of the server
+            ("ab ", Width::Characters(5), Some("ab ")),
+            ("abcdefg", Width::Characters(5), Some("abcdefg")),
+            ("   ", Width::Characters(0), Some("")),
+            ("abcde   ", Width::Any, Some("abcde   ")),
+            ("abcde   ", Width::Unknown, None),
+            ("abcde", Width::Unknown, Some("abcde")),
+            // Seven bytes, and nobody asks of how many characters.
+            ("éé   ", Width::Characters(5), None),
+            ("éé   ", Width::Characters(7), Some("éé   ")),
+        ] {
+            let found = Key::Text(text.as_bytes().into()).stored(width);
+            let expected = expected.map(|text| Key::Text(text.as_bytes().into()));
+            assert_eq!(found.ok(), expected, "{text} {width:?}");
+        }
     }
 
     #[test]

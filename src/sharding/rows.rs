@@ -5,6 +5,7 @@ use crate::protocol::copy::{CopyFormat, CopyRows, Field, ForceNull, RowKind};
 use crate::protocol::sqlstate::SqlState;
 
 use super::key::{BadKey, Key, KeyType};
+use super::schema::Width;
 use super::tables::{Placement, ShardedColumn};
 
 /// Most bytes of a row that spans messages: PostgreSQL's own limit of a value.
@@ -21,6 +22,8 @@ pub struct KeyColumn {
     pub type_oid: u32,
     /// Are texts of the data in the database's encoding?
     pub encoded_as_stored: bool,
+    /// How long texts are in the column.
+    pub width: Width,
 }
 
 /// Cuts the data of one COPY into rows, and says where each goes.
@@ -113,6 +116,7 @@ fn target(
             .map_err(in_row)?,
         (Field::Value(text), _) => column.key_type.text(text).map_err(in_row)?,
     };
+    let key = key.stored(key_column.width).map_err(in_row)?;
     match column.place(&key) {
         Placement::Shard(shard) => Ok(RowTarget::Shard(shard)),
         Placement::Ask(_) => Ok(RowTarget::Ask {
@@ -181,6 +185,7 @@ mod tests {
             force: ForceNull::Neither,
             type_oid: 0,
             encoded_as_stored: true,
+            width: Width::Characters(3),
         }
     }
 
@@ -258,6 +263,8 @@ mod tests {
         };
         let texts = column(KeyType::Varchar);
         assert!(split(&csv(false), latin, &texts, b"abc\n", 9).is_ok());
+        let cut = split(&csv(false), key(0), &texts, b"abc\nabc  \n", 20).unwrap();
+        assert!(cut.contains(&"abc\nabc  \n".to_owned()), "{cut:?}");
         let error = split(&csv(false), latin, &texts, b"ab\xe9\n", 9).unwrap_err();
         assert_eq!(error.code, SqlState::FEATURE_NOT_SUPPORTED);
     }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::key::KeyType;
+
 /// Tables by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schema {
@@ -25,6 +27,8 @@ pub struct Table {
     pub parents: Vec<u32>,
     /// If it is a view: of what.
     pub below: Below,
+    /// Its sharding key should be of this type, and is of another.
+    pub mistyped: Option<KeyType>,
 }
 
 /// What is known of the tables that a view selects from.
@@ -50,7 +54,7 @@ pub struct Reference {
 }
 
 /// A column.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
     pub name: Box<str>,
@@ -66,8 +70,35 @@ pub struct Column {
     pub always: bool,
     /// Its type's OID; 0: not known.
     pub type_oid: u32,
+    /// The name of its type, or of what that is a domain of; empty: not known.
+    pub of_type: Box<str>,
+    /// How long its texts are.
+    pub width: Width,
     /// It is the primary key, alone.
     pub primary: bool,
+}
+
+/// How long a text may be in a column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Width {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// Any length.
+    Any,
+    /// So many characters, of `varchar(n)`: blanks behind them are cut off when a value is stored.
+    Characters(usize),
+}
+
+impl Width {
+    /// Does a column of this width store all texts of one of that width as they are?
+    pub fn holds(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Characters(most), Self::Characters(other)) => other <= most,
+            (Self::Characters(_) | Self::Unknown, _) => false,
+        }
+    }
 }
 
 /// How a column gets its value when an INSERT gives it none.
@@ -115,6 +146,8 @@ pub enum Opaque {
     View,
     /// As of [`TableKind::Divided`].
     Divided,
+    /// Its sharding key is not of this type.
+    Mistyped(KeyType),
 }
 
 impl Opaque {
@@ -123,6 +156,9 @@ impl Opaque {
         match self {
             Self::View => format!("view {name}"),
             Self::Divided => format!("table {name}, of which parts are sharded otherwise,"),
+            Self::Mistyped(key_type) => {
+                format!("table {name}, whose sharding key is not of data_type \"{key_type}\",")
+            }
         }
     }
 }
@@ -130,13 +166,21 @@ impl Opaque {
 impl Schema {
     /// Asks a server: schema, table, kind, column, whether that is generated (before
     /// PostgreSQL 12 none is, before 11 no index includes others), its type, whether it is alone the primary key, and an identity that is always generated,
-    /// the table's OID, the column's number, and what its default comes from; in the order of columns. Tables of the system are left out.
+    /// the table's OID, the column's number, what its default comes from, the name of what its type is (of a domain: what that is of, unless
+    /// it stands for a vector), and the modifier of that; in the order of columns. Tables of the system are left out.
     pub const QUERY: &'static str = "SELECT n.nspname, c.relname, c.relkind, a.attname, \
         CASE WHEN a.atthasdef THEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' ELSE false END, a.atttypid, \
         coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) = 1 AND i.indkey[0] = a.attnum, a.attidentity = 'a', \
-        c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' ELSE m.maker END \
+        c.oid, a.attnum, CASE WHEN a.attidentity <> '' THEN 's' ELSE m.maker END, \
+        CASE t.typname WHEN 'vector' THEN t.typname ELSE coalesce(b.typname, t.typname) END, greatest(a.atttypmod, b.modifier) \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+        LEFT JOIN (WITH RECURSIVE d(oid, base, modifier) AS (SELECT oid, typbasetype, typtypmod \
+        FROM pg_catalog.pg_type WHERE typtype = 'd' UNION ALL SELECT d.oid, t.typbasetype, greatest(d.modifier, t.typtypmod) \
+        FROM d JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype = 'd') \
+        SELECT d.oid, d.modifier, t.typname FROM d JOIN pg_catalog.pg_type t ON t.oid = d.base AND t.typtype <> 'd') b \
+        ON b.oid = a.atttypid \
         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary \
         LEFT JOIN (SELECT e.adrelid, e.adnum, pg_catalog.min( \
         CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass THEN 'f' WHEN s.relkind = 'S' THEN 's' END) AS maker \
@@ -270,17 +314,28 @@ impl Schema {
                     references: Vec::new(),
                     parents: Vec::new(),
                     below: Below::default(),
+                    mistyped: None,
                 });
                 tables.len() - 1
             }
         };
         if let (Some(table), Some(column)) = (tables.get_mut(at), text(3)) {
+            let of_type = text(11).unwrap_or_default();
             table.columns.push(Column {
                 name: column.into(),
                 generated: text(4) == Some("t"),
                 primary: text(6) == Some("t"),
                 always: text(7) == Some("t"),
                 type_oid: number(5).unwrap_or_default(),
+                of_type: of_type.into(),
+                width: match (of_type, number(12)) {
+                    ("", _) => Width::Unknown,
+                    // The modifier counts four bytes more.
+                    ("varchar", Some(modifier)) => {
+                        Width::Characters(modifier.saturating_sub(4) as usize)
+                    }
+                    _ => Width::Any,
+                },
                 maker: match text(10) {
                     Some("s") => Maker::Sequence,
                     Some("f") => Maker::Function,
@@ -326,6 +381,14 @@ impl Schema {
         }
     }
 
+    /// The sharding key of this table should be of this type.
+    pub fn note_mistyped(&mut self, schema: &str, name: &str, wanted: KeyType) {
+        let tables = self.tables.get_mut(name).into_iter().flatten();
+        for table in tables.filter(|table| *table.schema == *schema) {
+            table.mistyped = Some(wanted);
+        }
+    }
+
     /// This is what is below a view.
     pub fn note_below(&mut self, schema: &str, name: &str, below: Below) {
         let tables = self.tables.get_mut(name).into_iter().flatten();
@@ -353,6 +416,9 @@ impl Table {
 
     /// Why nobody knows what a server has of it, if it is so.
     pub fn opaque(&self) -> Option<Opaque> {
+        if let Some(wanted) = self.mistyped {
+            return Some(Opaque::Mistyped(wanted));
+        }
         match self.kind {
             TableKind::View => Some(Opaque::View),
             TableKind::Divided => Some(Opaque::Divided),

@@ -1,7 +1,8 @@
 //! Sharding keys are what PostgreSQL makes of what a client sends: rows are stored and looked for where it has them.
 
 use super::shards::{all, Shards};
-use super::support::wire::{bind, execute, parse, sync, tagged, Wire};
+use super::support::wire::{bind, copy_data, copy_done, execute, parse, sync, tagged, Wire};
+use super::writes::REWRITE;
 
 fn table(name: &str, column: &str, data_type: &str) -> String {
     let name = match name {
@@ -123,5 +124,107 @@ fn a_number_that_a_cast_rounds_is_looked_for_where_it_may_be() {
         let sql = format!("SELECT id FROM users WHERE id = - -({id})");
         assert_eq!(client.value(&sql), id);
     }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn blanks_that_a_column_cuts_off_are_no_part_of_a_key() {
+    let tables = table("docs", "k", "varchar") + &table("longer", "k", "varchar") + REWRITE;
+    let shards = Shards::start("keys_blanks", "", &tables);
+    let mut client = shards.client();
+    all(
+        &mut client,
+        &[
+            "CREATE DOMAIN short AS varchar(5)",
+            "CREATE DOMAIN shorter AS short",
+            "CREATE TABLE longer (k text)",
+        ],
+    );
+    for of_type in ["varchar(5)", "shorter"] {
+        all(
+            &mut client,
+            &[&format!("CREATE TABLE docs (k {of_type}, v text)")],
+        );
+        for key in ["abcde", "fghij", "klmno", "pqrst", "uv   "] {
+            let literal = format!("INSERT INTO docs VALUES ('{key}   ', 'x'), ('{key}  ', 'y')");
+            assert_eq!(client.query(&literal), "C:INSERT_0_2 Z:I");
+            let insert = "INSERT INTO docs (v, k) VALUES ('z', $1)";
+            let inserted = with(&mut client, insert, (0, &format!("{key}    ")));
+            assert_eq!(inserted, "1 2 C:INSERT_0_1 Z:I");
+            client.begin_copy("COPY docs FROM STDIN");
+            let copied = client.ask(&[
+                copy_data(format!("{key} \tcopied\n").as_bytes()),
+                copy_done(),
+            ]);
+            assert_eq!(copied, "C:COPY_1 Z:I");
+            let moved = format!("UPDATE docs SET k = '{key}  ' WHERE k = 'other'");
+            all(&mut client, &["INSERT INTO docs VALUES ('other', 'moved')"]);
+            assert_eq!(client.query(&moved), "C:UPDATE_1 Z:I");
+            let upper = format!(
+                "INSERT INTO docs VALUES (lower('{}  '), 'made')",
+                key.to_uppercase()
+            );
+            assert_eq!(client.query(&upper), "C:INSERT_0_1 Z:I");
+            let count = format!("SELECT count(*) FROM docs WHERE k = '{key}'");
+            assert_eq!(client.value(&count), "6", "{key}");
+        }
+        // Of how many characters this is depends on the encoding.
+        assert_eq!(
+            client.query("INSERT INTO docs VALUES ('ééé  ', 'x')"),
+            NOT_SUPPORTED
+        );
+        let shorter = "INSERT INTO docs (k) SELECT k FROM longer";
+        assert_eq!(client.query(shorter), NOT_SUPPORTED);
+        let copied = client.query("INSERT INTO longer SELECT k FROM docs");
+        assert_eq!(copied, "C:INSERT_0_30 Z:I");
+        all(&mut client, &["DROP TABLE docs"]);
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_column_of_another_type_is_no_key() {
+    let entries = table("", "user_id", "bigint") + &table("docs", "k", "varchar");
+    let shards = Shards::start("keys_types", "", &entries);
+    let mut client = shards.client();
+    all(
+        &mut client,
+        &[
+            "CREATE DOMAIN number AS int",
+            "CREATE TABLE small (user_id smallint)",
+            "CREATE TABLE domains (user_id number)",
+            "CREATE TABLE rounded (user_id numeric)",
+            "CREATE TABLE texts (user_id text)",
+            "CREATE TABLE docs (k char(5))",
+            "CREATE VIEW numbers AS SELECT user_id::numeric AS user_id FROM small",
+        ],
+    );
+    for good in ["small", "domains"] {
+        let sql = format!("INSERT INTO {good} VALUES (7)");
+        assert_eq!(client.query(&sql), "C:INSERT_0_1 Z:I");
+        let sql = format!("SELECT user_id FROM {good} WHERE user_id = 7");
+        assert_eq!(client.value(&sql), "7");
+    }
+    for bad in [
+        "INSERT INTO rounded VALUES (7.4)",
+        "SELECT * FROM rounded WHERE user_id = 7",
+        "SELECT * FROM rounded",
+        "DELETE FROM texts WHERE user_id = '7'",
+        "SELECT * FROM texts JOIN small USING (user_id)",
+        "INSERT INTO docs VALUES ('a')",
+        "SELECT * FROM numbers WHERE user_id = 7",
+        "COPY rounded FROM STDIN",
+    ] {
+        assert_eq!(client.query(bad), NOT_SUPPORTED, "{bad}");
+    }
+    all(
+        &mut client,
+        &[
+            "ALTER TABLE rounded ALTER COLUMN user_id TYPE bigint",
+            "INSERT INTO rounded VALUES (7)",
+        ],
+    );
+    let sql = "SELECT user_id FROM rounded WHERE user_id = 7";
+    assert_eq!(client.value(sql), "7");
     shards.pgdog.stop();
 }

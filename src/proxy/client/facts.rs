@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::routing::role::Catalogue;
 use crate::routing::views::{note_like_tables, View};
-use crate::sharding::families::note_divided;
+use crate::sharding::families::{note_divided, note_mistyped};
 use crate::sharding::references::with_followers;
 use crate::sharding::schema::{ColumnDefault, Schema};
 use crate::sharding::ShardingTables;
@@ -290,6 +290,11 @@ impl Session {
                 if self.cluster.shards() > 1 {
                     let tables = followed.as_ref().unwrap_or(configured);
                     note_divided(tables, &mut facts.schema);
+                    let known = self.cluster.known();
+                    for told in note_mistyped(tables, &mut facts.schema, Some(&known.schema)) {
+                        let database = &self.cluster.names.database;
+                        tracing::warn!(%database, "{told}");
+                    }
                     note_like_tables(&mut facts.schema, &views, tables, &facts.functions);
                 }
                 if views.iter().any(|view| view.definition.is_empty()) {

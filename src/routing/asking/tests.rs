@@ -29,6 +29,7 @@ fn column(name: &str, default: Option<(&str, &str)>, maker: Maker, always: bool)
         always,
         type_oid: 0,
         primary: false,
+        ..TableColumn::default()
     }
 }
 

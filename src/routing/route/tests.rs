@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::super::direct::{self, decisive};
 use super::super::values::Parameter;
 use super::*;
-use crate::sharding::schema::ColumnDefault;
+use crate::sharding::schema::{ColumnDefault, Width};
 use crate::sharding::{hash::Hasher, Centroids, Function as Sharding, KeyType, SchemaShards};
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -58,10 +58,8 @@ fn columns(names: &[(&str, bool)]) -> Vec<TableColumn> {
         } else {
             Maker::Nothing
         },
-        generated: false,
-        always: false,
-        type_oid: 0,
-        primary: false,
+        width: Width::Any,
+        ..TableColumn::default()
     };
     names.iter().map(column).collect()
 }

@@ -10,7 +10,7 @@ use crate::routing::copy::{
     copy_format, copy_key, copy_layout, CopyContext, Copying, Rows, Split, Written,
 };
 use crate::routing::verdict::{Place, Run};
-use crate::sharding::schema::Table;
+use crate::sharding::schema::{Table, Width};
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;
 use crate::sql::copied::{divide, Copied};
@@ -93,6 +93,7 @@ impl Session {
             server_version: self.server_version()?,
             columns: stored.as_deref(),
             key_oid: key.map_or(0, |column| column.type_oid),
+            key_width: key.map_or(Width::Unknown, |column| column.width),
         };
         let format = copy_format(copy, context)?;
         if !copy.from {
@@ -178,6 +179,7 @@ impl Session {
             server_version: self.server_version()?,
             columns: None,
             key_oid: 0,
+            key_width: Width::Unknown,
         };
         let format = copy_format(copy, context)?;
         // What binary rows consist of is only told where they are rows of a query.
