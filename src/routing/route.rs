@@ -181,7 +181,7 @@ pub fn unknown_table<'k>(
         let unknown = !placed && database.schema.columns(schema, name).is_none() && !is_fine(name);
         let kind = || database.tables.table(schema, name, names);
         let everywhere = || matches!(kind(), TableKind::Omnisharded { sticky: None });
-        unknown && !is_system_catalog(schema, name) && everywhere()
+        unknown && !is_system_catalog((schema, name), database.schema) && everywhere()
     };
     let references = statement.keys.iter().flat_map(|keys| {
         let references = (0_u16..).zip(&keys.references);
@@ -295,7 +295,7 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
             Some(columns) => columns.iter().any(|known| &*known.name == column),
             None => keys.names(index, column),
         };
-        if is_system_catalog(schema, name) {
+        if is_system_catalog((schema, name), database.schema) {
             return Table::Everywhere {
                 sticky: database.system_catalogs == SystemCatalogs::OmnishardedSticky,
             };
@@ -333,11 +333,16 @@ pub(super) fn tables<'s>(keys: &Keys, database: &Database<'s>) -> Vec<Table<'s>>
     tables.collect()
 }
 
-/// As psql and drivers name them: PostgreSQL looks into `pg_catalog` first.
-pub(super) fn is_system_catalog(schema: Option<&str>, name: &str) -> bool {
-    match schema {
-        Some(schema) => matches!(schema, "pg_catalog" | "information_schema"),
-        None => name.starts_with("pg_"),
+/// As psql and drivers name them: PostgreSQL looks into `pg_catalog` first. A table of a user may have such a name, too; a view
+/// that tells of a server is like one of the system.
+pub(super) fn is_system_catalog((named, name): (Option<&str>, &str), schema: &dyn Schema) -> bool {
+    let of_user = || {
+        let known = schema.columns(None, name).is_some();
+        known && schema.opaque(None, name) != Some(Opaque::View)
+    };
+    match named {
+        Some(named) => matches!(named, "pg_catalog" | "information_schema"),
+        None => name.starts_with("pg_") && !of_user(),
     }
 }
 
@@ -548,10 +553,11 @@ impl<'s> Router<'_, 's> {
             return Ok(Route::One(shard));
         }
         if sets.iter().all(Option::is_none) {
-            let references = &self.keys.references;
-            let catalogue = references
-                .iter()
-                .any(|reference| is_system_catalog(reference.schema.as_deref(), &reference.name));
+            let mut references = self.keys.references.iter();
+            let catalogue = references.any(|reference| {
+                let named = (reference.schema.as_deref(), &*reference.name);
+                is_system_catalog(named, self.database.schema)
+            });
             if catalogue && self.database.system_catalogs == SystemCatalogs::Sharded {
                 return Ok(Route::Several(self.database.tables.all()));
             }

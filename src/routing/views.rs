@@ -106,8 +106,9 @@ fn like_table(
     };
     // A catalogue says something else on every server.
     let mut references = statement.keys.iter().flat_map(|keys| &keys.references);
-    let catalogue =
-        references.any(|reference| is_system_catalog(reference.schema.as_deref(), &reference.name));
+    let catalogue = references.any(|reference| {
+        is_system_catalog((reference.schema.as_deref(), &reference.name), &schema)
+    });
     let all_known = !catalogue && unknown_table(statement, &database, |_| false).is_none();
     let route = route(statement, &values, &database);
     let like = all_known && matches!(route, Ok(Route::Several(_) | Route::Same(_)));

@@ -228,3 +228,30 @@ fn a_column_of_another_type_is_no_key() {
     assert_eq!(client.value(sql), "7");
     shards.pgdog.stop();
 }
+
+#[test]
+fn tables_of_users_may_be_named_like_those_of_the_system() {
+    let shards = Shards::start("keys_names", "", &table("pg_users", "id", "bigint"));
+    let mut client = shards.client();
+    all(
+        &mut client,
+        &[
+            "CREATE TABLE pg_users (id bigint)",
+            "CREATE TABLE pg_notes (id int)",
+            "INSERT INTO pg_notes VALUES (1)",
+        ],
+    );
+    for id in 1..9 {
+        all(
+            &mut client,
+            &[&format!("INSERT INTO pg_users VALUES ({id})")],
+        );
+        let sql = format!("SELECT id FROM pg_users WHERE id = {id}");
+        assert_eq!(client.value(&sql), id.to_string());
+    }
+    assert_eq!(client.value("SELECT count(*) FROM pg_users"), "8");
+    assert_eq!(shards.each("SELECT count(*) FROM pg_notes"), ["1"; 3]);
+    let sql = "SELECT count(*) FROM pg_class WHERE relname = 'pg_users'";
+    assert_eq!(client.value(sql), "1");
+    shards.pgdog.stop();
+}
