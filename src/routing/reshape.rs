@@ -38,6 +38,7 @@ impl Reshaping {
         let any = |matches: &dyn Fn(&ShardedColumn) -> bool| tables.columns.iter().any(matches);
         let is_key = |column: &str| any(&|key| *key.column == *column);
         let columns = reshape.columns.iter().chain(&reshape.computed);
+        let columns = columns.chain(&reshape.typed);
         let mut keys = columns.filter(|column| is_key(column));
         let references = tables.has_anchors();
         let by_name = any(&|key| key.table.is_some() || key.schema.is_some())

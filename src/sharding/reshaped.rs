@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::families::{is_like, kind};
+use super::key::KeyType;
 use super::references::with_followers;
-use super::schema::{Schema, Table, TableKind};
+use super::schema::{Column, Schema, Table, TableKind};
 use super::tables::{ShardingTables, TableKind as Kind};
 
 /// The tables, schema and name, that were there before and are placed otherwise since, or by another column, or by one that was
@@ -27,7 +28,8 @@ pub fn reshaped(
             && was.is_some_and(|(old, was)| {
                 let (old, new) = (kind(then, old, was), kind(now, name, table));
                 !is_like(&old, &new)
-                    || key(&old, was) != key(&new, table)
+                    || key(&old, was).map(number) != key(&new, table).map(number)
+                    || !keeps_keys(&new, key(&old, was), key(&new, table))
                     || matches!(new, Kind::Sharded(by) if computed(name, &by.column))
             })
     });
@@ -36,16 +38,32 @@ pub fn reshaped(
         .collect()
 }
 
-/// The number of the column that is the key.
-fn key(kind: &Kind<'_>, table: &Table) -> Option<u16> {
+/// The column that is the key.
+fn key<'t>(kind: &Kind<'_>, table: &'t Table) -> Option<&'t Column> {
     match kind {
-        Kind::Sharded(column) => Some(table.column(&column.column)?.number),
+        Kind::Sharded(column) => table.column(&column.column),
         Kind::InSchema(_) | Kind::Omnisharded { .. } => None,
     }
 }
 
+fn number(column: &Column) -> u16 {
+    column.number
+}
+
+/// Are keys what they were, by the types of their column before and now?
+fn keeps_keys(kind: &Kind<'_>, before: Option<&Column>, now: Option<&Column>) -> bool {
+    let (Kind::Sharded(entry), Some(before), Some(now)) = (kind, before, now) else {
+        return true;
+    };
+    let is_key = |column: &Column| entry.key_type.is_of_column(&column.of_type);
+    let same = now.width == before.width || now.width.holds(before.width);
+    let cut = entry.key_type == KeyType::Varchar && !same;
+    is_key(before) == is_key(now) && !cut
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::schema::Width;
     use super::super::ShardedColumn;
     use super::*;
 
@@ -105,6 +123,59 @@ mod tests {
         let joined = ["1 p.users(id=1)", "2 p.part(id=1) 1"];
         check(&apart, &joined, &["part"]);
         check(&joined, &apart, &["part"]);
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_another() {
+        let entry = |key_type| ShardedColumn {
+            key_type,
+            ..ShardedColumn::hashed(None, None, "tenant")
+        };
+        let column = |of_type: &str, width| Column {
+            of_type: of_type.into(),
+            width,
+            ..Column::default()
+        };
+        let five = Width::Characters(5);
+        for (key_type, before, now, kept) in [
+            (
+                KeyType::Bigint,
+                ("int4", Width::Any),
+                ("int8", Width::Any),
+                true,
+            ),
+            (
+                KeyType::Bigint,
+                ("int8", Width::Any),
+                ("numeric", Width::Any),
+                false,
+            ),
+            (
+                KeyType::Bigint,
+                ("text", Width::Any),
+                ("int8", Width::Any),
+                false,
+            ),
+            (
+                KeyType::Varchar,
+                ("varchar", five),
+                ("text", Width::Any),
+                true,
+            ),
+            (KeyType::Varchar, ("varchar", five), ("varchar", five), true),
+            (
+                KeyType::Varchar,
+                ("text", Width::Any),
+                ("varchar", five),
+                false,
+            ),
+        ] {
+            let entry = entry(key_type);
+            let columns = [before, now].map(|(of_type, width)| column(of_type, width));
+            let [before, now] = columns.each_ref().map(Some);
+            let found = keeps_keys(&Kind::Sharded(&entry), before, now);
+            assert_eq!(found, kept, "{before:?} {now:?}");
+        }
     }
 
     #[test]

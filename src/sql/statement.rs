@@ -185,6 +185,8 @@ pub struct Reshape {
     pub columns: Vec<Box<str>>,
     /// Columns whose values are computed: `TYPE … USING`.
     pub computed: Vec<Box<str>>,
+    /// Columns that get another type by a cast.
+    pub typed: Vec<Box<str>>,
     /// Tables get another name, or are in another schema.
     pub names: bool,
     /// What inherits from what: partitions, too.

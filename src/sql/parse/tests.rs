@@ -574,6 +574,7 @@ fn what_becomes_of_tables_that_there_are() {
     check("ALTER TABLE t RENAME a TO b", columns(&["a", "b"]));
     let computed = Reshape {
         computed: vec!["a".into()],
+        typed: vec!["b".into()],
         ..Reshape::default()
     };
     check(

@@ -388,8 +388,11 @@ fn add_command(command: &pb::AlterTableCmd, reshape: &mut Reshape) {
         pb::AlterTableType::AtDropColumn => reshape.columns.push(command.name.as_str().into()),
         pb::AlterTableType::AtAlterColumnType => {
             let computed = column.and_then(|column| column.raw_default.as_deref());
-            let name = computed.map(|_| command.name.as_str().into());
-            reshape.computed.extend(name);
+            let of = match computed {
+                Some(_) => &mut reshape.computed,
+                None => &mut reshape.typed,
+            };
+            of.push(command.name.as_str().into());
             reshape.fills |= computed.is_some_and(calls_anew);
         }
         pb::AlterTableType::AtAddInherit
