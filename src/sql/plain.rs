@@ -1,11 +1,11 @@
 //! Proof that a text is one plain query, without reading its tokens.
 //!
 //! Most texts are. What could make a query more than plain needs an opening parenthesis behind a name (a call),
-//! a semicolon with something behind it, the word TEMP, or `pg_settings`. Wherever these stand, be it within strings or
+//! a semicolon with something behind it, the word TEMP, `pg_settings`, or a name with escapes. Wherever these stand, be it within strings or
 //! comments, each is looked at; so it does not matter where strings and comments begin and end, nor what
 //! settings say about it. In doubt there is no proof, and `statements` decides.
 
-use memchr::{memchr2_iter, memchr3_iter};
+use memchr::{memchr2_iter, memchr3_iter, memchr_iter};
 
 use super::keyword::Keyword as K;
 
@@ -30,6 +30,10 @@ pub(super) fn verb(text: &[u8]) -> Option<K> {
         if word.eq_ignore_ascii_case(b"temp") || view.eq_ignore_ascii_case(SETTINGS) {
             return None;
         }
+    }
+    // A name with escapes may be any.
+    if memchr_iter(b'&', text).any(|at| text.get(at + 1) == Some(&b'"')) {
+        return None;
     }
     let mut line_comment = false;
     for at in memchr3_iter(b'(', b';', b'-', text) {

@@ -195,8 +195,12 @@ impl Reading {
             }
             Kind::UnicodeName => {
                 self.name();
+                // It may be any.
                 if self.makes() {
-                    self.traits.add(Traits::TEMPORARY); // it may be any
+                    self.traits.add(Traits::TEMPORARY);
+                }
+                if self.lead == K::Update {
+                    self.traits.add(Traits::SETTINGS);
                 }
             }
             Kind::Open => {
@@ -464,6 +468,10 @@ mod tests {
             ("UPDATE pg_settings SET setting = 'x'", Traits::SETTINGS),
             (
                 "UPDATE ONLY pg_catalog.\"pg_settings\" SET setting = 'x'",
+                Traits::SETTINGS,
+            ),
+            (
+                "UPDATE U&\"pg\\005fsettings\" SET setting = 'x'",
                 Traits::SETTINGS,
             ),
             (
