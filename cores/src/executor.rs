@@ -367,8 +367,11 @@ fn describe(panic: &(dyn Any + Send)) -> &str {
 pub struct Cores<M> {
     office: PostOffice<M>,
     threads: Vec<(usize, glommio::ExecutorJoinHandle<()>)>,
-    ends: Receiver<io::Result<()>>,
+    ends: Receiver<End>,
 }
+
+/// Which core has ended, and how; `None`: its thread knows.
+type End = (usize, Option<io::Result<()>>);
 
 impl<M> Cores<M> {
     /// For mail to the cores.
@@ -381,18 +384,23 @@ impl<M> Cores<M> {
     /// Errors: a core has failed, or its `main` has panicked, and why. The others go on, without the mail of that one: the process is
     /// to end.
     pub fn join(self) -> io::Result<()> {
-        for _ in &self.threads {
-            // Each tells its end; one that could not is told of by its thread.
-            if let Ok(ended) = self.ends.recv() {
-                ended?;
+        let mut threads: Vec<_> = self.threads.into_iter().map(Some).collect();
+        let joined = |(cpu, thread): (usize, glommio::ExecutorJoinHandle<()>)| {
+            let ended = thread.join();
+            ended.map_err(|error| io::Error::other(format!("executor on CPU {cpu}: {error}")))
+        };
+        for _ in 0..threads.len() {
+            match self.ends.recv() {
+                Ok((_, Some(ended))) => ended?,
+                Ok((core, None)) => {
+                    let thread = threads.get_mut(core).and_then(Option::take);
+                    thread.map_or(Ok(()), joined)?;
+                    return Err(io::Error::other(format!("core {core} has panicked")));
+                }
+                Err(_) => break,
             }
         }
-        for (cpu, thread) in self.threads {
-            thread
-                .join()
-                .map_err(|error| io::Error::other(format!("executor on CPU {cpu}: {error}")))?;
-        }
-        Ok(())
+        threads.into_iter().flatten().try_for_each(joined)
     }
 }
 
@@ -420,7 +428,11 @@ where
     let parts = cpus.iter().zip(bells).zip(readers).zip(receivers);
     for (index, (((&cpu, bell), reader), receiver)) in parts.enumerate() {
         let (main, office, up, count) = (main.clone(), office.clone(), up.clone(), cpus.len());
-        let end = TellsEnd::of(cpu, end.clone());
+        let end = TellsEnd {
+            core: index,
+            cpu,
+            ends: Some(end.clone()),
+        };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("core-{index}"))
             .io_memory(0)
@@ -475,41 +487,36 @@ where
     Ok(cores)
 }
 
-/// Tells how a core has ended; that it has panicked, if it never does.
+/// Tells how a core has ended, in any case.
 struct TellsEnd {
+    core: usize,
     cpu: usize,
-    ends: Option<Sender<io::Result<()>>>,
+    ends: Option<Sender<End>>,
 }
 
 impl TellsEnd {
-    fn of(cpu: usize, ends: Sender<io::Result<()>>) -> Self {
-        Self {
-            cpu,
-            ends: Some(ends),
-        }
-    }
-
     fn tell(mut self, outcome: io::Result<()>) {
-        self.told(outcome);
+        let cpu = self.cpu;
+        let outcome = outcome.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("the core on CPU {cpu} has ended: {error}"),
+            )
+        });
+        self.told(Some(outcome));
     }
 
-    fn told(&mut self, outcome: io::Result<()>) {
+    fn told(&mut self, outcome: Option<io::Result<()>>) {
         if let Some(ends) = self.ends.take() {
-            let cpu = self.cpu;
-            // There is room for each core, and nobody left who would hear more.
-            let _ = ends.try_send(outcome.map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("the core on CPU {cpu} has ended: {error}"),
-                )
-            }));
+            // There is room for each core.
+            let _ = ends.try_send((self.core, outcome));
         }
     }
 }
 
 impl Drop for TellsEnd {
     fn drop(&mut self) {
-        self.told(Err(io::Error::other("it panicked")));
+        self.told(None);
     }
 }
 

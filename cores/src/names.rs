@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 
@@ -138,7 +139,10 @@ where
 {
     let (host, done, look_up) = (Box::from(host), done.clone(), Arc::clone(look_up));
     let looks = move || {
-        let found: Found = match look_up(&host) {
+        // Whoever waits is told in any case.
+        let looked = catch_unwind(AssertUnwindSafe(|| look_up(&host)));
+        let looked = looked.unwrap_or_else(|_| Err(io::Error::other("the look-up panicked")));
+        let found: Found = match looked {
             Ok(found) => Ok(found.into()),
             Err(error) => Err(Failed::Lookup(error.kind(), error.to_string().into())),
         };

@@ -283,11 +283,11 @@ impl Stream {
     }
 }
 
-/// Is it this process or its host that lacks something (descriptors, memory, ports), and nothing that a peer has done?
+/// Is it this process or its host that lacks something (descriptors, memory), and nothing that a peer has done?
 pub fn lacks_resources(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
     )
 }
 

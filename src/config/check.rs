@@ -208,12 +208,12 @@ impl Check<'_> {
         let entry = &self.file.tcp;
         let tcp = &entry.value;
         for (key, time) in [("time", tcp.time), ("interval", tcp.interval)] {
-            let time = time.and_then(Millis::limit);
+            let time = time.and_then(Millis::limit).filter(|_| tcp.keepalive);
             if time.is_some_and(|time| !KEEPALIVE_TIMES.contains(&time)) {
                 self.error(entry, key, "must be from 1000 to 32767000 ms");
             }
         }
-        let retries = tcp.retries;
+        let retries = tcp.retries.filter(|_| tcp.keepalive);
         if retries.is_some_and(|retries| !KEEPALIVE_RETRIES.contains(&retries)) {
             self.error(entry, "retries", "must be from 1 to 127");
         }

@@ -378,6 +378,11 @@ impl CoreState {
         self.gate.running() + self.doorway.running()
     }
 
+    /// Another core has derived keys.
+    pub(crate) fn learn_keys(&self, (derivation, keys): (Derivation, Keys)) {
+        self.keys.borrow_mut().insert(&derivation, keys);
+    }
+
     /// Sends mail to another core; a full box gives it back.
     pub(crate) fn send(&self, to: usize, mail: Mail) -> Result<(), Mail> {
         self.office.send(to, mail)?;

@@ -10,6 +10,7 @@ use cores::signal::Signal;
 use futures_channel::oneshot;
 
 use crate::admin::{Answer, Command};
+use crate::auth::{Derivation, Keys};
 use crate::catalogue::View;
 use crate::config::Guest;
 use crate::error::Error;
@@ -35,6 +36,8 @@ pub(crate) enum Mail {
     Client(OwnedFd),
     /// A client of another core, which goes on here.
     Moving(Box<Moving>),
+    /// Keys that another core has derived.
+    Derived(Box<(Derivation, Keys)>),
     /// A client that this core has told its process id is served by another one, or is gone.
     Whereabouts {
         /// As issued to the client.

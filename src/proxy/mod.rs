@@ -76,8 +76,8 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
     core.spawn(deadlocks::watch(Rc::clone(&state)));
     doors::open(&state, &listen);
     prober::adapt(&state);
-    core.spawn(client::derive_ahead(Rc::clone(&state)));
     if core.index() == 0 {
+        core.spawn(client::derive_ahead(Rc::clone(&state)));
         two_phase::recover(&state, &left);
         core.spawn(two_phase::watch(Rc::clone(&state)));
     }
@@ -98,6 +98,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
             Mail::Busy { core, permille } => state.doors.heard_busy(core, permille),
             Mail::Active(cores) => state.doors.turn_to(cores),
             Mail::Knock => state.doors.knocked(),
+            Mail::Derived(derived) => state.learn_keys(*derived),
             Mail::Pool { pool, mail } => pools::receive(&state, pool, mail),
             Mail::Welcome { pool, reported } => pools::heard(&state, pool, reported),
             Mail::Cancel { process_id, secret } => {
@@ -141,6 +142,7 @@ pub(crate) async fn run(core: Core, mailbox: Mailbox<Mail>, office: PostOffice<M
                     moves,
                 } => context.heard_whereabouts(process_id, core, moves),
                 Mail::Knock => context.doors.knocked(),
+                Mail::Derived(derived) => context.learn_keys(*derived),
                 Mail::Load { .. } | Mail::Busy { .. } | Mail::Active(_) | Mail::Welcome { .. } => {}
                 Mail::Incident(incident) => news::heard_incident(&context, &incident),
                 Mail::Room(room) => room::heard(&context, room),

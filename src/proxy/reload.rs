@@ -286,7 +286,7 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     }
     tell_sessions(state);
     prober::adapt(state);
-    if generation != setup.generation {
+    if generation != setup.generation && state.core.index() == 0 {
         state.core.spawn(client::derive_ahead(Rc::clone(state)));
     }
 }

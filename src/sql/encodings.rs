@@ -68,12 +68,13 @@ fn canonical(name: &[u8]) -> Vec<u8> {
 
 /// May a byte of a character look like a backslash?
 pub(super) fn is_overlapping(name: &[u8]) -> bool {
-    !name.is_empty() && OVERLAPPING.contains(&&*canonical(name))
+    let usual = name.is_empty() || name.eq_ignore_ascii_case(b"UTF8");
+    !usual && OVERLAPPING.contains(&&*canonical(name))
 }
 
 /// Are both names of one encoding?
 pub fn are_same(one: &[u8], other: &[u8]) -> bool {
-    !one.is_empty() && (one == other || canonical(one) == canonical(other))
+    !one.is_empty() && (one.eq_ignore_ascii_case(other) || canonical(one) == canonical(other))
 }
 
 /// Does a client of this encoding send texts as a database of that one stores them? Nothing is converted from or to

@@ -92,7 +92,8 @@ impl Dialect {
     /// The dialect for two run-time parameters, as the server reports them or a client has spelt them.
     pub fn of(standard_conforming_strings: &[u8], client_encoding: &[u8]) -> Self {
         Self {
-            backslashes: boolean(standard_conforming_strings) == Some(false),
+            backslashes: standard_conforming_strings != b"on"
+                && boolean(standard_conforming_strings) == Some(false),
             overlapping: encodings::is_overlapping(client_encoding),
         }
     }

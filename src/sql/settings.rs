@@ -61,14 +61,14 @@ const READ_BY_PARSER: [&[u8]; 11] = [
     b"xmloption",
 ];
 
-/// Settings that say where names are looked for, `"$user"` among them, and how texts are read.
-const READ_BY_ROUTER: [&[u8]; 5] = [
-    b"client_encoding",
-    ROLE,
-    b"search_path",
-    AUTHORIZATION,
-    b"standard_conforming_strings",
-];
+/// Settings that say where names are looked for, `"$user"` among them.
+const NAMES_ARE_IN: [&[u8]; 3] = [ROLE, b"search_path", AUTHORIZATION];
+/// Settings that say how texts are read.
+const TEXTS_ARE_IN: [&[u8]; 2] = [b"client_encoding", b"standard_conforming_strings"];
+
+fn leads(name: &[u8]) -> bool {
+    name.starts_with(b"pgdog.") || NAMES_ARE_IN.contains(&name)
+}
 
 impl Settings {
     /// The value of a setting, if the session has set it.
@@ -76,15 +76,14 @@ impl Settings {
         Some(&self.entry(name)?.value)
     }
 
-    /// Does any of them say where statements go?
-    pub fn route(&self) -> bool {
-        self.iter().any(|setting| Self::routes(&setting.name))
+    /// Does any of them say where what is written alike goes: is it one of ours, or does it say where names are looked for?
+    pub fn lead_elsewhere(&self) -> bool {
+        self.iter().any(|setting| leads(&setting.name))
     }
 
-    /// Does this setting say where statements go: is it one of ours, or does it say where names are looked for, or how texts
-    /// are read?
+    /// Does this setting say where statements go, or how they are read?
     pub fn routes(name: &[u8]) -> bool {
-        name.starts_with(b"pgdog.") || READ_BY_ROUTER.contains(&name)
+        leads(name) || TEXTS_ARE_IN.contains(&name)
     }
 
     /// All settings in order of their names.

@@ -206,6 +206,9 @@ impl Reading {
             Kind::Open => {
                 self.open();
                 self.depth += 1;
+                if self.previous == K::Update {
+                    word = K::Update; // ONLY (table)
+                }
             }
             Kind::Close => self.depth = self.depth.saturating_sub(1),
             Kind::Semicolon if self.depth == 0 && !matches!(self.routine, Routine::Body(_)) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::postgres::{ALICE, PASSWORD};
+use crate::support::process::{poll, PATIENCE};
 use crate::support::wire::{is_cancelled, query, transcript};
 use crate::support::{Config, Postgres, Wire};
 
@@ -102,7 +103,7 @@ fn wait_until_running(target: &mut Wire, port: u16) {
         );
         Wire::cancel(port, &target.key());
     }
-    target.patience(crate::support::process::PATIENCE);
+    target.patience(PATIENCE);
 }
 
 #[test]
@@ -134,7 +135,12 @@ fn a_cancel_that_was_given_up_hits_nobody_else() {
         .start();
     let (mut target, mut other) = (pgdog.client(&database), pgdog.client(&database));
     assert_eq!(target.query("SELECT 1"), "T D:1 C:SELECT_1 Z:I");
-    target.send(&query("SELECT pg_sleep(0.5)"));
+    let mut onlooker = postgres.admin(&database);
+    target.send(&query("SELECT pg_sleep(3)"));
+    poll(PATIENCE, "the query to run", || {
+        let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(3)'";
+        (onlooker.value(running) == "1").then_some(())
+    });
     postgres.signal(Signal::STOP);
     Wire::cancel(pgdog.port(), &target.key());
     assert_eq!(transcript(&target.read_until(b'Z')), "T D: C:SELECT_1 Z:I");

@@ -230,7 +230,8 @@ impl Session {
         let cluster = Rc::clone(&self.cluster);
         let next = cluster.learning.questions.get() + 1;
         while !cluster.is_fresh(self.state.core.now()) && !cluster.answers(next) {
-            if !self.ask_in_turn(&cluster).await? {
+            let newest = !cluster.is_known();
+            if !self.ask_in_turn(&cluster, newest).await? {
                 if cluster.is_known() {
                     break;
                 }
@@ -245,15 +246,15 @@ impl Session {
         let cluster = Rc::clone(&self.cluster);
         let next = cluster.learning.questions.get() + 1;
         while !cluster.answers(next) {
-            if !self.ask_in_turn(&cluster).await? {
+            if !self.ask_in_turn(&cluster, true).await? {
                 cluster.learning.ended().await;
             }
         }
         Ok(())
     }
 
-    /// False: another session is asking.
-    async fn ask_in_turn(&mut self, cluster: &Rc<Cluster>) -> Result<bool, End> {
+    /// `newest`: what has been defined a moment ago counts. False: another session is asking.
+    async fn ask_in_turn(&mut self, cluster: &Rc<Cluster>, newest: bool) -> Result<bool, End> {
         let Some(turn) = Turn::begin(cluster) else {
             return Ok(false);
         };
@@ -261,7 +262,7 @@ impl Session {
         let question = learning.questions.get() + 1;
         learning.questions.set(question);
         let forgotten = learning.forgotten.get();
-        let (facts, at) = self.ask_catalogue().await?;
+        let (facts, at) = self.ask_catalogue(newest).await?;
         // A definition that has changed since may not be in it: whoever comes next asks again.
         let at = (learning.forgotten.get() == forgotten).then_some(at);
         cluster.replace_facts(Learnt {
@@ -274,7 +275,7 @@ impl Session {
     }
 
     /// What it says, and when that was so.
-    async fn ask_catalogue(&mut self) -> Result<(Facts, Instant), End> {
+    async fn ask_catalogue(&mut self, newest: bool) -> Result<(Facts, Instant), End> {
         let mut at = self.state.core.now();
         let soon = at.checked_sub(AGE_MAX - RETRY).unwrap_or(at);
         let wanted = (
@@ -282,7 +283,7 @@ impl Session {
             self.cluster.shards() > 1,
         );
         let before = self.cluster.known().layout.clone();
-        let asked = self.ask_shard(0, async |server| learn(server, wanted).await);
+        let asked = self.ask_shard((0, newest), async |server| learn(server, wanted).await);
         let mut facts = match asked.await? {
             Some((mut facts, views)) => {
                 let configured = &self.cluster.sharding;
@@ -319,7 +320,7 @@ impl Session {
         let several = self.cluster.shards() > 1;
         // Who holds servers might wait for itself: then what was known goes on to count.
         if several && !self.holds_servers() {
-            let (types, whole) = self.ask_types().await?;
+            let (types, whole) = self.ask_types(newest).await?;
             if !whole {
                 at = soon;
             }
@@ -336,13 +337,14 @@ impl Session {
     /// not answer.
     async fn ask_shard<T>(
         &mut self,
-        shard: usize,
+        (shard, newest): (usize, bool),
         question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
     ) -> Result<Option<T>, End> {
-        // A replica may not have heard yet of what has just been defined: it is asked where the primary cannot be, or where who
-        // has the primary's connections might wait for itself.
+        // A replica may not have heard yet of what has just been defined. It is asked all the same where the primary is not to be
+        // had, or where who has the primary's connections might wait for itself.
         let now = self.state.core.now();
-        let primary = !self.holds_servers() && self.cluster.has_healthy_primary(shard, now);
+        let asks_primary = newest && !self.holds_servers();
+        let primary = asks_primary && self.cluster.has_healthy_primary(shard, now);
         let mut obtained = None;
         for want in primary
             .then_some(Want::Write)
@@ -383,11 +385,11 @@ impl Session {
 
     /// Asks every shard for its types, if that matters. Of one that does not answer, and of all if it is the first, they are
     /// not known. False: one has not answered.
-    async fn ask_types(&mut self) -> Result<(Types, bool), End> {
+    async fn ask_types(&mut self, newest: bool) -> Result<(Types, bool), End> {
         let numbered = self.state.config().routing.canonical_types;
         let mut all: Vec<Option<ServerTypes>> = Vec::new();
         for shard in 0..self.cluster.shards() {
-            let asked = self.ask_shard(shard, async |server| {
+            let asked = self.ask_shard((shard, newest), async |server| {
                 let mut types = ServerTypes::default();
                 rows(server, TYPES_QUERY, |row| types.add(row)).await?;
                 Ok(types)

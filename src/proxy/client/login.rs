@@ -32,6 +32,7 @@ use crate::sql::session_settings::SessionSettings;
 use super::super::cluster::Cluster;
 use super::super::core_state::{CoreState, Phase, KEYS_MAX};
 use super::super::link::{Enrolled, Face};
+use super::super::mail::Mail;
 use super::super::pools::PoolSlot;
 use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
@@ -579,7 +580,7 @@ fn method(config: &Config) -> Method {
     }
 }
 
-/// Derives, after a start or a reload, what first logins would wait for: that they wait would tell who exists.
+/// Derives, after a start or a reload, what first logins would wait for, for all cores: that they wait would tell who exists.
 pub(crate) async fn derive_ahead(state: Rc<CoreState>) {
     let config = state.config();
     let generation = state.generation();
@@ -596,11 +597,22 @@ pub(crate) async fn derive_ahead(state: Rc<CoreState>) {
     let secret = &state.instance_secret;
     let all = std::iter::once(admin).chain(users);
     let all = all.flat_map(|(user, known)| known.derivations(user, secret));
-    for derivation in all.take(KEYS_MAX) {
+    // Keys for servers have to have room, too.
+    for derivation in all.take(KEYS_MAX / 2) {
         if state.generation() != generation || state.phase.get() != Phase::Serving {
             return;
         }
-        state.derive(derivation).await;
+        let Some(keys) = state.derive(derivation.clone()).await else {
+            continue;
+        };
+        for other in state.others() {
+            // A core with much mail derives them when somebody logs in.
+            let _ = state.leave(
+                other,
+                Mail::Derived(Box::new((derivation.clone(), keys.clone()))),
+            );
+        }
+        state.core.patiently().await;
     }
 }
 

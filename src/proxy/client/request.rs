@@ -186,8 +186,9 @@ impl Relay<'_> {
                 tag::FUNCTION_CALL => {
                     self.remember_unbound(unbound.take());
                     self.end_batch(header.tag);
-                    let function = rest.get(HEADER_BYTES..header.frame_bytes());
-                    self.session.ties.note_call(function.unwrap_or(rest));
+                    // The number of the function is here, the rest need not be.
+                    let function = rest.get(HEADER_BYTES..).unwrap_or_default();
+                    self.session.ties.note_call(function);
                 }
                 _ => {}
             }

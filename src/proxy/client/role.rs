@@ -1,5 +1,7 @@
 //! May the request in front go to a replica?
 
+use std::collections::HashSet;
+
 use crate::config::choice::{ReadWriteSplit, ReadWriteStrategy};
 use crate::error::{Error, Fault};
 use crate::metrics::Timed;
@@ -58,6 +60,7 @@ impl Session {
         let mut writes = false;
         // The name that the last Parse gave: most batches have no other.
         let mut parsed = None;
+        let mut names: Option<HashSet<&[u8]>> = None;
         for (header, body) in messages(batch) {
             let unknown = (Want::Write, true);
             let (want, may_write) = match header.tag {
@@ -77,7 +80,13 @@ impl Session {
                     Ok(bind) if parsed == Some(bind.statement) => continue,
                     Ok(bind) => match self.statement(bind.statement) {
                         Ok(statement) => self.wanted_by(statement.text(), dialect, &hint)?,
-                        Err(_) if parses(batch, bind.statement) => continue,
+                        Err(_)
+                            if names
+                                .get_or_insert_with(|| parsed_in(batch))
+                                .contains(bind.statement) =>
+                        {
+                            continue
+                        }
                         Err(_) => unknown,
                     },
                     Err(_) => unknown,
@@ -157,12 +166,13 @@ fn sets(text: &[u8]) -> bool {
     )
 }
 
-/// Does a batch parse a statement of this name?
-fn parses(batch: &[u8], name: &[u8]) -> bool {
-    messages(batch).any(|(header, body)| {
-        let behind = body.strip_prefix(name).and_then(<[u8]>::first);
-        header.tag == tag::PARSE && behind == Some(&0)
-    })
+/// Names of the statements that a batch parses.
+fn parsed_in(batch: &[u8]) -> HashSet<&[u8]> {
+    let parses = messages(batch).filter(|(header, _)| header.tag == tag::PARSE);
+    let name = |body: &'_ [u8]| memchr::memchr(0, body);
+    parses
+        .filter_map(|(_, body)| body.get(..name(body)?))
+        .collect()
 }
 
 fn want(route: RoleRoute<'_>) -> Want {

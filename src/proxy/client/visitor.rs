@@ -11,6 +11,7 @@ use crate::protocol::error_fields::{field, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::protocol::startup;
+use crate::sql::encodings::are_same;
 use crate::sql::settings::Settings;
 
 use super::super::core_state::CoreState;
@@ -179,15 +180,9 @@ fn overlaid(reported: &Parameters, settings: &Parameters) -> Parameters {
             continue;
         }
         if name.eq_ignore_ascii_case(b"client_encoding") {
-            let spelt: Vec<u8> = value
-                .iter()
-                .filter(|byte| byte.is_ascii_alphanumeric())
-                .map(u8::to_ascii_uppercase)
-                .collect();
-            let known = if spelt == b"UTF8" || spelt == b"UNICODE" {
-                b"UTF8".to_vec()
-            } else {
-                value.to_ascii_uppercase()
+            let known = match are_same(value, b"UTF8") {
+                true => b"UTF8".to_vec(),
+                false => value.to_ascii_uppercase(),
             };
             overlaid.set(name, known);
         } else {

@@ -406,7 +406,7 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<Dialled
         .await?;
     let resolved = state.core.now();
     record(slot, Phase::ConnectDns, began, resolved);
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
+    let mut last: Option<std::io::Error> = None;
     for ip in found {
         let to = cores::Address::Tcp(ip);
         match encrypt::connect(state, &to, Some(host), &options).await {
@@ -418,10 +418,13 @@ async fn dial(state: &Rc<CoreState>, slot: &PoolSlot) -> std::io::Result<Dialled
                 let host = Some(host.as_str().into());
                 return Ok(Dialled { stream, to, host });
             }
-            Err(error) => last = error,
+            // What a server has done tells more than what we lack for another address of it.
+            Err(error) if last.as_ref().is_none_or(is_ours) => last = Some(error),
+            Err(error) if !is_ours(&error) => last = Some(error),
+            Err(_) => {}
         }
     }
-    Err(last)
+    Err(last.unwrap_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "no address")))
 }
 
 /// One phase of opening a connection is over.

@@ -182,8 +182,13 @@ fn what_is_not_understood_is_said_to_be() {
     ] {
         check(text, Traits::OPAQUE, &[Effect::SettingsUnknown]);
     }
-    let updates = "UPDATE pg_settings SET setting = 'x' WHERE name = 'a'";
-    check(updates, Traits::SETTINGS, &[Effect::SettingsUnknown]);
+    for text in [
+        "UPDATE pg_settings SET setting = 'x' WHERE name = 'a'",
+        "UPDATE ONLY (pg_settings) SET setting = 'x'",
+        "UPDATE U&\"pg\\005fsettings\" SET setting = 'x'",
+    ] {
+        check(text, Traits::SETTINGS, &[Effect::SettingsUnknown]);
+    }
     for text in [
         "DO $$ BEGIN END $$",
         "CALL p(1)",
@@ -279,6 +284,7 @@ fn everything_else_that_a_session_keeps() {
         "CREATE TABLE pg_temp.t (a int)",
         "CREATE TABLE pg_temp_3.t (a int)",
         "EXPLAIN ANALYZE CREATE TABLE pg_temp.t AS SELECT 1",
+        "SELECT 1 INTO U&\"pg_t\\0065mp\".t",
         "SELECT 1 INTO TEMP t",
         "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
     ] {

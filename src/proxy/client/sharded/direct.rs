@@ -46,7 +46,7 @@ impl Session {
         if !sharded
             || !blank
             || self.manner.mode == PoolerMode::Session
-            || self.settings.current().route()
+            || self.settings.current().lead_elsewhere()
         {
             return None;
         }
