@@ -12,7 +12,7 @@ mod socket;
 mod state;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
 use std::net::Shutdown;
@@ -30,8 +30,8 @@ use crate::preflight::RingMode;
 use crate::tls::{self, Opened, Session};
 
 use pace::Pace;
-use socket::{Holder, Link, Listener, Receive, Sending, Socket};
-use state::{next_generation, Completed, Op, Slot, State};
+use socket::{Armed, Holder, Link, Listener, Receive, Sending, Socket};
+use state::{next_generation, Completed, Op, Slot, State, CALM};
 
 pub(crate) use socket::Chunk;
 pub(crate) use state::SlotId;
@@ -60,7 +60,7 @@ pub(crate) struct Ring {
 impl Ring {
     /// `bell` is the read end of a pipe: one byte in it ends a wait.
     pub(crate) fn new(bell: OwnedFd) -> io::Result<Self> {
-        let ring = build(&SIZE)?;
+        let (ring, mode) = build(&SIZE)?;
         let buffers = Rc::new(Buffers::new()?);
         // SAFETY: address and length describe the mapping that `buffers` owns, and `buffers` outlives the ring.
         unsafe {
@@ -78,6 +78,8 @@ impl Ring {
                 free: Vec::new(),
                 dirty: Vec::new(),
                 starved: Vec::new(),
+                goes_on: mode == RingMode::Deferred,
+                behind: HashMap::new(),
                 spare_vectors: Vec::new(),
                 spare_queues: Vec::new(),
                 wake: Vec::new(),
@@ -127,7 +129,10 @@ impl Ring {
             .insert(Slot::Socket(Box::new(Socket {
                 fd,
                 link,
-                receive: Receive::Idle,
+                receive: Receive::Nothing,
+                armed: Armed::No,
+                behind: false,
+                calm: CALM,
                 more: false,
                 sending: Sending::Nothing,
                 send_error: None,
@@ -165,12 +170,11 @@ impl Ring {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Buf>>> {
         let mut state = self.state.borrow_mut();
-        let socket = state.socket(id);
-        if socket.tls.is_some() {
+        if state.socket(id).tls.is_some() {
             drop(state);
             return self.poll_opened(id, cx);
         }
-        if let Some(received) = socket.receive.take() {
+        if let Some(received) = state.take_received(id) {
             return Poll::Ready(received);
         }
         let old = state.await_receive(id, cx, &self.buffers);
@@ -186,7 +190,7 @@ impl Ring {
             if state.session(id).is_ended() {
                 return Poll::Ready(Ok(None));
             }
-            let Some(received) = state.socket(id).receive.take() else {
+            let Some(received) = state.take_received(id) else {
                 let old = state.await_receive(id, cx, &self.buffers);
                 drop(state);
                 drop(old);
@@ -216,11 +220,11 @@ impl Ring {
         }
         match socket.receive {
             Receive::Data(_) | Receive::End | Receive::Failed(_) => true,
-            Receive::Armed | Receive::Starved => false,
-            Receive::Idle => {
+            Receive::Nothing if socket.armed == Armed::No => {
                 state.arm_receive(id, &self.buffers);
                 false
             }
+            Receive::Nothing | Receive::Starved => false,
         }
     }
 
@@ -293,38 +297,43 @@ impl Ring {
     /// Stops a receive that is armed. Ready when none is: what it had brought stays to be taken.
     pub(crate) fn poll_disarm(&self, id: SlotId, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.borrow_mut();
-        match state.socket(id).receive {
-            Receive::Starved => {
-                state.socket(id).receive = Receive::Idle;
-                Poll::Ready(())
-            }
-            Receive::Armed => {
-                state.cancel(id, Op::Receive);
-                let old = remember(&mut state.socket(id).reader, cx);
-                drop(state);
-                drop(old);
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
+        let socket = state.socket(id);
+        if matches!(socket.receive, Receive::Starved) {
+            socket.receive = Receive::Nothing;
         }
+        if socket.armed == Armed::No {
+            return Poll::Ready(());
+        }
+        let old = remember(&mut socket.reader, cx);
+        state.end_receive(id);
+        drop(state);
+        drop(old);
+        Poll::Pending
     }
 
-    /// What a receive has brought and nobody has taken, as it came.
-    pub(crate) fn take_received(&self, id: SlotId) -> Option<Buf> {
-        self.state.borrow_mut().socket(id).receive.take_data()
+    /// What receives have brought and nobody has taken, as it came.
+    pub(crate) fn take_received(&self, id: SlotId) -> Vec<Buf> {
+        let mut state = self.state.borrow_mut();
+        std::iter::from_fn(|| state.take_data(id)).collect()
     }
 
     /// The same, decrypted. Errors: it cannot be, or the peer has closed.
     pub(crate) fn take_opened(&self, id: SlotId) -> io::Result<Vec<u8>> {
-        let Some(buf) = self.take_received(id) else {
+        let received = self.take_received(id);
+        if received.is_empty() {
             return Ok(Vec::new());
-        };
+        }
         let mut state = self.state.borrow_mut();
         let Some(session) = &mut state.socket(id).tls else {
-            return Ok(buf.to_vec());
+            return Ok(received
+                .iter()
+                .flat_map(|buf| buf.iter().copied())
+                .collect());
         };
         let mut plaintext = Vec::new();
-        session.open_to(&buf, &mut plaintext)?;
+        for buf in received {
+            session.open_to(&buf, &mut plaintext)?;
+        }
         let ended = session.is_ended();
         state.let_tls_speak(id);
         match ended {
@@ -338,7 +347,7 @@ impl Ring {
         let mut state = self.state.borrow_mut();
         debug_assert!(matches!(
             state.socket(id).receive,
-            Receive::Idle | Receive::End
+            Receive::Nothing | Receive::End
         ));
         state.socket(id).tls = Some(session);
         state.let_tls_speak(id);
@@ -387,10 +396,10 @@ impl Ring {
             // SAFETY: the descriptor is open: `socket` owns it.
             unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
         }
-        match (&socket.receive, &socket.link) {
-            (Receive::Armed, _) => state.cancel(id, Op::Receive),
-            (_, Link::Connecting(_)) => state.cancel(id, Op::Connect),
-            _ => {}
+        match &socket.link {
+            _ if socket.armed != Armed::No => state.end_receive(id),
+            Link::Connecting(_) => state.cancel(id, Op::Connect),
+            Link::Connected | Link::Failed(_) => {}
         }
         let released = state.release_if_quiet(id);
         drop(state);
@@ -543,11 +552,10 @@ fn remember(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
 }
 
 /// As the kernel allows; older ones refuse the first mode.
-fn build(size: &RingSize) -> io::Result<IoUring> {
-    match RingMode::Deferred.build(size) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            RingMode::Cooperative.build(size)
-        }
+fn build(size: &RingSize) -> io::Result<(IoUring, RingMode)> {
+    let build = |mode: RingMode| mode.build(size).map(|ring| (ring, mode));
+    match build(RingMode::Deferred) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(RingMode::Cooperative),
         other => other,
     }
 }

@@ -254,8 +254,8 @@ impl Stream {
         self.core.ring().poll_disarm(self.id, cx)
     }
 
-    /// What a receive has brought and nobody has taken.
-    pub(crate) fn take_received(&self) -> Option<Buf> {
+    /// What receives have brought and nobody has taken.
+    pub(crate) fn take_received(&self) -> Vec<Buf> {
         self.core.ring().take_received(self.id)
     }
 

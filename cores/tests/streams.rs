@@ -317,3 +317,70 @@ fn a_connection_moves_between_cores_mid_stream() {
     assert!(back == sent);
     cores.join().unwrap();
 }
+
+/// Receives go on by themselves where little comes at a time: what they bring while nobody reads waits in its order, with the end behind
+/// it, also where the connection goes elsewhere.
+#[test]
+fn what_comes_while_nobody_reads_is_kept_in_order() {
+    let (address, stop) = serve(&cpus(1), |core, mut stream| async move {
+        for _ in 0..40 {
+            let request = stream.recv().await.unwrap().unwrap();
+            stream.send(request);
+        }
+        for round in 0.. {
+            core.sleep(Duration::from_millis(2)).await;
+            if round % 3 == 0 {
+                let Ok(detached) = stream.detach().await else {
+                    return; // the last clients are gone
+                };
+                let received = detached.received.clone();
+                stream = Stream::attach(&core, detached);
+                stream.write(&received);
+            }
+            let Ok(Some(bytes)) = stream.recv().await else {
+                break;
+            };
+            stream.send(bytes);
+        }
+        let _ = stream.close().await;
+    });
+    for chunk in [1, 10, 700, 5_000, 100_000] {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        for _ in 0..40 {
+            socket.write_all(b"?").unwrap();
+            socket.read_exact(&mut [0]).unwrap();
+        }
+        let sent: Vec<u8> = (0..chunk * 60).map(|at| (at % 251) as u8).collect();
+        let mut writer = socket.try_clone().unwrap();
+        let mut back = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for piece in sent.chunks(chunk) {
+                    writer.write_all(piece).unwrap();
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            socket.read_to_end(&mut back).unwrap();
+        });
+        assert!(
+            back == sent,
+            "{} of {} bytes of {chunk}",
+            back.len(),
+            sent.len()
+        );
+    }
+    // One that is gone with what nobody has read.
+    for _ in 0..20 {
+        let mut socket = TcpStream::connect(address).unwrap();
+        for _ in 0..40 {
+            socket.write_all(b"?").unwrap();
+            socket.read_exact(&mut [0]).unwrap();
+        }
+        for _ in 0..20 {
+            socket.write_all(b"more").unwrap();
+        }
+    }
+    stop();
+}

@@ -31,10 +31,21 @@ impl Chunk {
     }
 }
 
-/// What a receive brought, until the reader takes it.
+/// A receive that the kernel has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Armed {
+    No,
+    /// It ends with the first thing that it brings.
+    Once,
+    /// It goes on.
+    Many,
+    /// It was cancelled, and has not ended yet.
+    Ending,
+}
+
+/// What receives have brought, until the reader takes it.
 pub(super) enum Receive {
-    Idle,
-    Armed,
+    Nothing,
     /// Wanted while the kernel had no buffer; armed again as soon as it has.
     Starved,
     Data(Buf),
@@ -47,7 +58,7 @@ impl Receive {
     #[inline]
     pub(super) fn take(&mut self) -> Option<io::Result<Option<Buf>>> {
         match self {
-            Self::Idle | Self::Armed | Self::Starved => None,
+            Self::Nothing | Self::Starved => None,
             Self::Data(_) => self.take_data().map(|buf| Ok(Some(buf))),
             Self::End => Some(Ok(None)),
             Self::Failed(errno) => Some(Err(io::Error::from_raw_os_error(*errno))),
@@ -57,7 +68,7 @@ impl Receive {
     /// The same of bytes only.
     #[inline]
     pub(super) fn take_data(&mut self) -> Option<Buf> {
-        match mem::replace(self, Self::Idle) {
+        match mem::replace(self, Self::Nothing) {
             Self::Data(buf) => Some(buf),
             other => {
                 *self = other;
@@ -112,6 +123,11 @@ pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) link: Link,
     pub(super) receive: Receive,
+    pub(super) armed: Armed,
+    /// More has come than `receive` holds: [`State::behind`](super::State) has it.
+    pub(super) behind: bool,
+    /// So many receives end with what they bring, before one goes on.
+    pub(super) calm: u8,
     /// The last receive said that there is more: try at once instead of polling first.
     pub(super) more: bool,
     pub(super) sending: Sending,
@@ -156,7 +172,7 @@ impl Listener {
 
 impl Socket {
     pub(super) fn in_flight(&self) -> bool {
-        matches!(self.receive, Receive::Armed)
+        self.armed != Armed::No
             || matches!(self.sending, Sending::InFlight { .. })
             || matches!(self.link, Link::Connecting(_))
     }

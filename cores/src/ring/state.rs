@@ -1,5 +1,7 @@
 //! The slots of a ring and the operations on them: what is submitted, and what its completion means.
 
+use std::collections::hash_map::Entry::Occupied;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,18 +11,23 @@ use std::time::Duration;
 
 use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring};
 
-use crate::buffer::{Buffers, BUFFER_BYTES};
+use crate::buffer::{Buf, Buffers, BUFFER_BYTES};
 use crate::listener::BACKLOG;
 use crate::tls::{self, Session};
 
 use super::pace::Pace;
-use super::socket::{Chunk, Link, Listener, Queue, Receive, Sending, Socket};
+use super::socket::{Armed, Chunk, Link, Listener, Queue, Receive, Sending, Socket};
 use super::{remember, GROUP};
 
 /// Most bytes taken in one receive without TLS, half a buffer: with whole ones 10,000 rows take a quarter more CPU
 /// (ARCHITECTURE.md, "Where this differs").
 const RECEIVE_BYTES: u32 = 32 * 1024;
 const _: () = assert!(RECEIVE_BYTES as usize <= BUFFER_BYTES);
+/// Receives of a socket that end with what they bring, before one is armed that goes on (multishot), which saves arming it again: who
+/// comes for one request is gone by then, and TLS has begun.
+pub(super) const CALM: u8 = 16;
+/// Where as much comes at once it is bulk: its reader says when it wants more, and no receive goes on.
+const BULK_BYTES: usize = 4096;
 /// Accepted sockets that may wait for their listener's task. One turn may bring all that the kernel has kept, and what comes meanwhile.
 const ACCEPTED_MAX: usize = 4 * BACKLOG as usize;
 /// Small vectors kept for the next write, so that writing allocates nothing.
@@ -70,6 +77,11 @@ pub(super) struct State {
     pub(super) free: Vec<u32>,
     pub(super) dirty: Vec<SlotId>,
     pub(super) starved: Vec<SlotId>,
+    /// The kernel has receives that go on.
+    pub(super) goes_on: bool,
+    /// By slot, what has come behind what the reader has not taken: one receive may bring several before it is cancelled, so many
+    /// at most as the kernel tries in a row (32) and buffers are free.
+    pub(super) behind: HashMap<u32, VecDeque<Receive>>,
     pub(super) spare_vectors: Vec<Vec<u8>>,
     #[expect(
         clippy::vec_box,
@@ -154,6 +166,7 @@ impl State {
     }
 
     pub(super) fn release(&mut self, id: SlotId) -> Slot {
+        self.behind.remove(&id.slot);
         let entry = &mut self.slots[id.slot as usize];
         entry.generation = next_generation(entry.generation);
         self.free.push(id.slot);
@@ -210,7 +223,7 @@ impl State {
     ) -> Option<Waker> {
         let socket = socket_in(&mut self.slots, id);
         let old = remember(&mut socket.reader, cx);
-        if matches!(socket.receive, Receive::Idle) {
+        if matches!(socket.receive, Receive::Nothing) && socket.armed == Armed::No {
             self.arm_receive(id, buffers);
         }
         old
@@ -223,18 +236,21 @@ impl State {
             self.starved.push(id);
             return;
         }
-        socket.receive = Receive::Armed;
+        socket.receive = Receive::Nothing;
         let poll_first = if socket.more { 0 } else { RECVSEND_POLL_FIRST };
-        let bytes_max = match socket.tls {
-            None => RECEIVE_BYTES,
-            Some(_) => tls::RECEIVE_BYTES,
+        let many = self.goes_on && socket.calm == 0 && socket.tls.is_none();
+        let (armed, flags, bytes_max) = match (many, &socket.tls) {
+            (true, _) => (Armed::Many, poll_first | RECV_MULTISHOT, 0), // a whole buffer
+            (false, None) => (Armed::Once, poll_first, RECEIVE_BYTES),
+            (false, Some(_)) => (Armed::Once, poll_first, tls::RECEIVE_BYTES),
         };
+        socket.armed = armed;
         let entry = opcode::Recv::new(
             types::Fd(socket.fd.as_raw_fd()),
             std::ptr::null_mut(),
             bytes_max,
         )
-        .ioprio(poll_first)
+        .ioprio(flags)
         .buf_group(GROUP)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT);
@@ -419,25 +435,87 @@ impl State {
         let buf = cqueue::buffer_select(cqe.flags()).map(|buffer| buffers.lend(buffer, bytes));
         let socket = socket_in(&mut self.slots, id);
         let abandoned = socket.abandoned;
+        let goes_on = cqueue::more(cqe.flags());
+        if !goes_on {
+            socket.armed = Armed::No;
+        }
         if result == -libc::ENOBUFS {
-            match abandoned {
-                true => socket.receive = Receive::Idle,
-                false => self.arm_receive(id, buffers),
+            if matches!(socket.receive, Receive::Nothing) && !abandoned && !goes_on {
+                self.arm_receive(id, buffers);
             }
             return abandoned;
         }
         self.pace.received(bytes);
         socket.more = cqueue::sock_nonempty(cqe.flags());
-        socket.receive = match (result, buf) {
-            (1.., Some(buf)) => Receive::Data(buf),
-            (0.., _) => Receive::End,
-            (error, _) if error == -libc::ECANCELED || error == -libc::EINTR => Receive::Idle,
-            (error, _) => Receive::Failed(-error),
+        let come = match (result, buf) {
+            (1.., Some(buf)) => Some(Receive::Data(buf)),
+            (0.., _) => Some(Receive::End),
+            (error, _) if error == -libc::ECANCELED || error == -libc::EINTR => None,
+            (error, _) => Some(Receive::Failed(-error)),
+        };
+        match come {
+            Some(come) if matches!(socket.receive, Receive::Nothing) => socket.receive = come,
+            Some(come) => {
+                socket.behind = true;
+                self.behind.entry(id.slot).or_default().push_back(come);
+            }
+            None => {}
+        }
+        let crowded = socket.behind || bytes >= BULK_BYTES;
+        socket.calm = match crowded {
+            true => CALM,
+            false => socket.calm.saturating_sub(1),
         };
         if let Some(waker) = socket.reader.take() {
             self.wake.push(waker);
         }
+        if crowded && goes_on {
+            self.end_receive(id);
+        }
         abandoned
+    }
+
+    /// Cancels the receive that the kernel has.
+    pub(super) fn end_receive(&mut self, id: SlotId) {
+        let socket = socket_in(&mut self.slots, id);
+        if mem::replace(&mut socket.armed, Armed::Ending) != Armed::Ending {
+            self.cancel(id, Op::Receive);
+        }
+    }
+
+    /// What there is for the reader, if anything: bytes once, the end or an error for ever.
+    #[inline]
+    pub(super) fn take_received(&mut self, id: SlotId) -> Option<io::Result<Option<Buf>>> {
+        let taken = socket_in(&mut self.slots, id).receive.take();
+        self.advance(id);
+        taken
+    }
+
+    /// The same of bytes only.
+    pub(super) fn take_data(&mut self, id: SlotId) -> Option<Buf> {
+        let taken = socket_in(&mut self.slots, id).receive.take_data();
+        self.advance(id);
+        taken
+    }
+
+    /// What has come behind what was taken is next.
+    #[inline]
+    fn advance(&mut self, id: SlotId) {
+        let socket = socket_in(&mut self.slots, id);
+        if !socket.behind || !matches!(socket.receive, Receive::Nothing) {
+            return;
+        }
+        let Occupied(mut entry) = self.behind.entry(id.slot) else {
+            socket.behind = false;
+            return;
+        };
+        if let Some(next) = entry.get_mut().pop_front() {
+            socket.receive = next;
+        }
+        if entry.get().is_empty() {
+            entry.remove();
+            socket.behind = false;
+        }
     }
 
     fn sent(&mut self, id: SlotId, result: i32) -> bool {
@@ -533,6 +611,8 @@ fn socket_in(slots: &mut [Entry], id: SlotId) -> &mut Socket {
 const GENERATION_MASK: u32 = (1 << 24) - 1;
 /// `IORING_RECVSEND_POLL_FIRST`: wait for readiness before the first attempt.
 const RECVSEND_POLL_FIRST: u16 = 1;
+/// `IORING_RECV_MULTISHOT`: go on after what was received.
+const RECV_MULTISHOT: u16 = 2;
 
 pub(super) fn next_generation(generation: u32) -> u32 {
     (generation + 1) & GENERATION_MASK

@@ -260,7 +260,7 @@ impl Wire {
         session.open_to(&ahead, &mut plaintext)?;
         // A receive that is armed may bring more than a receive buffer can hold decrypted as well.
         poll_fn(|cx| stream.poll_disarm(cx)).await;
-        if let Some(buf) = stream.take_received() {
+        for buf in stream.take_received() {
             session.open_to(&buf, &mut plaintext)?;
         }
         stream.secure(session);
