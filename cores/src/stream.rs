@@ -134,7 +134,8 @@ impl Stream {
 
     /// The next bytes, in place; `None` at the end of the stream. One task may wait at a time.
     ///
-    /// The kernel holds a receive only after this was polled, so not polling is back-pressure.
+    /// The kernel gets a receive only when this is polled. Where little comes at a time it may go on with one; what that brings
+    /// waits here, and ends it: not polling is back-pressure.
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
         let received = self.core.ring().poll_receive(self.id, cx);
         if let Poll::Ready(Ok(Some(buf))) = &received {
