@@ -266,14 +266,14 @@ fn adopt(state: &Rc<CoreState>, setup: &Setup) {
     let clusters = match generation == setup.generation {
         // Other orders only: sessions go on with the clusters that they have.
         true => before.clusters.clone(),
-        false => clusters(&configured, Some(&before), setup, &state.core),
+        false => {
+            let clusters = clusters(&configured, Some(&before), setup, &state.core);
+            // The others have given their caches to their successors.
+            let left = before.clusters();
+            left.for_each(|cluster| snapshot::keep_counts(state, cluster));
+            clusters
+        }
     };
-    if generation != setup.generation {
-        // The others have given their caches to their successors.
-        before
-            .clusters()
-            .for_each(|cluster| snapshot::keep_counts(state, cluster));
-    }
     // Those that are over have said so on all cores.
     let former = setup.former();
     let all = before

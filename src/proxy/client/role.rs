@@ -169,10 +169,8 @@ fn sets(text: &[u8]) -> bool {
 /// Names of the statements that a batch parses.
 fn parsed_in(batch: &[u8]) -> HashSet<&[u8]> {
     let parses = messages(batch).filter(|(header, _)| header.tag == tag::PARSE);
-    let name = |body: &'_ [u8]| memchr::memchr(0, body);
-    parses
-        .filter_map(|(_, body)| body.get(..name(body)?))
-        .collect()
+    let names = parses.filter_map(|(_, body)| body.split(|byte| *byte == 0).next());
+    names.collect()
 }
 
 fn want(route: RoleRoute<'_>) -> Want {

@@ -406,10 +406,12 @@ impl Session {
     /// Is it settled that what follows goes to primaries, or to the servers that the transaction has?
     pub(super) fn is_decided(&mut self) -> bool {
         let several = self.cluster.shards() > 1;
-        let defaults = defaults(self.settings.current());
         let sharded = self.sharded();
-        let begun = sharded.transaction.is_open() && (several || !sharded.legs.is_empty());
-        begun || primary_by_modes(sharded.transaction.modes(), defaults).is_some()
+        if sharded.transaction.is_open() && (several || !sharded.legs.is_empty()) {
+            return true;
+        }
+        let modes = sharded.transaction.modes();
+        primary_by_modes(modes, defaults(self.settings.current())).is_some()
     }
 
     /// The statements of a text, and what is done for each.
@@ -570,6 +572,10 @@ impl Session {
                 Verdict::Run(_) => self.does(statement),
                 _ => Does::default(),
             };
+            let effects = does.unwrap_or_else(|| effects(part, dialect));
+            if statements.len() > 1 {
+                self.foresee_settings(&effects, before);
+            }
             planned.push(Planned {
                 text: part,
                 verdict,
@@ -577,13 +583,10 @@ impl Session {
                 selects: statement.kind == Kind::Select
                     && !statement.makes_table
                     && !statement.changes_rows,
-                effects: does.unwrap_or_else(|| effects(part, dialect)),
+                effects,
                 form: Form::Query,
                 wanted: Wanted::All,
             });
-            if statements.len() > 1 {
-                self.foresee_settings(planned.last(), before);
-            }
         }
         if self.must_look_up() {
             return Err(lacks_keys());
@@ -592,15 +595,10 @@ impl Session {
         Ok(planned)
     }
 
-    /// Has the session the settings that it will have when this one has succeeded.
-    fn foresee_settings(
-        &mut self,
-        planned: Option<&Planned<'_>>,
-        before: &mut Option<SessionSettings>,
-    ) {
-        let steps = planned.map(|planned| planned.effects.steps());
+    /// Has the session the settings that it will have when a statement has done this.
+    fn foresee_settings(&mut self, effects: &Effects, before: &mut Option<SessionSettings>) {
         let mut store = self.state.settings.borrow_mut();
-        for step in steps.unwrap_or_default() {
+        for step in effects.steps() {
             before.get_or_insert_with(|| self.settings.clone());
             self.settings.succeeded(&step.effect, b"", &mut store);
         }
