@@ -116,7 +116,8 @@ impl Session {
                 Err(Some(error)) => return Ok(Attempt::Failed(error)),
             }
             if !self.has_settings(&mut held, way) {
-                match self.apply_in_time(held).await {
+                // Seldom, and large: in a box of its own those who wait take half, and glibc keeps theirs at hand.
+                match Box::pin(self.apply_in_time(held)).await {
                     Ok(ready) => held = ready,
                     Err(Unfit::Hung) => return Ok(Attempt::Failed(unanswered())),
                     Err(Unfit::Setting(error)) => return Ok(Attempt::Refused(error)),
