@@ -1,5 +1,10 @@
 //! A client's settings travel ahead of its request, in the same write; the request runs with them or not at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cancel::wait_until_running;
 use crate::support::postgres::ALICE;
 use crate::support::scripted::{one_row, serve, Peer};
 use crate::support::wire::{
@@ -177,6 +182,82 @@ fn check_refused(recovery: bool, request: &[Vec<u8>], batches: usize) {
         sql(&format!("GRANT {role} TO alice"));
         assert_eq!(client.value("SELECT current_user"), role);
     }
+    pgdog.stop();
+}
+
+/// PostgreSQL says that the settings are made when it answers the request, too.
+#[test]
+fn a_request_behind_settings_is_cancelled_by_its_client() {
+    let (pgdog, database) = one_server("");
+    let mut clients = [pgdog.client(&database), pgdog.client(&database)];
+    for (client, work_mem) in clients.iter_mut().zip(["1MB", "2MB"]) {
+        client.query(&format!("SET work_mem = '{work_mem}'"));
+    }
+    let sleep = "SELECT pg_sleep(60)";
+    for request in [query(sleep), [run(sleep, &[]), sync()].concat()] {
+        for _ in 0..2 {
+            for (client, work_mem) in clients.iter_mut().zip(["1MB", "2MB"]) {
+                assert_eq!(client.value("SHOW work_mem"), work_mem);
+            }
+        }
+        let client = &mut clients[0];
+        client.send(&request);
+        wait_until_running(client, pgdog.port());
+        let reply = client.batches(1);
+        assert!(reply.ends_with("E:57014 Z:I"), "{reply}");
+        assert_eq!(client.value("SHOW work_mem"), "1MB");
+    }
+    pgdog.stop();
+}
+
+/// The cancel request arrives while the server makes the settings.
+#[test]
+fn settings_that_are_cancelled_are_the_request_that_is() {
+    let cancelled = Arc::<AtomicBool>::default();
+    let port = serve(move |mut peer: Peer| {
+        if peer.log_in(true).is_none() {
+            return cancelled.store(true, Ordering::SeqCst);
+        }
+        let mut kept = Vec::new();
+        while let Some(message) = peer.read() {
+            let text = String::from_utf8_lossy(&message.body).replace('\0', "");
+            match message.tag {
+                b'P' => kept.extend(tagged(b'1', b"")),
+                b'B' => kept.extend(tagged(b'2', b"")),
+                b'E' => kept.extend(tagged(b'C', b"SET\0")),
+                b'Q' if text.contains("SET") => {
+                    peer.send(&[tagged(b'C', b"SET\0"), tagged(b'Z', b"I")].concat());
+                }
+                b'Q' if text == "SELECT 3" && !kept.is_empty() => {
+                    while !cancelled.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    peer.send(&tagged(b'E', b"SERROR\0VERROR\0C57014\0Mcancelled\0\0"));
+                }
+                b'Q' => {
+                    peer.send(&std::mem::take(&mut kept));
+                    peer.send(&one_row(&text));
+                }
+                _ => return,
+            }
+        }
+    });
+    let pgdog = Config::empty()
+        .general("default_pool_size = 1")
+        .server("app", port, "")
+        .user(ALICE, "app", "password = \"hunter2\"")
+        .start();
+    let (mut one, mut other) = (pgdog.client("app"), pgdog.client("app"));
+    assert_eq!(one.query("SET work_mem = '1MB'"), "C:SET Z:I");
+    assert_eq!(other.query("SET work_mem = '2MB'"), "C:SET Z:I");
+    for _ in 0..3 {
+        assert_eq!(one.value("SELECT 1"), "SELECT 1");
+        assert_eq!(other.value("SELECT 2"), "SELECT 2");
+    }
+    one.send(&query("SELECT 3"));
+    wait_until_running(&mut one, pgdog.port());
+    assert_eq!(one.batches(1), "E:57014 Z:I");
+    assert_eq!(one.value("SELECT 1"), "SELECT 1");
     pgdog.stop();
 }
 

@@ -93,7 +93,7 @@ impl Drop for SetAtEnd<'_> {
 }
 
 /// A cancel that comes before its query has a server finds nothing to cancel, so it is repeated until it does.
-fn wait_until_running(target: &mut Wire, port: u16) {
+pub(super) fn wait_until_running(target: &mut Wire, port: u16) {
     target.patience(Duration::from_millis(20));
     let start = Instant::now();
     while target.peek().is_none() {

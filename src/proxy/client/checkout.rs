@@ -46,11 +46,9 @@ impl Session {
         }
     }
 
-    /// Cancel requests are for this server, unless the client's settings go ahead of its request: it shall not hit those.
+    /// Cancel requests are for this server.
     pub(super) fn point_at(&self, held: &Held) {
-        if !held.has_ahead() {
-            *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
-        }
+        *self.link.targets.borrow_mut() = Targets::One(Rc::clone(&held.target));
     }
 
     /// A server of the pool that the session has turned to, with this client's settings. `news`: how much was known when

@@ -130,6 +130,15 @@ impl Session {
         self.cancelled(Notice::QueryTimeout)
     }
 
+    /// What the client is told of a request that was cancelled before it was begun.
+    pub(super) fn cancelled_ahead(&self) -> Error {
+        if self.timed_out {
+            return self.timeout_error();
+        }
+        let text = "canceling statement due to user request";
+        Error::error(Fault::Client, SqlState::QUERY_CANCELED, text)
+    }
+
     /// What the client is told of a statement that was cancelled for this reason, and which it survives.
     pub(super) fn cancelled(&self, why: Notice) -> Error {
         Error {

@@ -611,12 +611,17 @@ impl Session {
                 ..error
             });
         }
-        self.count_error(&error);
+        self.request_failed(&error, ended)
+    }
+
+    /// Nothing of the only batch was done, and the server is of no use any more. `ended` as above.
+    fn request_failed(&mut self, error: &Error, ended: bool) -> End {
+        self.count_error(error);
         if self.unbound_in > 0 {
             self.forget_unnamed(); // who knows if it was parsed
         }
         let mut message = Vec::new();
-        put_error(&mut message, &error);
+        put_error(&mut message, error);
         if ended {
             message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
             self.statements.ready();

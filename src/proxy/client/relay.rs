@@ -13,7 +13,7 @@ use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::Activity;
 use super::super::link::Notice;
-use super::super::server::{cancel, Lost, Server, Targets, NOTE_COMMIT};
+use super::super::server::{cancel, Lost, Server, NOTE_COMMIT};
 use super::checkout::refused_settings;
 use super::obtain::Aim;
 use super::{lost_error, End, Session};
@@ -240,8 +240,7 @@ impl<'a> Relay<'a> {
         let lost = match server.stream.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => {
-                let ahead = server.has_ahead();
-                let batches = if ahead {
+                let batches = if server.has_ahead() {
                     server.exchange.batches_owed()
                 } else {
                     0
@@ -251,11 +250,6 @@ impl<'a> Relay<'a> {
                 self.awaits = false;
                 match taken {
                     Ok(()) => {
-                        if ahead && !server.has_ahead() {
-                            // From here on it is the client's request that a cancel request would hit.
-                            let target = Targets::One(Rc::clone(&server.target));
-                            *self.session.link.targets.borrow_mut() = target;
-                        }
                         self.session.count_traffic();
                         self.after_replies()?;
                         return Poll::Ready(Ok(()));
@@ -314,9 +308,16 @@ impl<'a> Relay<'a> {
     /// The server does not take the client's settings, and has ignored the request behind them, of which so many batches
     /// had been sent to their end.
     fn refused(&mut self, body: &[u8], batches: usize) -> End {
-        let error = if Fields::parse(body).is_ok_and(|fields| fields.is_fatal()) {
+        let fields = Fields::parse(body);
+        let fatal = fields.as_ref().is_ok_and(Fields::is_fatal);
+        let cancelled = fields.is_ok_and(|fields| fields.code() == Some(SqlState::QUERY_CANCELED))
+            && self.server.target.is_touched();
+        let error = if fatal {
             self.server.link.meter.lost();
             lost_error(&Lost::Closed(None)) // it is going away, whatever it was asked
+        } else if cancelled {
+            // The request was to be cancelled, of which nothing has been done.
+            self.session.cancelled_ahead()
         } else {
             refused_settings(body)
         };
@@ -325,6 +326,9 @@ impl<'a> Relay<'a> {
                 survives: crate::error::Survives::Nothing,
                 ..error
             });
+        }
+        if cancelled {
+            return self.session.request_failed(&error, batches == 1);
         }
         self.session.server_lost(error, batches == 1)
     }
