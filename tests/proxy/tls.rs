@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER, TRUSTED_USER};
 use crate::support::process::{poll, PATIENCE};
 use crate::support::programs::{pgbench, psql_as, psql_with, Said};
-use crate::support::wire::{query, startup, untagged, SSL_REQUEST, VERSION_3_0};
+use crate::support::wire::{query, startup, untagged, CANCEL_REQUEST, SSL_REQUEST, VERSION_3_0};
 use crate::support::{Certificates, Config, Pgdog, Postgres, Wire};
 
 const STORED: &str = "password = \"hunter2\"";
@@ -259,6 +259,21 @@ fn encryption_is_asked_for_once() {
     let told = read(&mut client, usize::MAX);
     assert!(contains(&told, "C08P01"), "{told:?}");
     assert!(contains(&told, "encryption already negotiated"), "{told:?}");
+    pgdog.stop();
+}
+
+/// libpq takes an end without a goodbye for a failure.
+#[test]
+fn an_encrypted_cancel_request_is_told_goodbye() {
+    let database = Postgres::shared().database("tls");
+    let pgdog = Config::of(&database).general(&listener()).start();
+    let mut socket = TcpStream::connect(("127.0.0.1", pgdog.port())).unwrap();
+    socket.write_all(&ssl_request()).unwrap();
+    socket.read_exact(&mut [0]).unwrap();
+    let mut client = encrypt(socket, &[]);
+    let request = untagged(CANCEL_REQUEST, &[0, 0, 0, 7, 1, 2, 3, 4]);
+    client.write_all(&request).unwrap();
+    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0);
     pgdog.stop();
 }
 

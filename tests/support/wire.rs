@@ -19,7 +19,7 @@ pub(crate) const VERSION_3_0: u32 = 3 << 16;
 pub(crate) const VERSION_3_2: u32 = 3 << 16 | 2;
 pub(crate) const SSL_REQUEST: u32 = 1234 << 16 | 5679;
 pub(crate) const GSSENC_REQUEST: u32 = 1234 << 16 | 5680;
-const CANCEL_REQUEST: u32 = 1234 << 16 | 5678;
+pub(crate) const CANCEL_REQUEST: u32 = 1234 << 16 | 5678;
 
 /// One connection.
 pub(crate) struct Wire {

@@ -38,6 +38,7 @@ use super::super::setup::Setup;
 use super::admin::{self, AdminLink, AdminSession};
 use super::adopt::{admit, killed, unknown_database, Manner};
 use super::audit::Audit;
+use super::farewell::close;
 use super::lookup;
 use super::passthrough::{self, Stranger};
 use super::startup::Encrypted;
@@ -85,6 +86,9 @@ pub(super) struct Wish {
     negotiation: Vec<u8>,
 }
 
+/// How long a connection that has no session may take to hear its end.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The session, or `None` when there is to be none.
 pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<LoggedIn> {
     let deadline = state
@@ -101,7 +105,17 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
     };
     let began = state.core.now();
     let error = match state.core.timeout_at(deadline, newcomer.log_in()).await {
-        Some(Ok(None)) => return None,
+        Some(Ok(None)) => {
+            // A cancel request that came over TLS: libpq takes an end without a goodbye for a failure.
+            if let Some(stream) = newcomer
+                .stream
+                .take()
+                .filter(|_| newcomer.encrypted.is_some())
+            {
+                close(state, stream, GOODBYE).await;
+            }
+            return None;
+        }
         Some(Ok(Some(Admitted::Client { cluster, .. })))
             if state.was_killed(&cluster.names.user, &cluster.names.database, began) =>
         {
@@ -137,8 +151,7 @@ pub(super) async fn log_in(state: &Rc<CoreState>, stream: Stream) -> Option<Logg
     put_error(&mut message, &error);
     let stream = newcomer.stream?;
     stream.send_vec(message);
-    let goodbye = state.core.now() + std::time::Duration::from_secs(1);
-    let _ = state.core.timeout_at(Some(goodbye), stream.close()).await;
+    close(state, stream, GOODBYE).await;
     None
 }
 
