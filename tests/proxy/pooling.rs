@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::process::{poll, PATIENCE};
 use crate::support::sampler::Sampler;
 use crate::support::scripted::{one_row, serve};
-use crate::support::wire::{query, run, sync, transcript, Message};
+use crate::support::wire::{query, run, sync, tagged, transcript, Message};
 use crate::support::{Config, Postgres, Wire};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -288,6 +288,33 @@ fn a_server_that_closes_mid_reply_is_one_error() {
     assert_eq!(rest.matches("E:").count(), 1, "{rest}");
     assert!(rest.ends_with("E:08006"), "{rest}");
     assert_eq!(pgdog.client("scripted").query("SELECT 1"), ONE);
+}
+
+/// The server closes, and says so in the same breath as it answers: the client has its answer, and goes on with another.
+#[test]
+fn a_farewell_behind_an_answer_is_no_answer() {
+    let port = serve(|mut peer| {
+        let Some(()) = peer.log_in(true) else { return };
+        while let Some(message) = peer.read() {
+            let mut reply = one_row("1");
+            if message.body.starts_with(b"LAST") {
+                reply.extend(tagged(b'E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0"));
+                return peer.send(&reply);
+            }
+            peer.send(&reply);
+        }
+    });
+    let pgdog = Config::empty()
+        .general("default_pool_size = 1")
+        .server("scripted", port, "")
+        .user("alice", "scripted", "password = \"hunter2\"")
+        .start();
+    let mut client = pgdog.client("scripted");
+    for _ in 0..3 {
+        assert_eq!(client.query("LAST"), ONE);
+        assert_eq!(client.query("SELECT 1"), ONE);
+    }
+    pgdog.stop();
 }
 
 #[test]

@@ -189,6 +189,24 @@ fn pgdog_is_killed_before_its_decision_is_on_disk() {
     pgdog.stop();
 }
 
+/// A server that has prepared, and says goodbye in the same breath: that is no refusal.
+#[test]
+fn a_farewell_behind_an_answer_is_not_taken_for_it() {
+    let shards = Shards::new("killed_farewell", [Postgres::shared(); 3], "");
+    let pgdog = shards.config.start();
+    let mut client = shards.begin(&pgdog, 1);
+    let server = client.value("/* pgdog_shard: 1 */ SELECT pg_backend_pid()");
+    shards.arm(&[1], Step::AtTheEnd(PREPARE));
+    commit(&mut client);
+    shards.wait_for(&[1], Step::After(PREPARE), 1);
+    let sql = format!("SELECT pg_terminate_backend({server}, 30000)");
+    assert_eq!(shards.shard(1).value(&sql), "t");
+    assert_eq!(client.batches(1), "E:08007 Z:I");
+    shards.turnstiles[1].disarm();
+    shards.agree(1, true);
+    pgdog.stop();
+}
+
 #[test]
 fn a_shard_is_killed_at_every_step() {
     let shared = Postgres::shared();

@@ -17,6 +17,8 @@ pub(crate) enum Step {
     Before(&'static str),
     /// It does, and its answer does not come back.
     After(&'static str),
+    /// It does, and its answer comes back with all that the server says until it closes the connection.
+    AtTheEnd(&'static str),
 }
 
 /// Passes connections on to one port of this machine, until it is armed.
@@ -146,7 +148,9 @@ fn to_server(mut from: TcpStream, mut to: TcpStream, shared: &Shared, withheld: 
                 let _ = from.shutdown(Shutdown::Both);
                 break;
             }
-            Some(Step::After(text)) if says(text) => withheld.store(true, Ordering::SeqCst),
+            Some(Step::After(text) | Step::AtTheEnd(text)) if says(text) => {
+                withheld.store(true, Ordering::SeqCst);
+            }
             _ => {}
         }
         if to.write_all(read).is_err() {
@@ -165,6 +169,18 @@ fn to_client(mut from: TcpStream, mut to: TcpStream, shared: &Shared, withheld: 
         }
         if withheld.load(Ordering::SeqCst) {
             shared.reached.store(true, Ordering::SeqCst);
+            if let Some(Step::AtTheEnd(_)) = shared.armed() {
+                let mut all = read.to_vec();
+                loop {
+                    let read = next(&mut from, &mut bytes, shared);
+                    if read.is_empty() {
+                        break;
+                    }
+                    all.extend_from_slice(read);
+                }
+                let _ = to.write_all(&all);
+                break;
+            }
             // That the server is gone is noticed meanwhile.
             while shared.armed().is_some() && !next_ended(&mut from, &mut bytes) {}
             break;

@@ -307,6 +307,7 @@ impl Session {
             }
         };
         let event = match answer {
+            Some(Ok(_)) if held.exchange.said_farewell() => Event::Lost,
             Some(Ok(has_it)) => {
                 held.checked = self.state.core.now();
                 return Ok(has_it);

@@ -3,6 +3,7 @@
 use cores::Buf;
 
 use crate::metrics::Answered;
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
@@ -90,6 +91,11 @@ impl Recipient for Session {
             return told.map_or(OnError::Forward, OnError::Replace);
         }
         OnError::Forward
+    }
+
+    /// A pooled client outside of a transaction goes on with another server.
+    fn hears_farewell(&self, status: TransactionStatus) -> bool {
+        status != TransactionStatus::Idle || !self.pools() || self.link.pinned().is_some()
     }
 
     fn unnamed_skipped(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cores::Buf;
 
-use crate::protocol::backend::tag;
+use crate::protocol::backend::{tag, TransactionStatus};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend;
@@ -136,6 +136,11 @@ impl Recipient for Collector {
     }
 
     fn parameter(&mut self, _: &[u8], _: &[u8]) {}
+
+    /// It would be taken for the answer, which came before.
+    fn hears_farewell(&self, _: TransactionStatus) -> bool {
+        false
+    }
 }
 
 impl Server {
@@ -192,6 +197,9 @@ impl Server {
         }
         self.stream.send_vec(message);
         let outcome = self.answer().await;
+        if outcome.is_ok() && self.exchange.said_farewell() {
+            return Err(RunError::Lost(Lost::Closed(None)));
+        }
         if outcome.is_ok() {
             self.settings = Arc::clone(settings);
         } else if !encoding.is_empty() {

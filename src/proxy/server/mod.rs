@@ -20,7 +20,7 @@ use cores::{Buf, Stream};
 use crate::balance::Epoch;
 use crate::metrics::{elapsed, Answered, Phase, ServerMeter, Stat};
 use crate::prepared::server::ServerStatements;
-use crate::protocol::backend::{tag, ParameterStatus};
+use crate::protocol::backend::{tag, ParameterStatus, TransactionStatus};
 use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Exchange, Fate, Note, OutOfStep, Owed};
 use crate::protocol::frame::{peek, run, Header, BODY_BYTES_MAX, HEADER_BYTES};
@@ -172,6 +172,11 @@ pub(crate) trait Recipient {
     fn failed(&mut self, _fields: Option<&Fields<'_>>) -> OnError {
         OnError::Forward
     }
+    /// Is an error that answers nothing for the recipient? What it asked for was answered before; `status` is as the server said
+    /// then.
+    fn hears_farewell(&self, status: TransactionStatus) -> bool {
+        status != TransactionStatus::Idle
+    }
     /// A Parse of the unnamed statement has failed, or was skipped after an error.
     fn unnamed_skipped(&mut self) {}
     /// A statement of the recipient has prepared a transaction.
@@ -270,6 +275,10 @@ impl Server {
         }
         if fate != Fate::Forward {
             return fate;
+        }
+        // All was answered: it is the farewell of a server that is about to close.
+        if self.exchange.is_resting() && !to.hears_farewell(self.exchange.status()) {
+            return Fate::Drop;
         }
         match to.failed(fields.as_ref()) {
             OnError::Forward => Fate::Forward,
