@@ -8,7 +8,7 @@ use crate::protocol::sqlstate::SqlState;
 /// The tag that the client gets for those of the legs, of whom it got `rows` rows.
 ///
 /// Errors: XX001 when copies of an omnisharded table turn out to differ, XX000 when the legs did different things.
-pub(super) fn tag<'a>(
+pub fn tag<'a>(
     completion: Completion,
     rows: u64,
     mut tags: impl Iterator<Item = &'a [u8]>,

@@ -15,7 +15,7 @@
 
 mod aggregate;
 mod columns;
-mod completion;
+pub mod completion;
 mod copied;
 mod export;
 mod expression;

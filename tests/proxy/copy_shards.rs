@@ -461,6 +461,19 @@ fn tables_that_are_the_same_everywhere() {
     );
     assert_eq!(tag, "E:23505 Z:I");
     assert_eq!(pair.counts("countries"), [3, 3, 4]);
+    // One shard has it, and leaves it out.
+    let skip = "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.code = 'es' AND EXISTS \
+        (SELECT FROM countries WHERE code = 'es') THEN RETURN NULL; END IF; RETURN NEW; END$$; \
+        CREATE TRIGGER skip BEFORE INSERT ON countries FOR EACH ROW EXECUTE FUNCTION skip()";
+    (0..3).for_each(|shard| drop(pair.shards.shard(shard).query(skip)));
+    let tag = copy_in(
+        &mut pair.many,
+        "COPY countries FROM STDIN",
+        b"be\tx\nes\tSpain\n",
+        9,
+    );
+    assert_eq!(tag, "E:XX001 Z:I");
+    assert_eq!(pair.counts("countries"), [3, 3, 4]);
     pair.shards.pgdog.stop();
 }
 

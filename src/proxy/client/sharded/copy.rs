@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use cores::Stream;
 
 use crate::error::{Error, Fault, Survives};
-use crate::merge::refused;
+use crate::merge::plan::Completion;
+use crate::merge::{completion, refused};
 use crate::protocol::backend::{tag, CommandComplete, NO_DATA};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
@@ -155,7 +156,10 @@ pub(super) async fn run(
     };
     poll_fn(|cx| copy.poll(cx)).await?;
     if copy.stage != Stage::Failed {
-        return Ok(Outcome::Done(copy.complete()));
+        match copy.complete() {
+            Ok(tag) => return Ok(Outcome::Done(tag)),
+            Err(error) => copy.refuse(&error),
+        }
     }
     // What is sent next is not what cancel requests are for.
     for leg in &*copy.legs {
@@ -263,7 +267,8 @@ impl CopyIn<'_> {
                 ..Error::protocol_violation("a message of a server that is too long")
             }));
         }
-        self.parts[at].replies.bytes = rest.to_vec();
+        let rest = rest.len();
+        self.parts[at].replies.keep(bytes, rest);
         Ok(())
     }
 
@@ -520,18 +525,17 @@ impl CopyIn<'_> {
     }
 
     /// The command tag, which the client gets.
-    fn complete(&mut self) -> Vec<u8> {
-        let first = self.parts.first().map_or(&[][..], |part| &part.tag);
-        let tag = match self.split {
-            None => first.to_vec(),
-            Some(_) => {
-                let rows = |part: &Part| CommandComplete { tag: &part.tag }.rows();
-                let rows: u64 = self.parts.iter().filter_map(rows).sum();
-                format!("COPY {rows}").into_bytes()
-            }
+    ///
+    /// Errors: XX001 when the copies of an omnisharded table turn out to differ.
+    fn complete(&mut self) -> Result<Vec<u8>, Error> {
+        let completion = match self.split {
+            None => Completion::Same,
+            Some(_) => Completion::Added,
         };
+        let tags = self.parts.iter().map(|part| &part.tag[..]);
+        let tag = completion::tag(completion, 0, tags)?;
         self.session.complete_with(&tag);
-        tag
+        Ok(tag)
     }
 }
 

@@ -60,6 +60,16 @@ pub(super) struct Replies {
     cancelled: Option<Vec<u8>>,
 }
 
+impl Replies {
+    /// Puts back the last bytes of what was looked at. A large message comes in many pieces: it is not copied for each.
+    pub(super) fn keep(&mut self, bytes: Vec<u8>, rest: usize) {
+        self.bytes = match bytes.len() - rest {
+            0 => bytes,
+            looked_at => bytes[looked_at..].to_vec(),
+        };
+    }
+}
+
 impl Recipient for Replies {
     const CLIENT: bool = true;
 
@@ -513,7 +523,8 @@ impl<'a> Scatter<'a> {
                 ..too_large()
             }));
         }
-        self.replies[at].bytes = rest.to_vec();
+        let rest = rest.len();
+        self.replies[at].keep(bytes, rest);
         self.write(out);
         self.note_parameters(at);
         if failed {
