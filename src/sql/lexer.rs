@@ -178,7 +178,7 @@ impl<'a> Lexer<'a> {
             b'(' => Kind::Open,
             b')' => Kind::Close,
             b';' => Kind::Semicolon,
-            _ if is(first, OPERATOR) => return (Kind::Operator, Some(self.operator(at + 1))),
+            _ if is(first, OPERATOR) => return (Kind::Operator, Some(self.operator(at))),
             _ => Kind::Other,
         };
         (kind, Some(at + 1))
@@ -221,9 +221,10 @@ impl<'a> Lexer<'a> {
         at
     }
 
-    /// An operator ends where a comment begins within it.
-    fn operator(&self, from: usize) -> usize {
-        let mut at = from;
+    /// An operator ends where a comment begins within it. Signs at its end are those of what follows, as in `=-1`, unless it has a
+    /// character that no operator of the SQL standard has.
+    fn operator(&self, start: usize) -> usize {
+        let mut at = start + 1;
         while is(self.byte(at), OPERATOR)
             && !matches!(
                 (self.byte(at), self.byte(at + 1)),
@@ -231,6 +232,11 @@ impl<'a> Lexer<'a> {
             )
         {
             at += 1;
+        }
+        let text = self.text.get(start..at).unwrap_or_default();
+        if !text.iter().any(|byte| b"~!@#%^&|`?".contains(byte)) {
+            let signs = text.iter().rev().take_while(|byte| b"+-".contains(byte));
+            at = (at - signs.count()).max(start + 1);
         }
         at
     }
@@ -547,6 +553,35 @@ mod tests {
                     "Word:c",
                     "Operator:->>",
                     "String:'d'",
+                ],
+            ),
+            (
+                "a=-1+-+2<=-b",
+                &[
+                    "Word:a",
+                    "Operator:=",
+                    "Operator:-",
+                    "Number:1",
+                    "Operator:+",
+                    "Operator:-",
+                    "Operator:+",
+                    "Number:2",
+                    "Operator:<=",
+                    "Operator:-",
+                    "Word:b",
+                ],
+            ),
+            (
+                "@- 1<->-2 ~=+3 -",
+                &[
+                    "Operator:@-",
+                    "Number:1",
+                    "Operator:<->",
+                    "Operator:-",
+                    "Number:2",
+                    "Operator:~=+",
+                    "Number:3",
+                    "Operator:-",
                 ],
             ),
             (

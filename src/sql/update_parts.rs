@@ -106,18 +106,10 @@ pub fn assigned(text: &[u8], dialect: Dialect, column: &str) -> Option<Range<usi
         if same {
             let last = tokens.get(next.checked_sub(1)?)?;
             let from = (begin..next).any(|at| is(at, b"from"));
-            let start = match equals.of(text) {
-                b"=" => first.start,
-                // Signs of the value end up in the operator in front of it.
-                [b'=', signs @ ..] if signs.iter().all(|byte| b"+-".contains(byte)) => {
-                    equals.start + 1
-                }
-                _ => return None,
-            };
-            if from || found.is_some() {
+            if equals.of(text) != b"=" || from || found.is_some() {
                 return None;
             }
-            found = Some(start..last.end);
+            found = Some(first.start..last.end);
         }
         begin = next + 1;
     }
