@@ -15,8 +15,8 @@ pub use crate::sharding::schema::{Below, Column as TableColumn, Maker, Opaque};
 use crate::sharding::{
     Key, KeyType, Placement, ShardedColumn, ShardingTables, Shards, TableKind, Usage,
 };
-use crate::sql::keys::{Keys, Member, Nearest};
-use crate::sql::statement::{Function, Kind, Statement};
+use crate::sql::keys::{Keys, Member, Nearest, Reference};
+use crate::sql::statement::{Function, Kind, Statement, TableUse};
 
 pub use super::changes::key_changes;
 use super::reach::{Reach, Table, EVERYTHING};
@@ -203,6 +203,34 @@ pub fn unknown_table<'k>(
     found.map(|table| &*table.name)
 }
 
+/// Does a statement change rows of a table that is known, and is the same on several shards?
+pub fn changes_alike(statement: &Statement, database: &Database<'_>) -> bool {
+    let changed = statement.tables.iter().filter(|table| match table.usage {
+        TableUse::Insert | TableUse::Update | TableUse::Delete | TableUse::Merge => true,
+        TableUse::Definition => statement.kind == Kind::Truncate,
+        _ => false,
+    });
+    let known = changed.filter(|table| {
+        let schema = table.schema.as_deref();
+        database.schema.columns(schema, &table.name).is_some()
+    });
+    let references = known.map(|table| Reference {
+        schema: table.schema.clone(),
+        name: table.name.clone(),
+        usage: table.usage,
+        level: 0,
+    });
+    let keys = Keys {
+        references: references.collect(),
+        ..Keys::default()
+    };
+    tables(&keys, database).iter().any(|table| match table {
+        Table::Everywhere { .. } => true,
+        Table::On(shards) => shards.len() > 1,
+        Table::Sharded(_) | Table::Opaque(_) => false,
+    })
+}
+
 /// The shards of a key that a comment or `pgdog.sharding_key` gives, whatever the statement.
 ///
 /// Errors: 22P02 for what is no key, 0A000 if the database's tables do not agree on where equal keys are, or no rule
@@ -355,8 +383,8 @@ impl<'s> Router<'_, 's> {
         }
         let mut sets = self.shards_of_tables()?;
         let written = self.keys.writes.as_slice();
-        match written {
-            [] => self.read(&sets),
+        let route = match written {
+            [] => return self.read(&sets),
             [write] if write.level == 0 => self.write(write, sets),
             _ if sets.iter().all(Option::is_none) => self.changes_everywhere(&sets),
             // Changes within a query: only where all of it is on one shard.

@@ -540,6 +540,7 @@ impl Session {
                 }
                 // A hint is for everything that a server runs.
                 kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {
+                    self.check_hinted(statement, &source)?;
                     Verdict::Run(Box::new(Run {
                         copying: copying(statement),
                         ..Run::at(Place::These(asked.into_iter().collect()))

@@ -13,7 +13,7 @@ use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
-use crate::routing::route::{key_changes, route, route_key, Database, Route};
+use crate::routing::route::{changes_alike, key_changes, route, route_key, Database, Route};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
@@ -120,15 +120,8 @@ impl Session {
         if let Some(missing) = missing_key(statement, mode, tables, &view) {
             return Err(lacks_key(missing.column, mode));
         }
-        let search_path = match tables.schemas.is_empty() {
-            true => None,
-            false => {
-                let path = view.path().iter().map(|name| name.as_str().into());
-                tables.schemas.by_search_path(path)
-            }
-        };
         let database = Database {
-            search_path,
+            search_path: view.placed(tables),
             lookups: &|column, key| self.translated(column, key),
             ..view.database(tables)
         };
@@ -139,12 +132,11 @@ impl Session {
             },
             (asked, _) => asked,
         };
-        if let Some(shard) =
-            asked.filter(|_| !statement.writes() || matches!(statement.kind, Kind::Copy(_)))
-        {
+        if let Some(shard) = asked {
+            self.check_alike(statement, source, &database)?;
             return Ok(at(Place::These(vec![shard])));
         }
-        if asked.is_none() && self.lacks_tables(statement, &database, &facts)? {
+        if self.lacks_tables(statement, &database, &facts)? {
             return Ok(at(Place::Any)); // the plan is not used
         }
         if let Kind::Copy(copy) = &statement.kind {
@@ -162,28 +154,6 @@ impl Session {
             encoded_as_stored: self.stores_keys(tables),
             parameters: &parameters,
         };
-        if let Some(shard) = asked {
-            // One that is not known is a temporary table, or quite new: whoever hints knows better.
-            let mut tables = statement.tables.iter();
-            let known =
-                tables.all(|table| view.table(table.schema.as_deref(), &table.name).is_some());
-            let route = route(statement, &values, &database);
-            if matches!(route, Ok(Route::Same(_))) && known {
-                let by_comment = source.hints.shard.is_some() || source.hinted_key.is_some();
-                let (code, text) = match !by_comment && self.in_transaction() {
-                    true => (
-                        SqlState::INVALID_TRANSACTION_STATE,
-                        "omnisharded write not possible in a single-shard transaction",
-                    ),
-                    false => (
-                        SqlState::FEATURE_NOT_SUPPORTED,
-                        "omnisharded write must reach every shard",
-                    ),
-                };
-                return Err(Error::error(Fault::Client, code, text));
-            }
-            return Ok(Run::at(Place::These(vec![shard])));
-        }
         let nothing = Defined::default();
         let route = route(statement, &values, &database)?;
         let defined = self.sharded.as_deref().map(|sharded| &sharded.defined);
@@ -480,6 +450,54 @@ impl Session {
     pub(super) fn in_transaction(&self) -> bool {
         let sharded = self.sharded.as_deref();
         sharded.is_some_and(|sharded| sharded.transaction.is_open())
+    }
+
+    /// Errors: what a hint sends to one shard changes a table that must stay the same on several. A table that is not known is a
+    /// temporary one, or quite new: whoever hints knows better.
+    fn check_alike(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+        database: &Database<'_>,
+    ) -> Result<(), Error> {
+        if !changes_alike(statement, database) {
+            return Ok(());
+        }
+        let by_comment = source.hints.shard.is_some() || source.hinted_key.is_some();
+        let (code, text) = match !by_comment && self.in_transaction() {
+            true => (
+                SqlState::INVALID_TRANSACTION_STATE,
+                "omnisharded write not possible in a single-shard transaction",
+            ),
+            false => (
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "omnisharded write must reach every shard",
+            ),
+        };
+        Err(Error::error(Fault::Client, code, text))
+    }
+
+    /// The same of COPY and TRUNCATE, which a hint sends to one shard as they are.
+    pub(super) fn check_hinted(
+        &self,
+        statement: &Statement,
+        source: &Source<'_>,
+    ) -> Result<(), Error> {
+        let statement = match &statement.kind {
+            Kind::Copy(copy) => copy.query.as_deref().unwrap_or(statement),
+            Kind::Truncate => statement,
+            _ => return Ok(()),
+        };
+        let facts = self.cluster.known();
+        let Some(tables) = facts.sharding(&self.cluster) else {
+            return Ok(()); // no table is known
+        };
+        let view = View::new(self, &facts);
+        let database = Database {
+            search_path: view.placed(tables),
+            ..view.database(tables)
+        };
+        self.check_alike(statement, source, &database)
     }
 
     /// Errors: a setting of ours gets a value that it cannot have.

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use crate::routing::defined::{Changed, Defined};
 use crate::routing::route::{ColumnOf, Database, Opaque, Schema, TableColumn};
 use crate::sharding::schema::{Below, Table, TableKind};
-use crate::sharding::ShardingTables;
+use crate::sharding::{ShardingTables, Shards};
 use crate::sql::statement::Statement;
 
 use super::super::facts::Facts;
@@ -52,6 +52,15 @@ impl<'a> View<'a> {
 
     pub(super) fn path(&self) -> &[String] {
         self.path.get_or_init(|| self.session.search_path())
+    }
+
+    /// The shards of what `search_path` finds first, where schemas have shards.
+    pub(super) fn placed(&self, tables: &ShardingTables) -> Option<Shards> {
+        if tables.schemas.is_empty() {
+            return None;
+        }
+        let path = self.path().iter().map(|name| name.as_str().into());
+        tables.schemas.by_search_path(path)
     }
 
     /// What routing has to know, where neither schemas have shards nor keys are translated.
