@@ -1,7 +1,7 @@
 //! Sharding keys are what PostgreSQL makes of what a client sends: rows are stored and looked for where it has them.
 
 use super::shards::{all, Shards};
-use super::support::wire::{bind, copy_data, copy_done, execute, parse, sync, tagged, Wire};
+use super::support::wire::{bind, copy_data, copy_done, execute, parse, query, sync, tagged, Wire};
 use super::writes::REWRITE;
 
 fn table(name: &str, column: &str, data_type: &str) -> String {
@@ -205,6 +205,13 @@ fn a_column_of_another_type_is_no_key() {
         let sql = format!("SELECT user_id FROM {good} WHERE user_id = 7");
         assert_eq!(client.value(&sql), "7");
     }
+    let binary = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0\x08\xff\xff";
+    client.send(&query("COPY domains FROM STDIN (FORMAT binary)"));
+    assert_eq!(client.expect(1), "G");
+    let answer = client.ask(&[copy_data(binary), copy_done()]);
+    assert_eq!(answer, "C:COPY_1 Z:I");
+    let found = "SELECT user_id FROM domains WHERE user_id = 8";
+    assert_eq!(client.value(found), "8");
     for bad in [
         "INSERT INTO rounded VALUES (7.4)",
         "SELECT * FROM rounded WHERE user_id = 7",

@@ -9,8 +9,9 @@ use crate::routing::asking::copied;
 use crate::routing::copy::{
     copy_format, copy_key, copy_layout, CopyContext, Copying, Rows, Split, Written,
 };
+use crate::routing::values::type_oid;
 use crate::routing::verdict::{Place, Run};
-use crate::sharding::schema::{Table, Width};
+use crate::sharding::schema::{Column, Table, Width};
 use crate::sharding::tables::TableKind as Spread;
 use crate::sharding::ShardingTables;
 use crate::sql::copied::{divide, Copied};
@@ -92,7 +93,7 @@ impl Session {
             server_encoding: &String::from_utf8_lossy(&view.facts.text.encoding),
             server_version: self.server_version()?,
             columns: stored.as_deref(),
-            key_oid: key.map_or(0, |column| column.type_oid),
+            key_oid: key.map_or(0, type_of),
             key_width: key.map_or(Width::Unknown, |column| column.width),
         };
         let format = copy_format(copy, context)?;
@@ -239,6 +240,14 @@ fn with_columns(part: &[u8], dialect: Dialect, columns: &[Box<str>]) -> Option<S
     let (head, tail) = part.split_at_checked(from.start)?;
     let names: Vec<_> = columns.iter().map(|name| quote::name(name)).collect();
     Some(format!("{head}({}) {tail}", names.join(", ")))
+}
+
+/// The type whose values a column has: of a domain what that is of.
+fn type_of(column: &Column) -> u32 {
+    match type_oid(&column.of_type) {
+        0 => column.type_oid,
+        known => known,
+    }
 }
 
 /// What a COPY moves that is for one server, or whose rows are for all.
