@@ -9,7 +9,7 @@ use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::session::RECALL_HINT;
-use crate::sharding::ShardedColumn;
+use crate::sharding::{KeyType, ShardedColumn};
 use crate::sql::asked::{as_text, calls, known, Asking, Draft, Known};
 use crate::sql::gaps::{edits, value_at, Missing};
 use crate::sql::insert_rows::InsertRows;
@@ -38,6 +38,14 @@ pub(super) fn is_asked(function: &Function) -> bool {
 /// Does it answer anew with every call, so that it is only asked for a value of an INSERT's rows?
 pub(super) fn is_volatile(function: &Function) -> bool {
     known(&function.name).is_some_and(|known| !known.stable)
+}
+
+/// Has each server an answer of its own to this function, which changes nothing? It is about connections, or numbers of the catalogue.
+pub(super) fn is_of_server(function: &Function) -> bool {
+    let built_in = matches!(function.schema.as_deref(), None | Some("pg_catalog"));
+    let name = &*function.name;
+    let connection = matches!(name, "inet_client_addr" | "inet_client_port");
+    built_in && (connection || name.starts_with("to_reg"))
 }
 
 /// Is it about what sequences have done in the session?
@@ -274,7 +282,7 @@ pub fn key(
             if has_query(written, dialect) || parameters(written, dialect).next().is_some() {
                 return Err(refusal());
             }
-            draft.value(place);
+            draft.value(place, type_of(column.key_type));
         }
     }
     draft.finish()?.ok_or_else(refusal)
@@ -363,7 +371,9 @@ pub fn copied(
         return Err(by_default(column));
     }
     let mut called = statement.functions.iter();
-    let other = called.find(|function| !functions.function_is_harmless(function));
+    let differs =
+        |function: &&Function| is_of_server(function) || !functions.function_is_harmless(function);
+    let other = called.find(differs);
     let calls = match copy.filtered {
         true => calls(text, dialect),
         false => Vec::new(),
@@ -424,6 +434,16 @@ fn keeps_identities(write: &Write, columns: &[TableColumn]) -> Result<(), Error>
                 .detail(detail)
                 .hint("Use OVERRIDING SYSTEM VALUE to override."))
         }
+    }
+}
+
+/// The type whose values keys of this type are; that of vectors is in a schema of the database's choice.
+fn type_of(key_type: KeyType) -> Option<&'static str> {
+    match key_type {
+        KeyType::Bigint => Some("int8"),
+        KeyType::Uuid => Some("uuid"),
+        KeyType::Varchar => Some("text"),
+        KeyType::Vector => None,
     }
 }
 

@@ -75,10 +75,14 @@ impl<'t> Draft<'t> {
         }
     }
 
-    /// The value of what stands in this place, as it is assigned to a column.
-    pub fn value(&mut self, place: Range<usize>) {
+    /// The value of what stands in this place, as it is assigned to a column of this type, if that is known.
+    pub fn value(&mut self, place: Range<usize>, of_type: Option<&str>) {
         let written = self.text.get(place.clone()).unwrap_or_default();
-        let asked = [b"(", written, b"\n)::text"].concat(); // a comment may be at its end
+        let written = [written, b"\n"].concat(); // a comment may be at its end
+        let asked = match of_type {
+            Some(of_type) => as_text(&written, of_type),
+            None => [b"(", &*written, b")::text"].concat(),
+        };
         self.changes.push(Change {
             place,
             pieces: vec![Piece::Value(None)],
@@ -269,8 +273,9 @@ enum Arguments {
 
 /// Those that are asked for.
 ///
-/// Source: PostgreSQL's documentation, "Current Date/Time", "Sequence Manipulation Functions", "UUID Functions".
-static KNOWN: [Known; 19] = {
+/// Source: PostgreSQL's documentation, "Current Date/Time", "Sequence Manipulation Functions", "UUID Functions", "System
+/// Information Functions".
+static KNOWN: [Known; 21] = {
     const fn known(
         name: &'static str,
         of_type: &'static str,
@@ -294,6 +299,8 @@ static KNOWN: [Known; 19] = {
         known("current_time", "timetz", Word, true),
         known("localtime", "time", Word, true),
         known("localtimestamp", "timestamp", Word, true),
+        known("current_database", "name", None, true),
+        known("current_catalog", "name", Word, true),
         known("currval", "int8", Sequence, true),
         known("lastval", "int8", None, true),
         known("nextval", "int8", Sequence, false),
@@ -540,11 +547,12 @@ mod tests {
 
     #[test]
     fn values_stand_where_they_belong() {
-        let text = b"INSERT INTO t (a) VALUES (now()), ( f(1) -- x\n)";
+        let text = b"INSERT INTO t (a) VALUES (now()), ( f(1) -- x\n, 7.5)";
         let mut draft = Draft::new(text, Dialect::default());
         let calls = calls(text, Dialect::default());
         draft.call(&calls[0]);
-        draft.value(36..40);
+        draft.value(36..40, None);
+        draft.value(48..51, Some("int8"));
         let append = |end| {
             let slots = vec![Slot::Text(", ".to_owned()), Slot::Value(0)];
             (end..end, slots)
@@ -554,13 +562,13 @@ mod tests {
         let asking = draft.finish().unwrap().unwrap();
         assert_eq!(
             String::from_utf8_lossy(asking.question()),
-            "VALUES (pg_catalog.to_json((now())::timestamptz) #>> '{}'), (g()), ((f(1)\n)::text), (g())"
+            "VALUES (pg_catalog.to_json((now())::timestamptz) #>> '{}'), (g()), ((f(1)\n)::text), ((7.5\n)::int8::text), (g())"
         );
-        let values = [Some("n"), None, Some("it's"), Some("2")];
+        let values = [Some("n"), None, Some("it's"), Some("8"), Some("2")];
         let values = values.map(|value| value.map(|value| value.as_bytes().to_vec()));
         assert_eq!(
             String::from_utf8(asking.statement(&values).unwrap()).unwrap(),
-            "INSERT INTO t (a) VALUES (('n'::timestamptz), NULL), ( 'it''s' -- x\n, '2')"
+            "INSERT INTO t (a) VALUES (('n'::timestamptz), NULL), ( 'it''s' -- x\n, '8', '2')"
         );
         assert!(asking.statement(&values[..3]).is_err());
         let nothing = Draft::new(text, Dialect::default()).finish().unwrap();
