@@ -4,15 +4,15 @@ use crate::error::{Error, Fault};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
 use crate::sharding::schema::Width;
-use crate::sharding::{Function as Sharding, Key, KeyType, ShardedColumn, Shards, Usage};
+use crate::sharding::{Key, KeyType, ShardedColumn, Shards, Usage};
 use crate::sql::asked::calls_of_schema;
 use crate::sql::keys::{Change, Operand, Overriding, Rows, Write};
-use crate::sql::statement::Function;
+use crate::sql::statement::{Function, TableUse};
 
-use super::asking::{has_rows, is_asked, is_of_sequences, is_volatile};
+use super::asking::{has_rows, is_asked, is_of_sequences, is_of_server, is_volatile};
 use super::echo::may_be_echoed;
 use super::reach::{Table, EVERYTHING};
-use super::route::{Maker, Route, Router, Stop, TableColumn};
+use super::route::{is_system_catalog, Maker, Route, Router, Stop, TableColumn};
 use super::values::NoKey;
 
 impl<'s> Router<'_, 's> {
@@ -113,9 +113,14 @@ impl<'s> Router<'_, 's> {
         // LIMIT may choose other rows on every shard.
         let mut levels = self.keys.levels.iter().skip(usize::from(write.level) + 1);
         let reduces = levels.any(|level| level.reduces);
-        if reduces && !echoes {
-            let what =
-                format!("{what} of an omnisharded table by a subquery with groups or a limit");
+        let catalogues = self.reads_catalogues();
+        let other_rows = [
+            (reduces, "a subquery with groups or a limit"),
+            (catalogues, "a system catalogue"),
+        ];
+        let mut other_rows = other_rows.iter().filter(|(differs, _)| *differs);
+        if let Some((_, by)) = other_rows.next().filter(|_| !echoes) {
+            let what = format!("{what} of an omnisharded table by {by}");
             return Err(refused(&what).into());
         }
         let anew = self
@@ -125,16 +130,28 @@ impl<'s> Router<'_, 's> {
         let rows = echoes || has_rows(write, &self.keys.writes);
         let differs = |function: &&Function| match is_asked(function) {
             true => is_volatile(function) && !rows,
-            false => !self.database.functions.function_is_harmless(function),
+            false => {
+                is_of_server(function) || !self.database.functions.function_is_harmless(function)
+            }
         };
         if let Some(function) = self.functions.iter().find(differs) {
             let what = format!("{what} of an omnisharded table by {}()", function.name);
             return Err(refused(&what).into());
         }
         let all = self.database.tables.all();
-        Ok(match echoes && (reduces || anew) {
+        let differ = reduces || catalogues || self.keys.system_columns || anew;
+        Ok(match echoes && differ {
             true => Route::Echoed(all),
             false => Route::Same(all),
+        })
+    }
+
+    /// Are rows read of which each server has its own?
+    fn reads_catalogues(&self) -> bool {
+        let mut references = self.keys.references.iter();
+        references.any(|one| {
+            let named = (one.schema.as_deref(), &*one.name);
+            one.usage == TableUse::Read && is_system_catalog(named, self.database.schema)
         })
     }
 
@@ -360,15 +377,11 @@ impl<'s> Router<'_, 's> {
         let knows = match key_of(column, known) {
             None => true,
             Some(key) => match key.maker {
-                // Rules leave each shard numbers of its own.
-                Maker::Sequence => {
-                    matches!(column.function, Sharding::Rules(_)) && column.lookup.is_none()
-                }
                 Maker::Function => {
                     let default = key.default.as_deref();
                     default.is_some_and(|default| calls_of_schema(&default.expression, OF_SHARDS))
                 }
-                Maker::Nothing => false,
+                Maker::Sequence | Maker::Nothing => false,
             },
         };
         if !knows {

@@ -395,6 +395,12 @@ impl<'s> Router<'_, 's> {
                     _ => Err(refused("a change of rows within a query").into()),
                 }
             }
+        }?;
+        // Rows of several shards are at the same places, and each shard has other numbers for the same transaction.
+        let alone = matches!(route, Route::One(_) | Route::Echoed(_));
+        match self.keys.system_columns && !alone {
+            true => Err(refused("a change by a system column").into()),
+            false => Ok(route),
         }
     }
 

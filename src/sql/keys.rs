@@ -26,6 +26,9 @@ pub struct Keys {
     pub nearest: Vec<Nearest>,
     /// What is written, at any level.
     pub writes: Vec<Write>,
+    /// But in what the statement itself returns, it names columns that say where a row is and who wrote it (`ctid`, `xmin`, …), of
+    /// which each shard has its own.
+    pub system_columns: bool,
     /// There is more in it than is understood.
     pub incomplete: bool,
 }

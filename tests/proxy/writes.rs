@@ -373,6 +373,7 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
     pair.same("CREATE VIEW early AS SELECT * FROM countries WHERE code < 'd'");
     pair.same("DELETE FROM early WHERE code = 'c7'");
     pair.same("CREATE VIEW grouped AS SELECT code FROM countries GROUP BY code");
+    pair.same("CREATE VIEW placed AS SELECT ctid AS place, code FROM countries");
     for sql in [
         "MERGE INTO countries USING (VALUES ('c1', 'merged'), ('new', 'new')) s (c, n) ON code = c \
          WHEN MATCHED THEN UPDATE SET name = n WHEN NOT MATCHED THEN INSERT VALUES (c, n)",
@@ -384,7 +385,17 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
         "DELETE FROM grouped",
         "INSERT INTO users (id) SELECT n FROM generate_series(1, 5) n",
         "WITH a AS (DELETE FROM countries RETURNING *) SELECT * FROM a, users",
+        "DELETE FROM users WHERE ctid = '(0,1)'",
+        "DELETE FROM countries a USING countries b WHERE a.ctid < b.ctid",
+        "DELETE FROM placed WHERE place = '(0,1)'",
         "/* pgdog_shard: 1 */ DELETE FROM countries",
+        "/* pgdog_shard: 1 */ DELETE FROM countries WHERE code IN (SELECT code FROM countries LIMIT 1)",
+        "/* pgdog_shard: 1 */ INSERT INTO countries SELECT 'x', name FROM countries LIMIT 1",
+        "/* pgdog_shard: 1 */ DELETE FROM countries WHERE ctid = '(0,1)'",
+        "/* pgdog_shard: 1 */ COPY (DELETE FROM countries RETURNING *) TO STDOUT",
+        "/* pgdog_shard: 1 */ COPY countries FROM STDIN",
+        "/* pgdog_sharding_key: 7 */ COPY countries FROM STDIN",
+        "/* pgdog_shard: 1 */ TRUNCATE users, countries",
     ] {
         pair.refused(sql);
     }
@@ -392,6 +403,11 @@ fn omnisharded_tables_are_changed_alike_on_all_shards_or_not_at_all() {
     pair.many.query("BEGIN");
     pair.many.query("SET LOCAL pgdog.shard = 1");
     assert_eq!(pair.many.query("DELETE FROM countries"), "E:25000 Z:E");
+    pair.many.query("ROLLBACK");
+    pair.many.query("BEGIN");
+    pair.many.query("SET LOCAL pgdog.shard = 1");
+    let everywhere = "COPY countries FROM STDIN";
+    assert_eq!(pair.many.query(everywhere), "E:25000 Z:E");
     pair.many.query("ROLLBACK");
     pair.many.query("BEGIN");
     pair.many.query("SET LOCAL pgdog.shard = 1");

@@ -19,7 +19,12 @@ impl<'t> Reader<'t> {
 
     fn returning(&mut self, returning: Option<&'t pb::ReturningClause>) {
         if let Some(returning) = returning {
+            let before = self.keys.system_columns;
             self.expressions_in(&returning.exprs);
+            // A change within a query returns to what may store it.
+            if self.level() == 0 {
+                self.keys.system_columns = before;
+            }
         }
     }
 
@@ -77,7 +82,8 @@ impl<'t> Reader<'t> {
             let Some(NodeEnum::List(list)) = &list.node else {
                 continue;
             };
-            // Rows of different widths are an error of the server.
+            // Rows of different widths are an error.
+            self.keys.incomplete |= !operands.is_empty() && list.items.len() != width;
             width = list.items.len();
             operands.extend(list.items.iter().map(|item| self.operand(Some(item))));
             // Where what follows a star is nobody knows.

@@ -452,6 +452,8 @@ impl<'t> Reader<'t> {
             self.expression(quals);
         }
         if let Some(alias) = &join.alias {
+            // A column of its tables may have another name now, and that name be another's.
+            self.keys.incomplete |= !alias.colnames.is_empty();
             self.name(Some(alias), None, None);
         }
     }
@@ -534,6 +536,9 @@ impl<'t> Reader<'t> {
                 let (inner, outputs) =
                     self.statement(query.to_ref(), Some(self.level()), Place::Expression);
                 self.done.insert(link.location);
+                if let Some(test) = link.testexpr.as_deref() {
+                    self.expression(test);
+                }
                 let reduces = self
                     .keys
                     .levels
@@ -594,6 +599,9 @@ impl<'t> Reader<'t> {
             NodeRef::SubLink(link) if self.done.contains(&link.location) => {}
             // Which row that is only the cursor's server knows.
             NodeRef::CurrentOfExpr(_) => self.keys.incomplete = true,
+            NodeRef::ColumnRef(column) => {
+                self.keys.system_columns |= names::is_system_column(column);
+            }
             _ => self.parts(node),
         }
     }

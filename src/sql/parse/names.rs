@@ -19,6 +19,14 @@ pub(super) fn qualified(list: &[pb::Node]) -> (Option<Box<str>>, Box<str>) {
     }
 }
 
+/// Has a column of this name the name of a system column?
+pub(super) fn is_system_column(column: &pb::ColumnRef) -> bool {
+    matches!(
+        column.fields.last().and_then(string),
+        Some("ctid" | "tableoid" | "xmin" | "xmax" | "cmin" | "cmax")
+    )
+}
+
 /// A string node's content.
 pub(super) fn string(node: &pb::Node) -> Option<&str> {
     match node.node.as_ref()? {

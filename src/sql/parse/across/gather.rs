@@ -9,13 +9,13 @@ use pg_query::protobuf::{a_const, AConst, Alias, BoolExprType, ColumnRef, ResTar
 use pg_query::protobuf::{Integer, JoinType, SetOperation, SubLinkType};
 use pg_query::{Node, NodeEnum, NodeRef};
 
+use super::super::names::is_system_column;
 use super::edit::{self, clauses_mut, from_mut, parts_mut};
 use super::functions::known;
 use super::grouped::cannot_be_a_column;
 use super::local::{distinct_on, sublink_is_local, subquery, targets};
 use super::nodes::{
-    any, column_name, function_name, inner, is_star, is_system_column, lone_name, text, words,
-    wrap, write,
+    any, column_name, function_name, inner, is_star, lone_name, text, words, wrap, write,
 };
 use super::scope::{conjuncts, Scope};
 use super::{

@@ -6,10 +6,9 @@
 use pg_query::protobuf::{LimitOption, SelectStmt, SetOperation, SqlValueFunctionOp, SubLinkType};
 use pg_query::{Node, NodeEnum};
 
+use super::super::names::is_system_column;
 use super::functions::{known, Known};
-use super::nodes::{
-    column_name, function_name, inner, integer, is_star, is_system_column, lone_name, parts, words,
-};
+use super::nodes::{column_name, function_name, inner, integer, is_star, lone_name, parts, words};
 use super::scope::{conjuncts, Scope, Spread};
 use super::Catalogue;
 use crate::error::Error;

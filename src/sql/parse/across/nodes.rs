@@ -1,8 +1,8 @@
 //! The parser's expressions: their parts, their names as columns, whether two are the same.
 
 use pg_query::protobuf::{
-    self, a_const, AConst, ColumnRef, FuncCall, ResTarget, SelectStmt, SqlValueFunctionOp,
-    SubLinkType, TypeName,
+    self, a_const, AConst, FuncCall, ResTarget, SelectStmt, SqlValueFunctionOp, SubLinkType,
+    TypeName,
 };
 use pg_query::{Node, NodeEnum};
 
@@ -326,13 +326,4 @@ pub(super) fn parse(expression: &str) -> Result<Node, Error> {
         }
         _ => Err(failed()),
     }
-}
-
-/// Does this column have such a name as a system column?
-pub(super) fn is_system_column(column: &ColumnRef) -> bool {
-    let words = words(&column.fields);
-    matches!(
-        words.last(),
-        Some(&("ctid" | "tableoid" | "xmin" | "xmax" | "cmin" | "cmax"))
-    )
 }
