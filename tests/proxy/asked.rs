@@ -95,6 +95,12 @@ fn what_is_everywhere_is_the_same_everywhere() {
             "SELECT_1",
         ),
         ("INSERT INTO plain SELECT 2, now()", "INSERT_0_1"),
+        ("INSERT INTO plain VALUES (3, current_database()), (4, CURRENT_CATALOG)", "INSERT_0_2"),
+        ("INSERT INTO plain SELECT oid::bigint, relname FROM pg_class WHERE relname = 'plain'", "INSERT_0_1"),
+        ("INSERT INTO plain SELECT 5, ctid::text || tableoid FROM plain RETURNING ctid", "INSERT_0_5"),
+        ("UPDATE plain SET b = (SELECT oid::text FROM pg_class WHERE relname = 'plain')", ""),
+        ("UPDATE plain SET b = ctid::text", ""),
+        ("INSERT INTO plain VALUES (6, inet_client_port()::text)", ""),
     ] {
         let answer = client.query(sql);
         match expected {
@@ -231,6 +237,7 @@ fn keys_that_a_default_makes_are_where_they_are_looked_for() {
         ("INSERT INTO users (name, id) VALUES ('b', DEFAULT), ('c', 7), ('d', nextval('numbers') + 5000) RETURNING id", 3),
         ("INSERT INTO users DEFAULT VALUES RETURNING id", 1),
         ("INSERT INTO users VALUES (1000 + 1, 'e') RETURNING id", 1),
+        ("INSERT INTO users (id) VALUES (extract(epoch FROM now())), (7 / 2.0 + 2000 -- a comment\n) RETURNING id", 2),
         ("INSERT INTO users VALUES (DEFAULT, 'f'), (DEFAULT, 'g'), (DEFAULT, 'h'), (DEFAULT, 'i') RETURNING id", 4),
         ("BEGIN; INSERT INTO users (name) VALUES ('j') RETURNING id; COMMIT", 1),
     ] {
@@ -269,6 +276,29 @@ fn keys_that_a_default_makes_are_where_they_are_looked_for() {
         "k"
     );
     assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    shards.pgdog.stop();
+}
+
+/// Whatever rules say of keys: one sequence makes them all.
+#[test]
+fn keys_of_a_sequence_are_unique_where_rules_place_them() {
+    let mapping = "mapping = [{ values = [1, 2, 3], shard = 1 }, { start = 5, end = 7, shard = 2 }, { shard = 0 }]\n";
+    let bigint = "data_type = \"bigint\"\n";
+    let tables = TABLES.replace(bigint, &format!("{bigint}{mapping}"));
+    let shards = Shards::start("asked_rules", "", &tables);
+    let mut client = shards.client();
+    all(
+        &mut client,
+        &["CREATE TABLE users (id bigserial PRIMARY KEY, name text)"],
+    );
+    for id in 1..=8 {
+        let insert = format!("INSERT INTO users (name) VALUES ('{id}') RETURNING id");
+        assert_eq!(client.value(&insert), id.to_string());
+        let found = format!("SELECT name FROM users WHERE id = {id}");
+        assert_eq!(client.value(&found), id.to_string());
+    }
+    let spread = shards.each("SELECT string_agg(id::text, ' ' ORDER BY id) FROM users");
+    assert_eq!(spread, ["4 7 8", "1 2 3", "5 6"]);
     shards.pgdog.stop();
 }
 
@@ -543,6 +573,8 @@ fn values_that_nobody_can_be_asked_for_are_refused() {
         "INSERT INTO also_users (also, name) VALUES (1, 'x')",
         "COPY notes (v) FROM STDIN",
         "COPY plain FROM STDIN WHERE b < now()::text",
+        "COPY plain FROM STDIN WHERE b = current_database()",
+        "COPY plain FROM STDIN WHERE a = inet_client_port()",
         "INSERT INTO recent (v) VALUES (1)",
         "INSERT INTO users VALUES ((SELECT max(a) FROM plain), 'x')",
         "INSERT INTO users (name) SELECT b FROM plain",
