@@ -118,6 +118,9 @@ impl Kind {
     }
 }
 
+/// Bytes of an operator; PostgreSQL refuses more, so how they are divided does not matter.
+const OPERATOR_MAX: usize = 64;
+
 impl<'a> Lexer<'a> {
     /// Starts at the beginning of a text.
     pub fn new(text: &'a [u8], dialect: Dialect) -> Self {
@@ -225,7 +228,8 @@ impl<'a> Lexer<'a> {
     /// character that no operator of the SQL standard has.
     fn operator(&self, start: usize) -> usize {
         let mut at = start + 1;
-        while is(self.byte(at), OPERATOR)
+        while at - start < OPERATOR_MAX
+            && is(self.byte(at), OPERATOR)
             && !matches!(
                 (self.byte(at), self.byte(at + 1)),
                 (b'-', b'-') | (b'/', b'*')
