@@ -154,7 +154,7 @@ section! {
     /// Entries in the cache of parsed statements; the least recently used goes first.
     query_cache_limit: usize = default "1000", Live, Now;
     /// Which prepared statements work: none, named ones, unnamed ones too, SQL PREPARE too.
-    /// Forced off in session mode.
+    /// Forced off in session mode. Over several shards all work, whatever is set here.
     prepared_statements: PreparedStatements = default "extended", Live, Now;
     /// Statements kept prepared on a server connection; soft cap of the shared cache.
     prepared_statements_limit: u64 = default "9223372036854775807", Live, Now;

@@ -345,6 +345,57 @@ fn a_session_begins_another_transaction_on_the_servers_that_it_keeps() {
     shards.pgdog.stop();
 }
 
+#[test]
+fn a_prepared_statement_is_known_whatever_server_has_parsed_it() {
+    let modes = [
+        "pooler_mode = \"session\"",
+        "prepared_statements = \"disabled\"",
+    ];
+    for (number, general) in modes.into_iter().enumerate() {
+        let shards = Shards::start(&format!("shards_known{number}"), general, TABLE);
+        let mut client = shards.client();
+        client.query("CREATE TABLE t (id int)");
+        client.query("INSERT INTO t (id) VALUES (1)");
+        for name in ["", "s"] {
+            let parsed = [parse(name, "SELECT count(*) FROM t"), describe(b'S', name)];
+            assert_eq!(
+                client.ask(&[&parsed[..], &[sync()]].concat()),
+                "1 t T Z:I",
+                "{general}"
+            );
+            for _ in 0..2 {
+                let bound = [bind("", name, &[]), execute("", 0), sync()];
+                assert_eq!(client.ask(&bound), "2 D:1 C:SELECT_1 Z:I", "{general}");
+            }
+        }
+        let of_one = "SELECT count(*) FROM t WHERE id = $1::int";
+        assert_eq!(client.ask(&[parse("x", of_one), sync()]), "1 Z:I");
+        assert_eq!(
+            client.query("SELECT count(*) FROM t"),
+            "T D:1 C:SELECT_1 Z:I"
+        );
+        assert_eq!(client.query("EXECUTE x (1)"), "T D:1 C:SELECT_1 Z:I");
+        assert_eq!(client.ask(&[parse("x", of_one), sync()]), "E:42P05 Z:I");
+        client.query("BEGIN");
+        for id in ["1", "2", "3", "1"] {
+            let bound = [bind("", "x", &[Some(id)]), execute("", 0), sync()];
+            let count = u8::from(id == "1");
+            assert_eq!(
+                client.ask(&bound),
+                format!("2 D:{count} C:SELECT_1 Z:T"),
+                "{general}"
+            );
+        }
+        client.query("COMMIT");
+        client.query("DISCARD ALL");
+        assert_eq!(
+            client.ask(&[bind("", "x", &[Some("1")]), sync()]),
+            "E:26000 Z:I"
+        );
+        shards.pgdog.stop();
+    }
+}
+
 /// It is not idle, as its transaction would be between two statements.
 #[test]
 fn a_long_statement_in_a_transaction_of_several_shards() {

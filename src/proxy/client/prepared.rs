@@ -21,7 +21,7 @@ use crate::sql::session::{Effect, Effects, NameAt};
 use super::super::server::{Server, NOTE_CLIENT, NOTE_COMMIT, NOTE_SERVER};
 use super::request::statement_of_bind;
 use super::unnamed::Unnamed;
-use super::{End, Relay};
+use super::{End, Relay, Session};
 
 impl Relay<'_> {
     /// The shared statement of a Parse's content, as it means to this client at this moment.
@@ -354,7 +354,7 @@ impl Relay<'_> {
         let portal = portal.to_vec();
         let rest_at = HEADER_BYTES + portal.len() + 1 + name.len() + 1;
         if !session.renames(name.is_empty()) {
-            let bound = if !self.session.pools() {
+            let bound = if !self.session.translates() {
                 let known = self.session.known.as_ref();
                 known.and_then(|known| known.get(kept_name(name)).cloned())
             } else if self.has_unnamed() {
@@ -558,6 +558,21 @@ impl Relay<'_> {
         } else {
             note
         }
+    }
+}
+
+impl Session {
+    /// Are names of prepared statements translated? Always where a statement may run on another server than that which has
+    /// parsed it, though the client keeps all of them.
+    pub(super) fn translates(&self) -> bool {
+        let shared = self.pools() && self.manner.prepared != PreparedStatements::Disabled;
+        shared || self.defers_transactions()
+    }
+
+    /// Does a statement have another name on the server?
+    pub(super) fn renames(&self, unnamed: bool) -> bool {
+        let anonymous = self.manner.prepared == PreparedStatements::ExtendedAnonymous;
+        self.translates() && (!unnamed || anonymous)
     }
 }
 

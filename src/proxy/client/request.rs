@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use crate::config::choice::{PoolerMode, PreparedStatements, QuerySizeAction};
+use crate::config::choice::{PoolerMode, QuerySizeAction};
 use crate::error::{Error, Fault};
 use crate::metrics::{elapsed, Phase, Stat};
 use crate::protocol::exchange::{Fate, Note, Owed};
@@ -630,11 +630,6 @@ impl Session {
         self.manner.mode != PoolerMode::Session
     }
 
-    /// Are names of prepared statements translated?
-    pub(super) fn translates(&self) -> bool {
-        self.pools() && self.manner.prepared != PreparedStatements::Disabled
-    }
-
     /// Is it open what the client's statement means whose name is in front of these bytes?
     fn awaits_name(&self, bytes: &[u8]) -> bool {
         let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
@@ -650,12 +645,6 @@ impl Session {
             Effect::DeallocateAll | Effect::DiscardAll => self.statements.awaits(None),
             _ => false,
         })
-    }
-
-    /// Does a statement have another name on the server?
-    pub(super) fn renames(&self, unnamed: bool) -> bool {
-        let anonymous = self.manner.prepared == PreparedStatements::ExtendedAnonymous;
-        self.translates() && (!unnamed || anonymous)
     }
 }
 

@@ -77,7 +77,7 @@ impl Relay<'_> {
     /// Does the server have this client's unnamed statement for certain?
     pub(super) fn has_unnamed(&self) -> bool {
         match self.session.unnamed {
-            _ if !self.session.pools() => true,
+            _ if !self.session.translates() => true,
             Unnamed::ParsedNow => !self.session.renames(true),
             Unnamed::Parsed => self.server.exchange.nothing_owed(),
             Unnamed::None => false,

@@ -12,7 +12,8 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
 use crate::routing::verdict::{Place, Run, Verdict};
 use crate::session::Ties;
-use crate::sql::session::Effects;
+use crate::sql::keyword::Keyword;
+use crate::sql::session::{Effect, Effects};
 use crate::sql::statement::Modes;
 use crate::sql::statements::Traits;
 
@@ -527,7 +528,17 @@ impl Session {
         self.settings.ready(status, &mut store);
         drop(store);
         let open = self.sharded().transaction.is_open();
-        for leg in legs {
+        let mut steps = effects.steps().iter();
+        let discards = tag.is_some() && steps.any(|step| step.effect == Effect::DiscardAll);
+        if discards {
+            self.statements.clear();
+            self.statements.succeeded();
+            self.forget_unnamed();
+        }
+        for mut leg in legs {
+            if discards {
+                leg.held.prepared.forget_all();
+            }
             if open || leg.kept || self.manner.mode == PoolerMode::Session {
                 self.keep(leg);
             } else {
