@@ -267,6 +267,8 @@ impl Session {
         self.check_types(&parse)?;
         let statement = self.intern(parse.content())?;
         if parse.statement.is_empty() && !self.renames(true) {
+            // No server has it yet, whatever one had of those before it.
+            self.sharded().parsed_on = None;
             self.forget_unnamed();
             self.unbound = Some(statement);
         } else {

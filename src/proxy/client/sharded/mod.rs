@@ -69,6 +69,7 @@ use super::checkout::Way;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::obtain::Aim;
 use super::relay::{Extent, Relay};
+use super::unnamed::Unnamed;
 use super::{lost_error, End, Session};
 use afar::Afar;
 use batch::Relayed;
@@ -97,6 +98,8 @@ pub(super) struct Sharded {
     portals: Vec<portals::Portal>,
     /// What servers have under the client's names.
     afar: Afar,
+    /// The shard whose server [`Session::unnamed`] is about.
+    parsed_on: Option<usize>,
     /// What the statement under way has left of its rows.
     left: Option<portals::Left>,
     /// The last number of a portal on servers.
@@ -173,6 +176,7 @@ impl Sharded {
         self.transaction.end(chain);
         self.portals.clear();
         self.afar.clear();
+        self.parsed_on = None;
     }
 }
 
@@ -396,10 +400,17 @@ impl Session {
 
     /// Passes the request on to one shard, and its answer back.
     async fn relay_to(&mut self, shard: usize, want: Want, does: Does) -> Result<(), End> {
+        // Nobody else has parsed another statement on it meanwhile.
+        let same = self.sharded().parsed_on == Some(shard);
+        let unnamed = self.unnamed;
         let mut leg = match self.take_leg(shard, want).await? {
             Ok(leg) => leg,
             Err(error) => return self.answer(&error),
         };
+        if same {
+            self.unnamed = unnamed;
+        }
+        self.sharded().parsed_on = Some(shard);
         leg.does = leg.does.and(does);
         if does.changes {
             self.counts_on(&leg.held);
@@ -492,8 +503,10 @@ impl Session {
     }
 
     /// The server of a shard: one that the session has, or one that joins. An error is for the client, who has not heard
-    /// of it.
+    /// of it. What it is taken for may replace the unnamed statement that it has.
     async fn take_leg(&mut self, shard: usize, want: Want) -> Result<Result<Leg, Error>, End> {
+        self.unnamed = Unnamed::None;
+        self.sharded().parsed_on = None;
         let legs = &mut self.sharded().legs;
         let kept = legs.iter().position(|leg| leg.shard == shard);
         let joined = |at: &usize| legs[*at].held.exchange.status() != TransactionStatus::Idle;
