@@ -5,6 +5,7 @@ use crate::protocol::frontend::{tag, Bind, Target};
 use crate::sql::session::{Effect, Effects};
 
 use super::super::Session;
+use super::batch::Relayed;
 use super::portals::PORTALS_MAX;
 
 /// Those of the open transaction. What exceeds [`PORTALS_MAX`] is not found again.
@@ -16,6 +17,8 @@ struct One {
     shard: usize,
     /// Savepoints that were in force when it was made.
     depth: usize,
+    /// It is a COPY FROM, whose data only the relay passes on.
+    copies: bool,
 }
 
 impl Afar {
@@ -25,11 +28,26 @@ impl Afar {
         found.map(|one| one.shard)
     }
 
+    /// Is this one a COPY FROM?
+    pub(super) fn copies_in(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|one| one.copies && *one.name == *name)
+    }
+
     fn note(&mut self, name: &[u8], shard: usize, depth: usize) {
         self.forget(name);
         if self.0.len() < PORTALS_MAX {
-            let name = name.into();
-            self.0.push(One { name, shard, depth });
+            self.0.push(One {
+                name: name.into(),
+                shard,
+                depth,
+                copies: false,
+            });
+        }
+    }
+
+    fn note_copies(&mut self, names: &[Box<[u8]>]) {
+        for one in &mut self.0 {
+            one.copies |= names.contains(&one.name);
         }
     }
 
@@ -57,9 +75,9 @@ impl Afar {
 }
 
 impl Session {
-    /// What a batch has left on the server of this shard, in an open transaction. `cursors`: what its statements did to
-    /// cursors.
-    pub(super) fn note_afar(&mut self, batch: &[u8], cursors: &[Effects], shard: usize) {
+    /// What a batch has left on the server of its shard, in an open transaction.
+    pub(super) fn note_afar(&mut self, batch: &[u8], relayed: &Relayed) {
+        let shard = relayed.shard;
         for (header, body) in messages(batch) {
             match header.tag {
                 tag::BIND => {
@@ -75,8 +93,11 @@ impl Session {
                 _ => {}
             }
         }
-        for effects in cursors {
+        for effects in &relayed.effects {
             self.note_cursors(effects, shard);
+        }
+        if let Some(sharded) = self.sharded.as_mut() {
+            sharded.afar.note_copies(&relayed.copies);
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Relayed {
     pub(super) does: Does,
     /// What its statements do to cursors and settings.
     pub(super) effects: Vec<Effects>,
+    /// Portals of COPY FROM.
+    pub(super) copies: Vec<Box<[u8]>>,
 }
 
 impl Session {
@@ -52,7 +54,7 @@ impl Session {
         }
         // One server can do it if it can do what is executed, and knows what is only parsed or described.
         let mut parsed: Vec<(&[u8], Rc<Statement>)> = Vec::new();
-        let (mut verdicts, mut effects) = (Vec::new(), Vec::new());
+        let (mut verdicts, mut effects, mut copies) = (Vec::new(), Vec::new(), Vec::new());
         let (mut prepares, mut does) = (false, Does::default());
         // What was planned changes where the rest goes, when it has been executed.
         let mut routes = false;
@@ -102,6 +104,9 @@ impl Session {
                         does = does.and(planned.does);
                         prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
                         routes |= planned.effects.routes() || planned.verdict.is_control();
+                        if planned.copies_in() {
+                            copies.push(bind.portal.into());
+                        }
                         let sets = planned.sets();
                         verdicts.push((planned.verdict, sets));
                         if !planned.effects.is_plain() {
@@ -122,6 +127,7 @@ impl Session {
             want,
             does,
             effects,
+            copies,
         }))
     }
 

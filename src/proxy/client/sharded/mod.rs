@@ -72,7 +72,6 @@ use super::relay::{Extent, Relay};
 use super::unnamed::Unnamed;
 use super::{lost_error, End, Session};
 use afar::Afar;
-use batch::Relayed;
 use plan::Planned;
 use steps::Stepped;
 
@@ -311,15 +310,10 @@ impl Session {
                 };
                 match found {
                     Ok(Some(relayed)) => {
-                        let Relayed {
-                            shard,
-                            want,
-                            does,
-                            effects,
-                        } = relayed;
-                        self.relay_to(shard, want, does).await?;
-                        self.note_afar(&batch, &effects, shard);
-                        for effects in &effects {
+                        self.relay_to(relayed.shard, relayed.want, relayed.does)
+                            .await?;
+                        self.note_afar(&batch, &relayed);
+                        for effects in &relayed.effects {
                             self.remember_settings(effects);
                         }
                         Ok(())

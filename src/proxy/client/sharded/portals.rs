@@ -347,6 +347,10 @@ impl Session {
             .ok()
             .filter(|rows| *rows > 0);
         if let Some(shard) = self.sharded().afar.shard_of(execute.portal) {
+            if self.sharded().afar.copies_in(execute.portal) {
+                let what = "COPY FROM by a portal that was bound before there were several servers";
+                return Ok(self.failed_with(&refused(what)));
+            }
             let mut messages = Vec::new();
             execute.encode(&mut messages);
             messages.extend_from_slice(&SYNC);
