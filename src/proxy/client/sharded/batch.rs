@@ -4,6 +4,7 @@
 //! Between two Syncs everything is one transaction, as on one server. A server never sees the client's own Sync: so
 //! none is left in the middle of a batch, and a Flush costs nothing.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 
 use crate::error::{Error, Fault};
@@ -192,6 +193,7 @@ impl Session {
         let mut rest = messages(batch);
         let mut at = 0;
         while let Some((header, body)) = rest.next() {
+            self.room().await?;
             at += header.frame_bytes();
             let behind = batch.get(at..).unwrap_or_default();
             let went = match header.tag {
@@ -220,6 +222,12 @@ impl Session {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Waits until the client has read so much that it can be told more.
+    pub(super) async fn room(&self) -> Result<(), End> {
+        poll_fn(|cx| self.stream.poll_room(cx)).await?;
         Ok(())
     }
 

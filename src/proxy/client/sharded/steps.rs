@@ -54,6 +54,7 @@ impl Session {
         let mut ours = false;
         let mut went = Stepped::Done;
         for (at, step) in steps.iter().enumerate() {
+            self.room().await?;
             let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
             ours |= self.begin_ours(together, step);
             let anew;
