@@ -321,7 +321,12 @@ fn one_server(run: Run, what: &str) -> Result<Verdict, Error> {
         place if place.single().is_some() => {}
         Place::These(_) | Place::All => return Err(refused(what)),
     }
+    let place = match run.place {
+        Place::Balanced => Place::Any, // it stays where what follows can be, too
+        place => place,
+    };
     Ok(Verdict::Run(Box::new(Run {
+        place,
         want: Want::Write,
         ..run
     })))

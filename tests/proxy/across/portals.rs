@@ -503,6 +503,14 @@ fn what_one_server_has_is_found_or_gone() {
         simple("ROLLBACK"),
     ];
     same(&mut one, &mut client, &batches);
+    // The data of a COPY comes by way of who has bound it.
+    client.query("BEGIN");
+    let copy = "/* pgdog_sharding_key: 1 */ COPY countries FROM STDIN";
+    let bound = vec![parse("", copy), bind("c", "", &[]), sync()];
+    assert_eq!(client.ask(&bound), "1 2 Z:T");
+    client.query("SELECT count(*) FROM users");
+    assert_eq!(client.ask(&[execute("c", 0), sync()]), "E:0A000 Z:E");
+    client.query("ROLLBACK");
     // An unnamed portal of a server does not outlive what is run there since.
     client.query("BEGIN");
     let unnamed = vec![
@@ -525,5 +533,111 @@ fn what_one_server_has_is_found_or_gone() {
         "{rest}"
     );
     client.query("ROLLBACK");
+    shards.pgdog.stop();
+}
+
+/// Others have parsed theirs on the same server, or on another one, since.
+#[test]
+fn the_unnamed_statement_is_the_one_that_was_parsed_last() {
+    let (mut one, shards) = filled("unnamed_shards");
+    let mut client = shards.client();
+    let simple = |sql: &str| vec![query(sql)];
+    let change = "UPDATE users SET age = 1 + id WHERE id = 1";
+    let run = |name: &str, sql: &str| vec![parse(name, sql), bind("", name, &[]), execute("", 0)];
+    let synced = |mut batch: Batch| {
+        batch.push(sync());
+        batch
+    };
+    let again = vec![bind("", "", &[]), execute("", 0), sync()];
+    let name = "SELECT name FROM users WHERE id = 1";
+    let mut batches: Vec<Batch> = vec![
+        simple("BEGIN"),
+        synced(run("", change)),
+        synced(run("s", "SAVEPOINT a")),
+        again.clone(),
+        synced(run("l", "SET LOCAL lock_timeout = '1s'")),
+        again.clone(),
+        synced(run("c", "SELECT count(*) FROM users")),
+        again.clone(),
+        vec![
+            parse("", name),
+            flush(),
+            bind("", "", &[]),
+            execute("", 0),
+            sync(),
+        ],
+        again.clone(),
+        simple("ROLLBACK"),
+        // One after the other on several servers.
+        simple("BEGIN"),
+    ];
+    for text in ["'one', id", "'two', name", "'three', level"] {
+        let sql = format!("SELECT {text} FROM users WHERE id = $1");
+        batches.push(vec![parse("", &sql), sync()]);
+        for id in ["1", "2", "3", "4", "5", "1"] {
+            batches.push(vec![bind("", "", &[Some(id)]), execute("", 0), sync()]);
+        }
+    }
+    batches.push(simple("ROLLBACK"));
+    same(&mut one, &mut client, &batches);
+    shards.pgdog.stop();
+}
+
+#[test]
+fn a_cursor_of_one_server_is_found_among_several() {
+    let (mut one, shards) = filled("cursors_among");
+    let mut client = shards.client();
+    let simple = |sql: &str| vec![query(sql)];
+    let codes = "DECLARE c CURSOR FOR SELECT code FROM countries ORDER BY code";
+    let user = "DECLARE c CURSOR FOR SELECT name FROM users WHERE id = 5";
+    let all = format!("DECLARE c CURSOR FOR {BY_ID}");
+    let run = |name: &str, sql: &str| [parse(name, sql), bind(name, name, &[]), execute(name, 0)];
+    let described = vec![parse("f", "FETCH 2 FROM c"), describe(b'S', "f"), sync()];
+    let fetched = vec![
+        bind("", "f", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        close(b'S', "f"),
+        sync(),
+    ];
+    let batches: Vec<Batch> = vec![
+        // Declared when there are several servers.
+        simple("BEGIN"),
+        simple("SELECT count(*) FROM users"),
+        simple(codes),
+        simple("FETCH 2 FROM c"),
+        described.clone(),
+        fetched.clone(),
+        simple("CLOSE c"),
+        simple("DECLARE c CURSOR FOR SELECT 7 FROM pg_database LIMIT 1"),
+        simple("FETCH ALL FROM c"),
+        simple("ROLLBACK"),
+        // In the same text, or batch.
+        simple(&format!(
+            "BEGIN; {user}; SELECT count(*) FROM users; FETCH 2 FROM c; CLOSE c; COMMIT"
+        )),
+        simple("BEGIN; SELECT count(*) FROM users"),
+        simple(&format!("{codes}; FETCH 2 FROM c; CLOSE c")),
+        [run("d", codes), run("g", "FETCH 2 FROM c")]
+            .concat()
+            .into_iter()
+            .chain([sync()])
+            .collect(),
+        simple("FETCH 1 FROM c"),
+        simple("ROLLBACK"),
+        // A name that is taken.
+        simple("BEGIN"),
+        simple(&all),
+        described,
+        fetched,
+        simple(user),
+        simple("ROLLBACK"),
+        simple("BEGIN"),
+        simple(user),
+        simple("SELECT count(*) FROM users"),
+        simple(codes),
+        simple("ROLLBACK"),
+    ];
+    same(&mut one, &mut client, &batches);
     shards.pgdog.stop();
 }

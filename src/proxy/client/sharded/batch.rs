@@ -23,6 +23,7 @@ use crate::sql::statements::first_keyword;
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::call::{Call, Shown};
+use super::cursors::Fetched;
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::steps::{in_failed_transaction, Stepped};
@@ -73,10 +74,16 @@ impl Session {
                 tag::DESCRIBE => {
                     let target = Target::parse(body).map_err(malformed)?;
                     let named = match target {
-                        Target::Statement(name) => self.statement(name).ok(),
+                        Target::Statement(name) => match parsed.iter().rfind(|one| one.0 == name) {
+                            Some((_, statement)) => Some(Rc::clone(statement)),
+                            None => self.statement(name).ok(),
+                        },
                         Target::Portal(_) => None,
                     };
-                    if named.is_some_and(|statement| self.may_be_rewritten(statement.text())) {
+                    if named.is_some_and(|statement| {
+                        first_keyword(statement.text()) == Keyword::Fetch
+                            || self.may_be_rewritten(statement.text())
+                    }) {
                         return Ok(None);
                     }
                 }
@@ -97,13 +104,17 @@ impl Session {
                         Ok(planned) => planned,
                         // What is lacking is noted, with that of other messages.
                         _ if self.must_look_up() => continue,
-                        // It may be what an earlier message of this batch prepares.
+                        // It may be what an earlier message of this batch prepares or declares.
                         Err(_) if prepares => return Ok(None),
                         Err(error) => return Err(error),
                     };
                     if let Some(planned) = planned {
+                        if self.check_cursors(&planned.effects).is_err() {
+                            return Ok(None);
+                        }
                         does = does.and(planned.does);
-                        prepares |= matches!(planned.verdict, Verdict::Prepare { .. });
+                        prepares |= matches!(planned.verdict, Verdict::Prepare { .. })
+                            || planned.effects.verb == Keyword::Declare;
                         routes |= planned.effects.routes() || planned.verdict.is_control();
                         if planned.copies_in() {
                             copies.push(bind.portal.into());
@@ -360,7 +371,14 @@ impl Session {
         }
         messages.extend_from_slice(&SYNC);
         owed.extend([Owed::Description, Owed::Ready].map(|owed| (owed, Fate::Forward)));
-        let shard = self.any_shard();
+        let shard = match self.describe_fetch(statement, bind) {
+            Ok(Fetched::Here(described)) => {
+                self.stream.send_vec(described);
+                return Ok(Stepped::Done);
+            }
+            Ok(Fetched::At(shard)) => shard.unwrap_or_else(|| self.any_shard()),
+            Err(error) => return Ok(self.failed_with(&error)),
+        };
         let mut legs = match self.take_leg(shard, Want::Write).await? {
             Ok(leg) => vec![leg],
             Err(error) => return Ok(self.failed_with(&error)),

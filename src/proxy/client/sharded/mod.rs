@@ -269,8 +269,13 @@ impl Session {
                 let verdicts = steps.iter();
                 let verdicts = verdicts.map(|step| (&step.verdict, step.sets()));
                 let alone = match replaced {
-                    None => self.one_server_for(verdicts),
-                    Some(_) => None,
+                    None if steps
+                        .iter()
+                        .all(|step| self.check_cursors(&step.effects).is_ok()) =>
+                    {
+                        self.one_server_for(verdicts)
+                    }
+                    _ => None,
                 };
                 match alone {
                     Some((shard, want)) => {

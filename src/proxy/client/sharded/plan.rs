@@ -477,7 +477,7 @@ impl Session {
         }
         let cluster = Rc::clone(&self.cluster);
         let mut names = Names::default();
-        let mut cursors = Vec::new();
+        let mut cursors = super::cursors::Declared::default();
         for (part, statement) in parts.into_iter().zip(statements) {
             self.sharded().defined.heed(statement, &cluster.sharding);
             // What sets a shard, or takes that away, goes to none.

@@ -29,6 +29,7 @@ use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
 use super::call::{Answers, Call, Shown};
+use super::cursors::already_exists;
 use super::flow::Flow;
 use super::plan::{Planned, Wanted};
 use super::scatter::{self, Outcome, LIMITS};
@@ -171,19 +172,10 @@ impl Session {
         statement: Rc<Statement>,
         bind: &[u8],
     ) -> Result<Portal, Error> {
-        let sharded = self.sharded();
-        let mut portals = sharded.portals.iter();
-        let taken =
-            portals.any(|portal| *portal.name == *name) || sharded.afar.shard_of(name).is_some();
-        if taken && !name.is_empty() {
-            let name = String::from_utf8_lossy(name);
-            let text = format!("cursor \"{name}\" already exists");
-            return Err(Error::error(
-                Fault::Client,
-                SqlState::DUPLICATE_CURSOR,
-                text,
-            ));
+        if !name.is_empty() && self.has_portal(name) {
+            return Err(already_exists(name));
         }
+        let sharded = self.sharded();
         if sharded.portals.len() >= PORTALS_MAX {
             let text = format!("more than {PORTALS_MAX} portals at a time");
             let code = SqlState::PROGRAM_LIMIT_EXCEEDED;

@@ -58,13 +58,17 @@ impl Session {
             let together = steps.len() > 1 || step.changes_many(self.cluster.shards());
             ours |= self.begin_ours(together, step);
             let anew;
-            let step = match at > 0 && step.effects.recalls() {
+            let step = match at > 0 && (step.effects.recalls() || names_cursor(&step.effects)) {
                 false => step,
-                // Where those before it have counted is known by now.
+                // Where those before it have counted, or declared a cursor, is known by now.
                 true => match self.planned_anew(step.text).await? {
                     Ok(planned) => {
                         anew = planned;
                         &anew
+                    }
+                    // Closed by the text itself: that is what it is told.
+                    Err(_) if matches!(step.verdict, Verdict::Fetch { .. } | Verdict::Close(_)) => {
+                        step
                     }
                     Err(error) => {
                         went = self.failed_with(&error);
@@ -280,8 +284,12 @@ impl Session {
             Verdict::Fetch { cursor, rows } => self.fetch(step, cursor, *rows).await,
             Verdict::Close(cursor) => self.close_cursor(step, cursor.as_deref()).await,
             Verdict::Run(run) => {
+                if let Err(error) = self.check_cursors(&step.effects) {
+                    return Ok(self.failed_with(&error));
+                }
+                let shard = self.shard_of_cursors(&step.effects, &run.place);
                 let went = self.run_at(step, run).await?;
-                if let (Stepped::Done, Some(shard)) = (went, run.place.single()) {
+                if let (Stepped::Done, Some(shard)) = (went, shard) {
                     self.note_cursors(&step.effects, shard);
                 }
                 if went == Stepped::Done {
@@ -626,6 +634,14 @@ impl Session {
         let code = SqlState::INVALID_SAVEPOINT_SPECIFICATION;
         self.failed_with(&Error::error(Fault::Client, code, text))
     }
+}
+
+/// Where a cursor is that it names depends on what is done before it.
+const fn names_cursor(effects: &Effects) -> bool {
+    matches!(
+        effects.verb,
+        Keyword::Fetch | Keyword::Move | Keyword::Close
+    )
 }
 
 pub(super) fn in_failed_transaction() -> Error {
