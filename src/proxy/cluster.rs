@@ -402,15 +402,12 @@ impl Shard {
         now: Instant,
         random: impl FnOnce() -> u64,
     ) -> Choice {
-        if let [only] = &*self.servers {
-            // There is no other to choose, whatever it says of itself.
-            if !self.elected && want == Want::Write {
-                return Choice::Pool {
-                    slot: Rc::clone(only),
-                    epoch: None,
-                    asks: Asks::Nothing,
-                };
-            }
+        if let (Some(only), Want::Write) = (self.sole_primary(), want) {
+            return Choice::Pool {
+                slot: Rc::clone(only),
+                epoch: None,
+                asks: Asks::Nothing,
+            };
         }
         let is_tried = |server: usize| tried.contains(&self.servers[server].id);
         let active = |server: usize| self.servers[server].active();
@@ -432,6 +429,20 @@ impl Shard {
             }
             Pick::Refused(refusal) => Choice::Refused(refusal),
         }
+    }
+
+    /// Its server, if there is no other to write to, whatever it says of itself.
+    fn sole_primary(&self) -> Option<&Rc<PoolSlot>> {
+        match &*self.servers {
+            [only] if !self.elected => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Is it known that a connection to this server, opened under `epoch`, does not lead to the primary any more?
+    pub(super) fn is_superseded(&self, server: usize, epoch: Option<Epoch>, now: Instant) -> bool {
+        let balance = self.balance.borrow();
+        self.sole_primary().is_none() && balance.roles().is_superseded(server, epoch, now)
     }
 
     fn is_right(&self, want: Want, pool: PoolId, now: Instant) -> bool {

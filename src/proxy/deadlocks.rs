@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
-use crate::routing::deadlock::victims;
+use crate::routing::deadlock::{exclude, victims};
+use crate::routing::two_phase::gid::{any_id, TransactionId};
 
 use super::core_state::{Activity, CoreState};
 use super::link::Notice;
@@ -49,11 +50,20 @@ pub(crate) struct Client {
     waits: Option<Instant>,
     /// It can give up: the transaction is on several servers.
     several: bool,
+    /// What it commits in two phases: its locks on servers that have prepared are nobody's.
+    commits: Option<TransactionId>,
     servers: Vec<Process>,
 }
 
 /// A server's process.
 type Process = (Arc<Instance>, i32);
+
+/// Who has what a server's process waits for.
+enum Holder {
+    Process(i32),
+    /// What was prepared by a client that still waits for others.
+    Prepared(TransactionId),
+}
 
 /// The round of this core that is under way.
 pub(crate) type Asked = RefCell<Option<oneshot::Sender<Vec<Client>>>>;
@@ -81,12 +91,15 @@ fn has_suspects(state: &CoreState) -> bool {
         return false;
     }
     let now = state.core.now();
+    let commits = state.commits.by_client();
     let links = state.links.borrow();
     let mut links = links.values();
     links.any(|link| {
         let active = link.activity.get() == Activity::Active;
         let long = now.saturating_duration_since(link.since.get()) >= PATIENCE;
-        active && long && matches!(&*link.targets.borrow(), Targets::Many(_))
+        let several = matches!(&*link.targets.borrow(), Targets::Many(_))
+            || commits.contains_key(&link.key.process_id());
+        active && long && several
     })
 }
 
@@ -180,16 +193,20 @@ fn clients(state: &CoreState) -> Vec<Client> {
             });
         }
     }
+    let commits = state.commits.by_client();
     let links = state.links.borrow();
     let clients = links.values().filter_map(|link| {
         let targets = link.targets.borrow();
         let servers = targets.as_slice().iter();
         let servers = servers.filter_map(|target| processes.get(&Rc::as_ptr(target)).cloned());
         let active = link.activity.get() == Activity::Active;
+        let id = link.key.process_id();
+        let commits = commits.get(&id).copied();
         let client = Client {
-            id: link.key.process_id(),
+            id,
             waits: active.then(|| link.since.get()),
-            several: matches!(&*targets, Targets::Many(_)),
+            several: matches!(&*targets, Targets::Many(_)) || commits.is_some(),
+            commits,
             servers: servers.collect(),
         };
         (!client.servers.is_empty()).then_some(client)
@@ -212,6 +229,10 @@ async fn waits(state: &Rc<CoreState>, clients: &[Client]) -> Vec<(i32, i32)> {
             }
         }
     }
+    let commits = clients
+        .iter()
+        .filter_map(|client| Some((client.commits?, client.id)));
+    let commits: HashMap<_, _> = commits.collect();
     let mut waits = Vec::new();
     for (instance, mut processes) in asked {
         processes.truncate(PROCESSES_MAX);
@@ -220,7 +241,11 @@ async fn waits(state: &Rc<CoreState>, clients: &[Client]) -> Vec<(i32, i32)> {
         let answer = state.core.timeout_at(Some(deadline), answer).await;
         for (waiter, holder) in answer.flatten().unwrap_or_default() {
             let client = |process: i32| holders.get(&(Arc::clone(instance), process)).copied();
-            if let (Some(waiter), Some(holder)) = (client(waiter), client(holder)) {
+            let holder = match holder {
+                Holder::Process(process) => client(process),
+                Holder::Prepared(id) => commits.get(&id).copied(),
+            };
+            if let (Some(waiter), Some(holder)) = (client(waiter), holder) {
                 waits.push((waiter, holder));
             }
         }
@@ -228,12 +253,12 @@ async fn waits(state: &Rc<CoreState>, clients: &[Client]) -> Vec<(i32, i32)> {
     waits
 }
 
-/// Which of these processes of a server waits for which. On a connection that no pool counts: theirs may all be waiting.
+/// Which of these processes of a server waits for whom. On a connection that no pool counts: theirs may all be waiting.
 async fn blocked(
     state: &Rc<CoreState>,
     instance: &Instance,
     processes: &[i32],
-) -> Option<Vec<(i32, i32)>> {
+) -> Option<Vec<(i32, Holder)>> {
     let slot = {
         let pools = state.pools();
         let slot = pools.places(instance).find_map(Place::slot).cloned();
@@ -241,20 +266,68 @@ async fn blocked(
     };
     let mut server = connect::connect(state, &slot, Purpose::Check).await.ok()?;
     let list: Vec<String> = processes.iter().map(ToString::to_string).collect();
+    let list = list.join(",");
     let text = format!(
-        "SELECT p, pg_catalog.unnest(pg_catalog.pg_blocking_pids(p)) FROM pg_catalog.unnest('{{{}}}'::int4[]) AS p",
-        list.join(",")
+        "SELECT p, pg_catalog.unnest(pg_catalog.pg_blocking_pids(p)) FROM pg_catalog.unnest('{{{list}}}'::int4[]) AS p"
     );
     let answer = server.run(&text).await.ok();
     let mut found = Vec::new();
+    let mut prepared = false;
     if let Some(answer) = answer {
-        answer.each_row(|row| {
-            let number = |at: usize| std::str::from_utf8((*row.get(at)?)?).ok()?.parse().ok();
-            if let (Some(waiter), Some(holder)) = (number(0), number(1)) {
-                found.push((waiter, holder));
-            }
+        answer.each_row(|row| match (number(row, 0), number(row, 1)) {
+            (Some(_), Some(0)) => prepared = true,
+            (Some(waiter), Some(holder)) => found.push((waiter, Holder::Process(holder))),
+            _ => {}
         });
+    }
+    if prepared {
+        let answer = server.run(&prepared_holders(&list)).await.ok();
+        if let Some(answer) = answer {
+            answer.each_row(|row| {
+                let text = |at: usize| row.get(at).copied().flatten().unwrap_or_default();
+                let id = std::str::from_utf8(text(1)).ok().and_then(any_id);
+                if let (Some(waiter), Some(id)) = (number(row, 0), id) {
+                    if exclude(text(2), text(3)) {
+                        found.push((waiter, Holder::Prepared(id)));
+                    }
+                }
+            });
+        }
     }
     Box::new(server).close(state).await;
     Some(found)
+}
+
+fn number(row: &[Option<&[u8]>], at: usize) -> Option<i32> {
+    std::str::from_utf8((*row.get(at)?)?).ok()?.parse().ok()
+}
+
+/// Asks for which prepared transactions these processes may wait: `pg_blocking_pids` calls them all 0. Answers the process, the
+/// GID, and the modes of what is wanted and held.
+///
+/// What is prepared has its locks under the virtual transaction of its session, and its xid is one of them.
+fn prepared_holders(processes: &str) -> String {
+    let same = [
+        "locktype",
+        "database",
+        "relation",
+        "page",
+        "tuple",
+        "virtualxid",
+        "transactionid",
+        "classid",
+        "objid",
+        "objsubid",
+    ];
+    let same = same.map(|column| format!("held.{column} IS NOT DISTINCT FROM wanted.{column}"));
+    format!(
+        "WITH locks AS (SELECT * FROM pg_catalog.pg_locks) \
+         SELECT wanted.pid, x.gid, wanted.mode, held.mode FROM locks wanted \
+         JOIN locks held ON held.granted AND held.pid IS NULL AND {} \
+         JOIN locks own ON own.granted AND own.pid IS NULL AND own.virtualtransaction = held.virtualtransaction \
+         AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock' \
+         JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = own.transactionid \
+         WHERE NOT wanted.granted AND wanted.pid = ANY ('{{{processes}}}')",
+        same.join(" AND ")
+    )
 }

@@ -39,9 +39,43 @@ pub fn victims<R: Ord>(waits: &[(i32, i32)], rank: impl Fn(i32) -> Option<R>) ->
     chosen
 }
 
+/// Modes of locks, as `pg_locks` names them, each with those that it excludes: bit 0 is the first one.
+///
+/// Source: <https://www.postgresql.org/docs/current/explicit-locking.html#TABLE-LOCK-COMPATIBILITY>
+const MODES: [(&[u8], u8); 8] = [
+    (b"AccessShareLock", 0b1000_0000),
+    (b"RowShareLock", 0b1100_0000),
+    (b"RowExclusiveLock", 0b1111_0000),
+    (b"ShareUpdateExclusiveLock", 0b1111_1000),
+    (b"ShareLock", 0b1110_1100),
+    (b"ShareRowExclusiveLock", 0b1111_1100),
+    (b"ExclusiveLock", 0b1111_1110),
+    (b"AccessExclusiveLock", 0b1111_1111),
+];
+
+/// Does a lock of one of these modes exclude one of the other on the same object?
+pub fn exclude(one: &[u8], other: &[u8]) -> bool {
+    let place = |mode: &[u8]| MODES.iter().position(|(name, _)| *name == mode);
+    let excluded = MODES.iter().find(|(name, _)| *name == one);
+    let bits = excluded.map_or(0, |(_, bits)| *bits);
+    place(other).is_some_and(|at| bits & 1 << at != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_exclude_each_other() {
+        let names = || MODES.iter().map(|(name, _)| *name);
+        for (one, other) in names().flat_map(|one| names().map(move |other| (one, other))) {
+            assert_eq!(exclude(one, other), exclude(other, one));
+        }
+        assert!(exclude(b"ShareLock", b"ExclusiveLock"));
+        assert!(!exclude(b"ShareLock", b"ShareLock"));
+        assert!(!exclude(b"RowExclusiveLock", b"RowExclusiveLock"));
+        assert!(!exclude(b"SIReadLock", b"AccessExclusiveLock"));
+    }
 
     #[test]
     fn of_each_circle_the_last_one_gives_up() {

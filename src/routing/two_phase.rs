@@ -3,8 +3,8 @@
 //! ```text
 //!            Begin logged            all prepared        Commit logged           all finished
 //! Announcing ───────────► Preparing ──────────► Deciding ────────────► Committing ──────────► Done
-//!      │ log fails            │ one fails or is lost                      one fails or is lost: it is
-//!      └──────────────────────┴────────► RollingBack ──► Done             finished in the background
+//!      │ log fails            │ one fails or is lost  │ one is superseded  one fails or is lost: it is
+//!      └──────────────────────┴───────────────────────┴► RollingBack ──► Done  finished in the background
 //! ```
 //!
 //! The decision is the Commit record: without it all is rolled back, by this process or by the one that recovers its log
@@ -142,6 +142,9 @@ pub enum Event {
     Failed(u32),
     /// The connection was lost, whatever it was doing.
     Lost(u32),
+    /// The server of a shard that has prepared is not its primary any more, and the one that is may know nothing of it. It is
+    /// undone, unless it may be decided already.
+    Superseded(u32),
     /// What [`Action::Recover`] asked for is done.
     Recovered(u32),
 }
@@ -214,6 +217,7 @@ impl TwoPhase {
             Event::Succeeded(shard) => self.with(shard, |this, leg| this.succeeded(leg, actions)),
             Event::Failed(shard) => self.with(shard, |this, leg| this.failed(leg, actions)),
             Event::Lost(shard) => self.with(shard, |this, leg| this.lost(leg, actions)),
+            Event::Superseded(shard) => self.superseded(shard, actions),
             Event::Recovered(shard) => self.with(shard, |_, leg| {
                 if leg.part == Part::Recovering {
                     leg.part = Part::Ended;
@@ -330,6 +334,17 @@ impl TwoPhase {
         actions.push(Action::Recover(leg.shard, resolution));
     }
 
+    fn superseded(&mut self, shard: u32, actions: &mut Vec<Action>) {
+        let undecided = matches!(self.state, State::Preparing | State::Deciding) && !self.answered;
+        let of = |leg: &&mut Leg| leg.shard == shard && leg.part == Part::Prepared;
+        if let Some(leg) = self.legs.iter_mut().find(of).filter(|_| undecided) {
+            leg.part = Part::Recovering;
+            self.cause.get_or_insert(Cause::Lost(shard));
+            actions.push(Action::Recover(shard, Resolution::Rollback));
+            self.roll_back(actions);
+        }
+    }
+
     /// Goes on to what all legs together allow.
     fn advance(&mut self, actions: &mut Vec<Action>) {
         if self.state == State::Preparing {
@@ -387,6 +402,11 @@ impl TwoPhase {
 }
 
 impl Statement {
+    /// Does it end what is prepared?
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::CommitPrepared | Self::RollbackPrepared)
+    }
+
     /// Its SQL. GIDs need no escaping.
     pub fn sql(self, gid: &str) -> String {
         match self {

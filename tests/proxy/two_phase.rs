@@ -14,7 +14,7 @@ use super::support::wire::{execute, parse, query, run, sync, transcript, Wire};
 pub(super) struct Shards {
     pub(super) name: String,
     names: Vec<String>,
-    config: Config,
+    pub(super) config: Config,
     log: Folder,
 }
 
@@ -664,25 +664,6 @@ fn a_log_that_cannot_be_written_for_a_while() {
     shards.transaction(&mut client, 3);
     assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
     assert_eq!(shards.counts(), ["2", "2", "2"]);
-    pgdog.stop();
-}
-
-/// Its transaction is committed all the same.
-#[test]
-fn a_client_that_goes_away_during_its_commit() {
-    let shards = Shards::new("two_phase_left", "", true);
-    let pgdog = shards.start();
-    let mut client = pgdog.client(&shards.name);
-    shards.transaction(&mut client, 1);
-    let holder = shards.hold(1);
-    commit(&mut client);
-    shards.wait_for_prepared(&[0, 2]);
-    client.reset();
-    drop(holder);
-    poll(PATIENCE, "the commit", || {
-        (shards.counts() == ["1", "1", "1"]).then_some(())
-    });
-    assert!(shards.prepared().is_empty());
     pgdog.stop();
 }
 

@@ -17,6 +17,7 @@ const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 max_connections = 60
 max_wal_senders = 10
+max_prepared_transactions = 10
 wal_level = replica
 hot_standby = on
 wal_keep_size = '256MB'

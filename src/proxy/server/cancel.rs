@@ -117,6 +117,16 @@ impl Targets {
     }
 }
 
+impl From<Vec<Rc<Target>>> for Targets {
+    fn from(mut targets: Vec<Rc<Target>>) -> Self {
+        match targets.len() {
+            0 => Self::None,
+            1 => targets.pop().map_or(Self::None, Self::One),
+            _ => Self::Many(targets.into()),
+        }
+    }
+}
+
 /// One request under way.
 struct UnderWay(Rc<Target>);
 

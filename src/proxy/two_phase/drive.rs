@@ -1,8 +1,11 @@
 //! One transaction, from the client's COMMIT to the last shard that can be told.
 
 use std::collections::VecDeque;
+use std::future::{poll_fn, Future};
+use std::pin::{pin, Pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
@@ -15,12 +18,18 @@ use crate::sharding::Shards;
 use crate::snapshot::Names;
 
 use super::super::core_state::CoreState;
+use super::super::link::Link;
 use super::super::pools::Held;
-use super::super::server::RunError;
+use super::super::server::{cancel, Collector, Lost, RunError, Target};
 use super::finish::{self, Part, Unfinished};
+use super::Running;
 
 /// Pause before a record that could not be written is tried again.
 const LOG_PAUSE: Duration = Duration::from_millis(100);
+/// A server that prepares is asked to stop so often, since the request may come before what it is about, and given up then.
+const STOPS: u32 = 10;
+/// Between two of those.
+const STOP_PAUSE: Duration = Duration::from_secs(1);
 
 /// How it went, for the session.
 pub(crate) struct Conclusion {
@@ -31,20 +40,33 @@ pub(crate) struct Conclusion {
     pub(crate) refusal: Option<Vec<u8>>,
 }
 
-/// Commits a transaction that is open on these servers, at least two, and rests there. It goes on without the receiver.
+/// A commit, as its session sees it.
+pub(crate) struct Underway {
+    pub(crate) conclusion: oneshot::Receiver<Conclusion>,
+    /// When this is used or dropped the servers that are still preparing are asked to stop: with an error of one of them all
+    /// is undone. Once all have prepared it means nothing.
+    pub(crate) stop: oneshot::Sender<()>,
+}
+
+/// Commits a transaction that is open on these servers, at least two, and rests there. While they prepare they are what cancel
+/// requests of `client` are for.
 ///
 /// Shards are named by their place, which is their number: the configuration has no gaps.
 pub(crate) fn commit(
     state: &Rc<CoreState>,
     names: &Arc<Names>,
+    client: Rc<Link>,
     legs: Vec<(u32, Held)>,
-) -> oneshot::Receiver<Conclusion> {
+) -> Underway {
     let (reply, conclusion) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
     let drive = Drive {
         state: Rc::clone(state),
         id: state.commits.next_id(state.core.index()),
         names: Arc::clone(names),
         legs,
+        client: Some(client),
+        stopped: Some(stopped),
         reply: Some(reply),
         refusal: None,
         to_log: None,
@@ -52,7 +74,7 @@ pub(crate) fn commit(
         parts: Vec::new(),
     };
     state.core.spawn(Box::pin(drive.run()));
-    conclusion
+    Underway { conclusion, stop }
 }
 
 struct Drive {
@@ -61,6 +83,10 @@ struct Drive {
     names: Arc<Names>,
     /// Those that are not lost.
     legs: Vec<(u32, Held)>,
+    /// Until it is told.
+    client: Option<Rc<Link>>,
+    /// Until the servers are asked to stop.
+    stopped: Option<oneshot::Receiver<()>>,
     reply: Option<oneshot::Sender<Conclusion>>,
     refusal: Option<Vec<u8>>,
     /// The record that is to be on disk before anything else is done.
@@ -85,9 +111,14 @@ impl Stage {
         state: &Rc<CoreState>,
         id: TransactionId,
         names: &Arc<Names>,
+        client: Option<i32>,
         now: &'static str,
     ) -> Self {
-        let entry = (Arc::clone(names), now);
+        let entry = Running {
+            names: Arc::clone(names),
+            stage: now,
+            client,
+        };
         state.commits.running.borrow_mut().insert(id, entry);
         Self {
             state: Rc::clone(state),
@@ -115,8 +146,8 @@ impl Stage {
         self.state.tally.timed(Timed::TwoPhase, whose, took);
         (self.now, self.since) = (now, at);
         let mut running = self.state.commits.running.borrow_mut();
-        if let Some((_, stage)) = running.get_mut(&self.id) {
-            *stage = now;
+        if let Some(running) = running.get_mut(&self.id) {
+            running.stage = now;
         }
     }
 }
@@ -132,13 +163,21 @@ impl Drive {
         let participants: Shards = self.legs.iter().map(|(shard, _)| *shard).collect();
         let mut actions = Vec::new();
         let mut machine = TwoPhase::begin(self.id, participants, &mut actions);
-        let mut stage = Stage::begin(&self.state, self.id, &self.names, machine.stage());
+        let client = self.client.as_ref().map(|link| link.key.process_id());
+        let mut stage = Stage::begin(&self.state, self.id, &self.names, client, machine.stage());
         loop {
             for action in actions.drain(..) {
-                self.carry_out(action);
+                self.carry_out(action).await;
             }
+            self.aim();
             let event = if let Some(entry) = self.to_log.take() {
-                self.log(entry, participants).await
+                match self.superseded().filter(|_| entry == Entry::Commit) {
+                    Some(shard) => {
+                        self.give_up(shard);
+                        Event::Superseded(shard)
+                    }
+                    None => self.log(entry, participants).await,
+                }
             } else if let Some((shard, statement)) = self.waiting.pop_front() {
                 self.answer_of(shard, statement).await
             } else {
@@ -158,14 +197,20 @@ impl Drive {
         finish::add(&self.state, unfinished);
     }
 
-    fn carry_out(&mut self, action: Action) {
+    async fn carry_out(&mut self, action: Action) {
         match action {
             Action::Log(entry) => self.to_log = Some(entry),
             // Written when it is handed over to be finished, which then is soon.
             Action::Note(_) => {}
             Action::Send(shard, statement) => {
                 let gid = self.state.commits.owner.gid(self.id, shard);
+                if statement.is_last() && self.is_superseded(shard) {
+                    // The one that is its primary now has to hear of it.
+                    self.give_up(shard);
+                }
                 if let Some(held) = self.leg(shard) {
+                    // Only PREPARE TRANSACTION is what cancel requests are for.
+                    held.target.settled().await;
                     held.ask(&statement.sql(&gid));
                 }
                 self.waiting.push_back((shard, statement));
@@ -178,6 +223,57 @@ impl Drive {
     fn leg(&mut self, shard: u32) -> Option<&mut Held> {
         let mut legs = self.legs.iter_mut();
         legs.find(|(of, _)| *of == shard).map(|(_, held)| held)
+    }
+
+    /// Cancel requests of the client go to the servers that are preparing, and to no others.
+    fn aim(&self) {
+        let Some(client) = &self.client else { return };
+        let preparing = self.preparing().collect::<Vec<_>>();
+        *client.targets.borrow_mut() = preparing.into();
+    }
+
+    /// The servers that have been told to prepare, and not been heard.
+    fn preparing(&self) -> impl Iterator<Item = Rc<Target>> + '_ {
+        let waiting = self.waiting.iter();
+        let preparing = waiting.filter(|(_, statement)| *statement == Statement::Prepare);
+        preparing.filter_map(|(shard, _)| {
+            let mut legs = self.legs.iter();
+            let (_, held) = legs.find(|(of, _)| of == shard)?;
+            Some(Rc::clone(&held.target))
+        })
+    }
+
+    /// What a shard answers that prepares, or is asked to stop in the end.
+    async fn prepared(&mut self, shard: u32) -> Result<Collector, RunError> {
+        let mut targets: Vec<_> = self.preparing().collect();
+        let mut legs = self.legs.iter_mut();
+        let Some((_, held)) = legs.find(|(of, _)| *of == shard) else {
+            return Err(RunError::Lost(Lost::Closed(None)));
+        };
+        targets.push(Rc::clone(&held.target));
+        let mut answer = pin!(held.answer());
+        if let Some(stopped) = &mut self.stopped {
+            let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                // By the session, or with it.
+                Poll::Pending => Pin::new(&mut *stopped).poll(cx).map(|_| None),
+            });
+            if let Some(answer) = answered.await {
+                return answer;
+            }
+            self.stopped = None;
+        }
+        for _ in 0..STOPS {
+            for target in targets.iter().filter(|target| target.is_settled()) {
+                cancel::begin(&self.state, target);
+            }
+            let next = self.state.core.now() + STOP_PAUSE;
+            let answer = self.state.core.timeout_at(Some(next), answer.as_mut());
+            if let Some(answer) = answer.await {
+                return answer;
+            }
+        }
+        Err(RunError::Lost(Lost::Hung))
     }
 
     /// Closes a connection, unless it is gone already.
@@ -224,20 +320,25 @@ impl Drive {
             Statement::RollbackPrepared => b"ROLLBACK PREPARED",
             Statement::Rollback => b"ROLLBACK",
         };
-        let finishes = matches!(
-            statement,
-            Statement::CommitPrepared | Statement::RollbackPrepared
-        );
-        let answer = match held.answer().await {
-            Err(RunError::Server(body)) if finishes && finish::is_anothers(&body) => {
-                finish::as_owner(held, statement, &state.commits.owner.gid(id, shard)).await
+        let answer = match statement {
+            Statement::Prepare => {
+                let answer = self.prepared(shard).await;
+                self.aim();
+                answer
             }
-            answer => answer,
+            _ => match held.answer().await {
+                Err(RunError::Server(body))
+                    if statement.is_last() && finish::is_anothers(&body) =>
+                {
+                    finish::as_owner(held, statement, &state.commits.owner.gid(id, shard)).await
+                }
+                answer => answer,
+            },
         };
         let failure = match answer {
             Ok(replies) if replies.tag() == Some(expected) => {
-                if statement == Statement::Prepare && self.is_superseded(shard) {
-                    // It is prepared where nobody would ever commit it.
+                if statement != Statement::Rollback && self.is_superseded(shard) {
+                    // It is prepared where nobody would ever commit it, or finished where nobody looks.
                     self.give_up(shard);
                     return Event::Lost(shard);
                 }
@@ -260,21 +361,32 @@ impl Drive {
         Event::Failed(shard)
     }
 
+    /// A shard whose server is known to be its primary no more, if it is not too late to roll back.
+    fn superseded(&mut self) -> Option<u32> {
+        let shards: Vec<_> = self.legs.iter().map(|(shard, _)| *shard).collect();
+        let mut shards = shards.into_iter().filter(|_| self.reply.is_some());
+        shards.find(|shard| self.is_superseded(*shard))
+    }
+
     /// Is the server of a shard known to be its primary no more?
-    fn is_superseded(&mut self, shard: u32) -> bool {
-        let Some((pool, epoch)) = self.leg(shard).map(|held| (held.pool(), held.epoch)) else {
+    fn is_superseded(&self, shard: u32) -> bool {
+        let mut legs = self.legs.iter();
+        let Some((_, held)) = legs.find(|(of, _)| *of == shard) else {
             return false;
         };
         let pools = self.state.pools();
-        let Some(place) = pools.place(pool) else {
+        let Some(place) = pools.place(held.pool()) else {
             return false;
         };
-        let balance = place.shard().balance().borrow();
-        let now = self.state.core.now();
-        balance.roles().is_superseded(place.server, epoch, now)
+        let (shard, now) = (place.shard(), self.state.core.now());
+        shard.is_superseded(place.server, held.epoch, now)
     }
 
     fn conclude(&mut self, outcome: Outcome) {
+        self.client = None;
+        if let Some(running) = self.state.commits.running.borrow_mut().get_mut(&self.id) {
+            running.client = None;
+        }
         let legs = match outcome {
             // They are still needed.
             Outcome::InDoubt => Vec::new(),

@@ -14,7 +14,7 @@ mod finish;
 mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::snapshot::{CommitSnapshot, Names};
 use super::commit_log::CommitLog;
 use super::core_state::CoreState;
 
-pub(crate) use drive::{commit, Conclusion};
+pub(crate) use drive::{commit, Conclusion, Underway};
 use finish::{Part, Unfinished};
 pub(crate) use watch::watch;
 
@@ -44,6 +44,15 @@ pub(crate) struct CommitBoot {
     pub(crate) process: u64,
 }
 
+/// One under way with its session's servers.
+struct Running {
+    names: Arc<Names>,
+    /// How far it is.
+    stage: &'static str,
+    /// The client that waits for it, if it still does.
+    client: Option<i32>,
+}
+
 /// One core's two-phase commits.
 pub(crate) struct Commits {
     log: Option<CommitLog>,
@@ -52,8 +61,8 @@ pub(crate) struct Commits {
     /// Of the next transaction.
     number: Cell<u64>,
     unfinished: RefCell<Vec<Unfinished>>,
-    /// Those under way with their sessions' servers, and how far they are.
-    running: RefCell<BTreeMap<TransactionId, (Arc<Names>, &'static str)>>,
+    /// Those under way with their sessions' servers.
+    running: RefCell<BTreeMap<TransactionId, Running>>,
     /// Found in the log of an earlier process.
     recovered: Cell<u64>,
     /// A task finishes what is unfinished.
@@ -85,10 +94,10 @@ impl Commits {
     /// Those that are under way or left over.
     pub(super) fn list(&self) -> Vec<CommitSnapshot> {
         let running = self.running.borrow();
-        let running = running.iter().map(|(id, (names, state))| CommitSnapshot {
-            names: Arc::clone(names),
+        let running = running.iter().map(|(id, one)| CommitSnapshot {
+            names: Arc::clone(&one.names),
             name: self.owner.name(*id),
-            state,
+            state: one.stage,
         });
         let unfinished = self.unfinished.borrow();
         let orphans = self.orphans.borrow();
@@ -103,6 +112,15 @@ impl Commits {
         running
             .chain(unfinished.iter().map(Unfinished::snapshot))
             .chain(orphans)
+            .collect()
+    }
+
+    /// What clients of this core wait for.
+    pub(super) fn by_client(&self) -> HashMap<i32, TransactionId> {
+        let running = self.running.borrow();
+        let running = running.iter();
+        running
+            .filter_map(|(id, one)| Some((one.client?, *id)))
             .collect()
     }
 

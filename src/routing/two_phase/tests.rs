@@ -139,6 +139,28 @@ fn a_decision_that_cannot_be_logged_is_not_taken_back() {
     assert!(actions.contains(&Action::Answer(Outcome::RolledBack(Cause::Log))));
 }
 
+/// The one that is primary now may not have it. What may be decided is left to it.
+#[test]
+fn a_shard_that_has_another_primary_before_the_decision() {
+    use Event::{LogFailed, Logged, Succeeded, Superseded};
+    let prepared = [Logged, Succeeded(0), Succeeded(1)];
+    let (_, actions) = run(2, &[&prepared[..], &[Superseded(1), Succeeded(0)]].concat());
+    let undone = [
+        Action::Recover(1, Resolution::Rollback),
+        Action::Send(0, Statement::RollbackPrepared),
+        Action::Answer(Outcome::RolledBack(Cause::Lost(1))),
+    ];
+    assert_eq!(actions[4..], undone);
+    let (_, actions) = run(2, &[&[Logged, Succeeded(0)], &[Superseded(0)][..]].concat());
+    assert_eq!(actions[3..], [Action::Recover(0, Resolution::Rollback)]);
+    for late in [LogFailed, Logged] {
+        let events = [&prepared[..], &[late, Superseded(1)]].concat();
+        let (_, actions) = run(2, &events);
+        let back = |action: &Action| matches!(action, Action::Recover(_, Resolution::Rollback));
+        assert!(!actions.iter().any(back), "{late:?}");
+    }
+}
+
 #[test]
 fn one_shard_or_none_needs_no_two_phases() {
     for (shards, needed) in [(0, false), (1, false), (2, true), (128, true)] {

@@ -64,7 +64,7 @@ use super::super::cluster::Want;
 use super::super::core_state::Activity;
 use super::super::news;
 use super::super::pools::Held;
-use super::super::server::{RunError, Targets};
+use super::super::server::RunError;
 use super::checkout::Way;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::obtain::Aim;
@@ -616,12 +616,8 @@ impl Session {
     fn aim(&self, also: &[Leg]) {
         let kept = self.sharded.iter().flat_map(|sharded| &sharded.legs);
         let all = kept.chain(also);
-        let mut targets: Vec<_> = all.map(|leg| Rc::clone(&leg.held.target)).collect();
-        *self.link.targets.borrow_mut() = match targets.len() {
-            0 => Targets::None,
-            1 => targets.pop().map_or(Targets::None, Targets::One),
-            _ => Targets::Many(targets.into()),
-        };
+        let targets: Vec<_> = all.map(|leg| Rc::clone(&leg.held.target)).collect();
+        *self.link.targets.borrow_mut() = targets.into();
     }
 
     /// Gives all servers back, with whatever they were at.

@@ -9,13 +9,14 @@ use futures_channel::oneshot;
 use crate::config::TwoPhaseCommit;
 use crate::error::{Error, Fault};
 use crate::protocol::backend::tag;
+use crate::protocol::error_fields::Fields;
 use crate::protocol::frame::HEADER_BYTES;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::two_phase::{is_needed, Cause, Outcome};
 
 use super::super::super::core_state::Activity;
 use super::super::super::link::Notice;
-use super::super::super::two_phase::{commit, Conclusion};
+use super::super::super::two_phase::{commit, Conclusion, Underway};
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::{Does, Leg};
 
@@ -55,7 +56,7 @@ impl Session {
     /// Commits on these servers, on which the transaction is open, and tells the client if that does not go well. Those
     /// that are still of use are left.
     pub(super) async fn commit_in_two_phases(&mut self, legs: &mut Vec<Leg>) -> Result<Fared, End> {
-        // It is no statement of the client's, which it might cancel.
+        // Until servers prepare there is nothing that could be cancelled.
         self.aim(&[]);
         self.link.enter(Activity::Active, self.state.core.now());
         self.link.meter.prepared_transaction();
@@ -66,14 +67,17 @@ impl Session {
             notes.push((shard, leg.kept, leg.scrub));
             servers.push((shard, leg.held));
         }
-        let concluded = commit(&self.state, &self.cluster.names, servers);
+        let client = self.link.link();
+        let underway = commit(&self.state, &self.cluster.names, client, servers);
+        let (conclusion, stopped) = self.concluded(underway).await?;
         let Conclusion {
             outcome,
             legs: back,
             refusal,
-        } = self.concluded(concluded).await?;
-        // There is nothing that could be cancelled without doubt about the outcome.
+        } = conclusion;
+        // Once it is decided there is nothing that could be cancelled without doubt about the outcome.
         self.link.dismiss(Notice::QueryTimeout);
+        self.link.dismiss(Notice::Deadlock);
         for (shard, held) in back {
             let note = notes.iter().find(|(of, ..)| *of == shard);
             if let (Some((_, kept, scrub)), Ok(shard)) = (note, usize::try_from(shard)) {
@@ -94,22 +98,37 @@ impl Session {
             }
             Outcome::RolledBack(cause) => cause,
         };
-        match (cause, refusal) {
-            (Cause::Refused(_), Some(body)) => self.pass_on(&body),
-            (cause, _) => self.tell(&rolled_back(cause)),
+        match (cause, refusal, stopped) {
+            (Cause::Refused(_), Some(body), Some(why)) if is_cancelled(&body) => {
+                self.tell(&self.cancelled(why));
+            }
+            (Cause::Refused(_), Some(body), _) => self.pass_on(&body),
+            (cause, ..) => self.tell(&rolled_back(cause)),
         }
         Ok(Fared::RolledBack)
     }
 
-    /// Waits for the end, which comes without this session, too.
-    async fn concluded(
-        &mut self,
-        mut conclusion: oneshot::Receiver<Conclusion>,
-    ) -> Result<Conclusion, End> {
-        poll_fn(|cx| {
+    /// Waits for the end, and tells why the servers were asked to stop, if they were. The end comes without this session, too:
+    /// what is not decided by then is undone.
+    async fn concluded(&mut self, underway: Underway) -> Result<(Conclusion, Option<Notice>), End> {
+        let Underway {
+            mut conclusion,
+            stop,
+        } = underway;
+        let (mut stop, mut stopped) = (Some(stop), None);
+        let conclusion = poll_fn(|cx| {
             self.link.listen(cx);
-            if self.link.notice() == Some(Notice::ShutDown) {
-                return Poll::Ready(Err(End::Fatal(self.farewell(Notice::ShutDown))));
+            match self.link.notice() {
+                Some(notice @ (Notice::ShutDown | Notice::Killed)) => {
+                    return Poll::Ready(Err(End::Fatal(self.farewell(notice))));
+                }
+                Some(notice @ (Notice::QueryTimeout | Notice::Deadlock)) => {
+                    if let Some(stop) = stop.take() {
+                        stopped = Some(notice);
+                        let _ = stop.send(()); // it may be decided
+                    }
+                }
+                _ => {}
             }
             // A client that goes away is noticed here; what it sends meanwhile waits.
             while self.inbound.len() < WAITING_BYTES_MAX {
@@ -120,8 +139,8 @@ impl Session {
             }
             let concluded = Pin::new(&mut conclusion).poll(cx);
             concluded.map_err(|oneshot::Canceled| End::Fatal(unknown()))
-        })
-        .await
+        });
+        Ok((conclusion.await?, stopped))
     }
 
     /// A server's error, for the client.
@@ -135,6 +154,11 @@ impl Session {
         message.extend_from_slice(body);
         self.stream.send_vec(message);
     }
+}
+
+fn is_cancelled(body: &[u8]) -> bool {
+    let code = Fields::parse(body).ok().and_then(|fields| fields.code());
+    code == Some(SqlState::QUERY_CANCELED)
 }
 
 fn number(shard: usize) -> u32 {
