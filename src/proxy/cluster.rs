@@ -157,6 +157,18 @@ impl Cluster {
             ..Needs::default()
         };
         let shards: Vec<_> = shards.map(shard).collect();
+        // On one shard they depend on nothing that is configured but this.
+        let tables = sharding
+            .map(|cluster| cluster.sharding.clone())
+            .unwrap_or_default();
+        let same = |before: &&Self| {
+            let slots = before.pools().map(|slot| slot.id);
+            shards.len() == 1
+                && before.shards() == 1
+                && slots.eq(pools.iter().map(|slot| slot.id))
+                && tables == before.sharding
+        };
+        let facts = before.filter(same).and_then(Self::facts_to_keep);
         let lookups_max = config.routing.lookups_bytes_max / core.count().max(1);
         // Another configuration may ask other questions.
         let lookups = before.map_or_else(
@@ -176,9 +188,7 @@ impl Cluster {
             rehearsal: rehearsal.map(|cluster| cluster.sharding.over(SHARDS_MAX)),
             names: Arc::clone(&first.names),
             dialect: Cell::new(None),
-            sharding: sharding
-                .map(|cluster| cluster.sharding.clone())
-                .unwrap_or_default(),
+            sharding: tables,
             analyses: RefCell::new(analyses),
             lookups: RefCell::new(lookups),
             translating: sharding
@@ -189,7 +199,7 @@ impl Cluster {
                 .unwrap_or_default(),
             shards,
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
-            facts: RefCell::default(),
+            facts: RefCell::new(facts),
             facts_number: Cell::new(before.map_or(0, |cluster| cluster.facts_number.get() + 1)),
             learning: Learning::default(),
         }

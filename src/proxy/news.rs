@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::balance::{BanReason, Event, News, Observation};
+use crate::balance::{BanReason, Epoch, Event, News, Observation, Part};
 use crate::pool::PoolId;
 use crate::snapshot::Names;
 
@@ -224,7 +224,8 @@ fn apply(
 }
 
 /// Ends what is under way on a server that was the primary, or on a replica that hangs. What the one would still commit may
-/// not be known to the next primary, so nobody is told that it was; what the other would answer another replica can.
+/// not be known to the next primary, so nobody is told that it was; what the other would answer another replica can. Who keeps
+/// its connection to the one ends with it, also between transactions: it would go on writing there.
 fn give_up(state: &CoreState, shard: &Shard, server: usize, notice: Notice) {
     let Some(slot) = shard.servers().get(server) else {
         return;
@@ -237,15 +238,33 @@ fn give_up(state: &CoreState, shard: &Shard, server: usize, notice: Notice) {
         // Over shards it has several, and its pool is that of the last one.
         let targets = link.targets.borrow();
         let mut targets = targets.as_slice().iter().map(Rc::as_ptr);
-        let there = Rc::ptr_eq(&link.slot.borrow(), slot) || targets.any(|one| held.contains(&one));
-        let holds = matches!(
-            link.activity.get(),
-            Activity::Active | Activity::IdleInTransaction
-        );
-        if there && holds && link.notice().is_none() {
+        let has = targets.any(|one| held.contains(&one));
+        let concerned = match link.activity.get() {
+            Activity::Active | Activity::IdleInTransaction => {
+                has || Rc::ptr_eq(&link.slot.borrow(), slot)
+            }
+            // For another shard's server.
+            Activity::Waiting => has,
+            Activity::Idle => has && notice == Notice::Superseded,
+        };
+        if concerned && link.notice().is_none() {
             link.notify(notice);
         }
     }
+}
+
+/// Is it known that a connection to a server of `pool`, opened under `epoch`, is to one that is written to no more? One that
+/// was opened before anybody knew who was the primary may be to whoever is.
+pub(super) fn is_superseded(state: &CoreState, pool: PoolId, epoch: Option<Epoch>) -> bool {
+    let pools = state.pools();
+    let Some(place) = pools.place(pool) else {
+        return false;
+    };
+    let balance = place.shard().balance().borrow();
+    let roles = balance.roles();
+    let now = state.core.now();
+    let replaced = epoch.is_some() && roles.is_superseded(place.server, epoch, now);
+    replaced || roles.part(place.server) == Part::Apart
 }
 
 fn tell_ban(slot: &PoolSlot, before: Option<BanReason>, after: Option<BanReason>) {

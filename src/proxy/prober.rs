@@ -31,6 +31,8 @@ use super::server::{RunError, Server};
 const PING: &str = "";
 /// While nobody may be written to, those that might be the next primary are asked this often, if not more often.
 const ELECTION_PACE: Duration = Duration::from_millis(250);
+/// Logins that one check tries. The next check goes on with those that follow, if there are more.
+const LOGINS_MAX: usize = 3;
 /// A connection for checks that are further apart is closed in between.
 const KEEP_MAX: Duration = Duration::from_secs(10);
 /// While a server is not to be checked at all, how often that is looked at again.
@@ -45,6 +47,8 @@ pub(super) struct Probers {
 /// The checking of one server.
 struct Probe {
     schedule: Cell<Schedule>,
+    /// The pool whose login is tried first.
+    login: Cell<Option<PoolId>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -76,9 +80,10 @@ impl Probe {
     }
 }
 
-/// What is to be asked of a server, and of which pool the login is.
+/// What is to be asked of a server, and by whose login.
 struct Task {
-    slot: Rc<PoolSlot>,
+    /// Pools whose logins may do, in the order in which they are tried; at least one.
+    slots: Vec<Rc<PoolSlot>>,
     /// Checks count for bans.
     health: Option<Pace>,
     roles: Option<Pace>,
@@ -102,16 +107,17 @@ impl Task {
             !login.passwords.is_empty() || login.keys.is_some()
         };
         let slots = || pools.places(instance).filter_map(|place| place.slot());
-        let slot = slots()
-            .find(|slot| knows(slot))
-            .or_else(|| slots().next())?;
+        let mut able: Vec<_> = slots().filter(|slot| knows(slot)).map(Rc::clone).collect();
+        if able.is_empty() {
+            able.push(Rc::clone(slots().next()?));
+        }
         let found_out = slots().any(|slot| slot.config().role == Role::Auto);
         let own = |place: &Place| place.cluster.reads_own_writes();
         let roles = balancing.roles(found_out || pools.places(instance).any(own));
         let mut places = pools.places(instance);
         let election = found_out && places.any(|place| place.shard().lacks_primary(now));
         Some(Self {
-            slot: Rc::clone(slot),
+            slots: able,
             health: balancing.checks,
             roles,
             timeout: match roles {
@@ -121,6 +127,12 @@ impl Task {
             found_out,
             election,
         })
+    }
+
+    /// Begins with the login of this pool.
+    fn begin_with(&mut self, login: Option<PoolId>) {
+        let first = self.slots.iter().position(|slot| Some(slot.id) == login);
+        self.slots.rotate_left(first.unwrap_or_default());
     }
 
     fn delay(&self) -> Option<Duration> {
@@ -173,6 +185,7 @@ pub(super) fn adapt(state: &Rc<CoreState>) {
         let first = now + delay.unwrap_or_default().min(NOTHING_TO_DO);
         let probe = Rc::new(Probe {
             schedule: Cell::new(Schedule::new(first)),
+            login: Cell::default(),
             waker: RefCell::default(),
         });
         running.insert(Arc::clone(instance), Rc::clone(&probe));
@@ -213,7 +226,7 @@ async fn watch(state: &Rc<CoreState>, instance: &Arc<Instance>, probe: &Probe) {
     let mut connection = None;
     // Also while clients are waited for: they need to know who is the primary.
     loop {
-        let Some(task) = Task::of(state, instance) else {
+        let Some(mut task) = Task::of(state, instance) else {
             return; // and the connection is closed
         };
         let now = state.core.now();
@@ -235,7 +248,8 @@ async fn watch(state: &Rc<CoreState>, instance: &Arc<Instance>, probe: &Probe) {
             continue;
         }
         let asks_role = task.asks_role(began, now);
-        let outcome = check(state, &task, &mut connection, asks_role).await;
+        task.begin_with(probe.login.get());
+        let outcome = check(state, &task, probe, &mut connection, asks_role).await;
         if interval > KEEP_MAX {
             if let Some(server) = connection.take() {
                 let context = Rc::clone(state);
@@ -287,20 +301,22 @@ impl Outcome {
 async fn check(
     state: &Rc<CoreState>,
     task: &Task,
+    probe: &Probe,
     connection: &mut Option<Server>,
     asks_role: bool,
 ) -> Outcome {
     let began = state.core.now();
     let deadline = task.timeout.and_then(|timeout| began.checked_add(timeout));
     let kept = connection.take();
-    let asked = Box::pin(ask(state, task, kept, asks_role));
+    let asked = Box::pin(ask(state, task, probe, kept, asks_role));
     let (outcome, kept) = match state.core.timeout_at(deadline, asked).await {
         Some(answered) => answered,
         None => (Outcome::of(Event::Failed(BanReason::CheckTimeout)), None),
     };
     *connection = kept;
-    task.slot.registry.counters().count(Stat::Healthchecks);
-    let pool = task.slot.config();
+    let slot = &task.slots[0];
+    slot.registry.counters().count(Stat::Healthchecks);
+    let pool = slot.config();
     let whose = vec![
         ("host", pool.address.host.to_string()),
         ("port", pool.address.port.to_string()),
@@ -315,6 +331,7 @@ async fn check(
 async fn ask(
     state: &Rc<CoreState>,
     task: &Task,
+    probe: &Probe,
     kept: Option<Server>,
     asks_role: bool,
 ) -> (Outcome, Option<Server>) {
@@ -330,14 +347,36 @@ async fn ask(
             }
         }
     }
-    let mut server = match connect::connect(state, &task.slot, Purpose::Check).await {
+    let mut server = match log_in(state, task, probe).await {
         Ok(server) => server,
-        Err(failure) => return (refused(&task.slot, &failure), None),
+        Err(outcome) => return (outcome, None),
     };
     match question(&mut server, asks_role, at).await {
         Ok(outcome) => (outcome, Some(server)),
         Err(_) => (Outcome::of(Event::Failed(BanReason::Check)), None),
     }
+}
+
+/// A connection by the first login that the server accepts: what one user is refused is no news of the server.
+async fn log_in(state: &Rc<CoreState>, task: &Task, probe: &Probe) -> Result<Server, Outcome> {
+    let mut outcome = Outcome::SILENT;
+    for slot in task.slots.iter().take(LOGINS_MAX) {
+        match connect::connect(state, slot, Purpose::Check).await {
+            Ok(server) => {
+                probe.login.set(Some(slot.id));
+                return Ok(server);
+            }
+            Err(failure) => {
+                outcome = refused(slot, &failure);
+                if !matches!(failure, ConnectFailure::Fatal(_) | ConnectFailure::Full(_)) {
+                    return Err(outcome);
+                }
+            }
+        }
+    }
+    let next = task.slots.get(LOGINS_MAX).or_else(|| task.slots.first());
+    probe.login.set(next.map(|slot| slot.id));
+    Err(outcome)
 }
 
 async fn question(server: &mut Server, asks_role: bool, at: Instant) -> Result<Outcome, RunError> {

@@ -144,6 +144,38 @@ impl Defined {
     }
 }
 
+/// What a transaction has changed of the catalogue, as far as command tags say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Redefined {
+    /// Nothing that matters.
+    #[default]
+    Nothing,
+    /// Tables, which may have been temporary ones.
+    Tables,
+    /// More than that.
+    Anything,
+}
+
+impl Redefined {
+    /// What a statement with this tag has changed. Indexes are no matter of ours.
+    pub fn by(tag: &[u8]) -> Self {
+        let mut words = tag.split(|byte| *byte == b' ');
+        match (words.next(), words.next()) {
+            (Some(b"CREATE" | b"DROP"), Some(b"TABLE")) => Self::Tables,
+            (Some(b"CREATE" | b"ALTER" | b"DROP"), Some(what)) if what != b"INDEX" => {
+                Self::Anything
+            }
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// May a statement with this command tag have changed a definition? Looked at for every statement.
+#[inline]
+pub fn is_definition(tag: &[u8]) -> bool {
+    matches!(tag, [b'C' | b'D', b'R', ..] | [b'A', b'L', ..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

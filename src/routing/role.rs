@@ -71,6 +71,8 @@ pub enum Why<'a> {
     Function(&'a Function),
     /// It reads a view that is not known to be harmless.
     View(&'a Table),
+    /// It reads a table or sequence that replicas do not have as it is.
+    Unreplicated(&'a Table),
     /// It does not parse.
     Unparsed(&'a Unparsed),
     /// The configuration does not want it parsed.
@@ -114,6 +116,8 @@ pub struct Catalogue {
     functions: HashMap<Box<str>, bool>,
     /// Names of views that call what is not harmless, in any schema.
     views: HashSet<Box<str>>,
+    /// Names of tables and sequences that replicas have otherwise, or not at all, in any schema.
+    unreplicated: HashSet<Box<str>>,
 }
 
 impl Catalogue {
@@ -121,6 +125,10 @@ impl Catalogue {
     pub const FUNCTIONS: &'static str =
         "SELECT proname, bool_and(provolatile IN ('i', 's')) FROM pg_catalog.pg_proc \
         WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace GROUP BY proname";
+    /// Asks a server for what its replicas do not have as it is: unlogged tables, and sequences, of which they have numbers
+    /// that are yet to come.
+    pub const UNREPLICATED: &'static str = "SELECT relname FROM pg_catalog.pg_class \
+        WHERE relkind = 'S' OR relkind IN ('r', 'p', 'm') AND relpersistence = 'u'";
     /// What a server is told first, in a transaction, so that it says the schema of each table in views' definitions, and waits
     /// for nobody: it locks what views read, which a transaction that changes definitions has for itself, maybe for long.
     pub const BEFORE_VIEWS: &'static str =
@@ -145,6 +153,11 @@ impl Catalogue {
     pub fn add_function(&mut self, name: &str, harmless: bool) {
         let all = self.functions.entry(name.into()).or_insert(true);
         *all = *all && harmless;
+    }
+
+    /// A table or sequence that replicas do not have as it is.
+    pub fn add_unreplicated(&mut self, name: &str) {
+        self.unreplicated.insert(name.into());
     }
 
     /// The views, by name and analysed definition, when all functions are there. One without a definition may do anything.
@@ -313,10 +326,13 @@ pub fn statement_is_readable<'a>(
         return Err(Why::Function(function));
     }
     let mut tables = statement.tables.iter();
-    match tables.find(|table| catalogue.views.contains(&table.name)) {
-        Some(view) => Err(Why::View(view)),
-        None => Ok(()),
-    }
+    let reason = tables.find_map(|table| {
+        let unreplicated = catalogue.unreplicated.contains(&table.name);
+        let writes = || catalogue.views.contains(&table.name);
+        let by_itself = unreplicated.then_some(Why::Unreplicated(table));
+        by_itself.or_else(|| writes().then_some(Why::View(table)))
+    });
+    reason.map_or(Ok(()), Err)
 }
 
 fn begin<'a>(modes: Modes, hint: Option<Role>, context: &Context<'a>) -> RoleRoute<'a> {
@@ -372,6 +388,9 @@ impl fmt::Display for Why<'_> {
                 write!(f, "function {} is not known to be harmless", function.name)
             }
             Self::View(view) => write!(f, "view {} is not known to be harmless", view.name),
+            Self::Unreplicated(table) => {
+                write!(f, "{} is an unlogged table or a sequence", table.name)
+            }
             Self::Unparsed(unparsed) => write!(f, "not understood: {unparsed}"),
             Self::NotAnalysed => f.write_str("not parsed"),
         }

@@ -31,6 +31,11 @@ pub(crate) fn ports(trio: &Trio) -> Vec<u16> {
 
 /// The same by other ports.
 pub(crate) fn pgdog_before(ports: &[u16], general: &str) -> Pgdog {
+    pgdog_of(ports, general, &[(ALICE, "")])
+}
+
+/// The same with these users, and what else is said of them.
+fn pgdog_of(ports: &[u16], general: &str, users: &[(&str, &str)]) -> Pgdog {
     let mut config = Config::empty().admin().general(&format!(
         "lsn_check_delay = 0\nlsn_check_interval = {CHECK_INTERVAL_MS}\nlsn_check_timeout = {CHECK_INTERVAL_MS}\n\
          idle_healthcheck_delay = 0\nidle_healthcheck_interval = {CHECK_INTERVAL_MS}\n\
@@ -40,9 +45,10 @@ pub(crate) fn pgdog_before(ports: &[u16], general: &str) -> Pgdog {
     for port in ports {
         config = config.server("app", *port, "role = \"auto\"");
     }
-    config
-        .user(ALICE, "app", &format!("password = {PASSWORD:?}"))
-        .start()
+    for (user, more) in users {
+        config = config.user(user, "app", &format!("password = {PASSWORD:?}\n{more}"));
+    }
+    config.start()
 }
 
 /// What clients of one kind have met with.
@@ -562,5 +568,76 @@ fn a_transaction_over_shards_ends_when_the_primary_of_one_is_replaced() {
     trio.promote(next);
     assert_eq!(client.rest(), "E:08006");
     trio.thaw(0);
+    pgdog.stop();
+}
+
+/// Between transactions, too: whatever it wrote there would be lost.
+#[test]
+fn who_keeps_a_primary_that_is_replaced_does_not_go_on_writing_to_it() {
+    let trio = Trio::start();
+    let pgdog = pgdog_of(
+        &ports(&trio),
+        "",
+        &[
+            (ALICE, ""),
+            ("sam", "pooler_mode = \"session\"\nserver_user = \"alice\""),
+        ],
+    );
+    create_table(&pgdog);
+    let mut tied = pgdog.client("app");
+    assert_eq!(
+        tied.query("CREATE TEMP TABLE kept (n int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    let mut session = Wire::connect(pgdog.port(), "sam", "app", PASSWORD);
+    for client in [&mut tied, &mut session] {
+        assert_eq!(
+            client.query("INSERT INTO t VALUES (1, 1)"),
+            "C:INSERT_0_1 Z:I"
+        );
+    }
+    trio.caught_up(0);
+    trio.follow(2, 1);
+    trio.promote(1);
+    for client in [&mut tied, &mut session] {
+        assert_eq!(client.rest(), "E:08006");
+    }
+    pgdog.stop();
+}
+
+/// Nobody else on the core waits for its catalogue for ever.
+#[test]
+fn a_server_that_hangs_while_its_catalogue_is_asked_is_given_up() {
+    let trio = Trio::start();
+    let pgdog = pgdog(&trio, "read_write_split = \"exclude_primary\"\nworkers = 1");
+    create_table(&pgdog);
+    trio.caught_up(0);
+    let mut clients: Vec<_> = (0..3).map(|_| pgdog.client("app")).collect();
+    for client in &mut clients {
+        assert_eq!(client.value("SELECT count(*) FROM t"), "0");
+    }
+    assert_eq!(
+        clients[0].query("CREATE VIEW seen AS SELECT 1"),
+        "C:CREATE_VIEW Z:I"
+    );
+    trio.freeze(0);
+    for client in &mut clients {
+        client.send(&query("SELECT count(*) FROM t"));
+    }
+    for client in &mut clients {
+        let row = client.read_until(b'Z').remove(1);
+        assert_eq!(row.values(), [Some("0".to_owned())]);
+    }
+    trio.thaw(0);
+    pgdog.stop();
+}
+
+/// The first user's password is no longer the right one.
+#[test]
+fn a_login_that_is_refused_does_not_keep_others_from_a_primary() {
+    let trio = Trio::start();
+    let wrong = "server_user = \"alice\"\nserver_password = \"wrong\"";
+    let pgdog = pgdog_of(&ports(&trio), "", &[("adam", wrong), (ALICE, "")]);
+    create_table(&pgdog);
     pgdog.stop();
 }

@@ -438,3 +438,72 @@ fn what_follows_a_write_or_a_definition_in_its_transaction_is_read_on_the_primar
         pair.pgdog.stop();
     }
 }
+
+#[test]
+fn definitions_of_an_explicit_transaction_are_known_when_it_is_over() {
+    let pair = Pair::start("roles_defined", "");
+    let mut client = pair.client();
+    let mut other = pair.client();
+    client.query("CREATE SEQUENCE counter; CREATE VIEW seen AS SELECT 1 AS n");
+    for database in [&pair.primary, &pair.replica] {
+        let mut direct = Wire::connect(Postgres::shared().port(), ALICE, database, PASSWORD);
+        direct.query("CREATE VIEW seen AS SELECT 1 AS n");
+    }
+    let sql = "SELECT current_database(), n FROM seen";
+    for reader in [&mut client, &mut other] {
+        assert_eq!(pair.role(&reader.value(sql)), "replica");
+    }
+    client.query("BEGIN");
+    let counts = "CREATE OR REPLACE VIEW seen AS SELECT nextval('counter')::int AS n";
+    assert_eq!(client.query(counts), "C:CREATE_VIEW Z:T");
+    client.query("COMMIT");
+    for reader in [&mut client, &mut other] {
+        assert_eq!(pair.role(&reader.value(sql)), "primary");
+    }
+    pair.pgdog.stop();
+}
+
+#[test]
+fn what_replicas_do_not_have_as_it_is_is_read_on_the_primary() {
+    let pair = Pair::start("roles_unlogged", "");
+    let mut client = pair.client();
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    client.query("CREATE UNLOGGED TABLE fast (n int)");
+    client.query("CREATE SEQUENCE counter");
+    client.query("CREATE VIEW through AS SELECT count(*) FROM fast");
+    for sql in [
+        "SELECT current_database(), count(*) FROM fast",
+        "SELECT current_database(), last_value FROM counter",
+        "SELECT current_database(), count FROM through",
+    ] {
+        assert_eq!(pair.role(&client.value(sql)), "primary", "{sql}");
+    }
+    assert_eq!(pair.role(&client.value(WHERE)), "replica");
+    pair.pgdog.stop();
+}
+
+/// It would wait for whoever has the primary's connections, and each of the others after it.
+#[test]
+fn readers_do_not_wait_for_a_busy_primary_to_tell_of_its_catalogue() {
+    let lines = "workers = 1\ndefault_pool_size = 1\ncheckout_timeout = 1000";
+    let pair = Pair::start("roles_busy", lines);
+    let mut writer = pair.client();
+    let mut readers: Vec<_> = (0..3).map(|_| pair.client()).collect();
+    for reader in &mut readers {
+        assert_eq!(pair.role(&reader.value(WHERE)), "replica");
+    }
+    assert_eq!(
+        writer.query("CREATE VIEW seen AS SELECT 1"),
+        "C:CREATE_VIEW Z:I"
+    );
+    writer.query("BEGIN");
+    for reader in &mut readers {
+        reader.send(&query(WHERE));
+    }
+    for reader in &mut readers {
+        let row = reader.read_until(b'Z').remove(1);
+        assert_eq!(pair.role(row.values()[0].as_ref().unwrap()), "replica");
+    }
+    writer.query("COMMIT");
+    pair.pgdog.stop();
+}

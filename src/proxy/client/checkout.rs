@@ -21,6 +21,7 @@ use crate::sql::settings::Settings;
 
 use super::super::cluster::Want;
 use super::super::core_state::Activity;
+use super::super::link::Notice;
 use super::super::news;
 use super::super::pools::{Conn, Held};
 use super::super::server::{Lost, Reset, RunError, Targets};
@@ -154,7 +155,9 @@ impl Session {
         held.link.meter.assigned(waited, self.kind_of(aim));
         self.link.meter.assigned(waited);
         held.link.latencies().record(Phase::CheckoutWait, waited);
-        self.link.forget_server();
+        if !self.holds_servers() {
+            self.link.forget_server();
+        }
         self.link.enter(Activity::Active, self.state.core.now());
     }
 
@@ -276,9 +279,14 @@ impl Session {
 
     /// A client that waits for a server: why it has to stop.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.link.forget_server();
-        if let Some(notice) = self.link.notice() {
-            return Poll::Ready(End::Fatal(self.farewell(notice)));
+        match self.link.notice() {
+            None => {}
+            // Of a server of another shard, which it has.
+            Some(Notice::Superseded | Notice::Hung) if self.holds_servers() => {
+                return Poll::Ready(self.lost_kept());
+            }
+            Some(Notice::Superseded | Notice::Hung) => self.link.forget_server(),
+            Some(notice) => return Poll::Ready(End::Fatal(self.farewell(notice))),
         }
         while self.inbound.len() < WAITING_BYTES_MAX {
             match self.poll_inbound(cx) {

@@ -6,9 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::routing::defined::Redefined;
 use crate::routing::role::Catalogue;
 use crate::routing::views::{note_like_tables, View};
 use crate::sharding::families::{note_divided, note_mistyped};
@@ -23,6 +24,8 @@ use crate::types::enums::Enums;
 use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
+use super::super::news;
+use super::super::pools::Held;
 use super::super::server::{Collector, RunError, Server};
 use super::checkout::Way;
 use super::obtain::Aim;
@@ -34,6 +37,9 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// How soon it is asked again for views whose definitions somebody had locked: that may take long, and all is asked.
 const LOCKED_RETRY: Duration = Duration::from_secs(10);
+/// How long the primary of a database without shards is waited for while what has just been defined is asked for: longer than a
+/// new connection takes. Who waits for all its connections asks a replica.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -195,6 +201,16 @@ impl Cluster {
             .is_some_and(|learnt| learnt.question >= question)
     }
 
+    /// What is known, for the same servers after a reload, whose questions are counted anew.
+    pub(crate) fn facts_to_keep(&self) -> Option<Learnt> {
+        let learnt = self.facts.borrow();
+        learnt.as_ref().map(|learnt| Learnt {
+            facts: Rc::clone(&learnt.facts),
+            at: learnt.at,
+            question: 0,
+        })
+    }
+
     /// Something else is known from here on.
     fn replace_facts(&self, learnt: Learnt) {
         self.facts_number.set(self.facts_number.get() + 1);
@@ -235,7 +251,7 @@ impl Session {
                 if cluster.is_known() {
                     break;
                 }
-                cluster.learning.ended().await;
+                self.await_answer(&cluster).await?;
             }
         }
         Ok(())
@@ -247,10 +263,35 @@ impl Session {
         let next = cluster.learning.questions.get() + 1;
         while !cluster.answers(next) {
             if !self.ask_in_turn(&cluster, true).await? {
-                cluster.learning.ended().await;
+                self.await_answer(&cluster).await?;
             }
         }
         Ok(())
+    }
+
+    /// A transaction that has changed definitions is over. Over shards it is known from the statements.
+    #[cold]
+    pub(super) fn tell_of_definitions(&mut self) {
+        let redefined = std::mem::take(&mut self.redefined);
+        let cluster = &self.cluster;
+        let asks = cluster.is_split() || cluster.rehearsal.is_some();
+        let own = redefined == Redefined::Tables && self.ties.asks();
+        let heeds = self.state.config().routing.reload_schema_on_ddl;
+        if heeds && asks && !own && cluster.shards() == 1 {
+            news::definitions_changed(&self.state, &cluster.names);
+        }
+    }
+
+    /// Until whoever asks has its answer, or has given up, for as long as the client stays.
+    async fn await_answer(&mut self, cluster: &Cluster) -> Result<(), End> {
+        poll_fn(|cx| {
+            self.link.listen(cx);
+            if cluster.learning.poll_ended(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_waiting(cx).map(Err)
+        })
+        .await
     }
 
     /// `newest`: what has been defined a moment ago counts. False: another session is asking.
@@ -333,6 +374,31 @@ impl Session {
         Ok((facts, at))
     }
 
+    /// A server of a shard to ask. `None`: there is none to be had at the moment.
+    async fn server_to_ask(&mut self, (shard, newest): (usize, bool)) -> Result<Option<Held>, End> {
+        let aim = |want| Aim {
+            shard,
+            want,
+            writes: false,
+        };
+        // A replica may not have heard yet of what has just been defined. It is asked all the same where the primary is not to be
+        // had, or where who has the primary's connections might wait for itself.
+        let now = self.state.core.now();
+        let asks_primary = newest && !self.holds_servers();
+        if asks_primary && self.cluster.has_healthy_primary(shard, now) {
+            let core = self.state.core.clone();
+            // Where rows are is not to be taken from a replica if it can be helped: then it is waited for like any.
+            let until = (self.cluster.shards() == 1).then(|| now + BUSY_PATIENCE);
+            let asked = self.seek(aim(Want::Write), Way::First);
+            if let Some(Ok(held)) = core.timeout_at(until, asked).await.transpose()? {
+                return Ok(Some(held));
+            }
+            // Not one that may be as busy.
+            return Ok(self.seek(aim(Want::Replica), Way::First).await?.ok());
+        }
+        Ok(self.seek(aim(Want::Read), Way::First).await?.ok())
+    }
+
     /// Asks a server of a shard, with a connection that goes back to its pool. `None`: there is none to be had at the moment, or it did
     /// not answer.
     async fn ask_shard<T>(
@@ -340,43 +406,34 @@ impl Session {
         (shard, newest): (usize, bool),
         question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
     ) -> Result<Option<T>, End> {
-        // A replica may not have heard yet of what has just been defined. It is asked all the same where the primary is not to be
-        // had, or where who has the primary's connections might wait for itself.
-        let now = self.state.core.now();
-        let asks_primary = newest && !self.holds_servers();
-        let primary = asks_primary && self.cluster.has_healthy_primary(shard, now);
-        let mut obtained = None;
-        for want in primary
-            .then_some(Want::Write)
-            .into_iter()
-            .chain([Want::Read])
-        {
-            let aim = Aim {
-                shard,
-                want,
-                writes: false,
-            };
-            obtained = self.obtain(aim, Way::First).await?.ok();
-            if obtained.is_some() {
-                break;
-            }
-        }
+        let obtained = Box::pin(self.server_to_ask((shard, newest))).await?;
         let Some(mut held) = obtained else {
             return Ok(None);
         };
-        Ok(match question(&mut held).await {
-            Ok(answer) => {
+        let core = self.state.core.clone();
+        let limit = self.state.config().balancing.check_timeout;
+        let until = limit.and_then(|limit| core.now().checked_add(limit));
+        let answered = core.timeout_at(until, question(&mut held)).await;
+        Ok(match answered {
+            None => {
+                // Whether it hangs a check finds out.
+                held.link.meter.lost();
+                let (database, timeout) = (&self.cluster.names.database, limit.unwrap_or_default());
+                tracing::warn!(%database, shard, "the catalogue was not answered within {timeout:?}");
+                None
+            }
+            Some(Ok(answer)) => {
                 self.release(held, false);
                 Some(answer)
             }
-            Err(RunError::Server(body)) => {
+            Some(Err(RunError::Server(body))) => {
                 self.release(held, true);
                 let reason = String::from_utf8_lossy(&body).replace('\0', " ");
                 let database = &self.cluster.names.database;
                 tracing::warn!(%database, shard, "cannot read the catalogue: {reason}");
                 None
             }
-            Err(RunError::Lost(lost)) => {
+            Some(Err(RunError::Lost(lost))) => {
                 tracing::warn!("server connection lost: {lost}");
                 None
             }
@@ -430,16 +487,16 @@ pub(crate) struct Learning {
 }
 
 impl Learning {
-    /// Until whoever asks has its answer, or has given up.
-    async fn ended(&self) {
-        poll_fn(|cx| {
-            if !self.busy.get() {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Has whoever asks its answer, or given up?
+    fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.busy.get() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -501,6 +558,13 @@ async fn learn(
         if let [Some(name), Some(harmless)] = row {
             let name = String::from_utf8_lossy(name);
             facts.functions.add_function(&name, *harmless == b"t");
+        }
+    })
+    .await?;
+    rows(server, Catalogue::UNREPLICATED, |row| {
+        if let [Some(name)] = row {
+            let name = String::from_utf8_lossy(name);
+            facts.functions.add_unreplicated(&name);
         }
     })
     .await?;

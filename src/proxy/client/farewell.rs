@@ -8,13 +8,14 @@ use cores::Stream;
 
 use crate::error::{Error, Fault, Survives};
 use crate::metrics::{tally, LoginResult};
+use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::put_error;
 use crate::protocol::sqlstate::SqlState;
 use crate::snapshot::Names;
 
 use super::super::core_state::CoreState;
 use super::super::link::Notice;
-use super::{adopt, Session, CANCEL_PATIENCE};
+use super::{adopt, End, Session, CANCEL_PATIENCE};
 
 /// How long a client may take to read what it is told at the end.
 pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -112,6 +113,16 @@ impl Session {
                 error.detail("Transactions wait for each other on several servers.")
             }
         }
+    }
+
+    /// A server that the session has is given up, at which it does nothing at the moment.
+    pub(super) fn lost_kept(&self) -> End {
+        let text = match self.status() {
+            TransactionStatus::Idle => "server connection lost",
+            _ => "server connection lost, transaction state unknown",
+        };
+        let code = SqlState::CONNECTION_FAILURE;
+        End::Fatal(Error::fatal(Fault::Server, code, text))
     }
 
     /// `query_timeout` has passed, or the statement would wait for ever, and it is cancelled: the next such notice comes when

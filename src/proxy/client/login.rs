@@ -209,6 +209,7 @@ impl Admitted {
             known: None,
             ties: Ties::default(),
             recall: Recall::default(),
+            redefined: Default::default(),
             unnamed: Unnamed::None,
             unbound: None,
             bound: Vec::new(),

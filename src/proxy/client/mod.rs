@@ -55,6 +55,7 @@ use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::defined::Redefined;
 use crate::session::{Recall, Ties, Tracker, CHECK};
 use crate::sql::session_settings::SessionSettings;
 use crate::sql::settings::Settings;
@@ -137,6 +138,8 @@ struct Session {
     audit: Option<Box<Audit>>,
     /// What it has written and its reads have to see, if that is wanted.
     written: Option<Rc<Ledgers>>,
+    /// What the transaction under way has changed of the catalogue, where a server did it by itself.
+    redefined: Redefined,
     /// What it has on shards, if there are several.
     sharded: Option<Box<Sharded>>,
 }
@@ -421,13 +424,12 @@ impl Session {
                 self.link.listen(cx);
                 match self.link.notice() {
                     None => {}
-                    Some(Notice::Superseded | Notice::Hung) if in_transaction => {
-                        let text = "server connection lost, transaction state unknown";
-                        let code = SqlState::CONNECTION_FAILURE;
-                        let error = Error::fatal(Fault::Server, code, text);
-                        return Poll::Ready(Err(End::Fatal(error)));
+                    Some(Notice::Superseded | Notice::Hung) => {
+                        if in_transaction || self.holds_servers() {
+                            return Poll::Ready(Err(self.lost_kept()));
+                        }
+                        self.link.forget_server();
                     }
-                    Some(Notice::Superseded | Notice::Hung) => self.link.forget_server(),
                     // The transaction comes to its end first.
                     Some(Notice::Drain | Notice::Removed) if in_transaction => {}
                     Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),

@@ -277,6 +277,7 @@ fn unpack(state: &Rc<CoreState>, moving: Box<Moving>) -> Result<Session, (Stream
         known: None,
         ties: Ties::default(),
         recall: moving.recall,
+        redefined: Default::default(),
         unnamed: Unnamed::None,
         unbound,
         bound: moving.bound,

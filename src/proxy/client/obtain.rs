@@ -60,6 +60,14 @@ pub(super) enum Attempt {
     Again,
 }
 
+/// Why a request gets no server.
+pub(super) enum NoServer {
+    /// It is answered with this error, and the session goes on.
+    Refused(Error),
+    /// The same, or the session ends with it: as `client_connection_recovery` says.
+    Failed(Error),
+}
+
 impl Session {
     /// A server that has this client's settings. An error is for the client, who has not heard of it, and whose session
     /// goes on.
@@ -67,6 +75,15 @@ impl Session {
     /// A server that cannot be reached is passed over for another that may serve the request. While it is not known who
     /// is the primary, writes wait, for `checkout_timeout` at most.
     pub(super) async fn obtain(&mut self, aim: Aim, way: Way) -> Result<Result<Held, Error>, End> {
+        match self.seek(aim, way).await? {
+            Ok(held) => Ok(Ok(held)),
+            Err(NoServer::Refused(error)) => Ok(Err(error)),
+            Err(NoServer::Failed(error)) => self.recoverable(error).map(Err),
+        }
+    }
+
+    /// The same for a question of ours: whatever comes of it, the client's session goes on.
+    pub(super) async fn seek(&mut self, aim: Aim, way: Way) -> Result<Result<Held, NoServer>, End> {
         let since = self.state.core.now();
         let mut terms = Terms {
             epoch: None,
@@ -86,7 +103,7 @@ impl Session {
                 Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
-                        return self.recoverable(error).map(Err);
+                        return Ok(Err(NoServer::Failed(error)));
                     }
                     self.turn_to(slot);
                     terms.epoch = epoch;
@@ -101,15 +118,14 @@ impl Session {
                         tried.clear();
                         continue;
                     }
-                    let error = self.no_primary(aim);
-                    return self.recoverable(error).map(Err);
+                    return Ok(Err(NoServer::Failed(self.no_primary(aim))));
                 }
                 Choice::Refused(refusal) => {
                     let error = self.refusal(aim, refusal, failure);
-                    return match refusal.by_recovery() {
-                        true => self.recoverable(error).map(Err),
-                        false => Ok(Err(error)),
-                    };
+                    return Ok(Err(match refusal.by_recovery() {
+                        true => NoServer::Failed(error),
+                        false => NoServer::Refused(error),
+                    }));
                 }
             };
             match self.attempt(aim, way, &terms, news).await? {
@@ -120,7 +136,7 @@ impl Session {
                     }
                     return Ok(Ok(held));
                 }
-                Attempt::Refused(error) => return self.recoverable(error).map(Err),
+                Attempt::Refused(error) => return Ok(Err(NoServer::Failed(error))),
                 Attempt::Again => {}
                 Attempt::Behind => tried.push(self.slot.id),
                 Attempt::Failed(error) => {

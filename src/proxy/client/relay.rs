@@ -13,6 +13,7 @@ use crate::protocol::sqlstate::SqlState;
 
 use super::super::core_state::Activity;
 use super::super::link::Notice;
+use super::super::news;
 use super::super::server::{cancel, Lost, Server, NOTE_COMMIT};
 use super::checkout::refused_settings;
 use super::obtain::Aim;
@@ -220,6 +221,9 @@ impl<'a> Relay<'a> {
             return Poll::Pending;
         }
         if !self.session.inbound.is_empty() {
+            if self.begins_where_nobody_writes() {
+                return Poll::Ready(Err(self.lost(&Lost::Superseded)));
+            }
             if self.pass_messages()? {
                 return Poll::Ready(Ok(()));
             }
@@ -229,6 +233,16 @@ impl<'a> Relay<'a> {
             }
         }
         self.session.poll_inbound(cx)
+    }
+
+    /// Is it the first request since the client was at rest, on a server that it has kept and that is known to be the primary
+    /// no more? One for a shard was looked at before.
+    fn begins_where_nobody_writes(&self) -> bool {
+        let session = &*self.session;
+        self.tenure == Tenure::Kept
+            && !self.moved
+            && self.extent != Extent::Request
+            && news::is_superseded(&session.state, session.slot.id, self.server.epoch)
     }
 
     /// Server to client. Ready: something moved.

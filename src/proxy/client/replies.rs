@@ -7,6 +7,7 @@ use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::defined::Redefined;
 use crate::sql::settings::Settings;
 
 use super::super::server::{OnError, Recipient};
@@ -108,7 +109,15 @@ impl Recipient for Session {
         self.link.meter.prepared_transaction();
     }
 
+    fn definition_changed(&mut self, tag: &[u8]) {
+        self.redefined = self.redefined.max(Redefined::by(tag));
+    }
+
     fn ready(&mut self, answered: Option<Answered>) {
+        let ended = answered.is_some_and(|answered| answered.status == TransactionStatus::Idle);
+        if ended && self.redefined != Redefined::Nothing {
+            self.tell_of_definitions();
+        }
         if let Some(answered) = answered {
             let time = self.link.meter.answered(answered);
             self.slot

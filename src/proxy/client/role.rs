@@ -140,12 +140,6 @@ impl Session {
         if let Some(name) = analysed.hints.invalid {
             return Err(invalid(name));
         }
-        let heeds = self.state.config().routing.reload_schema_on_ddl;
-        if let (Ok(statements), true) = (&analysed.analysis.statements, heeds) {
-            if statements.iter().any(|statement| statement.kind.defines()) {
-                self.cluster.forget_facts();
-            }
-        }
         let route = route_role(Some(&analysed.analysis), &analysed.hints, &context);
         let want = want(route);
         if let Some(took) = analysed.parsed_in {

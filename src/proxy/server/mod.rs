@@ -27,6 +27,7 @@ use crate::protocol::frame::{peek, run, Header, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend;
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
+use crate::routing::defined::is_definition;
 use crate::session::Counters;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
@@ -181,6 +182,8 @@ pub(crate) trait Recipient {
     fn unnamed_skipped(&mut self) {}
     /// A statement of the recipient has prepared a transaction.
     fn transaction_prepared(&mut self) {}
+    /// A statement of the recipient has changed a definition; `tag` is its command tag.
+    fn definition_changed(&mut self, _tag: &[u8]) {}
     /// A Sync or Query of the recipient is answered; `None`: it was ignored.
     fn ready(&mut self, _answered: Option<Answered>) {}
 }
@@ -317,6 +320,9 @@ impl Server {
                 let command = body.strip_suffix(b"\0").unwrap_or(body);
                 if meter.completed(command) {
                     to.transaction_prepared();
+                }
+                if is_definition(command) {
+                    to.definition_changed(command);
                 }
                 if note & NOTE_EFFECTS != 0 {
                     let hides_next = to.statement_done(command);

@@ -520,6 +520,9 @@ impl Session {
             Err(error) => return Ok(Err(error)),
         };
         let mut leg = match kept.map(|at| self.sharded().legs.remove(at)) {
+            Some(leg) if news::is_superseded(&self.state, leg.held.pool(), leg.held.epoch) => {
+                return Err(self.lost_kept());
+            }
             // Kept since an earlier transaction: it joins like any other.
             Some(leg) => Leg {
                 does: Does::default(),
