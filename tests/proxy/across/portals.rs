@@ -566,7 +566,7 @@ fn the_unnamed_statement_is_the_one_that_was_parsed_last() {
             execute("", 0),
             sync(),
         ],
-        again.clone(),
+        again,
         simple("ROLLBACK"),
         // One after the other on several servers.
         simple("BEGIN"),
