@@ -50,6 +50,12 @@ impl Sink {
             Distinct::On(columns) if columns.iter().all(|on| plan.orders_by(*on)) => {
                 Seen::Last(None)
             }
+            // The order says more than that: equal ones may be in several places of it.
+            Distinct::On(columns)
+                if !plan.order.iter().all(|key| columns.contains(&key.column)) =>
+            {
+                Seen::All(HashSet::new())
+            }
             Distinct::Rows | Distinct::On(_) => Seen::Tied {
                 order: Vec::new(),
                 rows: HashSet::new(),

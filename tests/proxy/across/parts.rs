@@ -120,6 +120,12 @@ fn names_and_orders_mean_what_they_do_on_one_server() {
         "SELECT ARRAY (SELECT o.id FROM orders o WHERE o.user_id = u.id ORDER BY 1), id FROM users u ORDER BY \"array\" DESC, id LIMIT 20",
         "SELECT current_schema, id FROM users ORDER BY current_schema, id LIMIT 5",
         "SELECT avg(x) FROM (SELECT '-0'::float8 AS x, id FROM users) y",
+        "SELECT DISTINCT ON (country) * FROM users ORDER BY country, id",
+        "SELECT count(*) FROM (SELECT DISTINCT ON (level) id FROM users ORDER BY level, id) x",
+        "SELECT DISTINCT ON (lower(country)) country, id FROM users ORDER BY lower(country), level DESC, id LIMIT 3",
+        "SELECT DISTINCT ON (u.level) level, id FROM users u ORDER BY level, id",
+        "SELECT DISTINCT ON (level) level AS x, id FROM users ORDER BY x, id",
+        "SELECT DISTINCT ON (level) generate_series(1, 2), id FROM users ORDER BY level, id",
     ] {
         assert_eq!(client.rows(sql), one.rows(sql), "{sql}");
     }

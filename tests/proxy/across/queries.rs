@@ -478,13 +478,19 @@ fn distinct(random: &mut Random, from: &From, source: &str) -> (String, bool) {
         return (sql, false);
     }
     if random.one_in(4) {
-        let mut keys = vec![outputs[0].clone()];
-        keys.extend(from.unique.iter().map(|key| (*key).to_owned()));
+        let on = &outputs[0];
+        // The output may have what is distinct, have it under another name, or not have it.
+        let (list, first) = match random.below(4) {
+            0 => ("*".to_owned(), on.as_str()),
+            1 => (from.unique.join(", "), on.as_str()),
+            2 => (format!("{on} AS x, {}", from.unique.join(", ")), "x"),
+            _ => (outputs.join(", "), on.as_str()),
+        };
+        let mut keys = vec![first];
+        keys.extend(from.unique);
         return (
             format!(
-                "SELECT DISTINCT ON ({}) {} {source} ORDER BY {}{}",
-                outputs[0],
-                outputs.join(", "),
+                "SELECT DISTINCT ON ({on}) {list} {source} ORDER BY {}{}",
                 keys.join(", "),
                 limit(random)
             ),

@@ -12,7 +12,7 @@ use super::nodes::{
     any, column_name, function_name, inner, integer, is_star, lone_name, parse, text, words, wrap,
     write,
 };
-use super::outputs::{order_key, Outputs, Place, Reference};
+use super::outputs::{order_key, Found, Outputs, Reference};
 use super::scope::{conjuncts, Scope};
 use super::{limit, Asked, Catalogue, Of};
 use crate::error::Error;
@@ -65,8 +65,8 @@ pub(super) fn plan(select: &SelectStmt, scope: &Scope<'_>, usage: &Usage) -> Res
     let mut order = Vec::with_capacity(select.sort_clause.len());
     for sort in &select.sort_clause {
         let (node, key) = order_key(sort)?;
-        let (column, place) = outputs.column(Reference::Output(node))?;
-        if place == Place::Hidden {
+        let (column, found) = outputs.column(Reference::Output(node))?;
+        if found == Found::Added {
             groups.output(&mut outputs, column, node)?;
         }
         order.push(key(column));
@@ -183,8 +183,8 @@ impl Groups<'_, '_> {
             if let Some(constant) = number(value) {
                 return Ok(Expression::Constant(constant));
             }
-            let (column, place) = outputs.column(Reference::Input(value))?;
-            if place == Place::Hidden {
+            let (column, found) = outputs.column(Reference::Input(value))?;
+            if found == Found::Added {
                 self.output(outputs, column, value)?;
             }
             return Ok(Expression::Column(column));
@@ -463,8 +463,8 @@ fn comparison(
         (">", false) | ("<", true) => Comparison::Greater,
         _ => return Err(refuse()),
     };
-    let (column, place) = outputs.column(Reference::Input(value))?;
-    if place == Place::Hidden {
+    let (column, found) = outputs.column(Reference::Input(value))?;
+    if found == Found::Added {
         groups.output(outputs, column, value)?;
     }
     Ok(Condition {

@@ -274,6 +274,10 @@ fn distinct(select: &SelectStmt, usage: &Usage) -> Result<Asked, Error> {
         outputs.fixed = true;
         return finish(select, outputs, Distinct::Rows);
     };
+    if usage.rows {
+        // It gives its rows for each that is left.
+        return Err(refused("DISTINCT ON with a set-returning function"));
+    }
     let columns = on
         .iter()
         .map(|node| Ok(outputs.column(outputs::Reference::Output(node))?.0));

@@ -16,6 +16,8 @@ pub(super) struct Outputs<'a> {
     targets: Vec<&'a ResTarget>,
     /// The first is the last column, see [`Column::FromEnd`].
     hidden: Vec<Node>,
+    /// Those that are expressions of the query, by their text.
+    added: Vec<(String, Column)>,
     /// May no hidden column be added?
     pub(super) fixed: bool,
 }
@@ -29,13 +31,13 @@ pub(super) enum Reference<'n> {
     Input(&'n Node),
 }
 
-/// Where a column was found.
+/// How a column was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// It is this output.
-    Visible(usize),
-    /// It was added.
-    Hidden,
+pub(super) enum Found {
+    /// There was one.
+    Present,
+    /// It was added, and is hidden.
+    Added,
 }
 
 /// Is there a star among these outputs?
@@ -50,6 +52,7 @@ impl<'a> Outputs<'a> {
         Self {
             targets: targets(select).collect(),
             hidden: Vec::new(),
+            added: Vec::new(),
             fixed: false,
         }
     }
@@ -66,7 +69,7 @@ impl<'a> Outputs<'a> {
     }
 
     /// The column of this reference, added if there is none.
-    pub(super) fn column(&mut self, reference: Reference<'_>) -> Result<(Column, Place), Error> {
+    pub(super) fn column(&mut self, reference: Reference<'_>) -> Result<(Column, Found), Error> {
         let node = match reference {
             Reference::Output(node) | Reference::Input(node) => node,
         };
@@ -76,18 +79,29 @@ impl<'a> Outputs<'a> {
                 .ok()
                 .and_then(|position| position.checked_sub(1));
             let index = index.ok_or_else(|| refused("a position below 1"))?;
-            return Ok((Column::FromStart(index), Place::Visible(index)));
+            return Ok((Column::FromStart(index), Found::Present));
         }
-        let named = matches!(reference, Reference::Output(_)) && lone_name(node).is_some();
-        let found = match named {
-            true => lone_name(node).and_then(|name| self.named(name)),
-            false => self.alike(node)?,
+        let named = match reference {
+            Reference::Output(_) => lone_name(node).and_then(|name| self.named(name)),
+            Reference::Input(_) => None,
         };
-        match found.map(|index| (index, self.visible(index))) {
-            Some((index, Some(column))) => Ok((column, Place::Visible(index))),
-            Some((_, None)) if named => Err(refused("ORDER BY of an output between two stars")),
-            _ => Ok((self.hide(node.clone())?, Place::Hidden)),
+        if let Some(index) = named {
+            let column = self.visible(index);
+            let column =
+                column.ok_or_else(|| refused("ORDER BY of an output between two stars"))?;
+            return Ok((column, Found::Present));
         }
+        let alike = self.alike(node)?;
+        if let Some(column) = alike.and_then(|index| self.visible(index)) {
+            return Ok((column, Found::Present));
+        }
+        let wanted = text(node)?;
+        if let Some((_, column)) = self.added.iter().find(|(added, _)| *added == wanted) {
+            return Ok((*column, Found::Present));
+        }
+        let column = self.hide(node.clone())?;
+        self.added.push((wanted, column));
+        Ok((column, Found::Added))
     }
 
     /// The first output of this name, unless that is a star.

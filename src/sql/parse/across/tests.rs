@@ -347,7 +347,7 @@ fn duplicates_across_shards_are_dropped_by_the_merge() {
     assert_eq!(plan.distinct, Distinct::Rows);
     let plan = check(
         "SELECT DISTINCT ON (age) name FROM users ORDER BY age, id",
-        "SELECT DISTINCT ON (age) name, id AS __pgdog_3, age AS __pgdog_2, age AS __pgdog_1 FROM users ORDER BY age, id",
+        "SELECT DISTINCT ON (age) name, id AS __pgdog_2, age AS __pgdog_1 FROM users ORDER BY age, id",
     );
     assert_eq!(plan.distinct, Distinct::On(vec![Column::FromEnd(0)]));
     let plan = check(
