@@ -323,8 +323,13 @@ pub enum Bound {
     None,
     /// Given in the text.
     Constant(u64),
-    /// The value of a parameter, counted from 1 as in `$1`.
-    Parameter(usize),
+    /// The value of a parameter.
+    Parameter {
+        /// Which, counted from 1 as in `$1`.
+        number: usize,
+        /// The integer type that the text casts it to. A client sends a value of that type.
+        type_oid: u32,
+    },
 }
 
 /// [`Limit`] with the values of parameters.
@@ -357,7 +362,7 @@ impl Limit {
         let resolve = |bound: Bound, code, name: &str| match bound {
             Bound::None => Ok(None),
             Bound::Constant(count) => Ok(Some(count)),
-            Bound::Parameter(number) => match parameter(number) {
+            Bound::Parameter { number, .. } => match parameter(number) {
                 None => Err(Error::error(
                     Fault::Client,
                     SqlState::PROTOCOL_VIOLATION,
@@ -427,9 +432,13 @@ mod tests {
 
     #[test]
     fn limits_take_their_parameters_as_postgresql_does() {
+        let parameter = |number| Bound::Parameter {
+            number,
+            type_oid: crate::types::oid::INT8,
+        };
         let check = |value: Option<&'static str>, expected: Result<Option<u64>, &str>| {
             let limit = Limit {
-                count: Bound::Parameter(2),
+                count: parameter(2),
                 ..Limit::NONE
             };
             let found = limit.with_parameters(|number| {
@@ -447,7 +456,7 @@ mod tests {
         check(Some("-1"), Err("2201W"));
         check(Some("x"), Err("22P02"));
         let missing = Limit {
-            offset: Bound::Parameter(1),
+            offset: parameter(1),
             ..Limit::NONE
         };
         assert!(missing.with_parameters(|_| None).is_err());

@@ -1,6 +1,6 @@
 //! Queries that are asked in parts: parameters, errors, limits, transactions.
 
-use super::super::support::wire::{bind, describe, execute, parse, sync};
+use super::super::support::wire::{bind, describe, execute, parse, sync, tagged};
 use super::filled;
 
 #[test]
@@ -35,6 +35,31 @@ fn parts_of_a_query_take_their_parameters() {
         }
         let closed = [super::super::support::wire::close(b'S', "s"), sync()];
         assert_eq!(client.ask(&closed), one.ask(&closed));
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
+fn numbers_of_rows_are_of_the_type_that_they_are_cast_to() {
+    let (mut one, shards) = filled("parts_limits");
+    let mut client = shards.client();
+    for (sql, value) in [
+        ("SELECT id FROM users ORDER BY id LIMIT $1::int", &[0, 0, 0, 3][..]),
+        ("SELECT id FROM users ORDER BY id OFFSET $1::smallint", &[0, 80]),
+        ("SELECT id FROM users ORDER BY id LIMIT $1", &[0, 0, 0, 0, 0, 0, 0, 4]),
+        ("SELECT id FROM users ORDER BY id OFFSET $1::int LIMIT $1", &[0, 0, 0, 5]),
+        ("SELECT level, count(*) FROM users GROUP BY level ORDER BY level LIMIT $1::int", &[0, 0, 0, 2]),
+        ("SELECT id FROM users WHERE age > (SELECT avg(age) FROM users) ORDER BY id LIMIT $1::int", &[0, 0, 0, 3]),
+    ] {
+        // One value, in binary format, and rows in text format.
+        let mut body = b"\0\0\0\x01\0\x01\0\x01\0\0\0".to_vec();
+        body.push(u8::try_from(value.len()).unwrap());
+        body.extend_from_slice(value);
+        body.extend_from_slice(&[0, 0]);
+        let messages = [parse("", sql), describe(b'S', ""), tagged(b'B', &body), execute("", 0), sync()];
+        let expected = one.ask(&messages);
+        assert!(!expected.contains("E:"), "{sql}: {expected}");
+        assert_eq!(client.ask(&messages), expected, "{sql}");
     }
     shards.pgdog.stop();
 }

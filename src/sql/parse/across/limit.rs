@@ -9,6 +9,7 @@ use crate::error::{Error, Fault};
 use crate::merge::plan::{Bound, Limit};
 use crate::merge::refused;
 use crate::protocol::sqlstate::SqlState;
+use crate::types::oid;
 
 /// Reads the limit of a query.
 ///
@@ -17,11 +18,13 @@ pub(super) fn read(select: &SelectStmt) -> Result<Limit, Error> {
     let limit = Limit {
         count: bound(
             select.limit_count.as_deref(),
+            oid::INT8,
             "LIMIT",
             SqlState::INVALID_ROW_COUNT_IN_LIMIT_CLAUSE,
         )?,
         offset: bound(
             select.limit_offset.as_deref(),
+            oid::INT8,
             "OFFSET",
             SqlState::INVALID_ROW_COUNT_IN_RESULT_OFFSET_CLAUSE,
         )?,
@@ -38,7 +41,13 @@ pub(super) fn read(select: &SelectStmt) -> Result<Limit, Error> {
     Ok(limit)
 }
 
-fn bound(node: Option<&Node>, name: &str, negative: SqlState) -> Result<Bound, Error> {
+/// One number of rows. `type_oid`: what type a parameter has there.
+fn bound(
+    node: Option<&Node>,
+    type_oid: u32,
+    name: &str,
+    negative: SqlState,
+) -> Result<Bound, Error> {
     let refuse = || refused(&format!("{name} with an expression"));
     let number = |text: &str| text.trim().parse::<i64>().map_err(|_| refuse());
     let Some(node) = node.and_then(inner) else {
@@ -55,9 +64,8 @@ fn bound(node: Option<&Node>, name: &str, negative: SqlState) -> Result<Bound, E
             _ => return Err(refuse()),
         },
         NodeEnum::ParamRef(parameter) => {
-            return usize::try_from(parameter.number)
-                .map(Bound::Parameter)
-                .map_err(|_| refuse());
+            let number = usize::try_from(parameter.number).map_err(|_| refuse())?;
+            return Ok(Bound::Parameter { number, type_oid });
         }
         NodeEnum::TypeCast(cast) => {
             let names = cast
@@ -69,12 +77,13 @@ fn bound(node: Option<&Node>, name: &str, negative: SqlState) -> Result<Bound, E
                 .type_name
                 .as_ref()
                 .is_some_and(|name| !name.array_bounds.is_empty());
-            return match names.last() {
-                Some(&("int8" | "int4" | "int2")) if !arrays => {
-                    bound(cast.arg.as_deref(), name, negative)
-                }
-                _ => Err(refuse()),
+            let type_oid = match names.last() {
+                Some(&"int8") if !arrays => oid::INT8,
+                Some(&"int4") if !arrays => oid::INT4,
+                Some(&"int2") if !arrays => oid::INT2,
+                _ => return Err(refuse()),
             };
+            return bound(cast.arg.as_deref(), type_oid, name, negative);
         }
         _ => return Err(refuse()),
     };
@@ -91,7 +100,7 @@ fn bound(node: Option<&Node>, name: &str, negative: SqlState) -> Result<Bound, E
 pub(super) fn push_down(select: &mut SelectStmt, limit: Limit) -> Result<(), Error> {
     let pushed = match (limit.count, limit.offset) {
         (Bound::None, Bound::None | Bound::Constant(_)) => None,
-        (Bound::None, Bound::Parameter(_)) => return mention(select, limit),
+        (Bound::None, Bound::Parameter { .. }) => return mention(select, limit),
         (Bound::Constant(count), Bound::None) => Some(constant(count)?),
         (Bound::Constant(count), Bound::Constant(offset)) => {
             Some(constant(count.saturating_add(offset))?)
@@ -100,12 +109,13 @@ pub(super) fn push_down(select: &mut SelectStmt, limit: Limit) -> Result<(), Err
             let term = |bound| match bound {
                 Bound::None => "0".to_owned(),
                 Bound::Constant(count) => count.to_string(),
-                Bound::Parameter(number) => format!("${number}::int8"),
+                Bound::Parameter { number, type_oid } => cast(number, type_oid),
             };
-            // NULL is no limit; `least` passes over it. Neither sum can be too great for an int8.
-            let (count, offset) = (term(count), format!("COALESCE({}, 0)", term(offset)));
+            // NULL is no limit: both functions pass over it. A negative OFFSET is an error of the whole query. Neither sum can
+            // be too great for an int8. PostgreSQL reads OFFSET first, which may give a parameter of both its type.
+            let (count, offset) = (term(count), format!("GREATEST({}, 0)", term(offset)));
             Some(parse(&format!(
-                "LEAST({count}, {} - {offset}) + {offset}",
+                "LEAST({} - {offset}, {count}) + {offset}",
                 i64::MAX
             ))?)
         }
@@ -123,10 +133,10 @@ pub(super) fn push_down(select: &mut SelectStmt, limit: Limit) -> Result<(), Err
 
 /// Makes a shard's query give all rows, and yet have the parameters of its limit: a client binds them.
 pub(super) fn mention(select: &mut SelectStmt, limit: Limit) -> Result<(), Error> {
-    let parameters = [limit.count, limit.offset]
+    let parameters = [limit.offset, limit.count]
         .into_iter()
         .filter_map(|bound| match bound {
-            Bound::Parameter(number) => Some(format!("${number}::int8")),
+            Bound::Parameter { number, type_oid } => Some(cast(number, type_oid)),
             _ => None,
         });
     let parameters: Vec<_> = parameters.collect();
@@ -142,6 +152,16 @@ pub(super) fn mention(select: &mut SelectStmt, limit: Limit) -> Result<(), Error
         select.set_limit_option(LimitOption::Count);
     }
     Ok(())
+}
+
+/// A parameter as a bigint. Its own type is that of the first cast.
+fn cast(number: usize, type_oid: u32) -> String {
+    let first = match type_oid {
+        oid::INT2 => "::int2",
+        oid::INT4 => "::int4",
+        _ => "",
+    };
+    format!("${number}{first}::int8")
 }
 
 fn constant(count: u64) -> Result<Node, Error> {

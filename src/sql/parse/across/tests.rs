@@ -4,6 +4,7 @@ use pg_query::NodeEnum;
 
 use super::*;
 use crate::merge::plan::{Aggregate, Bound, Column, Expression, Function, Limit, Operator};
+use crate::types::oid;
 
 /// `users.id`, `orders.user_id` and `lines.user_id` are keys; `other.key` is one of another family.
 struct Tables;
@@ -271,7 +272,8 @@ fn limits_are_widened_for_the_shards() {
             "{sql}"
         );
     };
-    let (constant, parameter) = (Bound::Constant, Bound::Parameter);
+    let constant = Bound::Constant;
+    let parameter = |number, type_oid| Bound::Parameter { number, type_oid };
     limit(
         "SELECT id FROM users LIMIT 5",
         "=",
@@ -321,15 +323,15 @@ fn limits_are_widened_for_the_shards() {
         Bound::None,
     );
     limit(
-        "SELECT id FROM users LIMIT $1 OFFSET $2",
-        "SELECT id FROM users LIMIT LEAST($1::int8, 9223372036854775807 - COALESCE($2::int8, 0)) + COALESCE($2::int8, 0)",
-        parameter(1),
-        parameter(2),
+        "SELECT id FROM users LIMIT $1 OFFSET $2::int",
+        "SELECT id FROM users LIMIT LEAST(9223372036854775807 - GREATEST($2::int4::int8, 0), $1::int8) + GREATEST($2::int4::int8, 0)",
+        parameter(1, oid::INT8),
+        parameter(2, oid::INT4),
     );
     limit(
-        "SELECT count(*) FROM users LIMIT $1",
-        "SELECT count(*) FROM users LIMIT CASE WHEN COALESCE($1::int8) IS NULL THEN NULL::int8 END",
-        parameter(1),
+        "SELECT count(*) FROM users LIMIT $1::smallint",
+        "SELECT count(*) FROM users LIMIT CASE WHEN COALESCE($1::int2::int8) IS NULL THEN NULL::int8 END",
+        parameter(1, oid::INT2),
         Bound::None,
     );
     let plan = check(
