@@ -102,6 +102,12 @@ impl Gather<'_> {
             return Err(refused("a subquery that depends on the query around it"));
         }
         let asked = self.asked(select, false)?;
+        self.part(asked)
+    }
+
+    /// The name of the table that the rows of this part stand for. It is asked once, wherever it is needed: the rows come in
+    /// any order, and a query that is named twice has one.
+    fn part(&mut self, asked: Asked) -> Result<String, Error> {
         let known = self.gathered.iter().position(|other| *other == asked);
         let index = known.unwrap_or(self.gathered.len());
         if index >= PARTS_MAX {
@@ -369,8 +375,7 @@ impl Gather<'_> {
             limit::push_down(&mut rows, limit)?;
             asked.text = write(NodeEnum::SelectStmt(Box::new(rows)))?;
         }
-        self.gathered.push(asked);
-        let name = gathered_name(self.gathered.len() - 1);
+        let name = self.part(asked)?;
         select.from_clause = vec![edit::table(&name, alias)];
         Ok(())
     }
