@@ -359,6 +359,9 @@ impl Merge {
                         Some(_) if is_of_statement(body) => {
                             put_error(out, &refused("this query"));
                         }
+                        _ if self.plan.is_own_error(body) => {
+                            put_error(out, &refused("count(DISTINCT …) of arrays"));
+                        }
                         _ => out.extend_from_slice(message),
                     }
                     self.drop_rows();

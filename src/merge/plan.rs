@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Fault};
+use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
 use crate::types::{read_integer, Format};
 
@@ -112,6 +113,17 @@ impl MergePlan {
     /// Is this column one of those that ORDER BY names?
     pub(super) fn orders_by(&self, column: Column) -> bool {
         self.order.iter().any(|key| key.column == column)
+    }
+
+    /// Is this ErrorResponse about what the merge needs, and not about the query? The values of `count(DISTINCT …)` come in
+    /// an array, which cannot be made of arrays that are NULL, empty or of several sizes.
+    pub(super) fn is_own_error(&self, body: &[u8]) -> bool {
+        let counts = self.grouping.as_ref().is_some_and(|grouping| {
+            let mut functions = grouping.aggregates.iter().map(|found| &found.function);
+            functions.any(|function| matches!(function, Function::CountDistinct { .. }))
+        });
+        let code = Fields::parse(body).ok().and_then(|fields| fields.code());
+        counts && code.is_some_and(|code| matches!(code.as_str(), "2202E" | "22004"))
     }
 
     /// Rows that each leg has to give for `rows` of the merge. `None`: all that it has.

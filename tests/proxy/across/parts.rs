@@ -184,6 +184,14 @@ fn what_only_the_merge_finds_wrong_ends_the_statement() {
             "SELECT count(DISTINCT ARRAY[level, age]) FROM users",
             "0A000",
         ),
+        (
+            "SELECT count(DISTINCT CASE WHEN level > 2 THEN ARRAY[age] ELSE '{}' END) FROM users",
+            "0A000",
+        ),
+        (
+            "SELECT count(DISTINCT CASE WHEN level > 2 THEN ARRAY[age] END) FROM users",
+            "0A000",
+        ),
     ] {
         let answer = client.query(sql);
         assert!(
