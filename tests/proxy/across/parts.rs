@@ -151,6 +151,7 @@ fn names_and_orders_mean_what_they_do_on_one_server() {
         "SELECT DISTINCT ON (u.level) level, id FROM users u ORDER BY level, id",
         "SELECT DISTINCT ON (level) level AS x, id FROM users ORDER BY x, id",
         "SELECT DISTINCT ON (level) generate_series(1, 2), id FROM users ORDER BY level, id",
+        "SELECT upper(name), count(*) FROM users GROUP BY upper ORDER BY 1",
         "WITH w AS MATERIALIZED (SELECT array_agg(id) AS v FROM users) SELECT x.v = y.v FROM w x, w y",
         "WITH w AS (SELECT id, row_number() OVER () AS r FROM users) SELECT count(*) FROM w x JOIN w y ON x.id = y.id AND x.r = y.r",
     ] {

@@ -361,6 +361,18 @@ fn key(
             }
             return Ok((Column::FromStart(index), Some(value.clone())));
         }
+        // An output that is not named in the text has a name all the same: that of its function.
+        if let Some(index) = outputs.named(name) {
+            let value = outputs
+                .target(index)
+                .and_then(|target| target.val.as_deref());
+            let computed =
+                value.filter(|value| !matches!(inner(value), Some(NodeEnum::ColumnRef(_))));
+            let output = computed.filter(|value| cannot_be_a_column(name, value, all, catalogue));
+            if let Some(value) = output {
+                return Ok((Column::FromStart(index), Some(value.clone())));
+            }
+        }
     }
     Ok((outputs.column(Reference::Input(item))?.0, None))
 }
