@@ -59,6 +59,8 @@ mod extended;
 mod failover;
 #[path = "proxy/generated_keys.rs"]
 mod generated_keys;
+#[path = "proxy/hearing.rs"]
+mod hearing;
 #[path = "proxy/keys.rs"]
 mod keys;
 #[path = "proxy/killed.rs"]

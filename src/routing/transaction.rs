@@ -137,9 +137,14 @@ impl Transaction {
         })
     }
 
-    fn push(&mut self, entry: Entry) -> Result<(), TooLong> {
+    /// Could a statement be remembered?
+    pub fn has_room(&self, text: &[u8]) -> bool {
         let bytes: usize = self.prologue.iter().map(|entry| entry.text().len()).sum();
-        if bytes + entry.text().len() > PROLOGUE_BYTES_MAX {
+        bytes + text.len() <= PROLOGUE_BYTES_MAX
+    }
+
+    fn push(&mut self, entry: Entry) -> Result<(), TooLong> {
+        if !self.has_room(entry.text()) {
             return Err(TooLong);
         }
         self.prologue.push(entry);

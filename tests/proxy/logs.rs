@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use crate::shards::Shards;
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER};
 use crate::support::process::{poll, Folder, PATIENCE};
-use crate::support::wire::{bind, describe, execute, parse, query, sync};
+use crate::support::wire::{bind, describe, execute, parse, query, run, sync};
 use crate::support::{Config, Postgres, Wire};
 
 /// The log's lines that hold all of these.
@@ -149,6 +150,48 @@ fn slow_queries_are_warned_about_with_their_own_text() {
     assert_eq!(client.value("SELECT 'answered'"), "answered");
     assert!(lines(&pgdog.log(), &["slow query", "quick"]).is_empty());
     pgdog.stop();
+}
+
+/// Also what is run on several servers, or none.
+#[test]
+fn queries_over_shards_are_logged_once_and_warned_about() {
+    let folder = Folder::new("queries");
+    let path = folder.path().join("queries.log");
+    let general = format!(
+        "query_log = {:?}\nlog_min_duration_query = 200",
+        path.display().to_string()
+    );
+    let table = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
+    let shards = Shards::start("logs_shards", &general, table);
+    let mut client = shards.client();
+    let texts = [
+        "CREATE TABLE t (id bigint, n int)",
+        "SELECT n FROM t WHERE id = 1",
+        "BEGIN",
+        "UPDATE t SET n = 2; SELECT count(*) FROM t",
+        "COMMIT",
+        "SELECT count(*), pg_sleep(0.3) FROM t",
+    ];
+    for sql in texts {
+        client.query(sql);
+    }
+    client.ask(&[run("SELECT sum(n) FROM t", &[]), sync()]);
+    client.ask(&[parse("named", "SELECT max(n) FROM t"), sync()]);
+    client.ask(&[bind("", "named", &[]), execute("", 0), sync()]);
+    let who = format!("{ALICE}@{}: ", shards.name);
+    let expected = [
+        &texts[..],
+        &["SELECT sum(n) FROM t", "SELECT max(n) FROM t"],
+    ]
+    .concat();
+    let expected: Vec<_> = expected.iter().map(|text| who.clone() + text).collect();
+    assert_eq!(queries(&path, expected.len()), expected);
+    let warned = poll(PATIENCE, "a warning", || {
+        let found = lines(&shards.pgdog.log(), &["slow query", &shards.name, " ms="]);
+        (!found.is_empty()).then_some(found)
+    });
+    assert!(warned[0].contains("pg_sleep"), "{warned:?}");
+    shards.pgdog.stop();
 }
 
 #[test]

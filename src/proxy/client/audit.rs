@@ -83,8 +83,7 @@ impl Audit {
 }
 
 impl Relay<'_> {
-    /// A message is passed to the server. Only what runs a statement counts, and each statement once: a Query, a Parse
-    /// that the server gets under the client's name, a Bind of a statement whose name we know.
+    /// A message is passed to the server.
     #[cold]
     pub(super) fn audit(&mut self, header: Header, bytes: &[u8]) {
         let end = header.frame_bytes().min(bytes.len());
@@ -98,26 +97,7 @@ impl Relay<'_> {
         if rehearses {
             self.session.rehearse_message(header.tag, body);
         }
-        match header.tag {
-            tag::QUERY => {
-                let text = body.strip_suffix(b"\0").unwrap_or(body);
-                self.session.audit_text(text, dialect);
-            }
-            tag::PARSE => match Parse::parse(body) {
-                Ok(parse) if !self.session.renames(parse.statement.is_empty()) => {
-                    self.session.audit_text(parse.query, dialect);
-                }
-                _ => {}
-            },
-            tag::BIND if self.session.translates() => {
-                if let Some((_, name @ [_, ..])) = statement_of_bind(body) {
-                    if let Ok(statement) = self.session.statements.get(name).cloned() {
-                        self.session.audit_text(statement.text(), dialect);
-                    }
-                }
-            }
-            _ => {}
-        }
+        self.session.audit_message(header.tag, body, dialect);
     }
 
     /// The same for the message at the front.
@@ -178,6 +158,45 @@ impl Session {
                 };
                 let types: Vec<u32> = parse.types.iter().collect();
                 self.rehearse(parse.query, Some((&bind, &types)));
+            }
+            _ => {}
+        }
+    }
+
+    /// A message is run here, on several servers or none.
+    pub(super) fn audit_run(&mut self, tag: u8, body: &[u8]) {
+        if self.audit.is_some() {
+            self.audit_message(tag, body, self.session_dialect());
+        }
+    }
+
+    /// The same has been done, with all that was asked together with it since then.
+    pub(super) fn audit_ran(&mut self, since: Instant) {
+        if self.audit.is_some() {
+            self.audit_answer(since);
+        }
+    }
+
+    /// Only what runs a statement counts, and each statement once: a Query, a Parse that the server gets under the
+    /// client's name, a Bind of a statement whose name we know.
+    fn audit_message(&mut self, tag: u8, body: &[u8], dialect: Dialect) {
+        match tag {
+            tag::QUERY => {
+                let text = body.strip_suffix(b"\0").unwrap_or(body);
+                self.audit_text(text, dialect);
+            }
+            tag::PARSE => match Parse::parse(body) {
+                Ok(parse) if !self.renames(parse.statement.is_empty()) => {
+                    self.audit_text(parse.query, dialect);
+                }
+                _ => {}
+            },
+            tag::BIND if self.translates() => {
+                if let Some((_, name @ [_, ..])) = statement_of_bind(body) {
+                    if let Ok(statement) = self.statements.get(name).cloned() {
+                        self.audit_text(statement.text(), dialect);
+                    }
+                }
             }
             _ => {}
         }

@@ -101,12 +101,22 @@ impl Collector {
 
     /// What came besides the answer, and is the client's: ParameterStatus and NotificationResponse.
     pub(crate) fn asides(&self) -> Vec<u8> {
+        self.messages(&[tag::PARAMETER_STATUS, tag::NOTIFICATION_RESPONSE])
+    }
+
+    /// The messages with these tags.
+    pub(crate) fn messages(&self, tags: &[u8]) -> Vec<u8> {
         let frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
-        let asides = frames.filter(|frame| {
-            let tags = [tag::PARAMETER_STATUS, tag::NOTIFICATION_RESPONSE];
-            tags.contains(&frame.tag)
-        });
-        asides.flat_map(|frame| frame.message).copied().collect()
+        let found = frames.filter(|frame| tags.contains(&frame.tag));
+        found.flat_map(|frame| frame.message).copied().collect()
+    }
+
+    /// Errors: there is an ErrorResponse.
+    pub(crate) fn outcome(&self) -> Result<(), RunError> {
+        match self.error() {
+            Some(body) => Err(RunError::Server(body)),
+            None => Ok(()),
+        }
     }
 
     /// Was there more than is kept?
@@ -211,11 +221,8 @@ impl Server {
     /// Reads the replies to what was asked.
     pub(crate) async fn answer(&mut self) -> Result<Collector, RunError> {
         let mut replies = Collector::default();
-        self.drain(&mut replies).await.map_err(RunError::Lost)?;
-        match replies.error() {
-            Some(body) => Err(RunError::Server(body)),
-            None => Ok(replies),
-        }
+        self.answer_into(&mut replies).await?;
+        replies.outcome().map(|()| replies)
     }
 
     /// The same, for somebody who looks at the replies, errors among them.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 
 use crate::metrics::Timed;
+use crate::protocol::backend::tag;
 use crate::routing::two_phase::gid::TransactionId;
 use crate::routing::two_phase::log::{Pending, Record};
 use crate::routing::two_phase::{Action, Entry, Event, Outcome, Statement, TwoPhase};
@@ -22,6 +23,7 @@ use super::super::link::Link;
 use super::super::pools::Held;
 use super::super::server::{cancel, Collector, Lost, RunError, Target};
 use super::finish::{self, Part, Unfinished};
+use super::heard::Heard;
 use super::Running;
 
 /// Pause before a record that could not be written is tried again.
@@ -31,6 +33,13 @@ const STOPS: u32 = 10;
 /// Between two of those.
 const STOP_PAUSE: Duration = Duration::from_secs(1);
 
+/// What servers say beside their answers.
+const ASIDES: [u8; 3] = [
+    tag::NOTICE_RESPONSE,
+    tag::PARAMETER_STATUS,
+    tag::NOTIFICATION_RESPONSE,
+];
+
 /// How it went, for the session.
 pub(crate) struct Conclusion {
     pub(crate) outcome: Outcome,
@@ -38,6 +47,8 @@ pub(crate) struct Conclusion {
     pub(crate) legs: Vec<(u32, Held)>,
     /// Body of the ErrorResponse of the first server that could not prepare.
     pub(crate) refusal: Option<Vec<u8>>,
+    /// What the servers have said beside their answers, and the client is to hear: whole messages.
+    pub(crate) heard: Vec<u8>,
 }
 
 /// A commit, as its session sees it.
@@ -69,6 +80,7 @@ pub(crate) fn commit(
         stopped: Some(stopped),
         reply: Some(reply),
         refusal: None,
+        heard: Heard::default(),
         to_log: None,
         waiting: VecDeque::new(),
         parts: Vec::new(),
@@ -89,6 +101,7 @@ struct Drive {
     stopped: Option<oneshot::Receiver<()>>,
     reply: Option<oneshot::Sender<Conclusion>>,
     refusal: Option<Vec<u8>>,
+    heard: Heard,
     /// The record that is to be on disk before anything else is done.
     to_log: Option<Entry>,
     /// Shards that have been sent something.
@@ -244,14 +257,14 @@ impl Drive {
     }
 
     /// What a shard answers that prepares, or is asked to stop in the end.
-    async fn prepared(&mut self, shard: u32) -> Result<Collector, RunError> {
+    async fn prepared(&mut self, shard: u32, replies: &mut Collector) -> Result<(), RunError> {
         let mut targets: Vec<_> = self.preparing().collect();
         let mut legs = self.legs.iter_mut();
         let Some((_, held)) = legs.find(|(of, _)| *of == shard) else {
             return Err(RunError::Lost(Lost::Closed(None)));
         };
         targets.push(Rc::clone(&held.target));
-        let mut answer = pin!(held.answer());
+        let mut answer = pin!(held.answer_into(replies));
         if let Some(stopped) = &mut self.stopped {
             let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -320,21 +333,27 @@ impl Drive {
             Statement::RollbackPrepared => b"ROLLBACK PREPARED",
             Statement::Rollback => b"ROLLBACK",
         };
-        let answer = match statement {
+        let mut replies = Collector::default();
+        let answered = match statement {
             Statement::Prepare => {
-                let answer = self.prepared(shard).await;
+                let answered = self.prepared(shard, &mut replies).await;
                 self.aim();
-                answer
+                answered
             }
-            _ => match held.answer().await {
-                Err(RunError::Server(body))
-                    if statement.is_last() && finish::is_anothers(&body) =>
-                {
-                    finish::as_owner(held, statement, &state.commits.owner.gid(id, shard)).await
-                }
-                answer => answer,
-            },
+            _ => held.answer_into(&mut replies).await,
         };
+        let asides = replies.messages(&ASIDES);
+        let answer = match answered.and_then(|()| replies.outcome()) {
+            Err(RunError::Server(body)) if statement.is_last() && finish::is_anothers(&body) => {
+                let gid = state.commits.owner.gid(id, shard);
+                match self.leg(shard) {
+                    Some(held) => finish::as_owner(held, statement, &gid).await,
+                    None => Err(RunError::Lost(Lost::Closed(None))),
+                }
+            }
+            answer => answer.map(|()| replies),
+        };
+        self.heard.take(shard, &asides);
         let failure = match answer {
             Ok(replies) if replies.tag() == Some(expected) => {
                 if statement != Statement::Rollback && self.is_superseded(shard) {
@@ -396,6 +415,7 @@ impl Drive {
             outcome,
             legs,
             refusal: self.refusal.take(),
+            heard: std::mem::take(&mut self.heard).into_messages(),
         };
         // If the session is gone its servers are closed.
         let _ = self.reply.take().map(|reply| reply.send(conclusion));

@@ -11,6 +11,7 @@
 
 mod drive;
 mod finish;
+mod heard;
 mod watch;
 
 use std::cell::{Cell, RefCell};

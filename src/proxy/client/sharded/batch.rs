@@ -203,14 +203,17 @@ impl Session {
         let lone = executes.count() == 1 && end == BatchEnd::Sync && !self.sharded().ours;
         let mut rest = messages(batch);
         let mut at = 0;
+        let begun = self.state.core.now();
         while let Some((header, body)) = rest.next() {
             self.room().await?;
+            self.audit_run(header.tag, body);
             at += header.frame_bytes();
             let behind = batch.get(at..).unwrap_or_default();
             let went = match header.tag {
                 tag::SYNC => {
                     self.end_batch().await?;
                     self.stream.write(&ready_for_query(self.status()));
+                    self.audit_ran(begun);
                     continue;
                 }
                 tag::FLUSH => continue,
@@ -227,6 +230,7 @@ impl Session {
                 } else {
                     self.skipping = true;
                 }
+                self.audit_ran(begun);
                 break;
             }
             if put_back {
@@ -402,7 +406,7 @@ impl Session {
     }
 
     /// An error: what was done is undone, unless the transaction is the client's.
-    async fn abandon_batch(&mut self) -> Result<(), End> {
+    pub(super) async fn abandon_batch(&mut self) -> Result<(), End> {
         if std::mem::take(&mut self.sharded().ours) {
             self.roll_back(false).await?;
         }

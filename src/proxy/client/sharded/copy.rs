@@ -253,6 +253,7 @@ impl CopyIn<'_> {
                     }
                     self.fail();
                 }
+                tag::NOTIFICATION_RESPONSE => self.session.stream.write(frame.message),
                 // What happens to all rows on every server is told once.
                 tag::NOTICE_RESPONSE if self.split.is_some() || at == 0 => {
                     self.session.stream.write(frame.message);

@@ -56,6 +56,13 @@ impl Session {
         } else if commits && self.commits_in_two_phases(&legs, tag.is_some()) {
             fared = self.commit_in_two_phases(&mut legs).await?;
         } else if !legs.is_empty() {
+            if commits {
+                // None of them commits if one of them is known to be gone.
+                if let Err(end) = self.hear_now(&mut legs).await {
+                    self.sharded().legs.extend(legs);
+                    return Err(end);
+                }
+            }
             let messages = [call::query(text)];
             let call = Call {
                 messages: &messages,

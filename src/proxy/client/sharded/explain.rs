@@ -5,7 +5,7 @@ use crate::merge::{refused, MergePlan};
 use crate::routing::verdict::{Place, Run};
 use crate::sql::across::{gathered_name, Asked, Of};
 use crate::sql::explain;
-use crate::sql::statement::{Kind, Statement};
+use crate::sql::statement::Statement;
 
 use super::super::super::cluster::Want;
 use super::super::Session;
@@ -29,7 +29,7 @@ impl Session {
         let run = self.route_query(statement, &explained)?;
         let shards = run.place.count(self.cluster.shards());
         let unsettled = shards > 1 || run.asking.is_some();
-        if unsettled && analyze && statement.kind != Kind::Select {
+        if unsettled && analyze && (statement.writes() || statement.makes_table) {
             return Err(refused("EXPLAIN ANALYZE of a change"));
         }
         let run = match &run.gathering {
@@ -61,6 +61,13 @@ impl Session {
             ..Run::at(place)
         })
     }
+}
+
+/// Is an EXPLAIN of this planned here, and not sent to the shard that a hint names? `asked`: there is one. What analyzes a
+/// change does it, and a hint does not take that to one shard if all have to have it.
+pub(super) fn is_explained(statement: &Statement, analyze: bool, asked: Option<usize>) -> bool {
+    let does = analyze && statement.writes();
+    statement.kind.is_query() && (asked.is_none() || does)
 }
 
 /// What EXPLAIN says of a route.

@@ -19,6 +19,7 @@ mod execute;
 mod explain;
 mod flow;
 mod gather;
+mod hearing;
 mod inquiry;
 mod kept;
 mod lookups;
@@ -41,12 +42,11 @@ mod unknown;
 mod view;
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
 use crate::merge::refused;
-use crate::protocol::backend::{ready_for_query, TransactionStatus};
+use crate::protocol::backend::{ready_for_query, tag as backend, TransactionStatus};
 use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
@@ -64,7 +64,7 @@ use super::super::cluster::Want;
 use super::super::core_state::Activity;
 use super::super::news;
 use super::super::pools::Held;
-use super::super::server::RunError;
+use super::super::server::{Collector, RunError};
 use super::checkout::Way;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
 use super::obtain::Aim;
@@ -170,6 +170,12 @@ impl Leg {
 }
 
 impl Sharded {
+    /// A server has reported a setting with its answer.
+    fn report(&mut self, name: Vec<u8>, value: Vec<u8>) {
+        self.reports.retain(|(known, _)| *known != name);
+        self.reports.push((name, value));
+    }
+
     /// The transaction, and all its portals, are over.
     fn end_transaction(&mut self, chain: bool) {
         self.transaction.end(chain);
@@ -260,6 +266,7 @@ impl Session {
                 let steps = match self.plans_of(text).await? {
                     Ok(steps) => steps,
                     Err(error) => {
+                        self.abandon_batch().await?;
                         // Of more than its syntax nobody asks in a failed transaction.
                         let failed = self.check_not_failed(text).err();
                         let failed = failed.filter(|_| error.code != SqlState::SYNTAX_ERROR);
@@ -294,7 +301,7 @@ impl Session {
                     None => {
                         self.check_queries(&batch)?;
                         self.inbound.skip_bytes(length);
-                        Box::pin(self.run_query(&steps)).await
+                        Box::pin(self.run_query(&steps, written)).await
                     }
                 }
             }
@@ -356,29 +363,6 @@ impl Session {
         let mut queries =
             messages(batch).filter(|(header, _)| matches!(header.tag, tag::QUERY | tag::PARSE));
         queries.try_for_each(|(header, _)| self.check_query_bytes(header, true))
-    }
-
-    /// Passes on what servers say that the client keeps between transactions: notifications, above all.
-    pub(super) fn hear_kept(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let Some(sharded) = &mut self.sharded else {
-            return Ok(());
-        };
-        let mut legs = std::mem::take(&mut sharded.legs);
-        let mut heard = Ok(());
-        for leg in &mut legs {
-            while heard.is_ok() && leg.held.exchange.at_rest() {
-                match leg.held.poll_take(self, cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(lost)) => heard = Err(scatter::lost(leg, &lost, false)),
-                    Poll::Pending => break,
-                }
-                if leg.held.exchange.said_farewell() {
-                    heard = Err(End::Silent);
-                }
-            }
-        }
-        self.sharded().legs = legs;
-        heard
     }
 
     /// Has the open transaction reached a server?
@@ -605,10 +589,16 @@ impl Session {
             return Ok(());
         }
         let text = prologue.join(&b";\n"[..]);
-        leg.held.run_text(&text).await.map(drop)
+        let mut replies = Collector::default();
+        let answered = leg.held.run_into(&text, &mut replies).await;
+        let notifications = replies.messages(&[backend::NOTIFICATION_RESPONSE]);
+        self.stream.send_vec(notifications);
+        answered.and_then(|()| replies.outcome())
     }
 
     fn keep(&mut self, leg: Leg) {
+        // Arms the receive, so that a server that goes away is noticed.
+        leg.held.stream.has_received();
         let legs = &mut self.sharded().legs;
         let at = legs.partition_point(|other| other.shard < leg.shard);
         legs.insert(at, leg);

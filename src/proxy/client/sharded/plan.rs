@@ -33,6 +33,7 @@ use super::super::role::{defaults, invalid};
 use super::super::Session;
 use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
+use super::explain::is_explained;
 use super::lookups::lacks_keys;
 use super::messages::{put_bind, put_execute, put_parse, put_part, put_select};
 use super::route::Source;
@@ -350,7 +351,7 @@ impl Session {
         let sharded = self.sharded();
         let in_transaction = sharded.transaction.is_open();
         let joined = sharded.legs.first().map(|leg| leg.shard);
-        if sharded.legs.len() > 1 || sharded.transaction.is_failed() {
+        if sharded.legs.len() > 1 || sharded.transaction.is_failed() || sharded.ours {
             return None;
         }
         let (mut shard, mut count, mut ends) = (None, 0, false);
@@ -538,6 +539,12 @@ impl Session {
                 Kind::Unlisten(None) if asked.is_none() => {
                     Verdict::Run(Box::new(Run::at(Place::Joined)))
                 }
+                Kind::Explain {
+                    statement: of,
+                    analyze,
+                } if is_explained(of, *analyze, asked) => {
+                    Verdict::Run(Box::new(self.explain(of, *analyze, &source)?))
+                }
                 // A hint is for everything that a server runs.
                 kind if !kind.is_query() && !kind.is_of_transactions() && asked.is_some() => {
                     self.check_hinted(statement, &source)?;
@@ -545,9 +552,6 @@ impl Session {
                         copying: copying(statement),
                         ..Run::at(Place::These(asked.into_iter().collect()))
                     }))
-                }
-                Kind::Explain { statement, analyze } if statement.kind.is_query() => {
-                    Verdict::Run(Box::new(self.explain(statement, *analyze, &source)?))
                 }
                 kind if kind.is_of_cursors() && asked.is_none() => {
                     let planned = self.plan_cursor(statement, &source, &mut cursors)?;

@@ -483,6 +483,8 @@ impl<'a> Scatter<'a> {
                     | tag::BIND_COMPLETE
                     | tag::CLOSE_COMPLETE,
                 ) => {}
+                // Of what the client has listened to before; it is no part of the answer.
+                (_, tag::NOTIFICATION_RESPONSE) => self.session.stream.write(frame.message),
                 (Output::Merged { no_data, .. }, tag::NO_DATA) if !*no_data => {}
                 (Output::Merged { merge, flow, .. }, _) => {
                     if let (tag::DATA_ROW, Some(flow)) = (frame.tag, flow) {
@@ -612,10 +614,8 @@ impl<'a> Scatter<'a> {
     fn note_parameters(&mut self, at: usize) {
         let reported = std::mem::take(&mut self.replies[at].parameters);
         if at == 0 {
-            let reports = &mut self.session.sharded().reports;
             for (name, value) in reported {
-                reports.retain(|(known, _)| *known != name);
-                reports.push((name, value));
+                self.session.sharded().report(name, value);
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::merge::plan::{Completion, Source};
 use crate::merge::{refused, Export, MergePlan, Promised};
 use crate::protocol::backend::{ready_for_query, CommandComplete, EMPTY_QUERY_RESPONSE};
 use crate::protocol::error_fields::{put_notice, Severity};
+use crate::protocol::frontend::tag;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::copy::Copying;
 use crate::routing::verdict::{Place, Run, Verdict};
@@ -39,19 +40,27 @@ pub(super) enum Stepped {
 }
 
 impl Session {
-    /// Runs the statements of a Query.
-    pub(super) async fn run_query(&mut self, steps: &[Planned<'_>]) -> Result<(), End> {
-        match steps.is_empty() {
-            true => self.stream.write(&EMPTY_QUERY_RESPONSE),
-            false => self.run_steps(steps).await?,
+    /// Runs the statements of a Query, which is written like this.
+    pub(super) async fn run_query(
+        &mut self,
+        steps: &[Planned<'_>],
+        written: &[u8],
+    ) -> Result<(), End> {
+        let begun = self.state.core.now();
+        self.audit_run(tag::QUERY, written);
+        if steps.is_empty() {
+            self.stream.write(&EMPTY_QUERY_RESPONSE);
         }
+        self.run_steps(steps).await?;
         self.stream.write(&ready_for_query(self.status()));
+        self.audit_ran(begun);
         Ok(())
     }
 
     async fn run_steps(&mut self, steps: &[Planned<'_>]) -> Result<(), End> {
-        // Several statements are one transaction, and so is one that all of several shards must have done or none.
-        let mut ours = false;
+        // Several statements are one transaction, and so is one that all of several shards must have done or none. That of
+        // a batch in front, which no Sync has ended, ends with them.
+        let mut ours = std::mem::take(&mut self.sharded().ours);
         let mut went = Stepped::Done;
         for (at, step) in steps.iter().enumerate() {
             self.room().await?;
@@ -252,12 +261,17 @@ impl Session {
             }
             Verdict::Session => {
                 let inside = transaction.is_open();
-                if inside && transaction.remember(step.text).is_err() {
+                if inside && !transaction.has_room(step.text) {
                     return Ok(self.failed_with(&too_much()));
                 }
-                // On whatever servers the session has; others are told when it comes to them.
+                // On whatever servers the session has; others are told when it comes to them. One that joins for it is not told
+                // before: it would report what has changed to nobody.
                 match self.run_at(step, &Run::joined()).await? {
-                    Stepped::Done if inside => self.restore(step).await,
+                    Stepped::Done if inside => {
+                        let remembered = self.sharded().transaction.remember(step.text);
+                        debug_assert_eq!(remembered, Ok(()), "there was room");
+                        self.restore(step).await
+                    }
                     went => Ok(went),
                 }
             }
@@ -519,6 +533,10 @@ impl Session {
             match tag {
                 Some(tag) => {
                     for step in effects.steps() {
+                        if step.effect.forgets_statements() {
+                            self.statements.clear();
+                            self.statements.succeeded();
+                        }
                         self.settings.succeeded(&step.effect, tag, &mut store);
                     }
                 }

@@ -8,9 +8,9 @@ use futures_channel::oneshot;
 
 use crate::config::TwoPhaseCommit;
 use crate::error::{Error, Fault};
-use crate::protocol::backend::tag;
+use crate::protocol::backend::{tag, ParameterStatus};
 use crate::protocol::error_fields::Fields;
-use crate::protocol::frame::HEADER_BYTES;
+use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::two_phase::{is_needed, Cause, Outcome};
 
@@ -74,7 +74,9 @@ impl Session {
             outcome,
             legs: back,
             refusal,
+            heard,
         } = conclusion;
+        self.pass_heard(heard);
         // Once it is decided there is nothing that could be cancelled without doubt about the outcome.
         self.link.dismiss(Notice::QueryTimeout);
         self.link.dismiss(Notice::Deadlock);
@@ -106,6 +108,20 @@ impl Session {
             (cause, ..) => self.tell(&rolled_back(cause)),
         }
         Ok(Fared::RolledBack)
+    }
+
+    /// What servers have said beside their answers, for the client: settings among it are noted with the transaction's end.
+    fn pass_heard(&mut self, heard: Vec<u8>) {
+        for frame in Frames::new(&heard, BODY_BYTES_MAX).map_while(Result::ok) {
+            if frame.tag != tag::PARAMETER_STATUS {
+                continue;
+            }
+            if let Ok(status) = ParameterStatus::parse(frame.body) {
+                let (name, value) = (status.name.to_vec(), status.value.to_vec());
+                self.sharded().report(name, value);
+            }
+        }
+        self.stream.send_vec(heard);
     }
 
     /// Waits for the end, and tells why the servers were asked to stop, if they were. The end comes without this session, too:
