@@ -4,7 +4,9 @@
 use super::shards::{all, Shards};
 use super::support::postgres::Postgres;
 use super::support::process::{poll, PATIENCE};
-use super::support::wire::{bind, execute, flush, parse, query, run, sync, Message, Wire};
+use super::support::wire::{
+    bind, execute, flush, parse, query, run, sync, transcript, Message, Wire,
+};
 
 const TABLE: &str = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
 
@@ -38,7 +40,9 @@ fn reported(messages: &[Message], name: &str) -> Option<String> {
 
 fn said(client: &mut Wire, sql: &str) -> Vec<Message> {
     client.send(&query(sql));
-    client.read_until(b'Z')
+    let messages = client.read_until(b'Z');
+    assert!(!transcript(&messages).contains("E:"), "{messages:?}");
+    messages
 }
 
 #[test]
@@ -97,17 +101,18 @@ fn settings_of_a_transaction_are_reported() {
         let set = "SET LOCAL client_encoding = 'LATIN1'";
         let name = "client_encoding";
         for end in ["COMMIT", "ROLLBACK"] {
-            // As the first statement, and with servers that have begun.
+            // As the first statement.
             client.query("BEGIN");
-            let told = reported(&said(&mut client, set), name);
-            assert_eq!(told.as_deref(), Some("LATIN1"), "{general}");
+            let told = reported(&said(&mut client, "SET client_encoding = 'LATIN1'"), name);
+            assert_eq!(told.as_deref(), Some("LATIN1"), "{general} {end}");
             client.query("UPDATE t SET n = 1");
-            let told = reported(&said(&mut client, end), name);
+            let told = reported(&said(&mut client, "ROLLBACK"), name);
             assert_eq!(told.as_deref(), Some("UTF8"), "{general} {end}");
+            // On servers that have begun.
             client.query("BEGIN");
             client.query("UPDATE t SET n = 1");
             let told = reported(&said(&mut client, set), name);
-            assert_eq!(told.as_deref(), Some("LATIN1"), "{general}");
+            assert_eq!(told.as_deref(), Some("LATIN1"), "{general} {end}");
             let told = reported(&said(&mut client, end), name);
             assert_eq!(told.as_deref(), Some("UTF8"), "{general} {end}");
             let id = &ids[1];
@@ -118,7 +123,7 @@ fn settings_of_a_transaction_are_reported() {
         }
         // What has failed is not said to servers that join.
         all(&mut client, &["BEGIN", "SAVEPOINT a"]);
-        assert_eq!(client.query("SET LOCAL work_mem = 'much'"), "E:22023 Z:E");
+        assert_eq!(client.query("SET work_mem = 'much'"), "E:22023 Z:E");
         assert_eq!(client.query("ROLLBACK TO a"), "C:ROLLBACK Z:T");
         assert_eq!(
             client.query("SELECT count(*) FROM t"),
@@ -210,17 +215,13 @@ fn a_query_behind_an_unsynced_batch_over_shards() {
     let mut client = shards.client();
     let update = "UPDATE t SET n = n + 1";
     let here = format!("SELECT n FROM t WHERE id = {}", ids[1]);
-    let (broken, broken_here) = (
-        "SELECT 1 / (n - n) FROM t",
-        format!("SELECT 1 / (n - n) FROM t WHERE id = {}", ids[1]),
-    );
+    let broken = format!("SELECT 1 / (n - n) FROM t WHERE id = {}", ids[1]);
     for text in [
         "SELECT sum(n) FROM t",
         &here,
         "",
         "SELECT nothing FROM t",
-        broken,
-        &broken_here,
+        &broken,
         "SAVEPOINT a",
     ] {
         let [ours, theirs] = [&mut client, &mut one].map(|wire| {
