@@ -505,7 +505,7 @@ fn what_one_server_has_is_found_or_gone() {
     same(&mut one, &mut client, &batches);
     // The data of a COPY comes by way of who has bound it.
     client.query("BEGIN");
-    let copy = "/* pgdog_sharding_key: 1 */ COPY countries FROM STDIN";
+    let copy = "/* pgdog_sharding_key: 1 */ COPY users FROM STDIN";
     let bound = vec![parse("", copy), bind("c", "", &[]), sync()];
     assert_eq!(client.ask(&bound), "1 2 Z:T");
     client.query("SELECT count(*) FROM users");
