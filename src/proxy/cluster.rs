@@ -449,10 +449,16 @@ impl Shard {
         }
     }
 
-    /// Is it known that a connection to this server, opened under `epoch`, does not lead to the primary any more?
+    /// Is it known that a connection to this server, opened under `epoch`, is to one that is written to no more? One that was opened
+    /// before anybody knew who was the primary may be to whoever is.
     pub(super) fn is_superseded(&self, server: usize, epoch: Option<Epoch>, now: Instant) -> bool {
+        if self.sole_primary().is_some() {
+            return false;
+        }
         let balance = self.balance.borrow();
-        self.sole_primary().is_none() && balance.roles().is_superseded(server, epoch, now)
+        let roles = balance.roles();
+        let replaced = epoch.is_some() && roles.is_superseded(server, epoch, now);
+        replaced || roles.part(server) == Part::Apart
     }
 
     fn is_right(&self, want: Want, pool: PoolId, now: Instant) -> bool {

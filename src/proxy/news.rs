@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::balance::{BanReason, Epoch, Event, News, Observation, Part};
+use crate::balance::{BanReason, Epoch, Event, News, Observation};
 use crate::pool::PoolId;
 use crate::snapshot::Names;
 
@@ -253,18 +253,14 @@ fn give_up(state: &CoreState, shard: &Shard, server: usize, notice: Notice) {
     }
 }
 
-/// Is it known that a connection to a server of `pool`, opened under `epoch`, is to one that is written to no more? One that
-/// was opened before anybody knew who was the primary may be to whoever is.
+/// Is it known that a connection to a server of `pool`, opened under `epoch`, is to one that is written to no more?
 pub(super) fn is_superseded(state: &CoreState, pool: PoolId, epoch: Option<Epoch>) -> bool {
     let pools = state.pools();
-    let Some(place) = pools.place(pool) else {
-        return false;
-    };
-    let balance = place.shard().balance().borrow();
-    let roles = balance.roles();
-    let now = state.core.now();
-    let replaced = epoch.is_some() && roles.is_superseded(place.server, epoch, now);
-    replaced || roles.part(place.server) == Part::Apart
+    let place = pools.place(pool);
+    place.is_some_and(|place| {
+        let now = state.core.now();
+        place.shard().is_superseded(place.server, epoch, now)
+    })
 }
 
 fn tell_ban(slot: &PoolSlot, before: Option<BanReason>, after: Option<BanReason>) {

@@ -3,12 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::future::poll_fn;
+use std::future::{poll_fn, Future};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::protocol::backend::TransactionStatus;
 use crate::routing::defined::Redefined;
 use crate::routing::role::Catalogue;
 use crate::routing::views::{note_like_tables, View};
@@ -24,6 +25,7 @@ use crate::types::enums::Enums;
 use crate::types::COLLATIONS_QUERY;
 
 use super::super::cluster::{Cluster, Want};
+use super::super::link::Notice;
 use super::super::news;
 use super::super::pools::Held;
 use super::super::server::{Collector, RunError, Server};
@@ -40,6 +42,8 @@ const LOCKED_RETRY: Duration = Duration::from_secs(10);
 /// How long the primary of a database without shards is waited for while what has just been defined is asked for: longer than a
 /// new connection takes. Who waits for all its connections asks a replica.
 const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a server may take for all that is asked of the catalogue, unless a check finds before that it hangs.
+const QUESTION_TIME: Duration = Duration::from_secs(60);
 /// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -275,7 +279,8 @@ impl Session {
         let redefined = std::mem::take(&mut self.redefined);
         let cluster = &self.cluster;
         let asks = cluster.is_split() || cluster.rehearsal.is_some();
-        let own = redefined == Redefined::Tables && self.ties.asks();
+        // Those of a session that keeps its server may be anybody's: its ties stay.
+        let own = redefined == Redefined::Tables && self.ties.asks() && self.pools();
         let heeds = self.state.config().routing.reload_schema_on_ddl;
         if heeds && asks && !own && cluster.shards() == 1 {
             news::definitions_changed(&self.state, &cluster.names);
@@ -288,6 +293,11 @@ impl Session {
             self.link.listen(cx);
             if cluster.learning.poll_ended(cx).is_ready() {
                 return Poll::Ready(Ok(()));
+            }
+            // An open transaction comes to its end first.
+            let leaves = matches!(self.link.notice(), Some(Notice::Drain | Notice::Removed));
+            if leaves && self.status() != TransactionStatus::Idle {
+                return Poll::Pending;
             }
             self.poll_waiting(cx).map(Err)
         })
@@ -411,15 +421,29 @@ impl Session {
             return Ok(None);
         };
         let core = self.state.core.clone();
-        let limit = self.state.config().balancing.check_timeout;
-        let until = limit.and_then(|limit| core.now().checked_add(limit));
-        let answered = core.timeout_at(until, question(&mut held)).await;
+        let until = Some(core.now() + QUESTION_TIME);
+        let answered = {
+            let mut asked = std::pin::pin!(question(&mut held));
+            let answered = poll_fn(|cx| {
+                self.link.listen(cx);
+                // A check has found that it hangs, or that it is another server now.
+                let given_up =
+                    matches!(self.link.notice(), Some(Notice::Superseded | Notice::Hung));
+                if given_up {
+                    return Poll::Ready(None);
+                }
+                asked.as_mut().poll(cx).map(Some)
+            });
+            core.timeout_at(until, answered).await.flatten()
+        };
         Ok(match answered {
             None => {
-                // Whether it hangs a check finds out.
                 held.link.meter.lost();
-                let (database, timeout) = (&self.cluster.names.database, limit.unwrap_or_default());
-                tracing::warn!(%database, shard, "the catalogue was not answered within {timeout:?}");
+                if !self.holds_servers() {
+                    self.link.forget_server();
+                }
+                let database = &self.cluster.names.database;
+                tracing::warn!(%database, shard, "a server did not answer what is asked of the catalogue");
                 None
             }
             Some(Ok(answer)) => {

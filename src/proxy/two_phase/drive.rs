@@ -20,6 +20,7 @@ use crate::snapshot::Names;
 
 use super::super::core_state::CoreState;
 use super::super::link::Link;
+use super::super::news;
 use super::super::pools::Held;
 use super::super::server::{cancel, Collector, Lost, RunError, Target};
 use super::finish::{self, Part, Unfinished};
@@ -393,12 +394,7 @@ impl Drive {
         let Some((_, held)) = legs.find(|(of, _)| *of == shard) else {
             return false;
         };
-        let pools = self.state.pools();
-        let Some(place) = pools.place(held.pool()) else {
-            return false;
-        };
-        let (shard, now) = (place.shard(), self.state.core.now());
-        shard.is_superseded(place.server, held.epoch, now)
+        news::is_superseded(&self.state, held.pool(), held.epoch)
     }
 
     fn conclude(&mut self, outcome: Outcome) {

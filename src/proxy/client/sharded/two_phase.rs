@@ -80,6 +80,9 @@ impl Session {
         // Once it is decided there is nothing that could be cancelled without doubt about the outcome.
         self.link.dismiss(Notice::QueryTimeout);
         self.link.dismiss(Notice::Deadlock);
+        if back.len() == notes.len() {
+            self.link.forget_server(); // it was about another one: all of these are well
+        }
         for (shard, held) in back {
             let note = notes.iter().find(|(of, ..)| *of == shard);
             if let (Some((_, kept, scrub)), Ok(shard)) = (note, usize::try_from(shard)) {
