@@ -60,7 +60,7 @@ fn a_transaction_ends_with_its_first_server_that_is_lost() {
     let limit = "SET LOCAL idle_in_transaction_session_timeout = 300";
     let update = |shard: usize| format!("UPDATE t SET n = 1 WHERE id = {}", ids[shard]);
     all(&mut client, &["BEGIN", limit, &update(0)]);
-    let slow = format!("{} RETURNING pg_sleep(0.6)", update(1));
+    let slow = format!("{} RETURNING pg_sleep(3)", update(1));
     client.send(&[query(&slow), query("COMMIT")].concat());
     let rest = client.rest();
     assert!(rest.ends_with("E:25P03"), "{rest}");

@@ -42,8 +42,9 @@ const LOCKED_RETRY: Duration = Duration::from_secs(10);
 /// How long the primary of a database without shards is waited for while what has just been defined is asked for: longer than a
 /// new connection takes. Who waits for all its connections asks a replica.
 const BUSY_PATIENCE: Duration = Duration::from_millis(500);
-/// How long a server may take for all that is asked of the catalogue, unless a check finds before that it hangs.
-const QUESTION_TIME: Duration = Duration::from_secs(60);
+/// So many times as long as for a check a server may take for all that is asked of the catalogue, unless one finds before that it
+/// hangs.
+const QUESTION_CHECKS: u32 = 12;
 /// Bytes of one answer. A larger catalogue is not learnt: its tables are unknown, its functions may write.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -421,7 +422,9 @@ impl Session {
             return Ok(None);
         };
         let core = self.state.core.clone();
-        let until = Some(core.now() + QUESTION_TIME);
+        let limit = self.state.config().balancing.check_timeout;
+        let limit = limit.map(|limit| limit.saturating_mul(QUESTION_CHECKS));
+        let until = limit.and_then(|limit| core.now().checked_add(limit));
         let answered = {
             let mut asked = std::pin::pin!(question(&mut held));
             let answered = poll_fn(|cx| {

@@ -351,7 +351,7 @@ impl<'a> Relay<'a> {
     fn lost(&mut self, lost: &Lost) -> End {
         self.server.link.meter.lost();
         let exchange = &self.server.exchange;
-        if self.server.has_told_farewell() {
+        if exchange.said_farewell() {
             return End::Silent; // the client has the server's own words
         }
         let in_transaction = exchange.status() != TransactionStatus::Idle;

@@ -60,8 +60,6 @@ pub(crate) struct Server {
     /// How it reads statements, as far as its parameters say.
     pub(crate) dialect: Dialect,
     in_recovery: bool,
-    /// Whoever it works for has its own words about its end.
-    told_farewell: bool,
     /// What was set on it beyond its own values.
     pub(crate) settings: Arc<Settings>,
     pub(crate) target: Rc<Target>,
@@ -232,7 +230,6 @@ impl Server {
             types: None,
             dialect: dialect(&reported),
             in_recovery: in_recovery(&reported),
-            told_farewell: false,
             reported,
             settings: Arc::default(),
             link: registry.enlist(meter, &target),
@@ -286,7 +283,6 @@ impl Server {
         if self.exchange.is_resting() && !to.hears_farewell(self.exchange.status()) {
             return Fate::Drop;
         }
-        self.told_farewell |= fields.as_ref().is_some_and(Fields::is_fatal);
         match to.failed(fields.as_ref()) {
             OnError::Forward => Fate::Forward,
             OnError::Replace(message) => {
@@ -602,11 +598,6 @@ impl Server {
             Ok(None) => Err(Lost::Closed(None)),
             Err(error) => Err(Lost::Closed(Some(error))),
         })
-    }
-
-    /// Has it said that it is going, and was that passed on?
-    pub(crate) fn has_told_farewell(&self) -> bool {
-        self.told_farewell
     }
 
     /// Does it say that it is in recovery? PostgreSQL 14 and later say so, and when that changes.

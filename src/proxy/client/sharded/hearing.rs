@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use super::super::super::server::Lost;
 use super::super::{End, Session};
 use super::scatter;
 use super::Leg;
@@ -34,11 +33,8 @@ impl Session {
                     Poll::Ready(Err(lost)) => return Err(scatter::lost(leg, &lost, false)),
                     Poll::Pending => break,
                 }
-                if leg.held.has_told_farewell() {
-                    return Err(End::Silent); // the client has the server's own words
-                }
                 if leg.held.exchange.said_farewell() {
-                    return Err(scatter::lost(leg, &Lost::Closed(None), false));
+                    return Err(End::Silent); // the client has the server's own words
                 }
             }
         }
