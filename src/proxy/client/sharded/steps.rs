@@ -533,10 +533,6 @@ impl Session {
             match tag {
                 Some(tag) => {
                     for step in effects.steps() {
-                        if step.effect.forgets_statements() {
-                            self.statements.clear();
-                            self.statements.succeeded();
-                        }
                         self.settings.succeeded(&step.effect, tag, &mut store);
                     }
                 }
