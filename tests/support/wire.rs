@@ -325,6 +325,12 @@ impl Wire {
             .expect("a TCP socket");
     }
 
+    /// Sends nothing more, and stays to be sent what there is.
+    pub(crate) fn end_sending(&self) {
+        let ended = self.stream.shutdown(std::net::Shutdown::Write);
+        ended.expect("an open connection");
+    }
+
     /// How long reads and writes may take before they fail.
     pub(crate) fn patience(&self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("not zero");

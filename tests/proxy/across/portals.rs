@@ -536,6 +536,32 @@ fn what_one_server_has_is_found_or_gone() {
     shards.pgdog.stop();
 }
 
+/// It has what other clients wait for.
+#[test]
+fn a_client_that_does_not_read_amid_a_batch_may_leave() {
+    let (_, shards) = filled("portals_unread");
+    let mut client = shards.client();
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    let changed = client.query("UPDATE users SET age = age");
+    assert!(changed.ends_with("Z:T"), "{changed}");
+    let columns: Vec<_> = (0..1000).map(|n| format!("{n} AS c{n}")).collect();
+    let wide = format!("SELECT id, {} FROM users ORDER BY id", columns.join(", "));
+    let asked = client.ask(&[opened("p", &wide), execute("p", 1), sync()]);
+    assert!(asked.ends_with("s Z:T"), "{asked}");
+    // 140 MB: more than sockets hold.
+    client.send(&[describe(b'P', "p").repeat(6000), sync()].concat());
+    poll(PATIENCE, "the first answer", || client.peek());
+    let open = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL";
+    let mut server = shards.shard(0);
+    assert_eq!(server.value(open), "1");
+    client.end_sending();
+    poll(PATIENCE, "its end", || {
+        (server.value(open) == "0").then_some(())
+    });
+    shards.pgdog.stop();
+}
+
 /// Others have parsed theirs on the same server, or on another one, since.
 #[test]
 fn the_unnamed_statement_is_the_one_that_was_parsed_last() {

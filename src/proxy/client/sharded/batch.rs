@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::error::{Error, Fault};
 use crate::merge::refused;
@@ -21,7 +22,8 @@ use crate::sql::session::Effects;
 use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
-use super::super::{End, Session};
+use super::super::super::link::Notice;
+use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{Call, Shown};
 use super::cursors::Fetched;
 use super::lookups::lacks_keys;
@@ -240,10 +242,28 @@ impl Session {
         Ok(())
     }
 
-    /// Waits until the client has read so much that it can be told more.
-    pub(super) async fn room(&self) -> Result<(), End> {
-        poll_fn(|cx| self.stream.poll_room(cx)).await?;
-        Ok(())
+    /// Waits until the client has read so much that it can be told more. Meanwhile it may leave, or have to.
+    pub(super) async fn room(&mut self) -> Result<(), End> {
+        poll_fn(|cx| {
+            if self.stream.poll_room(cx)?.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            self.link.listen(cx);
+            match self.link.notice() {
+                None | Some(Notice::Drain | Notice::Removed) => {}
+                // The next statement heeds them: none is under way.
+                Some(Notice::QueryTimeout | Notice::Deadlock) => {}
+                Some(notice) => return Poll::Ready(Err(End::Fatal(self.farewell(notice)))),
+            }
+            while self.inbound.len() < WAITING_BYTES_MAX {
+                match self.poll_inbound(cx)? {
+                    Poll::Ready(()) => self.inbound.settle(),
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     async fn run_message(
