@@ -44,9 +44,26 @@ pub(super) fn is_volatile(function: &Function) -> bool {
 pub(super) fn is_of_server(function: &Function) -> bool {
     let built_in = matches!(function.schema.as_deref(), None | Some("pg_catalog"));
     let name = &*function.name;
-    let connection = matches!(name, "inet_client_addr" | "inet_client_port");
-    built_in && (connection || name.starts_with("to_reg"))
+    built_in && OF_SERVERS.contains(&name)
 }
+
+/// Functions of PostgreSQL's of that kind.
+///
+/// Source: PostgreSQL's documentation, "System Information Functions and Operators".
+const OF_SERVERS: [&str; 12] = [
+    "inet_client_addr",
+    "inet_client_port",
+    "to_regclass",
+    "to_regcollation",
+    "to_regnamespace",
+    "to_regoper",
+    "to_regoperator",
+    "to_regproc",
+    "to_regprocedure",
+    "to_regrole",
+    "to_regtype",
+    "to_regtypemod",
+];
 
 /// Is it about what sequences have done in the session?
 pub fn recalls(statement: &Statement) -> bool {
