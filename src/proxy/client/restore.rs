@@ -19,8 +19,8 @@ pub(super) type Known = HashMap<Box<[u8]>, Rc<Effects>>;
 const KNOWN_MAX: usize = 1024;
 
 impl Session {
-    /// In session mode names are the client's own, and pass as they are, unless there are several shards: remembers those of statements that change the
-    /// session.
+    /// In session mode names are the client's own, and pass as they are, unless there are several shards: remembers those
+    /// of statements that change the session.
     pub(super) fn know(&mut self, name: &[u8], effects: &Rc<Effects>) {
         if self.pools() || self.translates() {
             return;

@@ -382,19 +382,16 @@ impl Drive {
     }
 
     /// A shard whose server is known to be its primary no more, if it is not too late to roll back.
-    fn superseded(&mut self) -> Option<u32> {
-        let shards: Vec<_> = self.legs.iter().map(|(shard, _)| *shard).collect();
-        let mut shards = shards.into_iter().filter(|_| self.reply.is_some());
+    fn superseded(&self) -> Option<u32> {
+        self.reply.as_ref()?;
+        let mut shards = self.legs.iter().map(|(shard, _)| *shard);
         shards.find(|shard| self.is_superseded(*shard))
     }
 
     /// Is the server of a shard known to be its primary no more?
     fn is_superseded(&self, shard: u32) -> bool {
-        let mut legs = self.legs.iter();
-        let Some((_, held)) = legs.find(|(of, _)| *of == shard) else {
-            return false;
-        };
-        news::is_superseded(&self.state, held.pool(), held.epoch)
+        let mut legs = self.legs.iter().filter(|(of, _)| *of == shard);
+        legs.any(|(_, held)| news::is_superseded(&self.state, held.pool(), held.epoch))
     }
 
     fn conclude(&mut self, outcome: Outcome) {
