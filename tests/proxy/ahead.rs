@@ -10,7 +10,7 @@ use crate::support::scripted::{one_row, serve, Peer};
 use crate::support::wire::{
     bind, copy_data, copy_done, describe, execute, flush, parse, query, run, sync, tagged,
 };
-use crate::support::{Config, Pgdog, Postgres};
+use crate::support::{Config, Pgdog, Postgres, Wire};
 
 /// One server for everybody.
 fn one_server(general: &str) -> (Pgdog, String) {
@@ -54,9 +54,8 @@ fn answer_late(mut peer: Peer) {
     }
 }
 
-#[test]
-fn settings_cost_no_round_trip_once_they_are_known_to_be_taken() {
-    let port = serve(answer_late);
+/// Two clients whose settings a scripted server has taken, in turns.
+fn taking_turns(port: u16) -> (Pgdog, Wire, Wire) {
     let pgdog = Config::empty()
         .general("default_pool_size = 1")
         .server("app", port, "")
@@ -69,6 +68,13 @@ fn settings_cost_no_round_trip_once_they_are_known_to_be_taken() {
         assert_eq!(one.value("SELECT 1"), "SELECT 1");
         assert_eq!(other.value("SELECT 2"), "SELECT 2");
     }
+    (pgdog, one, other)
+}
+
+#[test]
+fn settings_cost_no_round_trip_once_they_are_known_to_be_taken() {
+    let port = serve(answer_late);
+    let (pgdog, _, _) = taking_turns(port);
     pgdog.stop();
 }
 
@@ -242,18 +248,7 @@ fn settings_that_are_cancelled_are_the_request_that_is() {
             }
         }
     });
-    let pgdog = Config::empty()
-        .general("default_pool_size = 1")
-        .server("app", port, "")
-        .user(ALICE, "app", "password = \"hunter2\"")
-        .start();
-    let (mut one, mut other) = (pgdog.client("app"), pgdog.client("app"));
-    assert_eq!(one.query("SET work_mem = '1MB'"), "C:SET Z:I");
-    assert_eq!(other.query("SET work_mem = '2MB'"), "C:SET Z:I");
-    for _ in 0..3 {
-        assert_eq!(one.value("SELECT 1"), "SELECT 1");
-        assert_eq!(other.value("SELECT 2"), "SELECT 2");
-    }
+    let (pgdog, mut one, _other) = taking_turns(port);
     one.send(&query("SELECT 3"));
     wait_until_running(&mut one, pgdog.port());
     assert_eq!(one.batches(1), "E:57014 Z:I");
