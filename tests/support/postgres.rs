@@ -2,6 +2,7 @@
 //!
 //! `PG_BIN` names the folder of its programs; without it Debian's PostgreSQL 15 is used.
 
+use std::cell::RefCell;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -66,7 +67,7 @@ max_connections = 200
 max_prepared_transactions = 100
 password_encryption = 'scram-sha-256'
 shared_buffers = '128MB'
-max_wal_size = '4GB'
+max_wal_size = '256MB'
 fsync = off
 synchronous_commit = off
 full_page_writes = off
@@ -79,11 +80,33 @@ log_min_messages = fatal
 pub(crate) const LOCK_WAITS: &str = "SELECT count(*) FROM pg_stat_activity \
      WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
+thread_local! {
+    /// The databases of the test that this thread runs.
+    static MADE: RefCell<Made> = const { RefCell::new(Made(Vec::new())) };
+}
+
+/// Databases by their cluster's port, dropped when their test has ended: 7 MB each, of which a run makes over a thousand.
+struct Made(Vec<(u16, String)>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for (port, name) in self.0.drain(..) {
+            // Ignored: nobody would hear of it, and the cluster's folder goes away at the end.
+            let _ = std::panic::catch_unwind(|| {
+                Wire::connect(port, "postgres", "postgres", "")
+                    .query(&format!("DROP DATABASE {name} WITH (FORCE)"))
+            });
+        }
+    }
+}
+
 /// A running cluster.
 pub(crate) struct Postgres {
     port: u16,
     bin: PathBuf,
     owner: Owner,
+    /// Do other tests use it after the one that runs now?
+    outlives: bool,
     // The server first: it is killed before its folder is removed.
     server: Process,
     folder: Folder,
@@ -93,18 +116,23 @@ impl Postgres {
     /// The cluster that all tests of this binary share; each takes a database of its own.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(None))
+        SHARED.get_or_init(|| Self::start(None).outliving())
     }
 
     /// Another one, with the certificate `server` and roles that need TLS.
     pub(crate) fn encrypted() -> &'static Self {
         static ENCRYPTED: OnceLock<Postgres> = OnceLock::new();
-        ENCRYPTED.get_or_init(|| Self::start(Some(Certificates::shared())))
+        ENCRYPTED.get_or_init(|| Self::start(Some(Certificates::shared())).outliving())
     }
 
     /// A cluster for one test alone, that it may restart.
     pub(crate) fn own() -> Self {
         Self::start(None)
+    }
+
+    fn outliving(self) -> Self {
+        let outlives = true;
+        Self { outlives, ..self }
     }
 
     fn start(tls: Option<&Certificates>) -> Self {
@@ -164,6 +192,7 @@ impl Postgres {
 
         let postgres = Self {
             port,
+            outlives: false,
             server: launch(&owner, &bin, folder.path(), port),
             bin,
             owner,
@@ -204,7 +233,7 @@ impl Postgres {
         &self.bin
     }
 
-    /// Makes an empty database owned by `alice` and returns its name.
+    /// Makes an empty database owned by `alice` and returns its name. It is dropped when the calling test has ended.
     pub(crate) fn database(&self, label: &str) -> String {
         self.database_with(label, "")
     }
@@ -219,6 +248,9 @@ impl Postgres {
             "C:CREATE_DATABASE Z:I",
             "{sql}"
         );
+        if self.outlives {
+            MADE.with_borrow_mut(|made| made.0.push((self.port, name.clone())));
+        }
         name
     }
 
