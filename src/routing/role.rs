@@ -112,18 +112,44 @@ pub enum Transaction {
 /// Functions and views of a database that its own catalogue tells of.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    /// By name, of all schemas but `pg_catalog`: are all of that name stable or immutable?
-    functions: HashMap<Box<str>, bool>,
+    /// By name, of all schemas but `pg_catalog`: the most that any of that name may do.
+    functions: HashMap<Box<str>, Volatility>,
     /// Names of views that call what is not harmless, in any schema.
     views: HashSet<Box<str>>,
     /// Names of tables and sequences that replicas have otherwise, or not at all, in any schema.
     unreplicated: HashSet<Box<str>>,
 }
 
+/// What a function may do, by what was said when it was made, least first.
+///
+/// Source: <https://www.postgresql.org/docs/current/xfunc-volatility.html>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volatility {
+    /// One value, made of its arguments alone. Functions that give several rows, and aggregates, count as stable.
+    Immutable,
+    /// It changes nothing.
+    Stable,
+    /// Anything.
+    Volatile,
+}
+
+impl Volatility {
+    /// What [`Catalogue::FUNCTIONS`] says of a function.
+    pub fn of(told: &[u8]) -> Self {
+        match told {
+            b"i" => Self::Immutable,
+            b"s" => Self::Stable,
+            _ => Self::Volatile,
+        }
+    }
+}
+
 impl Catalogue {
-    /// Asks a server for its functions: name, and whether all of that name are stable or immutable.
-    pub const FUNCTIONS: &'static str =
-        "SELECT proname, bool_and(provolatile IN ('i', 's')) FROM pg_catalog.pg_proc \
+    /// Asks a server for its functions: name, and the most that any of that name may do (see [`Volatility::of`]).
+    pub const FUNCTIONS: &'static str = "SELECT proname, CASE \
+        WHEN NOT bool_and(provolatile IN ('i', 's')) THEN 'v' \
+        WHEN bool_and(provolatile = 'i' AND NOT proretset AND oid NOT IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) THEN 'i' \
+        ELSE 's' END FROM pg_catalog.pg_proc \
         WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace GROUP BY proname";
     /// Asks a server for what its replicas do not have as it is: unlogged tables, and sequences, of which they have numbers
     /// that are yet to come.
@@ -150,9 +176,15 @@ impl Catalogue {
         WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
 
     /// A function of a user or an extension.
-    pub fn add_function(&mut self, name: &str, harmless: bool) {
-        let all = self.functions.entry(name.into()).or_insert(true);
-        *all = *all && harmless;
+    pub fn add_function(&mut self, name: &str, volatility: Volatility) {
+        let all = self.functions.entry(name.into()).or_insert(volatility);
+        *all = volatility.max(*all);
+    }
+
+    /// Is whatever this name may mean immutable?
+    pub fn function_is_immutable(&self, schema: Option<&str>, name: &str) -> bool {
+        self.functions.get(name) == Some(&Volatility::Immutable)
+            && (schema.is_some() || !is_built_in(name))
     }
 
     /// A table or sequence that replicas do not have as it is.
@@ -192,8 +224,9 @@ impl Catalogue {
         }
         match self.functions.get(&function.name) {
             // Without a schema it may as well be a built-in one of the same name.
-            Some(harmless) => {
-                *harmless && (function.schema.is_some() || !is_harmful(&function.name))
+            Some(volatility) => {
+                *volatility != Volatility::Volatile
+                    && (function.schema.is_some() || !is_harmful(&function.name))
             }
             None => function.harmless,
         }

@@ -102,6 +102,11 @@ impl Catalogue for Named<'_, '_> {
         }
         known
     }
+
+    fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool {
+        let functions = self.database.functions;
+        functions.function_is_immutable(schema, function)
+    }
 }
 
 #[cfg(test)]

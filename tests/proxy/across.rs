@@ -80,6 +80,10 @@ impl Catalogue for Tables {
     fn has_column(&self, _column: &str) -> Option<bool> {
         None
     }
+
+    fn is_immutable(&self, _schema: Option<&str>, _function: &str) -> bool {
+        false
+    }
 }
 
 /// What a client of the simple protocol gets, or of the extended one with binary results.

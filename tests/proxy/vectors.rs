@@ -87,6 +87,32 @@ fn the_nearest_are_looked_for_at_the_nearest_centroids() {
 }
 
 #[test]
+fn functions_of_users_are_computed_by_the_shards_if_they_are_immutable() {
+    let (shards, mut client) = started("vectors_functions", 1);
+    for (sql, rows) in [
+        ("SELECT id FROM points WHERE distance(place, '[9,0]') < 2 ORDER BY distance(place, '[9,0]'), id", "9 8 10"),
+        ("SELECT max(public.distance(place, '[4,0]')) FROM points", "16"),
+        ("SELECT count(*) FROM points GROUP BY distance(place, '[10,0]') > 5 ORDER BY 1", "10 11"),
+    ] {
+        let (got, to) = found(&mut client, sql);
+        assert_eq!((&*got, &*to), (rows, "shards 0, 1, 2"), "{sql}");
+    }
+    // One that is not may read what other shards have, an aggregate only what its own has.
+    for (definition, call) in [
+        ("CREATE FUNCTION volatile_one(text) RETURNS text LANGUAGE sql AS 'SELECT $1'", "volatile_one(place)"),
+        ("CREATE FUNCTION stable_one(text) RETURNS text LANGUAGE sql STABLE AS 'SELECT $1'", "stable_one(place)"),
+        ("CREATE FUNCTION rows_of(text) RETURNS SETOF text LANGUAGE sql IMMUTABLE AS 'SELECT $1'", "rows_of(place)"),
+        ("CREATE AGGREGATE biggest(text) (SFUNC = text_larger, STYPE = text)", "biggest(place)"),
+        ("ALTER FUNCTION distance(text, text) STABLE", "distance(place, place)"),
+    ] {
+        let done = client.query(definition);
+        assert!(done.starts_with("C:"), "{definition}: {done}");
+        assert_eq!(client.query(&format!("SELECT {call} FROM points")), "E:0A000 Z:I", "{call}");
+    }
+    shards.pgdog.stop();
+}
+
+#[test]
 fn as_many_centroids_as_the_square_root_of_all_are_searched_by_default() {
     let (shards, mut client) = started("vectors_root", 0);
     let sql = "SELECT id FROM points ORDER BY place <-> '[5.4,0]' LIMIT 3";

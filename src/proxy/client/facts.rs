@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::routing::role::Catalogue;
+use crate::routing::role::{Catalogue, Volatility};
 use crate::routing::views::View;
 use crate::sharding::schema::{ColumnDefault, Schema};
 use crate::sharding::ShardingTables;
@@ -301,9 +301,10 @@ async fn learn(
     })
     .await?;
     rows(server, Catalogue::FUNCTIONS, |row| {
-        if let [Some(name), Some(harmless)] = row {
+        if let [Some(name), Some(volatility)] = row {
             let name = String::from_utf8_lossy(name);
-            facts.functions.add_function(&name, *harmless == b"t");
+            let volatility = Volatility::of(volatility);
+            facts.functions.add_function(&name, volatility);
         }
     })
     .await?;

@@ -77,13 +77,13 @@ fn the_corpus_parses_but_for_what_shall_not() {
 #[test]
 fn users_functions_are_harmless_when_the_catalogue_says_so() {
     let mut catalogue = Catalogue::default();
-    catalogue.add_function("stable_one", true);
-    catalogue.add_function("volatile_one", false);
-    catalogue.add_function("overloaded", true);
-    catalogue.add_function("overloaded", false);
-    catalogue.add_function("lower", false);
-    catalogue.add_function("upper", true);
-    catalogue.add_function("nextval", true);
+    catalogue.add_function("stable_one", Volatility::Stable);
+    catalogue.add_function("volatile_one", Volatility::Volatile);
+    catalogue.add_function("overloaded", Volatility::Stable);
+    catalogue.add_function("overloaded", Volatility::Volatile);
+    catalogue.add_function("lower", Volatility::Volatile);
+    catalogue.add_function("upper", Volatility::Stable);
+    catalogue.add_function("nextval", Volatility::Stable);
     for (text, expected) in [
         ("SELECT stable_one(1)", true),
         ("SELECT app.stable_one(1)", true),
@@ -101,6 +101,42 @@ fn users_functions_are_harmless_when_the_catalogue_says_so() {
         let analysed = cache.analyse(text.as_bytes(), Dialect::default());
         let found = readable(&analysed.analysis, &catalogue);
         assert_eq!(found.is_ok(), expected, "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn users_functions_are_immutable_when_all_of_their_name_are() {
+    let mut catalogue = Catalogue::default();
+    for (name, volatilities) in [
+        ("one", &[Volatility::Immutable][..]),
+        ("other", &[Volatility::Immutable, Volatility::Stable]),
+        ("another", &[Volatility::Volatile, Volatility::Immutable]),
+        ("lower", &[Volatility::Immutable]),
+    ] {
+        for volatility in volatilities {
+            catalogue.add_function(name, *volatility);
+        }
+    }
+    for (schema, name, expected) in [
+        (None, "one", true),
+        (Some("app"), "one", true),
+        (None, "other", false),
+        (None, "another", false),
+        (None, "unknown", false),
+        // Which of them is called depends on the search path.
+        (None, "lower", false),
+        (Some("app"), "lower", true),
+    ] {
+        let found = catalogue.function_is_immutable(schema, name);
+        assert_eq!(found, expected, "{schema:?} {name}");
+    }
+    for (told, volatility) in [
+        (b"i", Volatility::Immutable),
+        (b"s", Volatility::Stable),
+        (b"v", Volatility::Volatile),
+        (b"?", Volatility::Volatile),
+    ] {
+        assert_eq!(Volatility::of(told), volatility);
     }
 }
 

@@ -217,6 +217,9 @@ impl Session {
                 Run::at(Place::These(vec![shard as usize]))
             }
             Route::Several(shards) if statement.kind == Kind::Select => {
+                if self.lacks_functions(statement, &facts)? {
+                    return Ok(at(Place::All)); // the plan is not used
+                }
                 let (part, dialect) = (source.part, source.dialect);
                 let across = several::plan(statement, part, dialect, &database)?;
                 let by_bytes = self.value_facts().text_ordered_by_bytes;

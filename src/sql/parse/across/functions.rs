@@ -1,6 +1,12 @@
 //! Functions of PostgreSQL whose result over shards is known: those that see one row, and aggregates.
 //!
-//! A function that is not listed may be an aggregate of a user, or read tables: nothing is known of it.
+//! A function that is not listed may be an aggregate of a user, or read tables: nothing is known of it, unless the catalogue says
+//! that it is immutable.
+
+use pg_query::protobuf::FuncCall;
+
+use super::nodes::{function_name, words};
+use super::Catalogue;
 
 /// What a call is, as far as merging is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +25,18 @@ pub(super) enum Known {
     Whole,
 }
 
-/// What the function of this name is; `None` when nothing is known.
+/// What is called; `None` when nothing is known.
+pub(super) fn called(call: &FuncCall, catalogue: &dyn Catalogue) -> Option<Known> {
+    let immutable = || match *words(&call.funcname) {
+        [name] => catalogue.is_immutable(None, name),
+        [schema, name] => catalogue.is_immutable(Some(schema), name),
+        _ => false,
+    };
+    let found = function_name(call).and_then(known);
+    found.or_else(|| immutable().then_some(Known::Scalar))
+}
+
+/// What PostgreSQL's function of this name is; `None` when nothing is known.
 pub(super) fn known(name: &str) -> Option<Known> {
     let lists = [
         (SCALAR, Known::Scalar),

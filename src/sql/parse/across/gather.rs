@@ -11,12 +11,10 @@ use pg_query::{Node, NodeEnum, NodeRef};
 
 use super::super::names::is_system_column;
 use super::edit::{self, clauses_mut, from_mut, parts_mut};
-use super::functions::known;
+use super::functions::called;
 use super::grouped::cannot_be_a_column;
 use super::local::{distinct_on, sublink_is_local, subquery, targets};
-use super::nodes::{
-    any, column_name, function_name, inner, is_star, lone_name, text, words, wrap, write,
-};
+use super::nodes::{any, column_name, inner, is_star, lone_name, text, words, wrap, write};
 use super::scope::{conjuncts, Scope};
 use super::{
     first, gathered_name, limit, merged, merged_in, Across, Asked, Catalogue, Of, Order, Placed,
@@ -135,7 +133,7 @@ impl Gather<'_> {
                 table.relname.starts_with(GATHERED)
                     || self.catalogue.table(None, &table.relname) == Placed::Everywhere
             }
-            NodeRef::FuncCall(call) => function_name(call).and_then(known).is_some(),
+            NodeRef::FuncCall(call) => called(call, self.catalogue).is_some(),
             NodeRef::AExpr(expr) => {
                 expr.name.len() < 2 || words(&expr.name).first() == Some(&"pg_catalog")
             }

@@ -7,7 +7,7 @@ use pg_query::protobuf::{LimitOption, SelectStmt, SetOperation, SqlValueFunction
 use pg_query::{Node, NodeEnum};
 
 use super::super::names::is_system_column;
-use super::functions::{known, Known};
+use super::functions::{called, known, Known};
 use super::nodes::{column_name, function_name, inner, integer, is_star, lone_name, parts, words};
 use super::scope::{conjuncts, Scope, Spread};
 use super::Catalogue;
@@ -327,7 +327,7 @@ impl Check<'_, '_> {
 
     fn call(&mut self, call: &pg_query::protobuf::FuncCall) -> Result<(), Error> {
         let name = words(&call.funcname).join(".");
-        let found = function_name(call).and_then(known);
+        let found = called(call, self.scope.catalogue);
         if let Some(window) = call.over.as_deref() {
             self.usage.windows = true;
             self.usage.windows_local &= found.is_some() && self.is_partitioned(window);

@@ -96,6 +96,10 @@ pub trait Catalogue {
 
     /// Has one of the statement's tables a column of this name? `None`: that is not known.
     fn has_column(&self, column: &str) -> Option<bool>;
+
+    /// Is this function, which PostgreSQL does not have itself, declared to be immutable and to give one value? Then it is made
+    /// of its arguments alone, on whichever shard.
+    fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool;
 }
 
 /// Plans the SELECT that this text is; `None` when it is another statement or several.
