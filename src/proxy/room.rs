@@ -1,7 +1,7 @@
 //! Room on a server that has no connection left: one that another pool does not use is closed.
 //!
 //! A server whose `max_connections`, or the limit of a database or user, is reached refuses a login (53300). The clients
-//! that wait for it go on waiting, and a **search** goes round the cores for connections that count against the same
+//! that wait for it go on waiting, unless another server may serve them, and a **search** goes round the cores for connections that count against the same
 //! limit, are idle, and are above their pool's minimum. For each refusal the one that was not used for longest is
 //! closed; once the server has closed it, too, the core that was refused tries again.
 //!
@@ -20,11 +20,16 @@ use crate::pool::{Crowd, PoolId};
 
 use super::core_state::CoreState;
 use super::mail::Mail;
+use super::news::wake_waiting;
 use super::pools::PoolSlot;
 use super::reload::Place;
 
 /// A search that is not back by then was lost: a core had too much mail.
 const SEARCH_MAX: Duration = Duration::from_secs(1);
+
+/// A server that has refused a slice is taken for full for so long, unless it lets it in before: longer than the pause between two
+/// attempts grows.
+const FULL_FOR: Duration = Duration::from_secs(2);
 
 /// Connections that one search looks for; further refusals begin another.
 const WANT_MAX: usize = 8;
@@ -85,13 +90,37 @@ impl Search {
 pub(crate) struct Refusals {
     count: Cell<usize>,
     searching: Cell<Option<Instant>>,
+    /// The last one, if nobody was let in since.
+    last: Cell<Option<Instant>>,
+}
+
+impl Refusals {
+    /// Is a request that needs another connection better served elsewhere?
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        let last = self.last.get();
+        last.is_some_and(|last| now.saturating_duration_since(last) < FULL_FOR)
+    }
+
+    /// The server has let this slice in.
+    pub(crate) fn admitted(&self) {
+        self.last.set(None);
+    }
 }
 
 /// A server has too many connections to let this slice have another.
 pub(crate) fn refused(state: &Rc<CoreState>, slot: &Rc<PoolSlot>, crowd: Crowd) {
-    let Refusals { count, searching } = &slot.refusals;
+    let Refusals {
+        count, searching, ..
+    } = &slot.refusals;
     count.set(count.get() + 1);
     let now = state.core.now();
+    slot.refusals.last.set(Some(now));
+    if let Some(place) = state.pools().place(slot.id) {
+        if place.shard().servers().len() > 1 {
+            place.cluster.announce();
+            wake_waiting(state, &place.cluster);
+        }
+    }
     let lost = |since: Instant| now.saturating_duration_since(since) > SEARCH_MAX;
     if searching.get().is_none_or(lost) {
         search(state, slot, crowd);
@@ -100,7 +129,9 @@ pub(crate) fn refused(state: &Rc<CoreState>, slot: &Rc<PoolSlot>, crowd: Crowd) 
 
 /// Begins a search, if anybody has been refused who still waits.
 fn search(state: &Rc<CoreState>, slot: &Rc<PoolSlot>, crowd: Crowd) {
-    let Refusals { count, searching } = &slot.refusals;
+    let Refusals {
+        count, searching, ..
+    } = &slot.refusals;
     let want = count.take().min(slot.lacking()).min(WANT_MAX);
     if want == 0 {
         return searching.set(None);

@@ -141,6 +141,55 @@ fn a_server_that_is_starting_up_keeps_those_who_wait() {
     }
 }
 
+/// Another server serves them, as if it were banned. Where there is none they wait for it.
+#[test]
+fn reads_leave_a_replica_that_has_no_connection_left() {
+    let full = serve(|mut peer| peer.send(&refusal("53300", "sorry, too many clients already")));
+    let well = serve(|mut peer| {
+        if peer.log_in(true).is_some() {
+            answer(&mut peer);
+        }
+    });
+    let general = "checkout_timeout = 60000\nidle_healthcheck_interval = 0\n\
+        load_balancing_strategy = \"round_robin\"";
+    for (split, other) in [
+        ("include_primary", None),
+        ("include_primary_if_replica_banned", None),
+        ("exclude_primary", Some(well)),
+    ] {
+        let mut config = Config::empty()
+            .admin()
+            .general(&format!("{general}\nread_write_split = {split:?}"))
+            .server("odd", well, "")
+            .server("odd", full, "role = \"replica\"");
+        if let Some(other) = other {
+            let lines = "role = \"replica\"\ndatabase_name = \"other\"";
+            config = config.server("odd", other, lines);
+        }
+        let pgdog = config
+            .user(ALICE, "odd", &format!("password = {PASSWORD:?}"))
+            .start();
+        let mut client = pgdog.client("odd");
+        for _ in 0..10 {
+            assert_eq!(client.query("SELECT 1"), ONE, "{split}");
+        }
+        assert!(pgdog.admin().rows("SHOW BANS").is_empty(), "{split}");
+        pgdog.stop();
+    }
+    let pgdog = Config::empty()
+        .general("checkout_timeout = 300\nread_write_split = \"exclude_primary\"")
+        .general("idle_healthcheck_interval = 0\nclient_connection_recovery = \"recover\"")
+        .server("odd", well, "")
+        .server("odd", full, "role = \"replica\"")
+        .user(ALICE, "odd", &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut client = pgdog.client("odd");
+    client.send(&query("SELECT 1"));
+    let text = "ERROR 53300 checkout timeout: no server connection free within 300 ms";
+    assert_eq!(error(&client.read_until(b'Z')), text);
+    pgdog.stop();
+}
+
 /// A server that lets one connection in and refuses all others.
 fn refuses(code: &'static str, text: &'static str) -> (Config, Arc<AtomicUsize>) {
     let logins = Arc::new(AtomicUsize::new(0));

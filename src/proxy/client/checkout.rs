@@ -81,8 +81,9 @@ impl Session {
             let queued = matches!(checkout, Checkout::Wait(_));
             let served = match checkout {
                 Checkout::Ready(lease) => Ok(lease),
-                Checkout::Wait(ticket) => match self.wait(ticket, aim, &mut news).await? {
+                Checkout::Wait(ticket) => match self.wait(ticket, aim, terms, &mut news).await? {
                     Some(served) => served,
+                    None if self.is_crowded_out(aim, terms) => return Ok(Attempt::Full),
                     None => return Ok(Attempt::Again),
                 },
                 Checkout::Closed => Err(WaitError::Closed),
@@ -299,7 +300,7 @@ impl Session {
     }
 
     /// Waits in the queue, for as long as the client stays. `None`: this is not the right one any more.
-    async fn wait(&mut self, ticket: Ticket, aim: Aim, news: &mut u64) -> Waited {
+    async fn wait(&mut self, ticket: Ticket, aim: Aim, terms: &Terms, news: &mut u64) -> Waited {
         let now = self.state.core.now();
         self.link.enter(Activity::Waiting, now);
         // A request that waits does not occupy a receive buffer.
@@ -309,7 +310,7 @@ impl Session {
             session: self,
             ticket: Some(ticket),
         };
-        poll_fn(|cx| waiting.poll(cx, aim, news)).await
+        poll_fn(|cx| waiting.poll(cx, aim, terms, news)).await
     }
 
     /// What a client hears when the pool has nothing for it.
@@ -443,12 +444,19 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, aim: Aim, news: &mut u64) -> Poll<Waited> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        aim: Aim,
+        terms: &Terms,
+        news: &mut u64,
+    ) -> Poll<Waited> {
         self.session.link.listen(cx);
         let served = self.session.link.take_served();
         if served.is_some() {
             self.ticket = None;
-        } else if self.session.waits_rightly(aim, news) {
+        } else if !self.session.is_crowded_out(aim, terms) && self.session.waits_rightly(aim, news)
+        {
             return self.session.poll_waiting(cx).map(Err);
         }
         if let Some(since) = self.held_since {

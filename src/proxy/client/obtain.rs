@@ -44,6 +44,8 @@ pub(super) struct Terms {
     pub(super) since: Instant,
     /// It waits for what it has to see until then.
     pub(super) written_by: Instant,
+    /// No server has a connection left: it waits where it is.
+    pub(super) patient: bool,
 }
 
 /// What became of an attempt at one pool.
@@ -56,6 +58,8 @@ pub(super) enum Attempt {
     Failed(Error),
     /// This server has not replayed what the request has to see.
     Behind,
+    /// This server has no connection left: another one may serve a read sooner.
+    Full,
     /// Things have changed: whether this is the right server is to be asked again.
     Again,
 }
@@ -90,8 +94,10 @@ impl Session {
             replayed: None,
             since,
             written_by: since + self.state.config().balancing.written_wait,
+            patient: false,
         };
         let mut tried: Vec<PoolId> = Vec::new();
+        let mut full: Vec<PoolId> = Vec::new();
         let mut failure: Option<Error> = None;
         loop {
             if self.is_outdated() {
@@ -105,6 +111,7 @@ impl Session {
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
                         return Ok(Err(NoServer::Failed(error)));
                     }
+                    terms.patient |= full.contains(&slot.id);
                     self.turn_to(slot);
                     terms.epoch = epoch;
                     terms.replayed = match asks {
@@ -119,6 +126,13 @@ impl Session {
                         continue;
                     }
                     return Ok(Err(NoServer::Failed(self.no_primary(aim))));
+                }
+                Choice::Refused(_) if !full.is_empty() => {
+                    // There is no other: like a write, it waits.
+                    tried.retain(|pool| !full.contains(pool));
+                    full.clear();
+                    terms.patient = true;
+                    continue;
                 }
                 Choice::Refused(refusal) => {
                     let error = self.refusal(aim, refusal, failure);
@@ -139,6 +153,10 @@ impl Session {
                 Attempt::Refused(error) => return Ok(Err(NoServer::Failed(error))),
                 Attempt::Again => {}
                 Attempt::Behind => tried.push(self.slot.id),
+                Attempt::Full => {
+                    tried.push(self.slot.id);
+                    full.push(self.slot.id);
+                }
                 Attempt::Failed(error) => {
                     tried.push(self.slot.id);
                     failure = Some(error);
@@ -342,6 +360,14 @@ impl Session {
     pub(super) fn may_try_again(&self, tries: &mut usize) -> bool {
         *tries += 1;
         *tries < self.slot.config().limits.size + TRIES_MAX
+    }
+
+    /// Is this a read that another server may serve sooner, since this one has no connection left?
+    pub(super) fn is_crowded_out(&self, aim: Aim, terms: &Terms) -> bool {
+        let full = aim.want != Want::Write && !terms.patient;
+        let full = full && self.slot.refusals.is_full(self.state.core.now());
+        let shard = self.cluster.shard(aim.shard).filter(|_| full);
+        shard.is_some_and(|shard| shard.servers().len() > 1)
     }
 
     /// Does a client that waits for a server of this pool do so for good reason? `known` is what was known when it

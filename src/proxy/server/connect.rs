@@ -51,6 +51,7 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
     match outcome.unwrap_or_else(|| Err(unreachable_server(&slot, "connect_timeout"))) {
         Ok(mut server) => {
             server.epoch = epoch;
+            slot.refusals.admitted();
             news::happened(&state, slot.id, Event::Passed);
             let counters = slot.registry.counters();
             counters.count(Stat::ConnectCount);
