@@ -3,7 +3,8 @@
 
 use super::admin::show;
 use super::shards::Shards;
-use super::support::wire::tagged;
+use super::support::process::{poll, PATIENCE};
+use super::support::wire::{query, tagged};
 use super::support::Wire;
 
 const ANY_TABLE: &str =
@@ -102,6 +103,37 @@ fn tables_that_were_made_on_the_servers_are_asked_for() {
         client.query("INSERT INTO nowhere VALUES (1)"),
         "E:42P01 Z:I"
     );
+    shards.pgdog.stop();
+}
+
+/// Who has the only server of a pool asks without waiting for it, also while somebody else does.
+#[test]
+fn who_has_servers_does_not_wait_for_them_to_ask_the_catalogue() {
+    let general = "workers = 1\ndefault_pool_size = 1\ncheckout_timeout = 60000";
+    let shards = Shards::start("defined_exhausted", general, ANY_TABLE);
+    let [mut holder, mut other] = [(); 2].map(|()| shards.client());
+    let made = holder.query("CREATE TABLE base (v int, tenant bigint)");
+    assert_eq!(made, "C:CREATE_TABLE Z:I");
+    assert_eq!(holder.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(holder.value("SELECT count(*) FROM base"), "0");
+    for number in 0..3 {
+        let mut shard = shards.shard(number);
+        shard.query("CREATE TABLE elsewhere (v int, tenant bigint)");
+        shard.query("ALTER TABLE elsewhere OWNER TO alice");
+    }
+    other.send(&query("SELECT count(*) FROM elsewhere"));
+    poll(PATIENCE, "the other one to wait", || {
+        let pools = show(&mut shards.pgdog.admin(), "POOLS");
+        let waits = pools.iter().any(|pool| pool["cl_waiting"] != "0");
+        waits.then_some(())
+    });
+    for tenant in 0..4 {
+        let sql = format!("INSERT INTO elsewhere VALUES (1, {tenant})");
+        assert_eq!(holder.query(&sql), "C:INSERT_0_1 Z:T");
+    }
+    assert_eq!(holder.query("COMMIT"), "C:COMMIT Z:I");
+    let answer = other.batches(1);
+    assert!(answer.ends_with("C:SELECT_1 Z:I"), "{answer}");
     shards.pgdog.stop();
 }
 

@@ -226,7 +226,9 @@ impl Cluster {
 /// Who asks the catalogue for a core.
 #[derive(Default)]
 pub(crate) struct Learning {
-    busy: Cell<bool>,
+    /// A session is at it: one that has no servers, and one that has some. The one waits for the pools, which the other may have
+    /// exhausted, so that does not wait for it.
+    busy: [Cell<bool>; 2],
     /// Sessions that wait for the answer, by their clients' numbers.
     waiting: RefCell<HashMap<i32, Waker>>,
     /// How often what was known was given up.
@@ -236,9 +238,18 @@ pub(crate) struct Learning {
 }
 
 impl Learning {
-    /// Has whoever asks its answer, or given up? Wakes this client when that is so.
-    fn poll_ended(&self, client: i32, cx: &Context<'_>) -> Poll<()> {
-        if !self.busy.get() {
+    fn busy(&self, holds: bool) -> &Cell<bool> {
+        let [free, holding] = &self.busy;
+        if holds {
+            holding
+        } else {
+            free
+        }
+    }
+
+    /// Has whoever asks its answer, or given up? Wakes this client when that is so. `holds`: it has servers.
+    fn poll_ended(&self, holds: bool, client: i32, cx: &Context<'_>) -> Poll<()> {
+        if !self.busy(holds).get() {
             return Poll::Ready(());
         }
         self.waiting.borrow_mut().insert(client, cx.waker().clone());
@@ -247,20 +258,27 @@ impl Learning {
 }
 
 /// A session that asks.
-struct Turn(Rc<Cluster>);
+struct Turn {
+    cluster: Rc<Cluster>,
+    /// It has servers.
+    holds: bool,
+}
 
 impl Turn {
     /// `None`: another one is at it.
-    fn begin(cluster: &Rc<Cluster>) -> Option<Self> {
-        let busy = cluster.learning.busy.replace(true);
-        (!busy).then(|| Self(Rc::clone(cluster)))
+    fn begin(cluster: &Rc<Cluster>, holds: bool) -> Option<Self> {
+        let busy = cluster.learning.busy(holds).replace(true);
+        (!busy).then(|| Self {
+            cluster: Rc::clone(cluster),
+            holds,
+        })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let learning = &self.0.learning;
-        learning.busy.set(false);
+        let learning = &self.cluster.learning;
+        learning.busy(self.holds).set(false);
         learning.waiting.take().into_values().for_each(Waker::wake);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use crate::pool::ConnectFailure;
 use crate::protocol::backend::TransactionStatus;
 use crate::routing::defined::Redefined;
 use crate::routing::views::note_like_tables;
@@ -19,6 +20,7 @@ use super::super::super::cluster::{Cluster, Want};
 use super::super::super::link::Notice;
 use super::super::super::news;
 use super::super::super::pools::Held;
+use super::super::super::server::connect::{connect, Purpose};
 use super::super::super::server::{RunError, Server};
 use super::super::checkout::Way;
 use super::super::obtain::Aim;
@@ -85,9 +87,11 @@ impl Session {
     /// Until whoever asks has its answer, or has given up, for as long as the client stays.
     async fn await_answer(&mut self, cluster: &Cluster) -> Result<(), End> {
         let client = self.link.key.process_id();
+        let holds = self.holds_servers();
         poll_fn(|cx| {
             self.link.listen(cx);
-            if cluster.learning.poll_ended(client, cx).is_ready() {
+            let ended = cluster.learning.poll_ended(holds, client, cx);
+            if ended.is_ready() {
                 return Poll::Ready(Ok(()));
             }
             // An open transaction comes to its end first.
@@ -102,7 +106,7 @@ impl Session {
 
     /// `newest`: what has been defined a moment ago counts. False: another session is asking.
     async fn ask_in_turn(&mut self, cluster: &Rc<Cluster>, newest: bool) -> Result<bool, End> {
-        let Some(turn) = Turn::begin(cluster) else {
+        let Some(turn) = Turn::begin(cluster, self.holds_servers()) else {
             return Ok(false);
         };
         let learning = &cluster.learning;
@@ -112,11 +116,13 @@ impl Session {
         let (facts, at) = self.ask_catalogue(newest).await?;
         // A definition that has changed since may not be in it: whoever comes next asks again.
         let at = (learning.forgotten.get() == forgotten).then_some(at);
-        cluster.replace_facts(Learnt {
-            facts: Rc::new(facts),
-            at,
-            question,
-        });
+        if !cluster.answers(question) {
+            cluster.replace_facts(Learnt {
+                facts: Rc::new(facts),
+                at,
+                question,
+            });
+        }
         drop(turn);
         Ok(true)
     }
@@ -188,10 +194,9 @@ impl Session {
             writes: false,
         };
         // A replica may not have heard yet of what has just been defined. It is asked all the same where the primary is not to be
-        // had, or where who has the primary's connections might wait for itself.
+        // had.
         let now = self.state.core.now();
-        let asks_primary = newest && !self.holds_servers();
-        if asks_primary && self.cluster.has_healthy_primary(shard, now) {
+        if newest && self.cluster.has_healthy_primary(shard, now) {
             let core = self.state.core.clone();
             // Where rows are is not to be taken from a replica if it can be helped: then it is waited for like any.
             let until = (self.cluster.shards() == 1).then(|| now + BUSY_PATIENCE);
@@ -212,14 +217,15 @@ impl Session {
         (shard, newest): (usize, bool),
         question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
     ) -> Result<Option<T>, End> {
+        if self.holds_servers() {
+            return Ok(Box::pin(self.ask_apart(shard, question)).await);
+        }
         let obtained = Box::pin(self.server_to_ask((shard, newest))).await?;
         let Some(mut held) = obtained else {
             return Ok(None);
         };
         let core = self.state.core.clone();
-        let limit = self.state.config().balancing.check_timeout;
-        let limit = limit.map(|limit| limit.saturating_mul(QUESTION_CHECKS));
-        let until = limit.and_then(|limit| core.now().checked_add(limit));
+        let until = self.answered_by();
         let answered = {
             let mut asked = pin!(question(&mut held));
             let answered = poll_fn(|cx| {
@@ -237,9 +243,7 @@ impl Session {
         Ok(match answered {
             None => {
                 held.link.meter.lost();
-                if !self.holds_servers() {
-                    self.link.forget_server();
-                }
+                self.link.forget_server();
                 let database = &self.cluster.names.database;
                 tracing::warn!(%database, shard, "a server did not answer what is asked of the catalogue");
                 None
@@ -260,6 +264,41 @@ impl Session {
                 None
             }
         })
+    }
+
+    /// The same on a connection that no pool counts, for who has servers already: it might wait for itself. There is one at a time
+    /// of each core and database.
+    async fn ask_apart<T>(
+        &mut self,
+        shard: usize,
+        question: impl AsyncFnOnce(&mut Server) -> Result<T, RunError>,
+    ) -> Option<T> {
+        let (state, slot) = (&self.state, self.cluster.writer_of(shard));
+        let asked = async {
+            let connected = connect(state, slot, Purpose::Check).await;
+            let mut server = connected.map_err(ConnectFailure::reason)?;
+            let answer = question(&mut server).await;
+            Box::new(server).close(state).await;
+            answer.map_err(|error| match error {
+                RunError::Server(body) => String::from_utf8_lossy(&body).replace('\0', " "),
+                RunError::Lost(lost) => lost.to_string(),
+            })
+        };
+        let until = self.answered_by();
+        let answered = state.core.timeout_at(until, asked).await;
+        let answered = answered.unwrap_or_else(|| Err("it takes too long".to_owned()));
+        let told = |reason: &String| {
+            let database = &self.cluster.names.database;
+            tracing::warn!(%database, shard, "cannot read the catalogue: {reason}");
+        };
+        answered.inspect_err(told).ok()
+    }
+
+    /// How long a question of the catalogue that is asked now may take.
+    fn answered_by(&self) -> Option<Instant> {
+        let limit = self.state.config().balancing.check_timeout;
+        let limit = limit.map(|limit| limit.saturating_mul(QUESTION_CHECKS));
+        limit.and_then(|limit| self.state.core.now().checked_add(limit))
     }
 
     /// Asks every shard for its types, if that matters. Of one that does not answer, and of all if it is the first, they are
