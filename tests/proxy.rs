@@ -151,6 +151,8 @@ mod twins;
 mod two_phase;
 #[path = "proxy/two_phase_killed.rs"]
 mod two_phase_killed;
+#[path = "proxy/two_phase_left.rs"]
+mod two_phase_left;
 #[path = "proxy/two_phase_waits.rs"]
 mod two_phase_waits;
 #[path = "proxy/types.rs"]

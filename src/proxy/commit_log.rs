@@ -95,8 +95,7 @@ mod tests {
 
     use super::*;
     use crate::routing::two_phase::gid::{Owner, TransactionId};
-    use crate::routing::two_phase::log::Pending;
-    use crate::sharding::Shards;
+    use crate::routing::two_phase::log::{Participant, Pending};
 
     struct Bell(std::sync::mpsc::SyncSender<()>);
 
@@ -128,11 +127,15 @@ mod tests {
     }
 
     fn begin(number: u64) -> Record {
+        let participant = |shard| Participant {
+            shard,
+            servers: Vec::new(),
+        };
         let pending = Pending {
             owner: Owner::new(None, "a-0"),
             database: "shop".to_owned(),
             user: "ann".to_owned(),
-            participants: Shards::all(3),
+            participants: (0..3).map(participant).collect(),
             committed: false,
         };
         Record::Begin(id(number), pending)

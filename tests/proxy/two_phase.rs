@@ -13,9 +13,9 @@ use super::support::wire::{execute, parse, query, run, sync, transcript, Wire};
 /// that is the same everywhere.
 pub(super) struct Shards {
     pub(super) name: String,
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     pub(super) config: Config,
-    log: Folder,
+    pub(super) log: Folder,
 }
 
 const SCHEMA: &str = "

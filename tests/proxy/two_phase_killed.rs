@@ -166,6 +166,29 @@ fn pgdog_is_killed_at_every_step() {
     }
 }
 
+/// Those of the others are finished meanwhile.
+#[test]
+fn a_server_that_hangs_holds_up_its_own_transactions_only() {
+    let shards = Shards::new("killed_hanging", [Postgres::shared(); 3], "");
+    let mut pgdog = shards.config.start();
+    let mut client = shards.begin(&pgdog, 1);
+    let (all, step) = ([0, 1, 2], Step::Before(COMMIT));
+    shards.arm(&all, step);
+    commit(&mut client);
+    all.iter()
+        .for_each(|shard| shards.turnstiles[*shard].wait());
+    kill(&mut pgdog);
+    shards.turnstiles.iter().for_each(Turnstile::disarm);
+    shards.arm(&[0], step);
+    let pgdog = shards.config.start();
+    shards.turnstiles[0].wait();
+    shards.wait_for_prepared(&[0]);
+    assert!(!pgdog.log().contains("it takes too long"));
+    shards.turnstiles[0].disarm();
+    shards.agree(1, true);
+    pgdog.stop();
+}
+
 /// All have prepared, and the decision is not on disk: it was not made.
 #[test]
 fn pgdog_is_killed_before_its_decision_is_on_disk() {

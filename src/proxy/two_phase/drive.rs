@@ -13,15 +13,16 @@ use futures_channel::oneshot;
 use crate::metrics::Timed;
 use crate::protocol::backend::tag;
 use crate::routing::two_phase::gid::TransactionId;
-use crate::routing::two_phase::log::{Pending, Record};
+use crate::routing::two_phase::log::{Participant, Pending, Record};
 use crate::routing::two_phase::{Action, Entry, Event, Outcome, Statement, TwoPhase};
 use crate::sharding::Shards;
 use crate::snapshot::Names;
 
+use super::super::cluster::Cluster;
 use super::super::core_state::CoreState;
 use super::super::link::Link;
 use super::super::news;
-use super::super::pools::Held;
+use super::super::pools::{Held, PoolSlot};
 use super::super::server::{cancel, Collector, Lost, RunError, Target};
 use super::finish::{self, Part, Unfinished};
 use super::heard::Heard;
@@ -60,22 +61,26 @@ pub(crate) struct Underway {
     pub(crate) stop: oneshot::Sender<()>,
 }
 
-/// Commits a transaction that is open on these servers, at least two, and rests there. While they prepare they are what cancel
-/// requests of `client` are for.
+/// Commits a transaction of `cluster` that is open on these servers, at least two, and rests there. While they prepare they are
+/// what cancel requests of `client` are for.
 ///
 /// Shards are named by their place, which is their number: the configuration has no gaps.
 pub(crate) fn commit(
     state: &Rc<CoreState>,
-    names: &Arc<Names>,
+    cluster: &Cluster,
     client: Rc<Link>,
     legs: Vec<(u32, Held)>,
 ) -> Underway {
     let (reply, conclusion) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
+    let participants = legs
+        .iter()
+        .map(|(shard, held)| participant(cluster, *shard, held));
     let drive = Drive {
         state: Rc::clone(state),
         id: state.commits.next_id(state.core.index()),
-        names: Arc::clone(names),
+        names: Arc::clone(&cluster.names),
+        participants: participants.collect(),
         legs,
         client: Some(client),
         stopped: Some(stopped),
@@ -90,10 +95,25 @@ pub(crate) fn commit(
     Underway { conclusion, stop }
 }
 
+/// A shard by the addresses of its servers, first the one that prepares.
+fn participant(cluster: &Cluster, shard: u32, held: &Held) -> Participant {
+    let place = usize::try_from(shard).ok();
+    let shard_of = place.and_then(|place| cluster.shard(place));
+    let slots = shard_of.map_or(&[][..], |shard| shard.servers());
+    let mut slots: Vec<_> = slots.iter().collect();
+    slots.sort_by_key(|slot| slot.id != held.pool());
+    let address = |slot: &Rc<PoolSlot>| slot.config().address.clone();
+    Participant {
+        shard,
+        servers: slots.into_iter().map(address).collect(),
+    }
+}
+
 struct Drive {
     state: Rc<CoreState>,
     id: TransactionId,
     names: Arc<Names>,
+    participants: Vec<Participant>,
     /// Those that are not lost.
     legs: Vec<(u32, Held)>,
     /// Until it is told.
@@ -190,7 +210,7 @@ impl Drive {
                         self.give_up(shard);
                         Event::Superseded(shard)
                     }
-                    None => self.log(entry, participants).await,
+                    None => self.log(entry).await,
                 }
             } else if let Some((shard, statement)) = self.waiting.pop_front() {
                 self.answer_of(shard, statement).await
@@ -229,7 +249,12 @@ impl Drive {
                 }
                 self.waiting.push_back((shard, statement));
             }
-            Action::Recover(shard, resolution) => self.parts.push(Part::new(shard, resolution)),
+            Action::Recover(shard, resolution) => {
+                let mut participants = self.participants.iter();
+                if let Some(at) = participants.find(|at| at.shard == shard) {
+                    self.parts.push(Part::new(at.clone(), resolution));
+                }
+            }
             Action::Answer(outcome) => self.conclude(outcome),
         }
     }
@@ -295,7 +320,7 @@ impl Drive {
         self.legs.retain(|(of, _)| *of != shard);
     }
 
-    async fn log(&mut self, entry: Entry, participants: Shards) -> Event {
+    async fn log(&mut self, entry: Entry) -> Event {
         let Some(log) = &self.state.commits.log else {
             return Event::Logged;
         };
@@ -306,7 +331,7 @@ impl Drive {
                     owner: self.state.commits.owner.clone(),
                     database: self.names.database.clone(),
                     user: self.names.user.clone(),
-                    participants,
+                    participants: self.participants.clone(),
                     committed: false,
                 },
             ),

@@ -1,28 +1,29 @@
-//! What is left of two-phase commits is finished on connections of its own, shard by shard, for as long as it takes.
+//! What is left of two-phase commits is finished on connections of its own, for as long as it takes: of each shard by a task
+//! that has one connection at a time, so that a server which hangs holds up nobody else's.
 
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::Written;
 use crate::pool::ConnectFailure;
 use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::two_phase::gid::{Owner, TransactionId};
-use crate::routing::two_phase::log::Record;
+use crate::routing::two_phase::log::{Participant, Record};
 use crate::routing::two_phase::{Resolution, Statement};
 use crate::snapshot::{CommitSnapshot, Names};
 use crate::sql::quote;
 
-use super::super::cluster::{Choice, Want};
 use super::super::core_state::CoreState;
 use super::super::server::connect::{connect, Purpose};
 use super::super::server::{Collector, RunError, Server};
+use super::whom::{awaited, logins, Login};
 
 /// Pauses between rounds: the first, and the longest that they grow to while nothing can be done.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Longest time for one shard in one round.
+/// Longest time for one user's on one shard in one round.
 const VISIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A transaction that is not done. There is one at most for each that a client wanted to commit while its shards could
@@ -37,10 +38,29 @@ pub(super) struct Unfinished {
 
 /// What is to be done on one shard.
 pub(super) struct Part {
-    shard: u32,
+    at: Participant,
     resolution: Resolution,
     /// When the server was first asked about a transaction that is to be rolled back, in its seconds since 1970.
     since: Option<String>,
+    /// What it waits for.
+    waits: Waits,
+}
+
+/// What stands in the way of a transaction's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Nothing but the server and what it does.
+    Server,
+    /// The server that has prepared it is not in the configuration.
+    Configuration,
+    /// Its user: nobody else who is known here may end it.
+    User,
+}
+
+/// Why not all could be done on a shard.
+pub(super) struct Trouble {
+    pub(super) waits: Waits,
+    pub(super) why: String,
 }
 
 /// One part, as it is carried out.
@@ -52,12 +72,20 @@ struct Errand {
 }
 
 impl Part {
-    pub(super) fn new(shard: u32, resolution: Resolution) -> Self {
+    pub(super) fn new(at: Participant, resolution: Resolution) -> Self {
         Self {
-            shard,
+            at,
             resolution,
             since: None,
+            waits: Waits::Server,
         }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Self {
+        let waits = Waits::Server;
+        Self { waits, why }
     }
 }
 
@@ -65,12 +93,18 @@ impl Unfinished {
     /// What the operator may know of it.
     pub(super) fn snapshot(&self) -> CommitSnapshot {
         let back = |part: &Part| part.resolution == Resolution::Rollback;
+        let waits = |waits: Waits| self.parts.iter().any(|part| part.waits == waits);
+        let (unknown, user) = (waits(Waits::Configuration), waits(Waits::User));
         CommitSnapshot {
             names: Arc::clone(&self.names),
             name: self.owner.name(self.id),
-            state: match self.parts.iter().any(back) {
-                true => "rolling back",
-                false => "committing",
+            state: match (self.parts.iter().any(back), unknown, user) {
+                (true, true, _) => "rolling back, server not configured",
+                (false, true, _) => "committing, server not configured",
+                (true, false, true) => "rolling back, awaiting login of its user",
+                (false, false, true) => "committing, awaiting login of its user",
+                (true, false, false) => "rolling back",
+                (false, false, false) => "committing",
             },
         }
     }
@@ -83,8 +117,13 @@ impl Unfinished {
                 Resolution::Commit => Statement::CommitPrepared,
                 Resolution::Rollback => Statement::RollbackPrepared,
             };
-            how.sql(&self.owner.gid(self.id, part.shard))
+            how.sql(&self.owner.gid(self.id, part.at.shard))
         })
+    }
+
+    /// What is to be done on this shard.
+    fn part(&self, at: &Participant) -> Option<&Part> {
+        self.parts.iter().find(|part| part.at == *at)
     }
 
     /// Tells the log, if nothing is left. Errors: it has to be told later.
@@ -104,44 +143,82 @@ pub(super) fn add(state: &Rc<CoreState>, unfinished: Unfinished) {
     if unfinished.close(state).is_ok() {
         return;
     }
-    let commits = &state.commits;
-    commits.unfinished.borrow_mut().push(unfinished);
-    if !commits.at_it.replace(true) {
+    let at: Vec<_> = unfinished
+        .parts
+        .iter()
+        .map(|part| part.at.clone())
+        .collect();
+    state.commits.unfinished.borrow_mut().push(unfinished);
+    for at in at {
+        if state.commits.at_it.borrow_mut().insert(at.clone()) {
+            let context = Rc::clone(state);
+            state.core.spawn(async move { work(&context, &at).await });
+        }
+    }
+    close(state);
+}
+
+/// Forgets what is finished everywhere, once the log has heard of it.
+fn close(state: &Rc<CoreState>) {
+    if close_all(state) && !state.commits.noting.replace(true) {
         let context = Rc::clone(state);
-        state.core.spawn(async move { work(&context).await });
+        state.core.spawn(async move {
+            while close_all(&context) {
+                context.core.sleep(PAUSE_MIN).await;
+            }
+            context.commits.noting.set(false);
+        });
     }
 }
 
-async fn work(state: &Rc<CoreState>) {
-    let commits = &state.commits;
+/// Does the log have yet to hear of some?
+fn close_all(state: &CoreState) -> bool {
+    let mut unfinished = state.commits.unfinished.borrow_mut();
+    unfinished.retain(|one| {
+        let closed = one.close(state);
+        if closed.is_ok() {
+            tracing::info!(id = ?one.id, "two-phase commit is done");
+        }
+        closed.is_err()
+    });
+    unfinished.iter().any(|one| one.parts.is_empty())
+}
+
+/// Finishes what there is on one shard.
+async fn work(state: &Rc<CoreState>, at: &Participant) {
     let mut pause = PAUSE_MIN;
+    let mut told = HashMap::new();
     loop {
-        let parts = || -> usize {
-            let unfinished = commits.unfinished.borrow();
-            unfinished.iter().map(|one| one.parts.len()).sum()
-        };
-        let before = parts();
-        for (names, shard) in places(state) {
+        let before = errands(state, None, at).len();
+        for names in whose(state, at) {
             let deadline = state.core.now() + VISIT_TIMEOUT;
-            let visit = Box::pin(visit(state, &names, shard));
+            let visit = Box::pin(visit(state, &names, at));
             let visited = state.core.timeout_at(Some(deadline), visit).await;
-            if let Err(why) = visited.unwrap_or_else(|| Err("it takes too long".to_owned())) {
-                let Names { user, database } = &*names;
+            let visited = visited.unwrap_or_else(|| Err("it takes too long".to_owned().into()));
+            let waits = match &visited {
+                Ok(()) => Waits::Server,
+                Err(trouble) => trouble.waits,
+            };
+            each_part(state, &names, at, |part| part.waits = waits);
+            let Names { user, database } = &*names;
+            let key = (user.clone(), database.clone());
+            let Err(Trouble { why, .. }) = visited else {
+                told.remove(&key);
+                continue;
+            };
+            if told.get(&key) != Some(&why) {
+                let shard = at.shard;
                 tracing::warn!(%user, %database, shard, "two-phase commits cannot be finished yet: {why}");
+                told.insert(key, why);
             }
         }
-        commits.unfinished.borrow_mut().retain(|one| {
-            let closed = one.close(state);
-            if closed.is_ok() {
-                tracing::info!(id = ?one.id, "two-phase commit is done");
-            }
-            closed.is_err()
-        });
-        if commits.unfinished.borrow().is_empty() {
-            commits.at_it.set(false);
+        close(state);
+        let left = errands(state, None, at).len();
+        if left == 0 {
+            state.commits.at_it.borrow_mut().remove(at);
             return;
         }
-        pause = match parts() < before {
+        pause = match left < before {
             true => PAUSE_MIN,
             false => (pause * 2).min(PAUSE_MAX),
         };
@@ -149,75 +226,104 @@ async fn work(state: &Rc<CoreState>) {
     }
 }
 
-/// The shards that are to be visited, each once.
-fn places(state: &CoreState) -> Vec<(Arc<Names>, u32)> {
+/// Whose transactions are to be finished on a shard, each once.
+fn whose(state: &CoreState, at: &Participant) -> Vec<Arc<Names>> {
     let unfinished = state.commits.unfinished.borrow();
-    let shards = unfinished.iter().flat_map(|one| {
-        let shards = one.parts.iter().map(|part| part.shard);
-        shards.map(|shard| (Arc::clone(&one.names), shard))
+    let here = unfinished.iter().filter(|one| one.part(at).is_some());
+    let by_name = here.map(|one| {
+        let names = &one.names;
+        ((&*names.user, &*names.database), names)
     });
-    let mut places: Vec<_> = shards.collect();
-    let key = |(names, shard): &(Arc<Names>, u32)| {
-        let Names { user, database } = &**names;
-        (user.clone(), database.clone(), *shard)
-    };
-    places.sort_by_cached_key(key);
-    places.dedup();
-    places
+    let whose: BTreeMap<_, _> = by_name.collect();
+    whose.into_values().map(Arc::clone).collect()
 }
 
-/// Does what there is to do on one shard. Errors: why not all of it could be done.
-async fn visit(state: &Rc<CoreState>, names: &Names, shard: u32) -> Result<(), String> {
-    let cluster = state.cluster_of(&names.user, &names.database);
-    let cluster = cluster.ok_or("user or database is not in the configuration")?;
-    let at = usize::try_from(shard).unwrap_or(usize::MAX);
-    let now = state.core.now();
-    let slot = match cluster.pick(at, (Want::Write, Written::Nothing), &[], now, || {
-        state.chance()
-    }) {
-        Choice::Pool { slot, .. } => slot,
-        Choice::Wait | Choice::Refused(_) => return Err("no server to write to".to_owned()),
-    };
-    let mut server = connect(state, &slot, Purpose::Recovery)
-        .await
-        .map_err(ConnectFailure::reason)?;
-    let mut problem = None;
-    for errand in errands(state, names, shard) {
+/// Does what there is to do of a user's on one shard: as that user, or as another who may. Errors: why not all of it could be done.
+async fn visit(state: &Rc<CoreState>, names: &Names, at: &Participant) -> Result<(), Trouble> {
+    let mut own = None;
+    for login in logins(state, names, at)? {
+        match visit_as(state, &login, names, at).await {
+            Ok(()) => return Ok(()),
+            // Others may be let in, or have more rights.
+            Err(Visit::NotAdmitted(why)) if login.is_own => own = Some(why),
+            Err(Visit::NotAdmitted(_)) => {}
+            Err(Visit::Failed(why)) => return Err(why.into()),
+        }
+    }
+    Err(own.map_or_else(awaited, Trouble::from))
+}
+
+/// Why a login has not done all.
+enum Visit {
+    /// It is not let in, or may not.
+    NotAdmitted(String),
+    Failed(String),
+}
+
+async fn visit_as(
+    state: &Rc<CoreState>,
+    login: &Login,
+    names: &Names,
+    at: &Participant,
+) -> Result<(), Visit> {
+    let connected = connect(state, &login.slot, Purpose::Recovery).await;
+    let mut server = connected.map_err(|failure| match failure {
+        ConnectFailure::Fatal(_) => Visit::NotAdmitted(failure.reason()),
+        _ => Visit::Failed(failure.reason()),
+    })?;
+    let (mut problem, mut forbidden) = (None, None);
+    for errand in errands(state, Some(names), at) {
         let gid = &errand.gid;
-        match run(&mut server, &errand).await {
+        match run(&mut server, login, &errand).await {
             Ok(Progress::Done) => {
                 tracing::info!(%gid, how = ?errand.resolution, "prepared transaction is finished");
                 change(state, errand.id, |parts| {
-                    parts.retain(|part| part.shard != shard);
+                    parts.retain(|part| part.at != *at)
                 });
             }
             Ok(Progress::Perhaps { since }) => change(state, errand.id, |parts| {
                 let mut parts = parts.iter_mut();
-                if let Some(part) = parts.find(|part| part.shard == shard) {
+                if let Some(part) = parts.find(|part| part.at == *at) {
                     part.since = Some(since.clone());
                 }
             }),
-            Err(RunError::Lost(lost)) => return Err(lost.to_string()),
+            Err(RunError::Lost(lost)) => return Err(Visit::Failed(lost.to_string())),
+            Err(RunError::Server(body)) if is_anothers(&body) => {
+                forbidden = Some(format!("{gid}: {}", said(&body)));
+            }
             Err(RunError::Server(body)) => problem = Some(format!("{gid}: {}", said(&body))),
         }
     }
     Box::new(server).close(state).await;
-    problem.map_or(Ok(()), Err)
+    match (problem, forbidden) {
+        (Some(problem), _) => Err(Visit::Failed(problem)),
+        (None, Some(forbidden)) => Err(Visit::NotAdmitted(forbidden)),
+        (None, None) => Ok(()),
+    }
 }
 
-fn errands(state: &CoreState, names: &Names, shard: u32) -> Vec<Errand> {
+/// What is to be done on a shard, for one user or for all.
+fn errands(state: &CoreState, names: Option<&Names>, at: &Participant) -> Vec<Errand> {
     let unfinished = state.commits.unfinished.borrow();
-    let ours = unfinished.iter().filter(|one| *one.names == *names);
-    let errands = ours.filter_map(|one| {
-        let part = one.parts.iter().find(|part| part.shard == shard)?;
+    let wanted = |one: &&Unfinished| names.is_none_or(|names| *one.names == *names);
+    let errands = unfinished.iter().filter(wanted).filter_map(|one| {
+        let part = one.part(at)?;
         Some(Errand {
             id: one.id,
-            gid: one.owner.gid(one.id, shard),
+            gid: one.owner.gid(one.id, at.shard),
             resolution: part.resolution,
             since: part.since.clone(),
         })
     });
     errands.collect()
+}
+
+/// Changes a user's parts on a shard.
+fn each_part(state: &CoreState, names: &Names, at: &Participant, change: impl Fn(&mut Part)) {
+    let mut unfinished = state.commits.unfinished.borrow_mut();
+    let ours = unfinished.iter_mut().filter(|one| *one.names == *names);
+    let parts = ours.flat_map(|one| &mut one.parts);
+    parts.filter(|part| part.at == *at).for_each(change);
 }
 
 fn change(state: &CoreState, id: TransactionId, change: impl FnOnce(&mut Vec<Part>)) {
@@ -235,11 +341,11 @@ enum Progress {
     },
 }
 
-async fn run(server: &mut Server, errand: &Errand) -> Result<Progress, RunError> {
+async fn run(server: &mut Server, login: &Login, errand: &Errand) -> Result<Progress, RunError> {
     let gid = &errand.gid;
     match errand.resolution {
         Resolution::Commit => {
-            // All were prepared when it was decided: what is not there has been committed.
+            // All were prepared when it was decided: what is not there, where it was prepared, has been committed.
             exists(finish(server, Statement::CommitPrepared, gid).await)?;
             Ok(Progress::Done)
         }
@@ -255,9 +361,15 @@ async fn run(server: &mut Server, errand: &Errand) -> Result<Progress, RunError>
                     String::from_utf8_lossy(now.value().unwrap_or_default()).into_owned()
                 }
             };
+            // Another login may see nothing of the user's sessions but that they are there.
+            let theirs = match login.is_own {
+                true => "usename = session_user AND extract(epoch FROM xact_start) <= ",
+                false => "(state IS NULL OR extract(epoch FROM xact_start) <= ",
+            };
+            let end = if login.is_own { "" } else { ")" };
             let open = format!(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = session_user \
-                 AND pid <> pg_backend_pid() AND extract(epoch FROM xact_start) <= {since}"
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND pid <> pg_backend_pid() AND {theirs}{since}{end}"
             );
             let over = server.run(&open).await?.value() == Some(b"0");
             let existed = exists(finish(server, Statement::RollbackPrepared, gid).await)?;

@@ -13,15 +13,16 @@ mod drive;
 mod finish;
 mod heard;
 mod watch;
+mod whom;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::routing::two_phase::gid::{Owner, TransactionId};
-use crate::routing::two_phase::log::{Ledger, Record};
+use crate::routing::two_phase::log::{Ledger, Participant, Record};
 use crate::routing::two_phase::orphans::Orphans;
 use crate::snapshot::{CommitSnapshot, Names};
 
@@ -66,8 +67,10 @@ pub(crate) struct Commits {
     running: RefCell<BTreeMap<TransactionId, Running>>,
     /// Found in the log of an earlier process.
     recovered: Cell<u64>,
-    /// A task finishes what is unfinished.
-    at_it: Cell<bool>,
+    /// Shards of which a task finishes what is unfinished.
+    at_it: RefCell<BTreeSet<Participant>>,
+    /// A task tells the log what is done, for it was too busy.
+    noting: Cell<bool>,
     /// What nobody finishes.
     orphans: RefCell<Orphans>,
 }
@@ -82,7 +85,8 @@ impl Commits {
             unfinished: RefCell::default(),
             running: RefCell::default(),
             recovered: Cell::new(0),
-            at_it: Cell::new(false),
+            at_it: RefCell::default(),
+            noting: Cell::new(false),
             orphans: RefCell::default(),
         }
     }
@@ -172,7 +176,7 @@ pub(crate) fn recover(state: &Rc<CoreState>, left: &Ledger) {
     );
     state.commits.recovered.set(left.len() as u64);
     for (id, pending) in left.iter() {
-        let part = |shard| Part::new(shard, pending.resolution());
+        let part = |at: &Participant| Part::new(at.clone(), pending.resolution());
         let names = Names {
             user: pending.user.clone(),
             database: pending.database.clone(),

@@ -6,6 +6,9 @@
 //! payload   kind: u8, then by kind: a transaction; its participants and owner; or all that is pending
 //! ```
 //!
+//! Participants have their servers' addresses since version 2: numbers of shards mean others in another configuration. A
+//! segment of version 1 is read, and names shards by their numbers alone.
+//!
 //! Numbers are little-endian. The digest, the first bytes of a SHA-256 over segment number, sequence and payload, makes a
 //! record that was only partly written, or lies there from another file, be none. Each segment begins with a checkpoint of
 //! all that is pending, so that older ones can go once it is on disk, and recovery needs the newest only. Where records
@@ -16,13 +19,15 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::sharding::Shards;
+use crate::config::{Host, ServerAddress};
 
 use super::gid::{Owner, TransactionId};
 use super::Resolution;
 
 const MAGIC: &[u8; 8] = b"PGDOG2PC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without addresses.
+const VERSION_BEFORE: u32 = 1;
 const HEADER_BYTES: usize = 20;
 const FRAME_BYTES: usize = 20;
 /// Longest name of a database or user in a record; PostgreSQL's have 63 bytes.
@@ -38,9 +43,19 @@ pub struct Pending {
     /// The user whose pools reach it.
     pub user: String,
     /// Shards that may have prepared it.
-    pub participants: Shards,
+    pub participants: Vec<Participant>,
     /// Is there a Commit record?
     pub committed: bool,
+}
+
+/// A shard that may have prepared a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Participant {
+    /// Its number at that time, which is in the GID.
+    pub shard: u32,
+    /// Its servers at that time, first the one that has prepared: whatever number they have in another configuration. None
+    /// are known from logs of version 1.
+    pub servers: Vec<ServerAddress>,
 }
 
 /// One record.
@@ -190,24 +205,26 @@ pub fn recover(segments: &BTreeMap<u64, Vec<u8>>) -> Result<Recovered, Damaged> 
 
 /// What one segment comes to, and how many bytes at its end are no record. `None`: it has no valid checkpoint.
 fn replay(number: u64, bytes: &[u8]) -> Result<Option<(Ledger, usize)>, Damaged> {
-    let expected = [&MAGIC[..], &VERSION.to_le_bytes(), &number.to_le_bytes()].concat();
-    let header = bytes.get(..HEADER_BYTES);
-    if header != Some(&expected) {
-        let version = bytes.get(8..12).and_then(|version| version.first_chunk());
-        return match version.map(|version| u32::from_le_bytes(*version)) {
-            Some(version) if bytes.starts_with(MAGIC) && version != VERSION => {
-                Err(Damaged::Version {
-                    segment: number,
-                    version,
-                })
-            }
-            _ => Ok(None),
-        };
+    let version = bytes.get(8..12).and_then(|version| version.first_chunk());
+    let version = version.map_or(0, |version| u32::from_le_bytes(*version));
+    let header =
+        |version: u32| [&MAGIC[..], &version.to_le_bytes(), &number.to_le_bytes()].concat();
+    let known = [VERSION, VERSION_BEFORE].contains(&version);
+    if !known && bytes.len() >= 12 && bytes.starts_with(MAGIC) {
+        return Err(Damaged::Version {
+            segment: number,
+            version,
+        });
     }
+    if !known || bytes.get(..HEADER_BYTES) != Some(&header(version)) {
+        return Ok(None);
+    }
+    let segment = (number, version);
     let mut ledger = None;
     let mut at = HEADER_BYTES;
     let mut sequence = 0;
-    while let Some((record, length)) = read(number, sequence, bytes.get(at..).unwrap_or_default()) {
+    while let Some((record, length)) = read(segment, sequence, bytes.get(at..).unwrap_or_default())
+    {
         match (&mut ledger, record) {
             (None, Record::Checkpoint(found)) => ledger = Some(found),
             (Some(ledger), record) => ledger.apply(record),
@@ -224,7 +241,7 @@ fn replay(number: u64, bytes: &[u8]) -> Result<Option<(Ledger, usize)>, Damaged>
         // Sequences that can be: no record is shorter than its frame.
         let possible = u64::try_from(rest.len() / FRAME_BYTES).unwrap_or(u64::MAX);
         let plausible = claimed > sequence && claimed - sequence <= possible;
-        if plausible && read(number, claimed, later).is_some() {
+        if plausible && read(segment, claimed, later).is_some() {
             return Err(Damaged::Hole {
                 segment: number,
                 offset: at,
@@ -234,8 +251,8 @@ fn replay(number: u64, bytes: &[u8]) -> Result<Option<(Ledger, usize)>, Damaged>
     Ok(ledger.map(|ledger| (ledger, rest.len())))
 }
 
-/// The record at the beginning of these bytes, with its length.
-fn read(segment: u64, sequence: u64, bytes: &[u8]) -> Option<(Record, usize)> {
+/// The record at the beginning of these bytes, with its length, in a segment of this number and version.
+fn read((segment, version): (u64, u32), sequence: u64, bytes: &[u8]) -> Option<(Record, usize)> {
     let (frame, rest) = bytes.split_first_chunk::<FRAME_BYTES>()?;
     let (length, frame) = frame.split_first_chunk()?;
     let (claimed, claimed_digest) = frame.split_first_chunk()?;
@@ -243,10 +260,13 @@ fn read(segment: u64, sequence: u64, bytes: &[u8]) -> Option<(Record, usize)> {
     let payload = rest.get(..length)?;
     let valid = u64::from_le_bytes(*claimed) == sequence
         && claimed_digest == digest(segment, sequence, payload);
-    let mut reader = Reader(payload);
+    let mut reader = Reader {
+        bytes: payload,
+        version,
+    };
     let record = valid.then(|| Record::decode(&mut reader)).flatten()?;
     reader
-        .0
+        .bytes
         .is_empty()
         .then_some((record, FRAME_BYTES + length))
 }
@@ -360,7 +380,7 @@ impl Record {
             [DONE] => reader.id().map(Self::Done),
             [CHECKPOINT] => {
                 let mut ledger = Ledger::default();
-                while !reader.0.is_empty() {
+                while !reader.bytes.is_empty() {
                     let (id, pending) = reader.pending()?;
                     ledger.pending.insert(id, pending);
                 }
@@ -381,27 +401,49 @@ fn put_pending(id: TransactionId, pending: &Pending, out: &mut Vec<u8>) {
     put_id(id, out);
     out.push(pending.committed.into());
     for name in [pending.owner.prefix(), &pending.database, &pending.user] {
-        // The configuration has no longer names; one that was cut would still end the transaction.
-        let name = name.as_bytes();
-        let name = name.get(..NAME_BYTES_MAX).unwrap_or(name);
-        let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(name);
+        put_name(name, out);
     }
-    let count = u16::try_from(pending.participants.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&count.to_le_bytes());
-    for shard in pending.participants.iter() {
-        out.extend_from_slice(&shard.to_le_bytes());
+    put_count(pending.participants.len(), out);
+    for participant in &pending.participants {
+        out.extend_from_slice(&participant.shard.to_le_bytes());
+        put_count(participant.servers.len(), out);
+        for server in &participant.servers {
+            put_name(&server.host.to_string(), out);
+            out.extend_from_slice(&server.port.to_le_bytes());
+            put_name(&server.database_name, out);
+        }
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The configuration has no longer names; one that was cut would still end the transaction.
+fn put_name(name: &str, out: &mut Vec<u8>) {
+    let name = name.as_bytes();
+    let name = name.get(..NAME_BYTES_MAX).unwrap_or(name);
+    put_count(name.len(), out);
+    out.extend_from_slice(name);
+}
+
+/// Shards and servers are far fewer.
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    let count = u16::try_from(count).unwrap_or(u16::MAX);
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    /// Of the segment.
+    version: u32,
+}
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
+        let (taken, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
         Some(*taken)
+    }
+
+    fn count(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
     }
 
     fn id(&mut self) -> Option<TransactionId> {
@@ -413,10 +455,29 @@ impl Reader<'_> {
     }
 
     fn name(&mut self) -> Option<String> {
-        let length = usize::from(u16::from_le_bytes(self.take()?));
-        let (name, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
+        let length = usize::from(self.count()?);
+        let (name, rest) = self.bytes.split_at_checked(length)?;
+        self.bytes = rest;
         String::from_utf8(name.to_vec()).ok()
+    }
+
+    fn participant(&mut self) -> Option<Participant> {
+        let shard = u32::from_le_bytes(self.take()?);
+        let servers = match self.version {
+            VERSION_BEFORE => 0,
+            _ => self.count()?,
+        };
+        let servers = (0..servers).map(|_| self.server());
+        let servers = servers.collect::<Option<_>>()?;
+        (shard < crate::sharding::SHARDS_MAX).then_some(Participant { shard, servers })
+    }
+
+    fn server(&mut self) -> Option<ServerAddress> {
+        Some(ServerAddress {
+            host: Host::from(&*self.name()?),
+            port: self.count()?,
+            database_name: self.name()?,
+        })
     }
 
     fn pending(&mut self) -> Option<(TransactionId, Pending)> {
@@ -424,12 +485,9 @@ impl Reader<'_> {
         let [committed] = self.take()?;
         let owner = Owner::from_prefix(&self.name()?)?;
         let (database, user) = (self.name()?, self.name()?);
-        let count = u16::from_le_bytes(self.take()?);
-        let mut participants = Shards::NONE;
-        for _ in 0..count {
-            let shard = u32::from_le_bytes(self.take()?);
-            (shard < crate::sharding::SHARDS_MAX).then(|| participants.insert(shard))?;
-        }
+        let count = self.count()?;
+        let participants = (0..count).map(|_| self.participant());
+        let participants = participants.collect::<Option<_>>()?;
         let pending = Pending {
             owner,
             database,
@@ -453,12 +511,24 @@ mod tests {
         }
     }
 
+    fn participant(shard: u32) -> Participant {
+        let server = |host: &str, port| ServerAddress {
+            host: Host::from(host),
+            port,
+            database_name: format!("shop_{shard}"),
+        };
+        Participant {
+            shard,
+            servers: vec![server("10.0.0.1", 5432), server("/run/postgresql", 5433)],
+        }
+    }
+
     fn pending(committed: bool) -> Pending {
         Pending {
             owner: Owner::new(Some("prod"), "a-0"),
             database: "shop".to_owned(),
             user: "ann".to_owned(),
-            participants: [0, 2, 127].into_iter().collect(),
+            participants: [0, 2, 127].into_iter().map(participant).collect(),
             committed,
         }
     }
@@ -571,9 +641,45 @@ mod tests {
     #[test]
     fn other_versions_are_not_guessed_at() {
         let (mut bytes, _) = segment(0, &Ledger::default(), &[]);
-        bytes[8] = 2;
+        bytes[8] = 3;
         let error = recovered(&[(0, &bytes)]).unwrap_err();
-        assert_eq!(error.to_string(), "segment 0 has version 2, 1 is known");
+        assert_eq!(error.to_string(), "segment 0 has version 3, 2 is known");
+    }
+
+    /// Its shards are named by their numbers alone.
+    #[test]
+    fn a_log_of_version_1_is_read() {
+        let mut payload = vec![BEGIN];
+        put_id(id(1), &mut payload);
+        payload.push(0);
+        for name in ["pgdog.prod.a-0", "shop", "ann"] {
+            put_name(name, &mut payload);
+        }
+        put_count(2, &mut payload);
+        payload.extend_from_slice(&0_u32.to_le_bytes());
+        payload.extend_from_slice(&127_u32.to_le_bytes());
+        let mut bytes = [&MAGIC[..], &1_u32.to_le_bytes(), &7_u64.to_le_bytes()].concat();
+        for (sequence, payload) in [(0, &[CHECKPOINT][..]), (1, &payload)] {
+            bytes.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+            bytes.extend_from_slice(&u64::to_le_bytes(sequence));
+            bytes.extend_from_slice(&digest(7, sequence, payload));
+            bytes.extend_from_slice(payload);
+        }
+        let found = recovered(&[(7, &bytes)]).unwrap();
+        assert_eq!(found.torn_bytes, 0);
+        let numbered = |shard| Participant {
+            shard,
+            servers: Vec::new(),
+        };
+        let expected = Pending {
+            participants: vec![numbered(0), numbered(127)],
+            ..pending(false)
+        };
+        assert_eq!(found.ledger.iter().next(), Some((id(1), &expected)));
+        // It goes on in one of this version.
+        let (next, _) = segment(8, &found.ledger, &[]);
+        let again = recovered(&[(7, &bytes), (8, &next)]).unwrap();
+        assert_eq!(again.ledger, found.ledger);
     }
 
     #[test]

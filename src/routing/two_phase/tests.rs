@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::gid::Owner;
-use super::log::{recover, Pending, Record, SegmentWriter};
+use super::log::{recover, Participant, Pending, Record, SegmentWriter};
 use super::*;
 
 const ID: TransactionId = TransactionId {
@@ -263,6 +263,13 @@ struct Disk {
     certain: usize,
 }
 
+fn numbered(shard: u32) -> Participant {
+    Participant {
+        shard,
+        servers: Vec::new(),
+    }
+}
+
 struct World {
     random: Random,
     servers: Vec<Server>,
@@ -307,7 +314,7 @@ impl World {
             owner: self.owner.clone(),
             database: "d".to_owned(),
             user: "u".to_owned(),
-            participants: self.commit.participants(),
+            participants: self.commit.participants().iter().map(numbered).collect(),
             committed: false,
         };
         let record = match entry {

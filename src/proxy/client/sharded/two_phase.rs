@@ -68,7 +68,7 @@ impl Session {
             servers.push((shard, leg.held));
         }
         let client = self.link.link();
-        let underway = commit(&self.state, &self.cluster.names, client, servers);
+        let underway = commit(&self.state, &self.cluster, client, servers);
         let (conclusion, stopped) = self.concluded(underway).await?;
         let Conclusion {
             outcome,
