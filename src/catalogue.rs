@@ -4,6 +4,7 @@
 //! working. `docs/metrics.md` is written by the test below.
 
 mod pools;
+mod series;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,11 +15,15 @@ use crate::metrics::{Averages, Distribution, Phase, TallyTotals, Timed};
 use crate::pool::PoolId;
 use crate::snapshot::{sum, Analysing, CoreSnapshot, LookupsSnapshot, PoolSnapshot, BUFFER_BYTES};
 
+pub use series::Past;
+
 /// What the metrics are made of.
 #[derive(Debug, Default)]
 pub struct View {
     /// All cores.
     pub cores: Vec<CoreSnapshot>,
+    /// What pools have counted that are there no more, for those that have their labels.
+    pub past: Vec<PoolSnapshot>,
     /// Of the last `stats_period`, for pools that were there.
     pub averages: HashMap<PoolId, Averages>,
     /// Share of the last `stats_period` that each core was busy, in the order of `cores`.
@@ -49,7 +54,7 @@ impl View {
 
 /// All metrics, those without samples included.
 pub fn families(view: &View) -> Vec<Family> {
-    let pools = sum(&view.cores);
+    let pools = series::by_labels(sum(&view.cores), &view.past);
     let mut families = process(view, &pools);
     families.extend(pools::families(view, &pools));
     families.extend(cores(view));

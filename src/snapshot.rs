@@ -154,17 +154,22 @@ impl PoolSnapshot {
         self.known.healthy && (self.stats.failed.is_none() || connected > self.stats.failed)
     }
 
-    /// Adds another core's slice of the same pool.
-    fn add(&mut self, other: &Self) {
+    /// Adds another core's slice of the same pool, or one that is the same to others.
+    pub(crate) fn add(&mut self, other: &Self) {
         self.stats.add(&other.stats);
-        self.totals += &other.totals;
-        if let (Some(mine), Some(theirs)) = (&mut self.latencies, &other.latencies) {
-            *mine += theirs;
-        }
+        self.add_counts(other);
         self.idle_in_transaction += other.idle_in_transaction;
         self.pinned += other.pinned;
         self.used = self.used.max(other.used);
         self.servers.extend_from_slice(&other.servers);
+    }
+
+    /// Adds what was counted so far.
+    pub(crate) fn add_counts(&mut self, other: &Self) {
+        self.totals += &other.totals;
+        if let (Some(mine), Some(theirs)) = (&mut self.latencies, &other.latencies) {
+            *mine += theirs;
+        }
         let bans = self.known.bans.iter_mut().zip(other.known.bans);
         bans.for_each(|(mine, theirs)| *mine += theirs);
     }

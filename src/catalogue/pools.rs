@@ -320,7 +320,7 @@ fn histograms(pools: &[PoolSnapshot]) -> Vec<Family> {
     families
 }
 
-fn pool_labels(pool: &PoolConfig) -> Labels {
+pub(super) fn pool_labels(pool: &PoolConfig) -> Labels {
     labels([
         ("user", pool.user.clone()),
         ("database", pool.database.clone()),

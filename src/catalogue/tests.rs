@@ -464,6 +464,45 @@ fn collect(value: &serde_json::Value, expressions: &mut Vec<String>) {
     }
 }
 
+/// A reload has made another pool of one: its series are one each, and its counters go on.
+#[test]
+fn pools_of_the_same_labels_are_one_series() {
+    let told = |view: &View| {
+        let families = families(view);
+        for family in &families {
+            let labels: BTreeSet<_> = family.samples.iter().map(|one| &one.labels).collect();
+            assert_eq!(labels.len(), family.samples.len(), "{}", family.name);
+        }
+        let find = |name| families.iter().find(|family| family.name == name);
+        let counts = find("total_xact_count").expect("a metric");
+        let idle = find("sv_idle").expect("a metric");
+        assert_eq!(counts.samples.len(), 1);
+        (number(counts), number(idle))
+    };
+    let mut past = Past::default();
+    let mut view = view();
+    let look = |view: &mut View, past: &mut Past| {
+        view.past = past.look(sum(&view.cores));
+        told(view)
+    };
+    assert_eq!(look(&mut view, &mut past), (14.0, 4.0));
+    let mut next = view.cores[0].pools[0].clone();
+    next.id = PoolId(2);
+    view.cores[0].pools.push(next);
+    assert_eq!(look(&mut view, &mut past), (21.0, 6.0));
+    for core in &mut view.cores {
+        core.pools.retain(|pool| pool.id == PoolId(2));
+    }
+    for _ in 0..2 {
+        assert_eq!(look(&mut view, &mut past), (21.0, 2.0));
+    }
+    // Nobody has these labels: nothing is remembered.
+    let pools = std::mem::take(&mut view.cores[0].pools);
+    assert!(past.look(sum(&view.cores)).is_empty());
+    view.cores[0].pools = pools;
+    assert_eq!(look(&mut view, &mut past), (7.0, 2.0));
+}
+
 #[test]
 fn a_pool_counts_on_all_cores_until_it_is_gone_from_all() {
     let mut cores = view().cores;

@@ -12,10 +12,10 @@ use cores::signal::{Signal, Signals};
 use cores::{Cores, PostOffice};
 
 use crate::admin::command::Shutdown;
-use crate::catalogue::View;
+use crate::catalogue::{Past, View};
 use crate::config::Resolved;
 use crate::proxy::{Ask, Ending, Event, Events, Mail, EVENTS_MAX};
-use crate::snapshot::Scope;
+use crate::snapshot::{sum, Scope};
 
 use super::gather::{Gathered, Gathers};
 use super::now;
@@ -33,6 +33,8 @@ pub(super) struct Control {
     gathers: Gathers,
     /// Shared with the questions that are under way.
     pub(super) recent: Rc<RefCell<Recent>>,
+    /// What metrics have told of pools that are gone.
+    past: Rc<RefCell<Past>>,
     /// Shared with the questions that are asked on their behalf.
     pub(super) waits: Rc<RefCell<Waits>>,
     phase: Phase,
@@ -95,6 +97,7 @@ impl Control {
             events,
             gathers: Gathers::default(),
             recent: Rc::new(RefCell::new(Recent::new(now()))),
+            past: Rc::default(),
             waits: Rc::default(),
             phase: Phase::Serving,
             drained: HashSet::new(),
@@ -188,10 +191,13 @@ impl Control {
             resident_bytes: super::observe::resident_bytes(),
             ..View::default()
         };
-        let recent = Rc::clone(&self.recent);
+        let (recent, past) = (Rc::clone(&self.recent), Rc::clone(&self.past));
         self.gather(scope, move |gathered| {
             let answer = gathered.map_err(|why| why.to_string()).map(|cores| {
                 recent.borrow().show(&cores, &mut view);
+                if scope.latencies {
+                    view.past = past.borrow_mut().look(sum(&cores));
+                }
                 view.cores = cores;
                 view
             });
