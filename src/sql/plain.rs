@@ -1,7 +1,7 @@
 //! Proof that a text is one plain query, without reading its tokens.
 //!
 //! Most texts are. What could make a query more than plain needs an opening parenthesis behind a name (a call),
-//! a semicolon with something behind it, the word TEMP, `pg_settings`, or a name with escapes. Wherever these stand, be it within strings or
+//! a semicolon with something behind it, the words TEMP and UNLOGGED, `pg_settings`, or a name with escapes. Wherever these stand, be it within strings or
 //! comments, each is looked at; so it does not matter where strings and comments begin and end, nor what
 //! settings say about it. In doubt there is no proof, and `statements` decides.
 
@@ -10,6 +10,7 @@ use memchr::{memchr2_iter, memchr3_iter, memchr_iter};
 use super::keyword::Keyword as K;
 
 const SETTINGS: &[u8] = b"pg_settings";
+const UNLOGGED: &[u8] = b"unlogged";
 
 /// The first word of a text that is a single SELECT, INSERT, UPDATE, DELETE, WITH or VALUES without effect on the
 /// session, and without a call of a function that we do not know; or is no valid SQL.
@@ -28,6 +29,14 @@ pub(super) fn verb(text: &[u8]) -> Option<K> {
         let word = text.get(at.saturating_sub(3)..=at)?;
         let view = text.get(at..at + SETTINGS.len()).unwrap_or_default();
         if word.eq_ignore_ascii_case(b"temp") || view.eq_ignore_ascii_case(SETTINGS) {
+            return None;
+        }
+    }
+    // SELECT INTO makes a table: looked for by its first rare letter.
+    for at in memchr2_iter(b'g', b'G', text) {
+        let word = text.get(at.saturating_sub(4)..).unwrap_or_default();
+        let word = word.get(..UNLOGGED.len()).unwrap_or_default();
+        if matches!(verb, K::Select | K::With) && word.eq_ignore_ascii_case(UNLOGGED) {
             return None;
         }
     }

@@ -7,6 +7,9 @@
 //! What no text shows: a function, trigger or rule may do all of this, too. Calls of functions that we do not
 //! know carry [`Traits::CALLS`].
 
+mod create;
+
+use self::create::{create, explain};
 use super::cursor::{Cursor, Name};
 use super::keyword::Keyword as K;
 use super::lexer::{Dialect, Kind};
@@ -111,6 +114,9 @@ pub enum Effect {
     /// `NOTIFY channel`
     Notify(Name),
 
+    /// Makes a table of a query's rows, which its command tag does not tell: `SELECT … INTO UNLOGGED`, `CREATE TABLE … AS`. Not a
+    /// temporary one.
+    MakesTable,
     /// Makes a temporary table, view, sequence or function that outlives the transaction.
     Temporary,
     /// `DROP …`: a temporary object may be gone.
@@ -235,6 +241,12 @@ impl Effects {
         let known = |step: &Step| matches!(step.effect, Effect::Setting(_));
         let mut steps = self.steps().iter();
         steps.clone().any(routes) || self.traits.has(Traits::SET_CONFIG) && !steps.any(known)
+    }
+
+    /// Does one of its statements make a table that its command tag does not tell of?
+    pub fn makes_tables(&self) -> bool {
+        let mut steps = self.steps().iter();
+        steps.any(|step| step.effect == Effect::MakesTable)
     }
 
     /// Do its statements ask what the session's sequences have done?
@@ -387,7 +399,10 @@ pub fn effects(text: &[u8], dialect: Dialect) -> Effects {
             }
         } else if traits.has(Traits::TEMPORARY) {
             effects.push(Effect::Temporary);
+        } else if traits.has(Traits::UNLOGGED) {
+            effects.push(Effect::MakesTable);
         }
+        traits = traits.without(Traits::UNLOGGED);
         if traits.has(Traits::SETTINGS) {
             effects.push(Effect::SettingsUnknown);
         }
@@ -613,73 +628,6 @@ fn hold(cursor: &mut Cursor<'_>) -> Option<bool> {
         cursor.advance();
     }
     Some(cursor.eat(K::With) && cursor.eat(K::Hold))
-}
-
-/// Temporary objects, and `CREATE TABLE … AS EXECUTE`.
-fn create(
-    statement: &Statement<'_>,
-    cursor: &mut Cursor<'_>,
-    effects: &mut Effects,
-) -> Option<Traits> {
-    let mut temporary = statement.traits.has(Traits::TEMPORARY);
-    if cursor.eat(K::Or) {
-        cursor.eat_word("replace");
-    }
-    if !cursor.eat(K::Local) {
-        cursor.eat(K::Global);
-    }
-    temporary |= cursor.keyword() == K::Temporary;
-    let mut traits = Traits::NONE;
-    let table = matches!(cursor.keyword(), K::Temporary | K::Table) || cursor.eat_word("unlogged");
-    while table && !cursor.at_end() {
-        if temporary && cursor.eat(K::On) && cursor.eat(K::Commit) && cursor.eat(K::Drop) {
-            temporary = false;
-        } else if cursor.eat(K::As) && cursor.eat(K::Execute) {
-            effects.push(Effect::Execute(name_at(cursor, statement.start)?));
-            traits = Traits::OPAQUE;
-        } else {
-            cursor.advance();
-        }
-    }
-    if temporary {
-        effects.push(Effect::Temporary);
-        traits.add(Traits::TEMPORARY);
-    }
-    Some(traits)
-}
-
-/// `EXPLAIN … EXECUTE name`. With ANALYZE, what is explained also runs.
-fn explain(
-    statement: &Statement<'_>,
-    cursor: &mut Cursor<'_>,
-    effects: &mut Effects,
-) -> Option<Traits> {
-    let mut depth = 0_usize;
-    loop {
-        match (cursor.kind(), cursor.keyword()) {
-            (Some(Kind::Open), _) => depth += 1,
-            (Some(Kind::Close), _) => depth = depth.saturating_sub(1),
-            (_, K::Analyze) => {}
-            (Some(Kind::Word), K::Unknown) if cursor.bytes().eq_ignore_ascii_case(b"verbose") => {}
-            _ if depth > 0 && !cursor.at_end() => {}
-            (_, K::Execute) => {
-                cursor.advance();
-                effects.push(Effect::Execute(name_at(cursor, statement.start)?));
-                return Some(Traits::OPAQUE);
-            }
-            (_, K::Create) => {
-                cursor.advance();
-                return create(statement, cursor, effects);
-            }
-            _ => {
-                if statement.traits.has(Traits::TEMPORARY) {
-                    effects.push(Effect::Temporary);
-                }
-                return Some(Traits::NONE);
-            }
-        }
-        cursor.advance();
-    }
 }
 
 /// Feeds hostile text to the analysis, in every dialect. Steps must lie within it.

@@ -62,6 +62,8 @@ impl Traits {
     pub const MALFORMED: Self = Self(1 << 10);
     /// Updates `pg_settings`, which sets.
     pub const SETTINGS: Self = Self(1 << 11);
+    /// `SELECT … INTO UNLOGGED`.
+    pub const UNLOGGED: Self = Self(1 << 12);
 
     /// Is any of these in the set?
     pub const fn has(self, any: Self) -> bool {
@@ -241,6 +243,9 @@ impl Reading {
         let start = name.get(..b"pg_temp".len());
         if start.is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp")) {
             self.traits.add(Traits::TEMPORARY);
+        }
+        if self.lead == K::Into && name.eq_ignore_ascii_case(b"unlogged") {
+            self.traits.add(Traits::UNLOGGED);
         }
     }
 
@@ -448,6 +453,8 @@ mod tests {
                 Traits::TEMPORARY,
             ),
             ("SELECT a INTO pg_temp.t FROM u", Traits::TEMPORARY),
+            ("SELECT a INTO Unlogged t FROM u", Traits::UNLOGGED),
+            ("SELECT unlogged FROM t", Traits::NONE),
             ("INSERT INTO temp VALUES (1)", Traits::NONE),
             ("INSERT INTO pg_temp.t VALUES (1)", Traits::NONE),
             (

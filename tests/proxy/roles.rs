@@ -478,6 +478,41 @@ fn what_replicas_do_not_have_as_it_is_is_read_on_the_primary() {
     ] {
         assert_eq!(pair.role(&client.value(sql)), "primary", "{sql}");
     }
+    // Their tags are those of queries.
+    let mut other = pair.client();
+    for (name, made, tag) in [
+        (
+            "made",
+            "CREATE UNLOGGED TABLE made AS SELECT 1 AS n",
+            "C:SELECT_1 Z:I",
+        ),
+        (
+            "into_it",
+            "SELECT 1 AS n INTO UNLOGGED into_it",
+            "C:SELECT_1 Z:I",
+        ),
+        (
+            "none",
+            "CREATE UNLOGGED TABLE none AS SELECT 1 AS n WITH NO DATA",
+            "C:CREATE_TABLE_AS Z:I",
+        ),
+    ] {
+        assert_eq!(client.query(made), tag, "{made}");
+        let sql = format!("SELECT current_database(), count(*) FROM {name}");
+        for reader in [&mut client, &mut other] {
+            assert_eq!(pair.role(&reader.value(&sql)), "primary", "{made}");
+        }
+    }
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    let made = [
+        run("CREATE UNLOGGED TABLE prepared AS SELECT 1 AS n", &[]),
+        run("SELECT 1", &[]),
+        sync(),
+    ];
+    client.ask(&made);
+    assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+    let sql = "SELECT current_database(), count(*) FROM prepared";
+    assert_eq!(pair.role(&client.value(sql)), "primary");
     assert_eq!(pair.role(&client.value(WHERE)), "replica");
     pair.pgdog.stop();
 }

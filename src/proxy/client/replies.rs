@@ -8,6 +8,7 @@ use crate::protocol::error_fields::{field, put_error, Fields};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Redefined;
+use crate::sql::session::Effect;
 use crate::sql::settings::Settings;
 
 use super::super::server::{OnError, Recipient};
@@ -57,6 +58,9 @@ impl Recipient for Session {
         for step in done.steps() {
             if done.is_one_of_several() && step.effect.forgets_statements() {
                 self.statements.succeeded();
+            }
+            if step.effect == Effect::MakesTable {
+                self.redefined = self.redefined.max(Redefined::Tables);
             }
             self.settings.succeeded(&step.effect, tag, &mut store);
         }

@@ -511,7 +511,7 @@ impl Relay<'_> {
         let session = &mut *self.session;
         let effects = effects?;
         if session.tracker.is_none() {
-            if !effects.sets() && !effects.resets() {
+            if !effects.sets() && !effects.resets() && !effects.makes_tables() {
                 return None;
             }
             session.tracker = Some(Box::new(Tracker::new(session.statements.syncs())));

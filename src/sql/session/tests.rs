@@ -290,6 +290,18 @@ fn everything_else_that_a_session_keeps() {
     ] {
         check(text, Traits::TEMPORARY, &[Effect::Temporary]);
     }
+    for text in [
+        "SELECT 1 INTO UNLOGGED t FROM u",
+        "WITH a AS (INSERT INTO u VALUES (1)) SELECT 1 INTO unlogged TABLE t",
+        "CREATE TABLE t AS SELECT 1",
+        "CREATE UNLOGGED TABLE IF NOT EXISTS t AS VALUES (1)",
+        "CREATE MATERIALIZED VIEW v AS SELECT 1",
+    ] {
+        check(text, Traits::NONE, &[Effect::MakesTable]);
+    }
+    for text in ["INSERT INTO unlogged VALUES (1)", "CREATE TABLE t (a int)"] {
+        check(text, Traits::NONE, &[]);
+    }
     for (text, name) in [
         ("EXECUTE a (1)", at("a", 8, 9)),
         ("EXPLAIN (ANALYZE, FORMAT json) EXECUTE a", at("a", 39, 40)),
