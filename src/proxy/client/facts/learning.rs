@@ -171,7 +171,7 @@ impl Session {
             }
         };
         let several = self.cluster.shards() > 1;
-        // Who holds servers might wait for itself: then what was known goes on to count.
+        // For who holds servers what was known goes on to count: each shard would cost a login.
         if several && !self.holds_servers() {
             let (types, whole) = self.ask_types(newest).await?;
             if !whole {
