@@ -7,10 +7,10 @@ SHELL := /bin/bash
 # The newest server that a package registry ships; its tests are those that depend on PostgreSQL's version.
 NEWEST_TESTS := psql:: startup:: auth:: extended:: copy:: drivers:: killed:: asked:: echo:: listed::
 
-.PHONY: help demo test lint bench fuzz regress
+.PHONY: help demo test lint bench fuzz regress storms differential
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## PostgreSQL and pgdog on port 6432, used by psql, pgbench and Python; DEMO_EXIT=1 stops by itself
 	@.ci/setup build postgres python
@@ -47,3 +47,16 @@ regress: ## PostgreSQL's own regression tests, pooled and over shards; REPORT=fo
 	@.ci/setup build postgres python regress
 	cargo build --release
 	tests/regress/run.sh "$${REPORT:-target/regress}"
+
+# Both end with an error and their seed when they have found something, and need not end otherwise: they are no part of `make test`.
+TESTER = PYTHONPATH=tests/support target/venv/bin/python
+
+storms: ## Clients at random while servers and pgdog go down, each of STORMS (default all) for STORM_SECONDS (default 60); SEED=number
+	@.ci/setup build postgres python
+	cargo build --workspace
+	$(TESTER) tests/storms $(STORMS) --seconds $${STORM_SECONDS:-60} $(if $(SEED),--seed $(SEED)) --pgdog $${CARGO_TARGET_DIR:-target}/debug/pgdog
+
+differential: ## Random statements over shards and in one database, compared, for DIFFERENTIAL_SECONDS (default 300); SEED=number
+	@.ci/setup build postgres python
+	cargo build --workspace
+	$(TESTER) tests/differential --seconds $${DIFFERENTIAL_SECONDS:-300} $(if $(SEED),--seed $(SEED)) --pgdog $${CARGO_TARGET_DIR:-target}/debug/pgdog
