@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from compare import Answer, Difference, compare
+from compare import Difference, compare
 from grammar import Select, query as random_select
 from throwaway import Cluster, Pgdog, place
 from values import CHANCE, NEW_KEYS, PARENTS, TABLES, configuration, encoded, first_rows, literal, omni_rows, one, parameters, pick, quoted, varied, written, written_out
@@ -74,7 +74,7 @@ class Twins:
                 self.report("fill", "", sql, None)
         for database in self.databases:
             for name in TABLES:
-                database.execute(f"CREATE TABLE base.{name} AS TABLE public.{name}")  # type: ignore[call-overload]
+                database.execute(f"CREATE TABLE base.{name} AS TABLE public.{name}")
             database.execute("ANALYZE")
 
     def reset(self) -> None:
@@ -83,7 +83,7 @@ class Twins:
         sql = [f"DELETE FROM {name}" for name in reversed(names)]
         sql += [f"INSERT INTO {name} ({list_}) SELECT {list_} FROM base.{name}" for name, list_ in lists.items()]
         for database in self.databases:
-            database.execute("; ".join(sql))  # type: ignore[call-overload]
+            database.execute("; ".join(sql))
 
     def both(self, batch: bytes, syncs: int = 1, stop: bytes = b"") -> tuple[list[Message], list[Message]]:
         """The answers of both, up to a number of ReadyForQuery or a message `stop`."""
@@ -251,7 +251,7 @@ class Twins:
             texts.append(f"{sql} -- {values}" if values else sql)
         history.append("; ".join(texts))
         ours, theirs = self.both(query(history[-1]) if simple else batch + SYNC)
-        return (compare(*(without_rows(side) for side in (ours, theirs))), "several" if simple else "several, pipelined", history[-1]), names
+        return (compare(without_rows(ours), without_rows(theirs)), "several" if simple else "several, pipelined", history[-1]), names
 
     def writes(self) -> None:
         """Some statements, perhaps in a transaction with savepoints; then what the tables hold."""
@@ -317,13 +317,13 @@ class Twins:
         """Whether the shards together hold other rows than the whole, or rows where their key does not find them."""
         found = False
         for name in names:
-            whole, *shards = [sorted(text for (text,) in database.execute(f"SELECT {name}::text FROM {name}")) for database in self.databases]  # type: ignore[call-overload]
+            whole, *shards = [sorted(text for (text,) in database.execute(f"SELECT {name}::text FROM {name}")) for database in self.databases]
             wrong = any(shard != whole for shard in shards) if TABLES[name].key is None else sorted(sum(shards, [])) != whole
             if wrong:
-                self.report("tables differ", "", name, [list((Counter(whole) - Counter(shard)))[:3] for shard in shards], history)
+                self.report("tables differ", "", name, [list(Counter(whole) - Counter(shard))[:3] for shard in shards], history)
                 found = True
             elif column := TABLES[name].key:
-                known = NEW_KEYS[PARENTS.get(name, name)] if one(2) else [str(key) for (key,) in self.databases[0].execute(f"SELECT {column} FROM {name}")] or ["1"]  # type: ignore[call-overload]
+                known = NEW_KEYS[PARENTS.get(name, name)] if one(2) else [str(key) for (key,) in self.databases[0].execute(f"SELECT {column} FROM {name}")] or ["1"]
                 sql = f"SELECT * FROM {name} WHERE {column} = {quoted(pick(known))}"
                 if difference := compare(*self.both(query(sql))):
                     self.report("row not found", "", sql, difference, history)

@@ -1,7 +1,7 @@
 """SELECT, at random: expressions of every kind of value, joins along keys and not, groups, windows, set operations, WITH."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -65,7 +65,7 @@ def table_scope(names: list[str] | None = None) -> tuple[str, str, Scope]:
 
 
 @contextmanager
-def queries(allowed: bool):  # type: ignore[no-untyped-def]
+def queries(allowed: bool) -> Iterator[None]:
     before, QUERIES[0] = QUERIES[0], allowed
     try:
         yield
@@ -376,7 +376,10 @@ def derived(depth: int) -> tuple[str, Scope]:
 
 def plain_table() -> tuple[str, Scope]:
     name, called, scope = table_scope()
-    return f"{pick(['', '', 'public.', 'ONLY '])}{name} {called}{pick(['', '', '', '', f', generate_series(1, 2) g{called}'])}", scope
+    text = f"{pick(['', '', 'public.', 'ONLY '])}{name} {called}"
+    if one(5):
+        text, scope = f"{text}, generate_series(1, 2) g{called}", Scope([*scope.relations, (f"g{called}", {f"g{called}": "int"}, [f"g{called}"])])
+    return text, scope
 
 
 def source(depth: int = 2) -> tuple[str, Scope]:
@@ -547,10 +550,11 @@ def group(depth: int, named: bool) -> Select:
     columns, named_outputs = named_columns(found), named or one(2)
     clause, hidden = " GROUP BY ()" if one(10) and not keyed else "", False
     if keyed:
-        styles = [lambda number, what: str(number), lambda number, what: f"c{number}" if named_outputs else what, lambda number, what: what]
-        style = pick(styles)
-        items = ", ".join(style(number, what) for number, (what, _) in enumerate(keyed, 1))
-        clause = " GROUP BY " + pick([items] * 10 + [f"ROLLUP ({items})", f"CUBE ({items})", f"GROUPING SETS (({items}), ())"])
+        written = {"position": [str(number) for number in range(1, len(keyed) + 1)], "name": [name for name, _ in columns], "text": [what for what, _ in keyed]}
+        items = ", ".join(written[pick(["position", "text", "name" if named_outputs else "text"])][: len(keyed)])
+        # PostgreSQL 15 does not sort by constants of grouping sets, though they are NULL in some.
+        sets = [f"ROLLUP ({items})", f"CUBE ({items})", f"GROUPING SETS (({items}), ())"] if all(each in scope.typed() for each in keyed) else []
+        clause = " GROUP BY " + pick([items] * 5 + sets)
         if clause == f" GROUP BY {items}" and one(8):
             clause, hidden = f"{clause}, {pick(scope.columns('int') or scope.columns())}", True
     if one(5):
@@ -662,5 +666,3 @@ def query() -> Select:
         for each in CHANCE.sample(called, CHANCE.randrange(len(called) + 1)):
             found.sql, found.stripped = re.sub(rf"\b{each}\.", "", found.sql), True
     return found
-
-

@@ -1,5 +1,7 @@
 """Statements that write, at random."""
 
+from collections.abc import Callable
+
 from grammar import Scope, alias, both, condition, expression, key_condition, queries
 from values import CHANCE, FLOATS, KEYS, NEW_KEYS, NUMBERS, PARENTS, TABLES, Mark, mark, one, parts, pick, written
 
@@ -95,17 +97,16 @@ def insert() -> Written:
 
 
 def insert_select() -> Written:
-    return pick(
-        [
-            lambda: (f"INSERT INTO ob (id, om_id, label) SELECT id + {mark('int', pick(['40', '60']))}, id, code FROM om WHERE id < 6{returning('ob')}", ["ob"]),
-            lambda: (f"INSERT INTO ch (a_id, no, q, t) SELECT id, {mark('int', pick('5678'))}, i, t FROM a WHERE {condition(of('a'), 1)}{pick([' ON CONFLICT DO NOTHING', ''])}{returning('ch')}", ["ch"]),
-            lambda: (f"INSERT INTO ch SELECT a_id, no + 10, q + 1, w, t, om_id, d FROM ch WHERE {condition(of('ch'), 1)}{returning('ch')}", ["ch"]),
-            lambda: (f"INSERT INTO tc (k, no) SELECT k, {mark('int', '7')} FROM tx WHERE {condition(of('tx'), 1)}", ["tc"]),
-            lambda: (f"INSERT INTO ob SELECT x, 1, $q$a$q$ || x FROM generate_series(70, {mark('int', '73')}) x", ["ob"]),
-            lambda: (f"INSERT INTO lr (k, i, t) SELECT {key('lr', True)}, id, code FROM om WHERE id = {mark('int', '3')}{returning('lr')}", ["lr"]),
-            lambda: (f"INSERT INTO lr (k, i) SELECT v.x, v.y FROM (VALUES ({key('lr', True)}, 1), ({key('lr', True)}, 2)) v(x, y)", ["lr"]),
-        ]
-    )()
+    choices: list[Callable[[], Written]] = [
+        lambda: (f"INSERT INTO ob (id, om_id, label) SELECT id + {mark('int', pick(['40', '60']))}, id, code FROM om WHERE id < 6{returning('ob')}", ["ob"]),
+        lambda: (f"INSERT INTO ch (a_id, no, q, t) SELECT id, {mark('int', pick('5678'))}, i, t FROM a WHERE {condition(of('a'), 1)}{pick([' ON CONFLICT DO NOTHING', ''])}{returning('ch')}", ["ch"]),
+        lambda: (f"INSERT INTO ch SELECT a_id, no + 10, q + 1, w, t, om_id, d FROM ch WHERE {condition(of('ch'), 1)}{returning('ch')}", ["ch"]),
+        lambda: (f"INSERT INTO tc (k, no) SELECT k, {mark('int', '7')} FROM tx WHERE {condition(of('tx'), 1)}", ["tc"]),
+        lambda: (f"INSERT INTO ob SELECT x, 1, $q$a$q$ || x FROM generate_series(70, {mark('int', '73')}) x", ["ob"]),
+        lambda: (f"INSERT INTO lr (k, i, t) SELECT {key('lr', True)}, id, code FROM om WHERE id = {mark('int', '3')}{returning('lr')}", ["lr"]),
+        lambda: (f"INSERT INTO lr (k, i) SELECT v.x, v.y FROM (VALUES ({key('lr', True)}, 1), ({key('lr', True)}, 2)) v(x, y)", ["lr"]),
+    ]
+    return pick(choices)()
 
 
 def update() -> Written:
@@ -152,15 +153,13 @@ def within() -> Written:
     name = pick(["om", "ob", "a", "ch", "lr"])
     scope = of(name)
     joined = {"lr": "i", "ch": "om_id"}.get(name, "id")
-    sql = pick(
-        [
-            lambda: f"WITH d AS (DELETE FROM {name} WHERE {where(scope)} RETURNING *) SELECT count(*) FROM d",
-            lambda: f"WITH d AS (UPDATE {name} SET {assignments(name, scope)} WHERE {where(scope)} RETURNING {', '.join(TABLES[name].unique)}) SELECT * FROM d",
-            lambda: f"WITH s AS (SELECT id FROM om WHERE {condition(of('om'), 0)}) UPDATE {name} SET {assignments(name, scope)} WHERE {name}.{joined} IN (SELECT id FROM s)",
-            lambda: f"WITH s(x) AS (VALUES ({mark('int')}), ({mark('int')})) DELETE FROM {name} WHERE {TABLES[name].unique[0]} IN (SELECT x FROM s)",
-        ]
-    )()
-    return sql, [name]
+    choices: list[Callable[[], str]] = [
+        lambda: f"WITH d AS (DELETE FROM {name} WHERE {where(scope)} RETURNING *) SELECT count(*) FROM d",
+        lambda: f"WITH d AS (UPDATE {name} SET {assignments(name, scope)} WHERE {where(scope)} RETURNING {', '.join(TABLES[name].unique)}) SELECT * FROM d",
+        lambda: f"WITH s AS (SELECT id FROM om WHERE {condition(of('om'), 0)}) UPDATE {name} SET {assignments(name, scope)} WHERE {name}.{joined} IN (SELECT id FROM s)",
+        lambda: f"WITH s(x) AS (VALUES ({mark('int')}), ({mark('int')})) DELETE FROM {name} WHERE {TABLES[name].unique[0]} IN (SELECT x FROM s)",
+    ]
+    return pick(choices)(), [name]
 
 
 def merge() -> Written:
@@ -186,5 +185,3 @@ def copied() -> tuple[str, str, list[str]]:
             line.append(found[0].replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") if found else "\\N")
         lines.append("\t".join(line))
     return name, f"COPY {name} ({', '.join(columns)}) FROM STDIN", lines
-
-

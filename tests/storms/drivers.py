@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import psycopg
 from harness import Client, Options, Storm, expect
 from wire import TLS, message, text
@@ -23,7 +23,6 @@ class Drivers(Storm):
     psycopgs, asyncpgs, churners = 10, 8, 2
 
     def __init__(self, options: Options):
-        self.marks = 0
         super().__init__(options, rough=False, mean=0)
 
     def settings(self, chance: random.Random | None) -> str:
@@ -91,8 +90,8 @@ class PsycopgClient(DriverClient):
     operations = ["statements", "pipeline", "savepoint", "copy", "server_cursor", "failing", "cancelled", "setting", "binary"]
 
     async def open(self) -> None:
-        how = {"sslmode": self.random.choice(["require", "disable"]), "prepare_threshold": self.random.choice([0, 1, 3, None]), "application_name": self.mark()}
-        self.c = await psycopg.AsyncConnection.connect(host="127.0.0.1", port=self.storm.pgdog.port, dbname="db", user="app", password=PASSWORD, autocommit=True, channel_binding="prefer", **how)
+        encryption, threshold = self.random.choice(["require", "disable"]), self.random.choice([0, 1, 3, None])
+        self.c = await psycopg.AsyncConnection.connect(host="127.0.0.1", port=self.storm.pgdog.port, dbname="db", user="app", password=PASSWORD, autocommit=True, sslmode=encryption, prepare_threshold=threshold, application_name=self.mark())
 
     async def leave(self) -> None:
         await self.c.close()

@@ -253,8 +253,8 @@ class Storm:
             return "prepared transactions", found, transactions
         if transactions:
             return "transactions", transactions
-        if found := [pool for pool in pools if pool["cl_waiting"] or pool["sv_active"] or pool["sv_idle_xact"]]:
-            return "busy pools", found
+        if busy := [pool for pool in pools if pool["cl_waiting"] or pool["sv_active"] or pool["sv_idle_xact"]]:
+            return "busy pools", busy
         if found := self.backends("state <> 'idle'"):
             return "busy servers", found
         if found := self.server.rows("SELECT locktype, relation::regclass, objid, pid FROM pg_locks WHERE locktype = 'advisory' OR (locktype = 'relation' AND pid <> pg_backend_pid())"):
@@ -262,8 +262,8 @@ class Storm:
         # A crash leaves them.
         if not self.rough and (found := self.server.rows("SELECT relname FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'")):
             return "temporary tables", found
-        if found := [client for client in clients if client["database"] != "admin"]:
-            return "clients", found
+        if left := [client for client in clients if client["database"] != "admin"]:
+            return "clients", left
         known, there = {server["remote_pid"]: server for server in listed}, {pid: more for pid, *more in self.backends()}
         if known.keys() != there.keys():
             return "servers of pgdog only, and of PostgreSQL only", [known[pid] for pid in known.keys() - there.keys()], [there[pid] for pid in there.keys() - known.keys()]

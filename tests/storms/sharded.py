@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from harness import LOST, Client, Options, Storm, Wrong, expect
-from wire import COPY_DONE, FLUSH, SYNC, Connection, Gone, Hang, ServerError, bind, cancel, copy_data, execute, fields, once, parse, query, rows
+from wire import COPY_DONE, FLUSH, SYNC, Connection, ServerError, bind, cancel, copy_data, execute, fields, once, parse, query, rows
 
 SHARDS = range(3)
 ACCOUNTS = 24
@@ -88,10 +88,10 @@ class ShardedClient(Client):
         updates = [f"UPDATE account SET balance = balance + {change} WHERE id = {account}" for account, change in ((first, -amount), (second, amount))]
         return [*updates, f"INSERT INTO log VALUES ({first}, '{mark}', {-amount})", f"INSERT INTO log VALUES ({second}, '{mark}', {amount})"]
 
-    def two(self) -> list[int]:
+    def two(self) -> tuple[int, int]:
         """Mostly in order, that few deadlock."""
-        found = self.random.sample(range(ACCOUNTS), 2)
-        return sorted(found) if self.random.random() < 0.7 else found
+        first, second = self.random.sample(range(ACCOUNTS), 2)
+        return (second, first) if first > second and self.random.random() < 0.7 else (first, second)
 
     def transfer(self) -> None:
         mark, amount, (first, second) = self.mark(), self.random.randint(1, 9), self.two()

@@ -77,7 +77,7 @@ class Cluster:
     def rows(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Of a query; of statements that answer none, nothing."""
         with self.connect(database) as connection:
-            cursor = connection.execute(sql)  # type: ignore[call-overload]
+            cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
 
@@ -126,7 +126,7 @@ class Pgdog:
 
     def admin(self, command: str) -> list[dict[str, Any]]:
         with psycopg.connect(host="127.0.0.1", port=self.port, user="admin", password="secret", dbname="admin", autocommit=True, row_factory=dict_row, connect_timeout=25) as connection:
-            cursor = connection.execute(command)  # type: ignore[call-overload]
+            cursor = connection.execute(command)
             return cursor.fetchall() if cursor.description else []
 
     def log(self) -> str:
