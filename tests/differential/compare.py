@@ -46,7 +46,8 @@ class Answer:
                     self.errors.append((found.get("C", ""), found.get("M", "")))
                 elif tag == b"Z":
                     self.states.append(body)
-                self.others.append((tag, len(self.rows) - before, self.columns if tag == b"T" else body))
+                told = tuple((name, kind, size, binary) for name, kind, size, _, binary in self.columns)
+                self.others.append((tag, len(self.rows) - before, told if tag == b"T" else body))
                 before = len(self.rows)
 
     @property
@@ -145,7 +146,8 @@ def compare(ours: Sequence[Message], theirs: Sequence[Message], order: str = "se
 
     one, other = rounded(our), rounded(their)
     if equal(one, other):
-        return None
+        modifiers = [[modifier for _, _, _, modifier, _ in side.columns] for side in (our, their)]
+        return None if modifiers[0] == modifiers[1] else Difference("modifiers", modifiers)
     loose, loose_other = respelled(one, our), respelled(other, their)
     if equal(loose, loose_other):
         return Difference("spelling")

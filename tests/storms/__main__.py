@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from drivers import Drivers
 from harness import Options, Storm
-from pooled import Farewells, Pooled, Stuck
+from pooled import Failover, Farewells, Pooled, Stuck
 from sharded import Sharded
 from throwaway import place
 
@@ -19,6 +19,7 @@ STORMS: dict[str, Callable[[Options], Storm]] = {
     "pooled-rough": lambda options: Pooled(options, rough=True),
     "session": lambda options: Pooled(options, rough=False, mode="session"),
     "session-rough": lambda options: Pooled(options, rough=True, mode="session"),
+    "failover": Failover,
     "farewells": Farewells,
     "sharded": lambda options: Sharded(options, rough=False),
     "sharded-rough": lambda options: Sharded(options, rough=True),

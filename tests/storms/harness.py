@@ -1,7 +1,9 @@
 """What storms share: clients that act at random, troubles, and what has to be true afterwards."""
 
+import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -81,6 +83,7 @@ class Storm:
         self.stale_keys: list[bytes] = []
         self.tls = certificate(options.folder)
         self.server = Cluster(options.folder, "server")
+        self.servers = [self.server]
         self.prepare_servers()
         users = "".join(f'[[users]]\nname = "{user}"\nall_databases = true\npassword = "x"\n' for user in self.users)
         try:
@@ -117,8 +120,10 @@ class Storm:
         return "\n".join(lines) + "\n" + self.tls
 
     def backends(self, more: str = "true") -> list[tuple[Any, ...]]:
+        """Of clients: pgdog's checks of servers have connections of their own."""
         names = ", ".join(f"'{user}'" for user in self.users)
-        return self.server.rows(f"SELECT pid, usename, state, left(query, 100) FROM pg_stat_activity WHERE usename IN ({names}) AND {more}")
+        sql = f"SELECT pid, usename, state, left(query, 100) FROM pg_stat_activity WHERE usename IN ({names}) AND query NOT LIKE '%pg_is_in_recovery()%' AND {more}"
+        return [row for server in self.servers for row in server.rows(sql)]
 
     # Troubles.
 
@@ -147,7 +152,7 @@ class Storm:
     def terminate(self, chance: random.Random) -> None:
         found = self.backends()
         for pid, *_ in chance.sample(found, min(len(found), chance.randint(1, 4))):
-            self.server.rows(f"SELECT pg_terminate_backend({pid})")
+            os.kill(pid, signal.SIGTERM)
 
     def kill(self, chance: random.Random) -> None:
         self.pgdog.admin(f"KILL {self.database}")
@@ -226,7 +231,8 @@ class Storm:
     def stop(self) -> int:
         pgdog = getattr(self, "pgdog", None)
         code = pgdog.stop() if pgdog and pgdog.process.poll() is None else 0
-        self.server.stop()
+        for server in self.servers:
+            server.stop()
         return code
 
     def settle(self) -> None:

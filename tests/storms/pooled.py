@@ -6,6 +6,7 @@ import signal
 import time
 
 from harness import Client, Options, Record, Storm, Wrong, expect
+from throwaway import Cluster
 from wire import COPY_DONE, FLUSH, SYNC, Connection, Gone, ServerError, bind, copy_data, execute, fields, message, once, parse, query, rows, tags
 
 LEFT = """SELECT (SELECT string_agg(name || '=' || setting, ',') FROM pg_settings WHERE source = 'session'
@@ -306,6 +307,54 @@ class PooledClient(Client):
             [once("SELECT pg_sleep(0.2)") + with_value + FLUSH],
         ][how]
         self.vanish_after(*sent)
+
+
+class Failover(Pooled):
+    """A primary and its replica take turns. Commits are synchronous, and so none that was confirmed may be lost; a client reads what it has written."""
+
+    rough_troubles = ["fail_over", "fail_over", "terminate"]
+
+    def __init__(self, options: Options):
+        super().__init__(options, rough=True, mean=5)
+
+    def settings(self, chance: random.Random | None) -> str:
+        text = self.general(chance, chance.randint(1, 9) if chance else 6, read_your_writes="true", lsn_check_delay="0", lsn_check_interval="500", idle_healthcheck_delay="0", idle_healthcheck_interval="500")
+        for name in ("db", "db2"):
+            for server in self.servers:
+                text += f'[[databases]]\nname = "{name}"\nhost = "127.0.0.1"\nport = {server.port}\ndatabase_name = "postgres"\nrole = "auto"\n'
+        return text
+
+    def prepare_servers(self) -> None:
+        super().prepare_servers()
+        # The replica has it from the beginning, and the primary once there is one.
+        self.server.rows("ALTER SYSTEM SET synchronous_standby_names = 'walreceiver'")
+        self.servers.append(Cluster(self.options.folder, "replica", self.server))
+        self.server.rows("SELECT pg_reload_conf()")
+
+    def client(self, number: int) -> Client:
+        return FailoverClient(self, number, "db" if number % 4 else "db2", "app" if number % 3 else "other")
+
+    def fail_over(self, _: random.Random) -> None:
+        old, new = self.server, next(server for server in self.servers if server is not self.server)
+        while not old.rows("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            time.sleep(0.1)
+        old.stop("immediate")
+        new.promote()
+        self.server = new
+        old.follow(new)
+
+
+class FailoverClient(PooledClient):
+    """Without what asks a server about itself: replicas answer too."""
+
+    kind = ["simple", "named", "pipeline", "set", "check_settings", "transaction", "transaction", "failing_transaction", "failing", "copy_in", "portal", "keep", "keep", "kept", "slow", "stale"]
+    mean = ["vanish", "vanish", "keep", "set", "named", "stale"]
+
+    def kept(self) -> None:
+        mark = self.mark()
+        self.c.rows(f"INSERT INTO keep VALUES ('{mark}')")
+        self.storm.kept.append(mark)
+        expect(self.c.one(f"SELECT count(*) FROM keep WHERE m = '{mark}'"), "1", "own row")
 
 
 class Farewells(Pooled):

@@ -51,11 +51,25 @@ def place(name: str) -> Iterator[str]:
 
 
 class Cluster:
-    def __init__(self, folder: str, name: str, **settings: Any):
+    """A server; a replica of `source`, if there is one."""
+
+    def __init__(self, folder: str, name: str, source: "Cluster | None" = None, **settings: Any):
         self.data, self.port = f"{folder}/{name}", free_port()
         self.settings = {"port": self.port, "unix_socket_directories": folder, "fsync": "off", "max_connections": 200, "max_prepared_transactions": 50, "shared_buffers": "64MB", "autovacuum": "off", **settings}
-        as_owner(f"{BIN}/initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
+        if source:
+            self.follow(source)
+        else:
+            as_owner(f"{BIN}/initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
+            self.start()
+
+    def follow(self, source: "Cluster") -> None:
+        """Becomes a replica, without what it may have had."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        as_owner(f"{BIN}/pg_basebackup", "-D", self.data, "-d", f"host=127.0.0.1 port={source.port} user=postgres", "-X", "stream", "-R", "--checkpoint=fast", "--no-sync")
         self.start()
+
+    def promote(self) -> None:
+        as_owner(f"{BIN}/pg_ctl", "-D", self.data, "-w", "promote")
 
     def start(self) -> None:
         """Tried again, as processes of the one before may take a while to leave."""
