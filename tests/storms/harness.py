@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,8 @@ class Storm:
     clients = 24
     troubles = ["reload", "reload", "reconnect", "pause", "maintenance", "show"]
     rough_troubles = ["terminate", "terminate", "terminate", "kill", "kill_client", "restart", "crash"]
+    # What clients may be told when it is rough.
+    allowed = LOST
     shown = ["CLIENTS", "SERVERS", "POOLS", "STATS", "PREPARED", "CORES", "PINS", "TRANSACTIONS", "CONFIG"]
 
     def __init__(self, options: Options, rough: bool, mean: int):
@@ -152,7 +155,8 @@ class Storm:
     def terminate(self, chance: random.Random) -> None:
         found = self.backends()
         for pid, *_ in chance.sample(found, min(len(found), chance.randint(1, 4))):
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def kill(self, chance: random.Random) -> None:
         self.pgdog.admin(f"KILL {self.database}")
@@ -271,8 +275,11 @@ class Storm:
         if left := [client for client in clients if client["database"] != "admin"]:
             return "clients", left
         known, there = {server["remote_pid"]: server for server in listed}, {pid: more for pid, *more in self.backends()}
-        if known.keys() != there.keys():
-            return "servers of pgdog only, and of PostgreSQL only", [known[pid] for pid in known.keys() - there.keys()], [there[pid] for pid in there.keys() - known.keys()]
+        if only := there.keys() - known.keys():
+            return "servers that pgdog does not know", [there[pid] for pid in only]
+        # That an idle server has gone is seen when it is wanted.
+        if only := {pid for pid in known.keys() - there.keys() if not (self.rough and known[pid]["state"] == "idle")}:
+            return "servers that have gone", [known[pid] for pid in only]
         total = sum(pool["sv_total"] for pool in pools)
         return total != len(listed) and ("servers of pools", total, "listed", len(listed))
 
@@ -349,7 +356,7 @@ class Client:
             except (ServerError, Gone) as error:
                 code = error.code if isinstance(error, ServerError) else "gone"
                 record.errors[f"{code} {str(error)[:90]}"] += 1
-                if code != "40P01" and not (self.storm.rough and code in LOST | {"gone"}):
+                if code != "40P01" and not (self.storm.rough and code in self.storm.allowed | {"gone"}):
                     record.problem(f"client {self.number} {operation}: {error}")
                 time.sleep(0.05)
             except Wrong as error:

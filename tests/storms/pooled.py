@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 
 from harness import Client, Options, Record, Storm, Wrong, expect
 from throwaway import Cluster
@@ -46,7 +47,8 @@ class Pooled(Storm):
     def kill_backend(self, chance: random.Random) -> None:
         """As the kernel does when memory is short."""
         if found := self.backends():
-            os.kill(chance.choice(found)[0], signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(found)[0], signal.SIGKILL)
 
     def check(self) -> None:
         self.clean(LEFT, [None, None, None, "t", None, None])
