@@ -11,7 +11,7 @@ from wire import Message, columns, fields, row
 
 getcontext().prec = 60
 Row = tuple[bytes | None, ...]
-FLOAT4, FLOAT8, INTERVAL, NUMERIC = 700, 701, 1186, 1700
+FLOAT4, FLOAT8, INTERVAL, NUMERIC, JSONB = 700, 701, 1186, 1700, 3802
 NUMBER = re.compile(rb"-?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
 
@@ -109,7 +109,9 @@ def respelled(rows: list[Row], answer: Answer) -> list[Row]:
             return None
         if kind == INTERVAL:
             return of_interval(value) if binary else of_text_interval(value)
-        return value if binary and kind != NUMERIC else of_numeric(value) if binary else of_text(value)
+        if binary and kind == NUMERIC:
+            return of_numeric(value)
+        return of_text(value) if not binary or kind == JSONB else value
 
     return [tuple(one(value, place) for place, value in enumerate(each)) for each in rows]
 

@@ -552,8 +552,8 @@ def group(depth: int, named: bool) -> Select:
     if keyed:
         written = {"position": [str(number) for number in range(1, len(keyed) + 1)], "name": [name for name, _ in columns], "text": [what for what, _ in keyed]}
         items = ", ".join(written[pick(["position", "text", "name" if named_outputs else "text"])][: len(keyed)])
-        # PostgreSQL 15 does not sort by constants of grouping sets, though they are NULL in some.
-        sets = [f"ROLLUP ({items})", f"CUBE ({items})", f"GROUPING SETS (({items}), ())"] if all(each in scope.typed() for each in keyed) else []
+        # PostgreSQL 15 does not sort by constants of grouping sets, nor by the same column again, though they are NULL in some.
+        sets = [f"ROLLUP ({items})", f"CUBE ({items})", f"GROUPING SETS (({items}), ())"] if len(set(keyed) & set(scope.typed())) == len(keyed) else []
         clause = " GROUP BY " + pick([items] * 5 + sets)
         if clause == f" GROUP BY {items}" and one(8):
             clause, hidden = f"{clause}, {pick(scope.columns('int') or scope.columns())}", True
