@@ -49,14 +49,15 @@ regress: ## PostgreSQL's own regression tests, pooled and over shards; REPORT=fo
 	tests/regress/run.sh "$${REPORT:-target/regress}"
 
 # Both end with an error and their seed when they have found something, and need not end otherwise: they are no part of `make test`.
+# pgdog is built as for tests, with the same dependencies.
 TESTER = PYTHONPATH=tests/support target/venv/bin/python
 
 storms: ## Clients at random while servers and pgdog go down, each of STORMS (default all) for STORM_SECONDS (default 60); SEED=number
 	@.ci/setup build postgres python
-	cargo build --workspace
+	cargo test --workspace --no-run --test pure
 	$(TESTER) tests/storms $(STORMS) --seconds $${STORM_SECONDS:-60} $(if $(SEED),--seed $(SEED)) --pgdog $${CARGO_TARGET_DIR:-target}/debug/pgdog
 
 differential: ## Random statements over shards and in one database, compared, for DIFFERENTIAL_SECONDS (default 300); SEED=number
 	@.ci/setup build postgres python
-	cargo build --workspace
+	cargo test --workspace --no-run --test pure
 	$(TESTER) tests/differential --seconds $${DIFFERENTIAL_SECONDS:-300} $(if $(SEED),--seed $(SEED)) --pgdog $${CARGO_TARGET_DIR:-target}/debug/pgdog
