@@ -42,6 +42,8 @@ pub struct Error {
     pub hint: Option<&'static str>,
     /// Does the session go on?
     pub survives: Survives,
+    /// The function of PostgreSQL that would say it, where drivers act on that.
+    pub routine: Option<&'static str>,
 }
 
 impl Error {
@@ -58,6 +60,7 @@ impl Error {
             detail: None,
             hint: None,
             survives: Survives::Session,
+            routine: None,
         }
     }
 
@@ -89,6 +92,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
+        self
+    }
+
+    /// The same error, said by this function of PostgreSQL.
+    #[must_use]
+    pub fn routine(mut self, routine: &'static str) -> Self {
+        self.routine = Some(routine);
         self
     }
 

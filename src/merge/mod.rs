@@ -27,6 +27,7 @@ mod order_by;
 mod paced;
 pub mod parts;
 pub mod plan;
+mod promised;
 mod row;
 mod sink;
 mod turns;
@@ -42,12 +43,13 @@ use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::{tag, CommandComplete};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::HEADER_BYTES;
-use crate::protocol::rows::{Field, RowDescription};
+use crate::protocol::rows::RowDescription;
 use crate::protocol::sqlstate::SqlState;
 use crate::types::enums::Enums;
+use crate::types::shape::Shape;
 use crate::types::Session;
 
-use columns::{agree, is_same_enum, Columns};
+use columns::{agree, Columns};
 use copied::Copied;
 pub use export::Export;
 use groups::{Giving, Groups};
@@ -57,6 +59,8 @@ use paced::Pace;
 use parts::Parts;
 pub use plan::MergePlan;
 use plan::{Slice, Source};
+use promised::{as_promised, as_told};
+pub use promised::{stale_plan, Promised};
 use row::Places;
 use sink::Sink;
 use turns::Turns;
@@ -130,16 +134,9 @@ pub struct Merge {
     described: Vec<u8>,
     /// Where the legs' statement is another than the client's.
     promised: Option<Promised>,
+    /// What the client was told of its rows before.
+    told: Option<Shape>,
     stage: Stage,
-}
-
-/// What a server says of the rows of the client's own statement.
-#[derive(Clone, Debug)]
-pub struct Promised {
-    /// RowDescription, a whole message.
-    pub rows: Box<[u8]>,
-    /// Of that server.
-    pub enums: Arc<Enums>,
 }
 
 /// What is done with rows.
@@ -214,6 +211,7 @@ impl Merge {
             pace: Pace::Whole,
             described: Vec::new(),
             promised: None,
+            told: None,
             stage: Stage::Open,
         }
     }
@@ -253,6 +251,13 @@ impl Merge {
     #[must_use]
     pub fn promised(mut self, promised: Promised) -> Self {
         self.promised = Some(promised);
+        self
+    }
+
+    /// The same merge for a client that was told before what rows there are: others are refused.
+    #[must_use]
+    pub fn told(mut self, told: Option<Shape>) -> Self {
+        self.told = told;
         self
     }
 
@@ -336,9 +341,10 @@ impl Merge {
     fn take(&mut self, index: usize, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let (tag, length) = header(message)?;
         let body = message.get(HEADER_BYTES..length).unwrap_or_default();
+        let mut begun = Ok(());
         let legs = match self.asked {
             Asked::First(asked) if matches!(tag, tag::DATA_ROW | tag::COMMAND_COMPLETE) => {
-                self.end_first_turn(asked, out)?;
+                begun = self.end_first_turn(asked, out);
                 asked
             }
             Asked::First(_) => usize::MAX,
@@ -347,6 +353,12 @@ impl Merge {
         let Some(leg) = self.legs.get_mut(index) else {
             return Err(broken("a message of an unknown leg"));
         };
+        if let Err(error) = begun {
+            if tag == tag::COMMAND_COMPLETE {
+                leg.end = Some(End::Failed); // nothing else comes of it
+            }
+            return Err(error);
+        }
         match tag {
             tag::COMMAND_COMPLETE => {
                 leg.end = Some(End::Complete(CommandComplete::parse(body)?.tag.into()));
@@ -464,6 +476,9 @@ impl Merge {
                     let rows = promised.rows.get(HEADER_BYTES..).unwrap_or_default();
                     let enums = (self.enums_of(0), &*promised.enums);
                     as_promised(&mut fields, RowDescription::parse(rows)?, enums)?;
+                }
+                if let Some(told) = self.told {
+                    as_told(&fields, told)?;
                 }
                 let mut described = Vec::new();
                 RowDescription::encode(&mut described, fields);
@@ -639,29 +654,6 @@ pub fn is_of_statement(body: &[u8]) -> bool {
             .code()
             .is_some_and(|code| code.as_str().starts_with("42"))
     })
-}
-
-/// Gives columns the names and types that were promised, by servers with these enums. Errors: they have other types.
-fn as_promised<'a>(
-    fields: &mut [Field<'a>],
-    promised: RowDescription<'a>,
-    enums: (&Enums, &Enums),
-) -> Result<(), Error> {
-    let differ = || refused("this query, whose result would have other types,");
-    if fields.len() != promised.len() {
-        return Err(differ());
-    }
-    for (field, promised) in fields.iter_mut().zip(promised.fields()) {
-        let promised = promised?;
-        if field.type_oid != promised.type_oid && !is_same_enum(enums, field, &promised, true) {
-            return Err(differ());
-        }
-        *field = Field {
-            format: field.format,
-            ..promised
-        };
-    }
-    Ok(())
 }
 
 /// 53200: for one statement, or for all of them together.

@@ -24,6 +24,7 @@ use crate::error::{Error, Fault};
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::lexer::Dialect;
 use crate::sql::session::{effects, prepared_body, Effects};
+use crate::types::shape::Shape;
 
 /// PostgreSQL cuts names of statements and portals after this many bytes (`NAMEDATALEN - 1`).
 const NAME_BYTES_MAX: usize = 63;
@@ -322,17 +323,26 @@ pub struct ClientStatements {
 
 #[derive(Debug)]
 struct Names {
-    statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    statements: HashMap<Box<[u8]>, Named>,
     /// Changes without an answer, oldest first.
     unanswered: VecDeque<Change>,
 }
 
 #[derive(Debug)]
+struct Named {
+    statement: Rc<Statement>,
+    /// What its rows were described like to the client, if they were.
+    told: Option<Shape>,
+}
+
+#[derive(Debug)]
 enum Change {
     Added(Box<[u8]>),
-    Replaced(Box<[u8]>, Rc<Statement>),
-    Removed(Box<[u8]>, Option<Rc<Statement>>),
-    Cleared(HashMap<Box<[u8]>, Rc<Statement>>),
+    Replaced(Box<[u8]>, Named),
+    Removed(Box<[u8]>, Option<Named>),
+    Cleared(HashMap<Box<[u8]>, Named>),
+    /// It is being described; what was told before.
+    Described(Box<[u8]>, Option<Shape>),
     Sync,
 }
 
@@ -347,6 +357,10 @@ impl ClientStatements {
         let name = kept_name(name);
         let full = self.len() >= NAMES_MAX;
         let names = self.names();
+        let named = Named {
+            statement,
+            told: None,
+        };
         let change = match names.statements.entry(name.into()) {
             Entry::Vacant(_) if full => {
                 return Err(Error::error(
@@ -356,11 +370,11 @@ impl ClientStatements {
                 ));
             }
             Entry::Vacant(entry) => {
-                entry.insert(statement);
+                entry.insert(named);
                 Change::Added(name.into())
             }
             Entry::Occupied(mut entry) if name.is_empty() => {
-                Change::Replaced(name.into(), entry.insert(statement))
+                Change::Replaced(name.into(), entry.insert(named))
             }
             Entry::Occupied(_) => {
                 return Err(Error::error(
@@ -395,7 +409,7 @@ impl ClientStatements {
                 name.is_none_or(|name| **of == *name)
             }
             Change::Cleared(_) => true,
-            Change::Sync => false,
+            Change::Described(..) | Change::Sync => false,
         })
     }
 
@@ -407,7 +421,38 @@ impl ClientStatements {
             .names
             .as_ref()
             .and_then(|names| names.statements.get(kept_name(name)));
+        let found = found.map(|named| &named.statement);
         found.ok_or_else(|| unknown(name))
+    }
+
+    /// What the rows of the statement of this name were described like to the client. `None`: they were not, or are being
+    /// described.
+    pub fn told(&self, name: &[u8]) -> Option<Shape> {
+        let names = self.names.as_ref()?;
+        names.statements.get(kept_name(name))?.told
+    }
+
+    /// A server is asked to describe the statement of this name to the client.
+    pub fn describing(&mut self, name: &[u8]) {
+        let name = kept_name(name);
+        let names = self.names();
+        if let Some(named) = names.statements.get_mut(name) {
+            let told = named.told.take();
+            names
+                .unanswered
+                .push_back(Change::Described(name.into(), told));
+        }
+    }
+
+    /// The oldest change without an answer has succeeded: the client was told what its rows are like.
+    pub fn described(&mut self, shape: Shape) {
+        let Some(names) = &mut self.names else { return };
+        if let Some(Change::Described(name, _)) = names.unanswered.front() {
+            if let Some(named) = names.statements.get_mut(name) {
+                named.told = Some(shape);
+            }
+            names.unanswered.pop_front();
+        }
     }
 
     /// `Close`, or `DEALLOCATE name`: the name is free again. Says if there was one; `Close` does not mind,
@@ -430,7 +475,8 @@ impl ClientStatements {
     }
 
     /// The oldest change without an answer has succeeded: ParseComplete, CloseComplete, CommandComplete; or we
-    /// answered it ourselves. A change is a `prepare` that succeeded, each `remove` and each `clear`.
+    /// answered it ourselves. A change is a `prepare` that succeeded, each `remove`,
+    /// each `clear` and each `describing` of a statement that there is.
     pub fn succeeded(&mut self) {
         if let Some(names) = &mut self.names {
             if !matches!(names.unanswered.front(), None | Some(Change::Sync)) {
@@ -470,6 +516,11 @@ impl ClientStatements {
                 }
                 Change::Replaced(name, statement) | Change::Removed(name, Some(statement)) => {
                     statements.insert(name, statement);
+                }
+                Change::Described(name, told) => {
+                    if let Some(named) = statements.get_mut(&name) {
+                        named.told = told;
+                    }
                 }
                 Change::Cleared(cleared) => {
                     for (name, statement) in cleared {

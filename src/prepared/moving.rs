@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{ClientStatements, Id, Kept, Names, Statement, Statements};
+use super::{ClientStatements, Id, Kept, Named, Names, Statement, Statements};
+use crate::types::shape::Shape;
 
 /// A statement between two cores.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct MovedStatement {
 
 /// A client's prepared statements between two cores, by their names.
 #[derive(Debug, Default)]
-pub struct MovedStatements(Vec<(Box<[u8]>, MovedStatement)>);
+pub struct MovedStatements(Vec<(Box<[u8]>, MovedStatement, Option<Shape>)>);
 
 impl From<&Statement> for MovedStatement {
     fn from(statement: &Statement) -> Self {
@@ -63,7 +64,7 @@ impl ClientStatements {
         let named = self.names.map(|names| names.statements).into_iter();
         let moved = named
             .flatten()
-            .map(|(name, statement)| (name, (&*statement).into()));
+            .map(|(name, named)| (name, (&*named.statement).into(), named.told));
         MovedStatements(moved.collect())
     }
 
@@ -72,7 +73,10 @@ impl ClientStatements {
         let statements: HashMap<_, _> = moved
             .0
             .into_iter()
-            .map(|(name, statement)| (name, kept.take_in(statement)))
+            .map(|(name, statement, told)| {
+                let statement = kept.take_in(statement);
+                (name, Named { statement, told })
+            })
             .collect();
         let names = (!statements.is_empty()).then(|| {
             Box::new(Names {

@@ -11,6 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Id;
+use crate::types::shape::Shape;
 
 /// The prepared statements of one server connection. All methods take constant time, but for undoing.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ struct Slot {
     older: u32,
     generation: u32,
     state: State,
+    /// What its rows are like, if the server has said so since it was parsed.
+    shape: Option<Shape>,
 }
 
 /// What is known about a name on the server.
@@ -58,6 +61,7 @@ enum State {
 enum Sent {
     Parse(Id),
     Close(Id),
+    Describe(Id),
     Sync,
 }
 
@@ -146,6 +150,32 @@ impl ServerStatements {
     /// Changes the limit; [`Self::trim`] says what to close.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.max(1);
+    }
+
+    /// What the rows of a statement are like that the server has. `None`: it has not said.
+    pub fn shape(&self, id: Id) -> Option<Shape> {
+        let at = *self.index.get(&id)?;
+        self.slot(at).shape
+    }
+
+    /// Is it about to say what the rows of this statement are like?
+    pub fn awaits_shape(&self, id: Id) -> bool {
+        self.shape(id).is_none() && self.sent.contains(&Sent::Describe(id))
+    }
+
+    /// `Describe` of a statement was sent, after [`Self::ensure`].
+    pub fn describing(&mut self, id: Id) {
+        self.sent.push_back(Sent::Describe(id));
+    }
+
+    /// The oldest unanswered of those, which is the oldest of all, has been answered.
+    pub fn described(&mut self, shape: Shape) {
+        if let Some(Sent::Describe(id)) = self.sent.front().copied() {
+            self.pop();
+            if let Some(slot) = self.slot_of(id) {
+                slot.shape = Some(shape);
+            }
+        }
     }
 
     /// The oldest unanswered `Parse` or `Close` of those asked for here has been answered with ParseComplete or
@@ -249,6 +279,7 @@ impl ServerStatements {
         let slot = self.slot_mut(at);
         slot.state = State::Parsing(number);
         slot.generation = generation;
+        slot.shape = None;
         self.sent.push_back(Sent::Parse(id));
     }
 
@@ -287,6 +318,7 @@ impl ServerStatements {
             older: NONE,
             generation: self.generation,
             state: State::Unsure,
+            shape: None,
         };
         let at = if self.free == NONE {
             let at = u32::try_from(self.slots.len()).expect("a server has fewer statements");

@@ -195,8 +195,8 @@ pub fn put_error(out: &mut Vec<u8>, error: &Error) {
         error.severity(),
         error.code,
         &error.message,
-        error.detail.as_deref(),
-        error.hint,
+        (error.detail.as_deref(), error.hint),
+        error.routine.unwrap_or(ROUTINE),
     );
 }
 
@@ -215,8 +215,8 @@ pub fn put_notice(
         severity.as_str(),
         code,
         message,
-        detail,
-        hint,
+        (detail, hint),
+        ROUTINE,
     );
 }
 
@@ -226,8 +226,8 @@ fn put(
     severity: &str,
     code: SqlState,
     message: &str,
-    detail: Option<&str>,
-    hint: Option<&str>,
+    (detail, hint): (Option<&str>, Option<&str>),
+    routine: &str,
 ) {
     put_message(out, tag, |out| {
         let mut put = |code, text: &str| {
@@ -244,7 +244,7 @@ fn put(
         if let Some(hint) = hint {
             put(field::HINT, hint);
         }
-        put(field::ROUTINE, ROUTINE);
+        put(field::ROUTINE, routine);
         out.push(0);
     });
 }

@@ -201,7 +201,8 @@ impl Exchange {
         self.farewell
     }
 
-    /// The note of the message that the last ParseComplete, CloseComplete, CommandComplete or PortalSuspended answered; 0 when taken.
+    /// The note of the message that the last ParseComplete, CloseComplete, RowDescription, NoData, CommandComplete or
+    /// PortalSuspended answered; 0 when taken.
     #[inline]
     pub fn take_note(&mut self) -> Note {
         std::mem::take(&mut self.note)
@@ -211,6 +212,13 @@ impl Exchange {
     #[inline]
     pub fn take_skipped(&mut self) -> Note {
         std::mem::take(&mut self.skipped)
+    }
+
+    /// Has the message whose answer is next one of these notes?
+    pub fn is_noted(&self, note: Note) -> bool {
+        self.owed
+            .front()
+            .is_some_and(|entry| entry.note & note != 0)
     }
 
     /// Is an answer owed to a message with this note?
@@ -350,9 +358,12 @@ impl Exchange {
                 self.note = note;
                 Ok(fate)
             }
-            (b'I', Owed::Execution)
-            | (b'2', Owed::BindComplete)
-            | (b'T' | b'n', Owed::Description) => {
+            (b'T' | b'n', Owed::Description) => {
+                self.pop();
+                self.note = note;
+                Ok(fate)
+            }
+            (b'I', Owed::Execution) | (b'2', Owed::BindComplete) => {
                 self.pop();
                 Ok(fate)
             }

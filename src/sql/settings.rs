@@ -66,11 +66,12 @@ const NAMES_ARE_IN: [&[u8]; 3] = [ROLE, b"search_path", AUTHORIZATION];
 /// Settings that say how texts are read.
 const TEXTS_ARE_IN: [&[u8]; 2] = [b"client_encoding", b"standard_conforming_strings"];
 
-fn leads(name: &[u8]) -> bool {
-    name.starts_with(b"pgdog.") || NAMES_ARE_IN.contains(&name)
-}
-
 impl Settings {
+    /// Is this setting one of ours, or does it say where names are looked for?
+    pub fn leads(name: &[u8]) -> bool {
+        name.starts_with(b"pgdog.") || NAMES_ARE_IN.contains(&name)
+    }
+
     /// The value of a setting, if the session has set it.
     pub fn get(&self, name: &[u8]) -> Option<&Value> {
         Some(&self.entry(name)?.value)
@@ -78,12 +79,12 @@ impl Settings {
 
     /// Does any of them say where what is written alike goes: is it one of ours, or does it say where names are looked for?
     pub fn lead_elsewhere(&self) -> bool {
-        self.iter().any(|setting| leads(&setting.name))
+        self.iter().any(|setting| Self::leads(&setting.name))
     }
 
     /// Does this setting say where statements go, or how they are read?
     pub fn routes(name: &[u8]) -> bool {
-        leads(name) || TEXTS_ARE_IN.contains(&name)
+        Self::leads(name) || TEXTS_ARE_IN.contains(&name)
     }
 
     /// All settings in order of their names.

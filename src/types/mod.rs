@@ -18,6 +18,7 @@ mod json;
 pub mod key;
 pub mod network;
 pub mod numeric;
+pub mod shape;
 pub mod text;
 
 pub use float::{put_float4_text, put_float8_text};

@@ -108,6 +108,26 @@ fn settings_of_a_transaction_are_reported() {
             client.query("UPDATE t SET n = 1");
             let told = reported(&said(&mut client, "ROLLBACK"), name);
             assert_eq!(told.as_deref(), Some("UTF8"), "{general} {end}");
+            for (name, value) in [
+                ("client_encoding", "LATIN1"),
+                ("TimeZone", "Asia/Tokyo"),
+                ("DateStyle", "German, DMY"),
+                ("IntervalStyle", "iso_8601"),
+                ("standard_conforming_strings", "off"),
+                ("application_name", "for now"),
+            ] {
+                client.query("BEGIN");
+                let set = format!("SET LOCAL {name} = '{value}'");
+                let told = reported(&said(&mut client, &set), name);
+                let shown = value.replace(' ', "_");
+                assert_eq!(told, Some(shown), "{general} {end}");
+                client.query("UPDATE t SET n = 1");
+                assert_eq!(client.value(&format!("SHOW {name}")), value);
+                let told = reported(&said(&mut client, end), name);
+                let back = client.value(&format!("SHOW {name}"));
+                assert_ne!(back, value);
+                assert_eq!(told, Some(back.replace(' ', "_")), "{general} {end} {name}");
+            }
             // On servers that have begun.
             client.query("BEGIN");
             client.query("UPDATE t SET n = 1");

@@ -47,6 +47,52 @@ fn a_fresh_parse_after_ddl_has_fresh_types() {
 }
 
 #[test]
+fn rows_are_as_they_were_described_or_refused() {
+    let (pgdog, mut client, mut other) = two_clients("");
+    client.query("CREATE TABLE t (a int, b text)");
+    client.query("INSERT INTO t VALUES (1, 'x')");
+    let sql = "SELECT * FROM t";
+    let prepare = |name: &str| [parse(name, sql), describe(b'S', name), sync()];
+    for client in [&mut client, &mut other] {
+        assert_eq!(client.ask(&prepare("s")), "1 t T Z:I");
+    }
+    // The other's Parse had the server parse it anew: it is asked what rows there are, once for all.
+    let twice = [&again("s")[..], &again("s")].concat();
+    for _ in 0..2 {
+        let rows = "2 D:1|x C:SELECT_1 Z:I";
+        client.send(&twice.concat());
+        assert_eq!(client.batches(2), format!("{rows} {rows}"));
+    }
+    other.query("ALTER TABLE t ADD COLUMN c int DEFAULT 3");
+    assert_eq!(other.ask(&prepare("anew")), "1 t T Z:I");
+    assert_eq!(other.ask(&again("anew")), "2 D:1|x|3 C:SELECT_1 Z:I");
+    for _ in 0..2 {
+        client.send(&again("s").concat());
+        let replies = client.read_until(b'Z');
+        assert_eq!(replies[0].field(b'C'), "0A000");
+        let text = "cached plan must not change result type";
+        assert_eq!(replies[0].field(b'M'), text);
+        // pgjdbc looks at it, and prepares anew.
+        assert_eq!(replies[0].field(b'R'), "RevalidateCachedQuery");
+    }
+    assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+    assert_eq!(client.ask(&again("s")), "E:0A000 Z:E");
+    assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    // Who asks for the description each time, or anew, knows what comes.
+    let described = [
+        bind("", "s", &[]),
+        describe(b'P', ""),
+        execute("", 0),
+        sync(),
+    ];
+    assert_eq!(client.ask(&described), "2 T D:1|x|3 C:SELECT_1 Z:I");
+    assert_eq!(client.ask(&[describe(b'S', "s"), sync()]), "t T Z:I");
+    assert_eq!(client.ask(&again("s")), "2 D:1|x|3 C:SELECT_1 Z:I");
+    assert_eq!(other.ask(&again("anew")), "2 D:1|x|3 C:SELECT_1 Z:I");
+    pgdog.stop();
+}
+
+#[test]
 fn deallocate_by_a_simple_query_names_the_clients_statement() {
     let (pgdog, mut client, mut other) = two_clients("");
     for client in [&mut client, &mut other] {

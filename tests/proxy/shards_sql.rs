@@ -4,7 +4,7 @@ use super::sharding::Pair;
 use super::shards::Shards;
 use super::support::postgres::Postgres;
 use super::support::wire::{
-    bind, copy_data, copy_done, describe, execute, parse, query, run, sync, Wire,
+    bind, copy_data, copy_done, describe, execute, parse, query, run, sync, transcript, Wire,
 };
 
 /// `[shard, key of a user who lives there]`.
@@ -98,6 +98,64 @@ fn execute_is_routed_like_the_statement_itself() {
 }
 
 #[test]
+fn rows_are_as_they_were_described_or_refused_everywhere() {
+    let mut pair = Pair::filled("sql_stale");
+    let texts = [
+        "SELECT * FROM users WHERE id < $1 ORDER BY id",
+        "SELECT * FROM users WHERE id = $1",
+        "UPDATE users SET age = age + 1 WHERE id < $1 RETURNING *",
+        "SELECT count(*) FROM users WHERE id < $1",
+        "DELETE FROM countries WHERE length($1) = 1 RETURNING *",
+    ];
+    let same = |pair: &mut Pair, batch: &[Vec<u8>]| {
+        let (expected, found) = (pair.one.ask(batch), pair.many.ask(batch));
+        // Over several it turns out when it is executed.
+        let found = found.replace("2 E:0A000", "E:0A000");
+        // In whatever order its rows come.
+        let sorted = |text: &str| {
+            let mut all: Vec<_> = text.chars().collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(&found), sorted(&expected), "{found}, {expected}");
+        expected
+    };
+    for sql in texts {
+        let batch = [parse(sql, sql), describe(b'S', sql), sync()];
+        assert_eq!(same(&mut pair, &batch), "1 t T Z:I");
+    }
+    let again = |sql: &str, value: &str| [bind("", sql, &[Some(value)]), execute("", 0), sync()];
+    for sql in texts {
+        for value in ["3", "4", "5", "6"] {
+            same(&mut pair, &again(sql, value));
+        }
+    }
+    pair.same("ALTER TABLE users ADD COLUMN more int DEFAULT 3");
+    pair.same("ALTER TABLE countries ADD COLUMN more int DEFAULT 3");
+    for sql in texts {
+        for value in ["3", "4", "5", "6"] {
+            same(&mut pair, &again(sql, value));
+        }
+    }
+    // Nothing was done, and who asks anew knows.
+    pair.same("SELECT * FROM users ORDER BY id");
+    pair.same("SELECT * FROM countries ORDER BY 1");
+    pair.same("BEGIN");
+    assert_eq!(same(&mut pair, &again(texts[0], "3")), "E:0A000 Z:E");
+    pair.same("ROLLBACK");
+    let next = [parse("", "SELECT 1"), bind("", "", &[]), execute("", 0)];
+    let amid = [&next[..], &again(texts[2], "3")].concat();
+    assert!(same(&mut pair, &amid).ends_with("E:0A000 Z:I"));
+    for sql in texts {
+        let anew = format!("{sql} ");
+        let batch = [parse(&anew, &anew), describe(b'S', &anew), sync()];
+        assert_eq!(same(&mut pair, &batch), "1 t T Z:I");
+        same(&mut pair, &again(&anew, "5"));
+    }
+    pair.shards.pgdog.stop();
+}
+
+#[test]
 fn statements_of_parse_and_of_prepare_share_their_names() {
     let mut pair = Pair::filled("sql_names");
     let sql = "SELECT name FROM users WHERE id = $1";
@@ -123,6 +181,26 @@ fn statements_of_parse_and_of_prepare_share_their_names() {
             sync(),
         ];
         assert_eq!(wire.ask(&batch), "1 2 C:PREPARE 1 2 D:40 C:SELECT_1 Z:I");
+    }
+    // It is described as what it names.
+    for sql in ["EXECUTE q(30)", "EXECUTE r"] {
+        let of_statement = [parse("", sql), describe(b'S', ""), sync()];
+        let of_portal = [
+            parse("", sql),
+            bind("", "", &[]),
+            describe(b'P', ""),
+            sync(),
+        ];
+        for batch in [&of_statement[..], &of_portal] {
+            let described = |wire: &mut Wire| {
+                wire.send(&batch.concat());
+                let replies = wire.read_until(b'Z');
+                let columns = replies.iter().find(|reply| reply.tag == b'T');
+                let columns = columns.map(|reply| reply.columns());
+                (transcript(&replies), columns)
+            };
+            assert_eq!(described(&mut pair.many), described(&mut pair.one), "{sql}");
+        }
     }
     // What is not there yet says so.
     let answer = pair.many.ask(&[

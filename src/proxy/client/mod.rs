@@ -20,6 +20,7 @@ mod replies;
 mod request;
 mod restore;
 mod role;
+mod shapes;
 mod sharded;
 mod startup;
 mod unnamed;

@@ -20,6 +20,7 @@ use crate::sql::session::{Effect, Effects, NameAt};
 
 use super::super::server::{Server, NOTE_CLIENT, NOTE_COMMIT, NOTE_SERVER};
 use super::request::statement_of_bind;
+use super::shapes::STALE;
 use super::unnamed::Unnamed;
 use super::{End, Relay, Session};
 
@@ -377,6 +378,10 @@ impl Relay<'_> {
             self.pass_bind_as(header, 0, None, 0);
             return Ok(());
         };
+        if self.is_stale(header) {
+            self.pass_bind_as(header, rest_at, Some((&portal, STALE)), 0);
+            return Ok(());
+        }
         // Before anything of it is noted: is it all there is?
         let first = self.server.exchange.at_rest() || self.server.is_fresh_behind();
         let lone = first && self.session.tracker.is_none();
@@ -504,10 +509,18 @@ impl Relay<'_> {
             let Some(statement) = self.session.statements.get(name).ok().cloned() else {
                 return self.send(frame, owed, 0);
             };
+            let named = statement.id();
             let (statement, _) = self.translated(statement, Amid::Batch, NESTED_MAX);
             self.ensure(&statement);
             Target::Statement(&statement.server_name()).encode_describe(&mut message);
-            return self.send(&message, owed, 0);
+            let mut note = 0;
+            // Of EXECUTE it depends on what that names when it is executed.
+            if statement.id() == named {
+                self.server.prepared.describing(named);
+                self.session.statements.describing(name);
+                note = NOTE_SERVER | NOTE_CLIENT;
+            }
+            return self.send(&message, owed, note);
         }
         if !self.has_unnamed() {
             let Some(statement) = self.remembered() else {

@@ -2,6 +2,7 @@
 
 use cores::Buf;
 
+use crate::merge::stale_plan;
 use crate::metrics::Answered;
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::{field, put_error, Fields};
@@ -10,8 +11,10 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::defined::Redefined;
 use crate::sql::session::Effect;
 use crate::sql::settings::Settings;
+use crate::types::shape::Shape;
 
 use super::super::server::{OnError, Recipient};
+use super::shapes::STALE;
 use super::unnamed::Unnamed;
 use super::Session;
 
@@ -46,6 +49,10 @@ impl Recipient for Session {
 
     fn statement_answered(&mut self) {
         self.statements.succeeded();
+    }
+
+    fn statement_described(&mut self, shape: Shape) {
+        self.statements.described(shape);
     }
 
     fn statement_done(&mut self, tag: &[u8]) -> bool {
@@ -90,6 +97,14 @@ impl Recipient for Session {
             self.state.tally.error(database, SqlState::QUERY_CANCELED);
             put_error(&mut message, &self.timeout_error());
             return OnError::Replace(message);
+        }
+        if code == Some(SqlState::INVALID_SQL_STATEMENT_NAME) {
+            let message = fields.and_then(|fields| fields.get(field::MESSAGE));
+            if message.is_some_and(|text| memchr::memmem::find(text, STALE).is_some()) {
+                let mut message = Vec::new();
+                put_error(&mut message, &stale_plan());
+                return OnError::Replace(message);
+            }
         }
         if code == Some(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) {
             let told = fields.and_then(|fields| self.recalled_nothing(fields));

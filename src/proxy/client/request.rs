@@ -358,7 +358,9 @@ impl Relay<'_> {
                 Some(_) if tracks && !whole && header.frame_bytes() <= READ_BYTES_MAX => {
                     Class::More
                 }
-                Some((_, name)) if self.awaits_statement(name) => Class::Await,
+                Some((_, name)) if self.awaits_statement(name) || self.awaits_shape(name) => {
+                    Class::Await
+                }
                 Some(_) => Class::Alone,
                 None if whole || body.len() > NAMES_BYTES_MAX => {
                     Class::Pass(Some(Owed::BindComplete))
@@ -467,6 +469,9 @@ impl Relay<'_> {
             // Amid COPY data it means nothing.
             self.session.inbound.skip(header);
             return Ok(());
+        }
+        if header.tag == tag::BIND && self.asks_shape(header) {
+            return Ok(()); // it waits for the answer
         }
         if self.session.audit.is_some() {
             self.audit_next(header);

@@ -32,6 +32,7 @@ use crate::session::Counters;
 use crate::sql::lexer::Dialect;
 use crate::sql::settings::Settings;
 use crate::types::canonical::Canonical;
+use crate::types::shape::Shape;
 
 use super::core_state::CoreState;
 use ahead::Ahead;
@@ -45,7 +46,7 @@ pub(crate) use reset::Reset;
 
 /// Longest message that is read whole: ReadyForQuery and ParameterStatus. Others stream through.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
-/// The same of descriptions in which types are numbered anew: 1,664 columns with names of 63 bytes.
+/// The same of descriptions that are looked into: 1,664 columns with names of 63 bytes.
 const DESCRIPTION_BYTES_MAX: usize = 1024 * 1024;
 /// How long a server may take to close its side after Terminate.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,6 +164,8 @@ pub(crate) trait Recipient {
     fn parameter(&mut self, name: &[u8], value: &[u8]);
     /// The oldest change to the recipient's prepared statements has been answered.
     fn statement_answered(&mut self) {}
+    /// A statement of the recipient's has been described to it.
+    fn statement_described(&mut self, _shape: Shape) {}
     /// A statement of the recipient with effects on its session has succeeded; `tag` is its command tag. Says whether
     /// the results of the next statement of the same Query are for nobody.
     fn statement_done(&mut self, _tag: &[u8]) -> bool {
@@ -345,6 +348,18 @@ impl Server {
                     to.statement_answered();
                 }
             }
+            tag::ROW_DESCRIPTION | tag::NO_DATA => {
+                let note = self.exchange.take_note();
+                if note & (NOTE_SERVER | NOTE_CLIENT) != 0 {
+                    let shape = Shape::of((tag == tag::ROW_DESCRIPTION).then_some(body));
+                    if note & NOTE_SERVER != 0 {
+                        self.prepared.described(shape);
+                    }
+                    if note & NOTE_CLIENT != 0 {
+                        to.statement_described(shape);
+                    }
+                }
+            }
             tag::READY_FOR_QUERY => {
                 self.prepared.ready();
                 self.link.statements.set(self.prepared.len());
@@ -430,7 +445,7 @@ impl Server {
             let body = &rest[HEADER_BYTES..];
             let whole = body.len() >= header.body_bytes;
             let renumbered = self.is_renumbered(header);
-            if !whole && (renumbered || read_whole(header)) {
+            if !whole && (renumbered || self.reads_whole(header)) {
                 forward(buf, at, to);
                 return self.begin_partial(buf, header.frame_bytes());
             }
@@ -506,7 +521,7 @@ impl Server {
             return Ok(());
         };
         let renumbered = self.is_renumbered(header);
-        if renumbered || read_whole(header) {
+        if renumbered || self.reads_whole(header) {
             if header.frame_bytes() > DESCRIPTION_BYTES_MAX {
                 return Err(Lost::Malformed);
             }
@@ -547,6 +562,20 @@ impl Server {
     #[inline]
     fn is_renumbered(&self, header: Header) -> bool {
         self.types.is_some() && Canonical::concerns(header.tag)
+    }
+
+    /// Does the content of the message matter here? An error of any size is passed on, one that is read has a limit.
+    #[inline]
+    fn reads_whole(&self, header: Header) -> bool {
+        match header.tag {
+            tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::COMMAND_COMPLETE => true,
+            tag::ERROR_RESPONSE => header.frame_bytes() <= WHOLE_BYTES_MAX,
+            tag::ROW_DESCRIPTION => {
+                header.frame_bytes() <= DESCRIPTION_BYTES_MAX
+                    && self.exchange.is_noted(NOTE_SERVER | NOTE_CLIENT)
+            }
+            _ => false,
+        }
     }
 
     #[cold]
@@ -657,14 +686,5 @@ impl Server {
 fn forward(buf: &mut Buf, bytes: usize, to: &mut impl Recipient) {
     if bytes > 0 {
         to.forward(buf.split_to(bytes));
-    }
-}
-
-/// Messages whose content matters here. An error of any size is passed on, one that is read has a limit.
-fn read_whole(header: Header) -> bool {
-    match header.tag {
-        tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::COMMAND_COMPLETE => true,
-        tag::ERROR_RESPONSE => header.frame_bytes() <= WHOLE_BYTES_MAX,
-        _ => false,
     }
 }

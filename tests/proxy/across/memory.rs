@@ -49,6 +49,26 @@ fn all_statements_together_have_a_budget() {
     shards.pgdog.stop();
 }
 
+#[test]
+fn values_of_bound_portals_count() {
+    let general = "workers = 1\ncross_shard_memory = 36000000";
+    let (_, shards) = filled_with("memory_bound", "", general);
+    let mut client = shards.client();
+    let value = "x".repeat(10_000_000);
+    let sql = "SELECT count(*) FROM users WHERE name <> $1";
+    let hold = |portal| [parse("", sql), bind(portal, "", &[Some(&value)]), sync()];
+    for _ in 0..2 {
+        assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+        for portal in ["a", "b", "c"] {
+            assert_eq!(client.ask(&hold(portal)), "1 2 Z:T");
+        }
+        assert_eq!(client.ask(&hold("d")), "1 E:53200 Z:E");
+        // What was held is given back.
+        assert_eq!(client.query("ROLLBACK"), "C:ROLLBACK Z:I");
+    }
+    shards.pgdog.stop();
+}
+
 const TABLE: &str =
     "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"wide\"\ncolumn = \"id\"\n";
 

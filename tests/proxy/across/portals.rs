@@ -69,6 +69,15 @@ fn a_suspended_portal_goes_on_where_it_was() {
             batches.extend([vec![query("ROLLBACK")]]);
             same(&mut one, &mut client, &batches);
         }
+        // All at once, and again.
+        let all = || execute("c", 0);
+        let batches: [Batch; 4] = [
+            vec![query("BEGIN")],
+            vec![opened("c", sql), all(), sync()],
+            vec![all(), sync()],
+            vec![query("ROLLBACK")],
+        ];
+        same(&mut one, &mut client, &batches);
     }
     shards.pgdog.stop();
 }
@@ -83,6 +92,11 @@ fn a_portal_ends_with_its_transaction() {
         batch
     };
     let next = |portal: &str| vec![execute(portal, 2), sync()];
+    let ended = |sql: &str| {
+        let end = [parse("", sql), bind("e", "", &[]), execute("e", 0)];
+        let bound = [opened("c", BY_ID), opened("d", BY_ID), execute("d", 3)];
+        [&bound[..], &end].concat()
+    };
     let batches: Vec<Batch> = vec![
         // Without a transaction it is over at Sync, and goes on before.
         with(open("c", 2), &[sync()]),
@@ -111,6 +125,16 @@ fn a_portal_ends_with_its_transaction() {
         vec![query("COMMIT AND CHAIN")],
         next("c"),
         vec![query("ROLLBACK")],
+        // So it is if that is executed in the same batch, whatever was bound before, and if there was none.
+        vec![query("BEGIN")],
+        with(ended("COMMIT"), &next("e")),
+        vec![query("BEGIN")],
+        with(ended("ROLLBACK"), &next("c")),
+        vec![query("BEGIN")],
+        with(ended("ROLLBACK AND CHAIN"), &next("c")),
+        vec![query("ROLLBACK")],
+        with(ended("COMMIT"), &next("c")),
+        with(ended("COMMIT"), &with(open("c", 2), &next("c"))),
         // One without a name gives way to the next one, and to a Query.
         vec![query("BEGIN")],
         with(open("", 2), &[sync()]),

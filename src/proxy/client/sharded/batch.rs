@@ -13,8 +13,7 @@ use crate::merge::refused;
 use crate::prepared::Statement;
 use crate::protocol::backend::{ready_for_query, CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::protocol::batch::{messages, BatchEnd};
-use crate::protocol::exchange::{Fate, Owed};
-use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target, SYNC};
+use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::Verdict;
 use crate::sql::keyword::Keyword;
@@ -24,8 +23,6 @@ use crate::sql::statements::first_keyword;
 use super::super::super::cluster::Want;
 use super::super::super::link::Notice;
 use super::super::{End, Session, WAITING_BYTES_MAX};
-use super::call::{Call, Shown};
-use super::cursors::Fetched;
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
 use super::steps::{in_failed_transaction, Stepped};
@@ -278,13 +275,9 @@ impl Session {
             tag::PARSE => self.parse(body),
             tag::BIND => return self.bind(body).await,
             tag::DESCRIBE => match Target::parse(body).map_err(malformed) {
-                Ok(Target::Statement(name)) => match self
-                    .statement(name)
-                    .and_then(|statement| self.as_executed(statement, None))
-                {
-                    Ok(statement) => return self.describe(&statement, None).await,
-                    Err(error) => Err(error),
-                },
+                Ok(Target::Statement(name)) => {
+                    return Box::pin(self.describe_statement(name)).await;
+                }
                 Ok(Target::Portal(name)) => {
                     let follows = follows(name);
                     return Box::pin(self.describe_portal(name, follows)).await;
@@ -370,51 +363,6 @@ impl Session {
         }
         self.stream.write(&CLOSE_COMPLETE);
         Ok(Stepped::Done)
-    }
-
-    /// Asks a server for the description of a statement, or of a portal.
-    pub(super) async fn describe(
-        &mut self,
-        statement: &Statement,
-        bind: Option<&Bind<'_>>,
-    ) -> Result<Stepped, End> {
-        if statement.is_sql() {
-            let what = "Describe of a statement that was made by PREPARE";
-            return Ok(self.failed_with(&refused(what)));
-        }
-        let mut messages = Vec::new();
-        Parse::encode_content(&mut messages, b"", statement.definition());
-        let mut owed = vec![(Owed::ParseComplete, Fate::Forward)];
-        match bind {
-            Some(bind) => {
-                bind.encode_for(&mut messages, b"");
-                owed.push((Owed::BindComplete, Fate::Forward));
-                Target::Portal(b"").encode_describe(&mut messages);
-            }
-            None => Target::Statement(b"").encode_describe(&mut messages),
-        }
-        messages.extend_from_slice(&SYNC);
-        owed.extend([Owed::Description, Owed::Ready].map(|owed| (owed, Fate::Forward)));
-        let shard = match self.describe_fetch(statement, bind) {
-            Ok(Fetched::Here(described)) => {
-                self.stream.send_vec(described);
-                return Ok(Stepped::Done);
-            }
-            Ok(Fetched::At(shard)) => shard.unwrap_or_else(|| self.any_shard()),
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let mut legs = match self.take_leg(shard, Want::Write).await? {
-            Ok(leg) => vec![leg],
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let call = Call {
-            messages: &[messages],
-            owed: &owed,
-            commits: false,
-            shown: Shown::Description,
-        };
-        let outcome = self.call(&mut legs, &call).await;
-        self.end_call(legs, &Effects::default(), outcome)
     }
 
     /// Sync: what was done is done.

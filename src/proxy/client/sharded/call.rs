@@ -6,6 +6,7 @@ use crate::merge::plan::Slice;
 use crate::merge::{Export, MergePlan, Promised};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::Query;
+use crate::types::shape::Shape;
 
 use super::super::super::server::NOTE_COMMIT;
 use super::Leg;
@@ -57,6 +58,8 @@ pub(super) enum Shown {
         export: Option<Box<Export>>,
         /// Where servers are asked something else than the client has.
         promised: Option<Promised>,
+        /// What rows the client was told of.
+        told: Option<Shape>,
         /// No more than so many rows, after which the portal is suspended for good.
         first: Option<u64>,
         /// When each server gets the call.
@@ -80,6 +83,7 @@ impl Shown {
             names: false,
             export: None,
             promised: None,
+            told: None,
             first: None,
             order: Order::Together,
         }

@@ -24,10 +24,15 @@ impl Charge {
 
     /// It holds so many bytes now. Errors: 53200 when it has grown, and all of this core's together hold too much.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), Error> {
+        self.set_besides(bytes, 0)
+    }
+
+    /// The same where what it belongs to holds `others` besides, of which the same may be had whatever others have.
+    pub(super) fn set_besides(&mut self, bytes: usize, others: usize) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.bytes, bytes);
         let all = &self.state.merging_bytes;
         all.set(all.get() - before + bytes);
-        if bytes <= before || bytes <= FREE_BYTES {
+        if bytes <= before || bytes + others <= FREE_BYTES {
             return Ok(());
         }
         let part = self.state.config().routing.merge_bytes_max / self.state.sharers();

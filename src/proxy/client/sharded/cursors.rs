@@ -161,7 +161,7 @@ impl Session {
             Ok(portal) => portal,
             Err(error) => return Ok(self.failed_with(&error)),
         };
-        let went = self.declare_portal(portal).await?;
+        let went = Box::pin(self.declare_portal(portal)).await?;
         if went == Stepped::Done {
             self.complete("DECLARE CURSOR");
         }

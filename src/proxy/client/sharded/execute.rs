@@ -15,12 +15,15 @@ use crate::protocol::sqlstate::SqlState;
 use crate::routing::values::{type_oid, Argument, Values};
 use crate::routing::verdict::{Executed, Run};
 use crate::sql::keys::Operand;
+use crate::sql::keyword::Keyword;
 use crate::sql::session::{prepared_body, Effect, Effects, NameAt};
 use crate::sql::statement::{Kind, Statement};
+use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::call::{Answers, Call, Shown};
+use super::described::put_describe;
 use super::plan::{not_analysed, Planned};
 use super::route::Source;
 use super::steps::Stepped;
@@ -101,7 +104,38 @@ impl Names {
     }
 }
 
+/// What an EXECUTE names.
+pub(super) struct ExecutedBy {
+    prepared: Rc<Prepared>,
+    /// The EXECUTE with the name that servers know, as Parse has it.
+    call: Vec<u8>,
+}
+
 impl Session {
+    /// What a statement executes that is an EXECUTE of one that the client has.
+    pub(super) fn executed_by(&self, statement: &Prepared) -> Option<ExecutedBy> {
+        let text = statement.text();
+        if statement.is_sql() || first_keyword(text) != Keyword::Execute {
+            return None;
+        }
+        let effects = crate::sql::session::effects(text, self.session_dialect());
+        let named = effects.steps().iter().find_map(|step| match &step.effect {
+            Effect::Execute(at) => Some(at),
+            _ => None,
+        });
+        let NameAt { start, end, name } = named?;
+        let prepared = Rc::clone(self.statements.get(name).ok()?);
+        let call = [
+            text.get(..*start)?,
+            NAME,
+            statement.definition().get(*end..)?,
+        ];
+        Some(ExecutedBy {
+            prepared,
+            call: call.concat(),
+        })
+    }
+
     /// A PREPARE that will be.
     pub(super) fn foresee(
         &mut self,
@@ -336,6 +370,33 @@ pub(super) fn executing(executed: &Executed, bind: impl FnOnce(&mut Vec<u8>)) ->
     messages.extend_from_slice(&SYNC);
     put_close(&mut messages);
     messages
+}
+
+/// What a server is sent to describe an EXECUTE, and what that is answered.
+pub(super) fn describing(
+    executed: &ExecutedBy,
+    bind: Option<&Bind<'_>>,
+) -> (Vec<u8>, Vec<(Owed, Fate)>) {
+    let (mut messages, mut owed) = (Vec::new(), Vec::new());
+    let dropped = |owed| (owed, Fate::Drop);
+    match executed.prepared.is_sql() {
+        true => {
+            put_prepare(&mut messages, executed.prepared.text());
+            owed.extend([Owed::ParseComplete, Owed::BindComplete, Owed::Execution].map(dropped));
+        }
+        false => {
+            Parse::encode_content(&mut messages, NAME, executed.prepared.definition());
+            owed.push(dropped(Owed::ParseComplete));
+        }
+    }
+    Parse::encode_content(&mut messages, b"", &executed.call);
+    owed.push(dropped(Owed::ParseComplete));
+    owed.extend_from_slice(put_describe(bind, &mut messages));
+    messages.extend_from_slice(&SYNC);
+    owed.push((Owed::Ready, Fate::Forward));
+    put_close(&mut messages);
+    owed.extend([Owed::CloseComplete, Owed::Ready].map(dropped));
+    (messages, owed)
 }
 
 /// PREPARE by the extended protocol.

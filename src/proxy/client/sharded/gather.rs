@@ -151,6 +151,7 @@ impl Session {
                 names: false,
                 export: None,
                 promised: None,
+                told: None,
                 first: None,
                 order: Order::Together,
             },

@@ -12,6 +12,7 @@ mod charge;
 mod copy;
 mod crew;
 mod cursors;
+mod described;
 mod direct;
 mod echo;
 mod ending;
@@ -59,6 +60,7 @@ use crate::sql::session::{Effect, Effects};
 use crate::sql::statement::Modes;
 use crate::sql::statements::Traits;
 use crate::types::canonical::Canonical;
+use crate::types::shape::Shape;
 
 use super::super::cluster::Want;
 use super::super::core_state::Activity;
@@ -101,6 +103,10 @@ pub(super) struct Sharded {
     parsed_on: Option<usize>,
     /// What the statement under way has left of its rows.
     left: Option<portals::Left>,
+    /// What the client was told of the rows of the statement that is about to run.
+    told: Option<Shape>,
+    /// What it was last told of rows.
+    shown: Option<Shape>,
     /// The last number of a portal on servers.
     portal_number: u64,
     /// What the request or transaction under way has changed of the catalogue.

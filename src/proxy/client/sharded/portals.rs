@@ -16,19 +16,21 @@ use crate::error::{Error, Fault};
 use crate::merge::plan::Slice;
 use crate::merge::{refused, Description, Merge, Promised};
 use crate::prepared::Statement;
-use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, NO_DATA, PORTAL_SUSPENDED};
+use crate::protocol::backend::{BIND_COMPLETE, EMPTY_QUERY_RESPONSE, PORTAL_SUSPENDED};
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
-use crate::routing::copy::Copying;
 use crate::routing::verdict::{Run, Verdict};
+use crate::sql::keyword::Keyword;
 use crate::sql::session::Effects;
 use crate::sql::statement::Modes;
+use crate::types::shape::Shape;
 
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
 use super::call::{Answers, Call, Shown};
+use super::charge::Charge;
 use super::cursors::already_exists;
 use super::flow::Flow;
 use super::plan::{Planned, Wanted};
@@ -46,11 +48,7 @@ const CLOSING: &Answers = &[
     (Owed::Ready, Fate::Forward),
 ];
 
-/// What answers Describe and Execute of a portal that a server has under the client's name.
-const AFAR_DESCRIBED: &Answers = &[
-    (Owed::Description, Fate::Forward),
-    (Owed::Ready, Fate::Forward),
-];
+/// What answers Execute of a portal that a server has under the client's name.
 const AFAR_EXECUTED: &Answers = &[
     (Owed::Execution, Fate::Forward),
     (Owed::Ready, Fate::Forward),
@@ -59,11 +57,15 @@ const AFAR_EXECUTED: &Answers = &[
 /// A statement with its values.
 pub(super) struct Portal {
     pub(super) name: Box<[u8]>,
-    statement: Rc<Statement>,
+    pub(super) statement: Rc<Statement>,
     /// Body of the Bind.
-    bind: Box<[u8]>,
+    pub(super) bind: Box<[u8]>,
+    /// What that takes, as long as it is here.
+    _held: Charge,
     /// Its rows are described when it is executed.
-    described: bool,
+    pub(super) described: bool,
+    /// What the rows of its statement were described like before.
+    told: Option<Shape>,
     /// A server was asked for the values of its statement.
     asked: bool,
     /// Savepoints that were in force when it was bound.
@@ -81,6 +83,8 @@ pub(super) enum State {
     Done(Option<&'static str>),
     /// It cannot be run any more.
     Failed(Why),
+    /// It has ended the transaction that it was bound in.
+    Ended,
 }
 
 #[derive(Clone, Copy)]
@@ -111,6 +115,7 @@ pub(super) struct Asked<'a> {
     pub(super) rows: u64,
     pub(super) slice: Slice,
     pub(super) promised: Option<Promised>,
+    pub(super) told: Option<Shape>,
 }
 
 impl Sharded {
@@ -160,9 +165,11 @@ impl Session {
     fn bound(&mut self, body: &[u8]) -> Result<Portal, Error> {
         let bind = Bind::parse(body).map_err(malformed)?;
         let statement = self.statement(bind.statement)?;
+        let told = self.statements.told(bind.statement);
         let statement = self.as_executed(statement, Some(&bind))?;
         self.check_not_failed(statement.text())?;
-        self.new_portal(bind.portal, statement, body)
+        let portal = self.new_portal(bind.portal, statement, body)?;
+        Ok(Portal { told, ..portal })
     }
 
     /// A portal of a name that is not taken.
@@ -181,11 +188,17 @@ impl Session {
             let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
             return Err(Error::error(Fault::Client, code, text));
         }
+        let others = sharded.portals.iter().map(|portal| portal.bind.len()).sum();
+        let mut held = Charge::new(&self.state);
+        held.set_besides(bind.len(), others)?;
+        let sharded = self.sharded();
         Ok(Portal {
             name: name.into(),
             statement,
             bind: bind.into(),
+            _held: held,
             described: false,
+            told: None,
             asked: false,
             depth: sharded.transaction.savepoints(),
             state: State::Bound,
@@ -194,7 +207,7 @@ impl Session {
     }
 
     /// What a portal does, keys that a query translates looked up.
-    async fn plan_portal<'p>(
+    pub(super) async fn plan_portal<'p>(
         &mut self,
         statement: &'p Statement,
         bind: &Bind<'p>,
@@ -251,7 +264,7 @@ impl Session {
     }
 
     /// Has these shards' servers, which the transaction has, do something of which nothing is left to note.
-    async fn call_at(
+    pub(super) async fn call_at(
         &mut self,
         shards: &[usize],
         messages: Vec<u8>,
@@ -271,61 +284,6 @@ impl Session {
         self.aim(&legs);
         let outcome = scatter::run(self, &mut legs, &call, None).await;
         self.end_call(legs, &Effects::default(), outcome)
-    }
-
-    /// The description of a portal's rows: with its rows, if it is executed at once.
-    pub(super) async fn describe_portal(
-        &mut self,
-        name: &[u8],
-        follows: bool,
-    ) -> Result<Stepped, End> {
-        if let Some(shard) = self.sharded().afar.shard_of(name) {
-            let mut messages = Vec::new();
-            Target::Portal(name).encode_describe(&mut messages);
-            messages.extend_from_slice(&SYNC);
-            return self
-                .call_at(&[shard], messages, AFAR_DESCRIBED, Shown::Description)
-                .await;
-        }
-        let mut portal = match self.portal(name) {
-            Ok(portal) => portal,
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        let went = self.describe_one(&mut portal, follows).await;
-        self.sharded().portals.push(portal);
-        went
-    }
-
-    async fn describe_one(&mut self, portal: &mut Portal, follows: bool) -> Result<Stepped, End> {
-        if let State::Open(merge, _) = &portal.state {
-            self.stream.write(merge.row_description());
-            return Ok(Stepped::Done);
-        }
-        let Ok(bind) = Bind::parse(&portal.bind) else {
-            return Ok(self.failed_with(&Error::protocol_violation("Bind")));
-        };
-        let planned = match self.plan_portal(&portal.statement, &bind, false).await? {
-            Ok(planned) => planned,
-            Err(error) => return Ok(self.failed_with(&error)),
-        };
-        match planned.map(|planned| planned.verdict) {
-            Some(Verdict::Fetch { cursor, .. }) if !follows => {
-                let described = self.cursor_description(cursor.as_bytes()).to_vec();
-                self.stream.send_vec(described);
-            }
-            // Its servers run a query, of which they would describe rows.
-            Some(Verdict::Run(run)) if matches!(run.copying, Some(Copying::Written(_))) => {
-                self.stream.write(&NO_DATA);
-            }
-            Some(Verdict::Run(_) | Verdict::Fetch { .. }) => {
-                if !follows || !matches!(portal.state, State::Bound) {
-                    return self.describe(&portal.statement, Some(&bind)).await;
-                }
-                portal.described = true;
-            }
-            _ => self.stream.write(&NO_DATA),
-        }
-        Ok(Stepped::Done)
     }
 
     /// Execute. `lone`: of its batch. `behind`: what follows of that.
@@ -380,13 +338,18 @@ impl Session {
                 let error = Error::error(Fault::Client, code, text);
                 (self.failed_with(&error), state)
             }
+            state @ State::Ended => (Stepped::Done, state),
             state @ State::Failed(Why::Savepoint) => {
                 let what = "a portal that was opened after the savepoint that was rolled back to";
                 (self.failed_with(&refused(what)), state)
             }
         };
         portal.state = state;
-        self.sharded().portals.push(portal);
+        match portal.state {
+            // It has ended its transaction, and so have all others.
+            State::Ended => self.sharded().portals.clear(),
+            _ => self.sharded().portals.push(portal),
+        }
         Ok(went)
     }
 
@@ -469,7 +432,9 @@ impl Session {
             self.inbound.put_back(behind);
             self.sharded().put_back = true;
         }
+        let told = portal.told.filter(|_| !portal.described);
         let together = !lone
+            || told.is_some() && planned.does.changes
             || planned.changes_many(self.cluster.shards())
             || matches!(planned.wanted, Wanted::Slice { .. });
         self.begin_batch(together && !planned.verdict.is_control());
@@ -481,7 +446,9 @@ impl Session {
         if alters && self.open_bound().await? == Stepped::Failed {
             return failed(Stepped::Failed);
         }
+        self.sharded().told = told;
         let went = self.run_step(&planned).await?;
+        self.sharded().told = None;
         let open = self.sharded().transaction.is_open();
         self.sharded().ours &= open;
         if went == Stepped::Failed {
@@ -491,7 +458,13 @@ impl Session {
             // What was a transaction of ours is the client's, or over.
             self.sharded().ours = false;
         }
-        let again = (planned.selects && planned.wanted == Wanted::All).then_some("SELECT 0");
+        if matches!(
+            planned.verdict,
+            Verdict::Commit { .. } | Verdict::Rollback { .. }
+        ) {
+            return Ok((went, State::Ended));
+        }
+        let again = again(&planned);
         drop(planned);
         let state = match self.sharded().left.take() {
             Some(Left::Open(merge, flow, servers)) => {
@@ -576,7 +549,8 @@ impl Session {
         let plan = std::sync::Arc::new(run.merge.clone());
         let facts = self.value_facts();
         let merge = Merge::new(plan, asked.slice, legs.len(), facts, described, LIMITS)
-            .enums(self.enums_of(legs));
+            .enums(self.enums_of(legs))
+            .told(asked.told);
         let mut merge = match asked.promised {
             Some(promised) => merge.promised(promised),
             None => merge,
@@ -649,7 +623,9 @@ impl Session {
             return Ok(Ok(Stepped::Done));
         }
         planned.wanted = self.slice(0);
+        self.sharded().told = portal.told;
         let went = self.run_step(&planned).await?;
+        self.sharded().told = None;
         drop(planned);
         portal.state = match (went, self.sharded().left.take()) {
             (Stepped::Done, Some(Left::Open(merge, flow, servers))) => {
@@ -676,6 +652,23 @@ impl Session {
         sharded.portals.retain(|portal| !is_over(portal));
         let _: Stepped = self.open_bound().await?; // told, either way
         Ok(())
+    }
+}
+
+/// What a portal that has given all its rows is answered when it is executed again. `None`: it cannot be.
+fn again(planned: &Planned<'_>) -> Option<&'static str> {
+    let word = b"returning";
+    let mut words = planned.text.windows(word.len());
+    match planned.effects.verb {
+        _ if planned.wanted != Wanted::All => None,
+        _ if planned.selects => Some("SELECT 0"),
+        // Others than those that return rows are done, and not run.
+        _ if !words.any(|text| text.eq_ignore_ascii_case(word)) => None,
+        Keyword::Insert => Some("INSERT 0 0"),
+        Keyword::Update => Some("UPDATE 0"),
+        Keyword::Delete => Some("DELETE 0"),
+        Keyword::Merge => Some("MERGE 0"),
+        _ => None,
     }
 }
 

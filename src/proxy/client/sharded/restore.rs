@@ -2,8 +2,9 @@
 //! (`sql::restore`).
 
 use crate::routing::verdict::Place;
-use crate::sql::session::{effects, Effects};
-use crate::sql::settings::Own;
+use crate::sql::session::{effects, Effect, Effects};
+use crate::sql::set::Change;
+use crate::sql::settings::{Own, Settings};
 use crate::sql::statement::Modes;
 
 use super::super::super::cluster::Want;
@@ -71,5 +72,17 @@ impl Session {
             }
         }
         Ok(Stepped::Done)
+    }
+
+    /// Does it set what servers report to clients? One has to do it at once, unless it says which one.
+    pub(super) fn is_reported(&self, effects: &Effects) -> bool {
+        let own = self.slot.reported(&Settings::default());
+        effects.steps().iter().any(|step| match &step.effect {
+            Effect::Setting(Change::Set { name, .. }) => {
+                let known = own.as_ref().is_none_or(|own| own.get(name).is_some());
+                known && !Settings::leads(name)
+            }
+            _ => false,
+        })
     }
 }

@@ -155,6 +155,7 @@ pub(super) async fn run<'a>(
             names,
             export,
             promised,
+            told: shape,
             first,
             notes: told,
             order: _,
@@ -167,7 +168,8 @@ pub(super) async fn run<'a>(
             let (plan, slice) = (Arc::clone(plan), *slice);
             let facts = session.value_facts();
             let mut merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS)
-                .enums(session.enums_of(legs));
+                .enums(session.enums_of(legs))
+                .told(*shape);
             if *names {
                 merge = merge.copy_names();
             }
@@ -506,7 +508,10 @@ impl<'a> Scatter<'a> {
                     }
                     failed = true;
                 }
-                (Output::Description, _) => out.extend_from_slice(frame.message),
+                (Output::Description, tag) => {
+                    self.session.note_shown(tag, frame.body);
+                    out.extend_from_slice(frame.message);
+                }
                 (Output::Errors, tag::NOTICE_RESPONSE | tag::PARAMETER_STATUS) if at == 0 => {
                     out.extend_from_slice(frame.message);
                 }

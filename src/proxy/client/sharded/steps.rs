@@ -251,8 +251,19 @@ impl Session {
                     // The server warns, as it does.
                     return self.run_at(step, &Run::at(Place::Any)).await;
                 }
-                if transaction.remember_modes(step.text, *modes).is_err() {
+                if !transaction.has_room(step.text) {
                     return Ok(self.failed_with(&too_much()));
+                }
+                // A server that joins for it is not told before, as with a SET for the session.
+                let first = self.sharded().legs.is_empty() && self.is_reported(&step.effects);
+                if first && self.run_at(step, &Run::joined()).await? == Stepped::Failed {
+                    return Ok(Stepped::Failed);
+                }
+                let transaction = &mut self.sharded().transaction;
+                let remembered = transaction.remember_modes(step.text, *modes);
+                debug_assert_eq!(remembered, Ok(()), "there was room");
+                if first {
+                    return self.restore(step).await;
                 }
                 match self.run_on_legs(step, step.tag_of_setting()).await? {
                     Stepped::Done => self.restore(step).await,
@@ -365,6 +376,8 @@ impl Session {
         run: &Run,
         promised: Option<Promised>,
     ) -> Result<Stepped, End> {
+        let told = self.sharded().told.take();
+        let told = told.filter(|_| run.executed.is_none());
         let slice = match step.slice(run) {
             Ok(slice) => slice,
             Err(error) => return Ok(self.failed_with(&error)),
@@ -429,8 +442,9 @@ impl Session {
                     rows: *rows,
                     slice,
                     promised,
+                    told,
                 };
-                let outcome = self.open_portal(step, run, asked, &mut legs).await;
+                let outcome = Box::pin(self.open_portal(step, run, asked, &mut legs)).await;
                 return self.end_call(legs, &step.effects, outcome);
             }
             Wanted::All | Wanted::Stored => None,
@@ -454,6 +468,7 @@ impl Session {
             names: matches!(run.copying, Some(Copying::Out { names: true })),
             export,
             promised,
+            told,
             first: match step.wanted {
                 Wanted::First(rows) => Some(rows),
                 Wanted::All | Wanted::Slice { .. } | Wanted::Stored => None,
