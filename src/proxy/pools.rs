@@ -329,6 +329,7 @@ impl Held {
     /// Gives it back, fit for the next client.
     pub(crate) fn check_in(mut self) {
         if let Some(lease) = self.lease.take() {
+            lease.server.rest();
             self.slot.decide(&self.state, |pool, now, out| {
                 pool.checkin(lease, now, out);
             });
@@ -485,6 +486,7 @@ pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Box<Pa
         let registry = slot.as_ref().map(|slot| Rc::clone(&slot.registry));
         let server = Server::unpack(&state.core, &registry.unwrap_or_default(), *parcel);
         let server = Box::new(server);
+        server.rest();
         if slot.is_none() {
             // The pool is gone, and this one was on its way between two cores.
             let context = Rc::clone(state);

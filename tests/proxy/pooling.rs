@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::admin::show;
 use crate::support::process::{poll, PATIENCE};
 use crate::support::sampler::Sampler;
 use crate::support::scripted::{one_row, serve};
@@ -211,6 +212,36 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
         });
         for client in &mut clients {
             assert_eq!(client.query("SELECT 1"), ONE);
+        }
+    }
+    pgdog.stop();
+}
+
+/// As soon as they are in the pool, whether nobody has had them yet or they were reset behind a client.
+#[test]
+fn a_backend_closed_before_the_next_client_is_replaced_without_an_error() {
+    let postgres = Postgres::shared();
+    let database = postgres.database("pooling");
+    let pgdog = Config::of(&database)
+        .general("workers = 1\ndefault_pool_size = 2\nmin_pool_size = 2\npooler_mode = \"session\"")
+        .admin()
+        .start();
+    let mut admin = pgdog.admin();
+    for _ in 0..5 {
+        poll(PATIENCE, "two idle servers", || {
+            let servers = show(&mut admin, "SERVERS");
+            let idle = servers.iter().all(|server| server["state"] == "idle");
+            (servers.len() == 2 && idle).then_some(())
+        });
+        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'pgdog check'");
+        assert_eq!(postgres.value("postgres", &ended), "2");
+        poll(PATIENCE, "the backends to end", || {
+            (postgres.connections(&database) == 0).then_some(())
+        });
+        let mut clients = [(); 2].map(|()| pgdog.client(&database));
+        for client in &mut clients {
+            assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
+            assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
         }
     }
     pgdog.stop();

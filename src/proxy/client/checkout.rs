@@ -367,14 +367,11 @@ impl Session {
         }
         if !scrub && held.is_fit() {
             let Some(asking) = asking else {
-                // Arms the receive, so that a server that goes away is noticed.
-                held.stream.has_received();
                 return held.check_in();
             };
             let state = Rc::clone(&self.state);
             self.state.core.spawn(async move {
                 if asking.ask(&state, &mut held).await {
-                    held.stream.has_received();
                     held.check_in();
                 }
             });

@@ -59,6 +59,7 @@ pub(crate) async fn open(state: Rc<CoreState>, slot: Rc<PoolSlot>, generation: u
             counters.add_time(Stat::ConnectTime, took);
             let reported = Rc::clone(&server.reported);
             super::super::pools::learned(&state, &slot, &reported);
+            server.rest();
             slot.decide(&state, |pool, now, out| {
                 pool.connected(Box::new(server), generation, now, out)
             });

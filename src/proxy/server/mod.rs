@@ -634,6 +634,11 @@ impl Server {
         self.in_recovery
     }
 
+    /// Arms the receive, so that whoever has the connection next notices that it has gone.
+    pub(crate) fn rest(&self) {
+        self.stream.has_received();
+    }
+
     /// Takes what came while the connection was at rest: reported parameters and notices are fine.
     pub(crate) fn take_unprompted(&mut self) -> Result<(), Lost> {
         let taken = self.take_waiting();

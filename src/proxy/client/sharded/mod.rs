@@ -603,8 +603,7 @@ impl Session {
     }
 
     fn keep(&mut self, leg: Leg) {
-        // Arms the receive, so that a server that goes away is noticed.
-        leg.held.stream.has_received();
+        leg.held.rest();
         let legs = &mut self.sharded().legs;
         let at = legs.partition_point(|other| other.shard < leg.shard);
         legs.insert(at, leg);
