@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::admin::show;
 use crate::support::process::{poll, PATIENCE};
 use crate::support::sampler::Sampler;
@@ -242,6 +244,31 @@ fn a_backend_closed_before_the_next_client_is_replaced_without_an_error() {
         for client in &mut clients {
             assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");
             assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I");
+        }
+    }
+    pgdog.stop();
+}
+
+/// It warns its clients of that, and is gone.
+#[test]
+fn a_server_that_restarts_at_once_is_replaced_without_an_error() {
+    let mut postgres = Postgres::own();
+    let database = postgres.database("pooling");
+    let pgdog = Config::empty()
+        .server(&database, postgres.port(), "")
+        .general("workers = 1\nmin_pool_size = 0")
+        .user("alice", &database, "password = \"hunter2\"")
+        .start();
+    for _ in 0..5 {
+        let mut clients = [(); 4].map(|()| pgdog.client(&database));
+        for sql in ["BEGIN", "COMMIT"] {
+            for client in &mut clients {
+                assert!(client.query(sql).starts_with(&format!("C:{sql} ")));
+            }
+        }
+        postgres.restart_by(Signal::QUIT);
+        for client in &mut clients {
+            assert_eq!(client.query("SELECT 1"), ONE);
         }
     }
     pgdog.stop();

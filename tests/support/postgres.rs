@@ -204,7 +204,12 @@ impl Postgres {
 
     /// Shuts it down as `pg_ctl restart` does, then starts it again.
     pub(crate) fn restart(&mut self) {
-        self.server.signal(Signal::INT);
+        self.restart_by(Signal::INT);
+    }
+
+    /// The same by another signal: `QUIT` is `pg_ctl restart -m immediate`.
+    pub(crate) fn restart_by(&mut self, signal: Signal) {
+        self.server.signal(signal);
         self.server.wait(PATIENCE);
         self.launch();
     }

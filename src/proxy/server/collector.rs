@@ -6,10 +6,12 @@ use std::sync::Arc;
 use cores::Buf;
 
 use crate::protocol::backend::{tag, TransactionStatus};
+use crate::protocol::error_fields::Fields;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::frontend;
 use crate::protocol::rows::DataRow;
+use crate::protocol::sqlstate::SqlState;
 use crate::sql::settings::{Settings, Transition};
 
 use super::{Lost, Recipient, Server, WHOLE_BYTES_MAX};
@@ -117,6 +119,19 @@ impl Collector {
             Some(body) => Err(RunError::Server(body)),
             None => Ok(()),
         }
+    }
+
+    /// Is there the warning that a server gives when all of its processes are to end at once?
+    pub(crate) fn warns_of_the_end(&self) -> bool {
+        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
+        frames.any(|frame| {
+            let fields = Fields::parse(frame.body).ok();
+            frame.tag == tag::NOTICE_RESPONSE
+                && matches!(
+                    fields.and_then(|fields| fields.code()),
+                    Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
+                )
+        })
     }
 
     /// Was there more than is kept?

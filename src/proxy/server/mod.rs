@@ -646,14 +646,15 @@ impl Server {
     }
 
     fn take_waiting(&mut self) -> Result<(), Lost> {
+        let mut replies = Collector::default();
         while self.stream.has_received() {
             let mut cx = Context::from_waker(Waker::noop());
-            match self.poll_take(&mut Collector::default(), &mut cx) {
+            match self.poll_take(&mut replies, &mut cx) {
                 Poll::Ready(taken) => taken?,
                 Poll::Pending => break,
             }
         }
-        if self.exchange.said_farewell() {
+        if self.exchange.said_farewell() || replies.warns_of_the_end() {
             return Err(Lost::Closed(None));
         }
         Ok(())
