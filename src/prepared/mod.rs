@@ -324,6 +324,8 @@ pub struct ClientStatements {
 #[derive(Debug)]
 struct Names {
     statements: HashMap<Box<[u8]>, Named>,
+    /// Was any of them described? Most drivers describe portals only, and nothing is looked up for them.
+    any_told: bool,
     /// Changes without an answer, oldest first.
     unanswered: VecDeque<Change>,
 }
@@ -425,11 +427,12 @@ impl ClientStatements {
         found.ok_or_else(|| unknown(name))
     }
 
-    /// What the rows of the statement of this name were described like to the client. `None`: they were not, or are being
+    /// The statement of this name, and what its rows were described like to the client. `None`: they were not, or are being
     /// described.
-    pub fn told(&self, name: &[u8]) -> Option<Shape> {
-        let names = self.names.as_ref()?;
-        names.statements.get(kept_name(name))?.told
+    pub fn told(&self, name: &[u8]) -> Option<(&Rc<Statement>, Shape)> {
+        let names = self.names.as_ref().filter(|names| names.any_told)?;
+        let named = names.statements.get(kept_name(name))?;
+        Some((&named.statement, named.told?))
     }
 
     /// A server is asked to describe the statement of this name to the client.
@@ -438,6 +441,7 @@ impl ClientStatements {
         let names = self.names();
         if let Some(named) = names.statements.get_mut(name) {
             let told = named.told.take();
+            names.any_told = true;
             names
                 .unanswered
                 .push_back(Change::Described(name.into(), told));
@@ -500,6 +504,7 @@ impl ClientStatements {
         let Some(Names {
             statements,
             unanswered,
+            ..
         }) = self.names.as_deref_mut()
         else {
             return;
@@ -561,6 +566,7 @@ impl ClientStatements {
         self.names.get_or_insert_with(|| {
             Box::new(Names {
                 statements: HashMap::new(),
+                any_told: false,
                 unanswered: (0..syncs).map(|_| Change::Sync).collect(),
             })
         })

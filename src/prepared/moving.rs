@@ -80,6 +80,7 @@ impl ClientStatements {
             .collect();
         let names = (!statements.is_empty()).then(|| {
             Box::new(Names {
+                any_told: statements.values().any(|named| named.told.is_some()),
                 statements,
                 unanswered: Default::default(),
             })

@@ -7,9 +7,11 @@
 
 use std::rc::Rc;
 
+use crate::prepared::Statement;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::frontend::{tag, Target, FLUSH};
+use crate::types::shape::Shape;
 
 use super::super::server::NOTE_SERVER;
 use super::inbound::CLIENT_BODY_BYTES_MAX;
@@ -22,19 +24,13 @@ pub(super) const STALE: &[u8] = b"__pgdog_stale";
 impl Relay<'_> {
     /// Is the server about to say what rows this statement has, which its client was told?
     pub(super) fn awaits_shape(&self, name: &[u8]) -> bool {
-        let statements = &self.session.statements;
-        statements.told(name).is_some()
-            && statements
-                .get(name)
-                .is_ok_and(|statement| self.server.prepared.awaits_shape(statement.id()))
+        let told = self.session.statements.told(name);
+        told.is_some_and(|(statement, _)| self.server.prepared.awaits_shape(statement.id()))
     }
 
     /// Asks the server what rows the statement of the Bind in front has, if it has to be known and is not.
     pub(super) fn asks_shape(&mut self, header: Header) -> bool {
-        let Some(name) = self.told_of_bind(header) else {
-            return false;
-        };
-        let Ok(statement) = self.session.statements.get(&name).cloned() else {
+        let Some((statement, _)) = self.told_of_bind(header) else {
             return false;
         };
         self.ensure(&statement);
@@ -53,30 +49,28 @@ impl Relay<'_> {
 
     /// Would the rows of the Bind in front be others than those that the client was told of?
     pub(super) fn is_stale(&self, header: Header) -> bool {
-        let Some(name) = self.told_of_bind(header) else {
+        let Some((statement, told)) = self.told_of_bind(header) else {
             return false;
         };
-        let statements = &self.session.statements;
-        let (told, statement) = (statements.told(&name), statements.get(&name).ok());
-        let has = statement.and_then(|statement| self.server.prepared.shape(statement.id()));
+        let has = self.server.prepared.shape(statement.id());
         let one_server = self.session.cluster.shards() == 1;
-        matches!((told, has), (Some(told), Some(has)) if !told.agrees(has, one_server))
+        has.is_some_and(|has| !told.agrees(has, one_server))
     }
 
-    /// The statement's name in the Bind in front, if its rows were described to the client, and are not again.
-    fn told_of_bind(&self, header: Header) -> Option<Rc<[u8]>> {
+    /// The statement of the Bind in front, if its rows were described to the client, and are not again.
+    fn told_of_bind(&self, header: Header) -> Option<(Rc<Statement>, Shape)> {
         let bytes = self.session.inbound.bytes();
         let body = bytes.get(HEADER_BYTES..)?;
         let (_, name) = statement_of_bind(body)?;
         if !self.session.renames(name.is_empty()) {
             return None;
         }
-        self.session.statements.told(name)?;
+        let (statement, told) = self.session.statements.told(name)?;
         let behind = bytes.get(header.frame_bytes()..).unwrap_or_default();
         let described = match peek(behind, CLIENT_BODY_BYTES_MAX) {
             Ok(Some(next)) => next.tag == tag::DESCRIBE && behind.get(HEADER_BYTES) == Some(&b'P'),
             _ => false,
         };
-        (!described).then(|| name.into())
+        (!described).then(|| (Rc::clone(statement), told))
     }
 }

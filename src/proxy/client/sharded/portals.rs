@@ -166,6 +166,7 @@ impl Session {
         let bind = Bind::parse(body).map_err(malformed)?;
         let statement = self.statement(bind.statement)?;
         let told = self.statements.told(bind.statement);
+        let told = told.map(|(_, shape)| shape);
         let statement = self.as_executed(statement, Some(&bind))?;
         self.check_not_failed(statement.text())?;
         let portal = self.new_portal(bind.portal, statement, body)?;
