@@ -427,6 +427,11 @@ impl ClientStatements {
         found.ok_or_else(|| unknown(name))
     }
 
+    /// Was the client told of any statement's rows?
+    pub fn has_told(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.any_told)
+    }
+
     /// The statement of this name, and what its rows were described like to the client. `None`: they were not, or are being
     /// described.
     pub fn told(&self, name: &[u8]) -> Option<(&Rc<Statement>, Shape)> {

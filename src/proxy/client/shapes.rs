@@ -59,13 +59,17 @@ impl Relay<'_> {
 
     /// The statement of the Bind in front, if its rows were described to the client, and are not again.
     fn told_of_bind(&self, header: Header) -> Option<(Rc<Statement>, Shape)> {
+        let statements = &self.session.statements;
+        if !statements.has_told() {
+            return None;
+        }
         let bytes = self.session.inbound.bytes();
         let body = bytes.get(HEADER_BYTES..)?;
         let (_, name) = statement_of_bind(body)?;
         if !self.session.renames(name.is_empty()) {
             return None;
         }
-        let (statement, told) = self.session.statements.told(name)?;
+        let (statement, told) = statements.told(name)?;
         let behind = bytes.get(header.frame_bytes()..).unwrap_or_default();
         let described = match peek(behind, CLIENT_BODY_BYTES_MAX) {
             Ok(Some(next)) => next.tag == tag::DESCRIBE && behind.get(HEADER_BYTES) == Some(&b'P'),
