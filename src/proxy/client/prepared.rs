@@ -342,8 +342,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Bind: only its head is rewritten, its values pass as they are.
-    pub(super) fn pass_bind(&mut self, header: Header) -> Result<(), End> {
+    /// Bind: only its head is rewritten, its values pass as they are. `stale`: the rows would be others than the client was told of.
+    pub(super) fn pass_bind(&mut self, header: Header, stale: bool) -> Result<(), End> {
         let session = &*self.session;
         let frame = session.inbound.bytes();
         let frame = frame.get(..header.frame_bytes()).unwrap_or(frame);
@@ -378,7 +378,7 @@ impl Relay<'_> {
             self.pass_bind_as(header, 0, None, 0);
             return Ok(());
         };
-        if self.is_stale(header) {
+        if stale {
             self.pass_bind_as(header, rest_at, Some((&portal, STALE)), 0);
             return Ok(());
         }

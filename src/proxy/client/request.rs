@@ -470,8 +470,14 @@ impl Relay<'_> {
             self.session.inbound.skip(header);
             return Ok(());
         }
-        if header.tag == tag::BIND && self.asks_shape(header) {
-            return Ok(()); // it waits for the answer
+        let told = match header.tag {
+            tag::BIND => self.told_of_bind(header),
+            _ => None,
+        };
+        if let Some((statement, _)) = &told {
+            if self.asks_shape(statement) {
+                return Ok(()); // it waits for the answer
+            }
         }
         if self.session.audit.is_some() {
             self.audit_next(header);
@@ -488,7 +494,8 @@ impl Relay<'_> {
                 .count(Stat::ClientParseCount);
         }
         if header.tag == tag::BIND {
-            return self.pass_bind(header);
+            let stale = told.is_some_and(|(statement, told)| self.is_stale(&statement, told));
+            return self.pass_bind(header, stale);
         }
         let whole = self.session.inbound.len() >= header.frame_bytes();
         if !whole {

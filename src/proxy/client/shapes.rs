@@ -28,12 +28,9 @@ impl Relay<'_> {
         told.is_some_and(|(statement, _)| self.server.prepared.awaits_shape(statement.id()))
     }
 
-    /// Asks the server what rows the statement of the Bind in front has, if it has to be known and is not.
-    pub(super) fn asks_shape(&mut self, header: Header) -> bool {
-        let Some((statement, _)) = self.told_of_bind(header) else {
-            return false;
-        };
-        self.ensure(&statement);
+    /// Asks the server what rows a statement has, if it has not said so.
+    pub(super) fn asks_shape(&mut self, statement: &Rc<Statement>) -> bool {
+        self.ensure(statement);
         let prepared = &mut self.server.prepared;
         if prepared.shape(statement.id()).is_some() {
             return false;
@@ -47,18 +44,15 @@ impl Relay<'_> {
         true
     }
 
-    /// Would the rows of the Bind in front be others than those that the client was told of?
-    pub(super) fn is_stale(&self, header: Header) -> bool {
-        let Some((statement, told)) = self.told_of_bind(header) else {
-            return false;
-        };
+    /// Would the rows of a statement be others than those that the client was told of?
+    pub(super) fn is_stale(&self, statement: &Statement, told: Shape) -> bool {
         let has = self.server.prepared.shape(statement.id());
         let one_server = self.session.cluster.shards() == 1;
         has.is_some_and(|has| !told.agrees(has, one_server))
     }
 
-    /// The statement of the Bind in front, if its rows were described to the client, and are not again.
-    fn told_of_bind(&self, header: Header) -> Option<(Rc<Statement>, Shape)> {
+    /// The statement of the Bind in front, and what the client was told of its rows, if they are not described to it again.
+    pub(super) fn told_of_bind(&self, header: Header) -> Option<(Rc<Statement>, Shape)> {
         let statements = &self.session.statements;
         if !statements.has_told() {
             return None;
