@@ -167,11 +167,9 @@ pub(super) async fn run<'a>(
             };
             let (plan, slice) = (Arc::clone(plan), *slice);
             let facts = session.value_facts();
-            // COPY was described as having none.
-            let shape = shape.filter(|_| export.is_none());
             let mut merge = Merge::new(plan, slice, legs.len(), facts, description, LIMITS)
                 .enums(session.enums_of(legs))
-                .told(shape);
+                .told(*shape);
             if *names {
                 merge = merge.copy_names();
             }

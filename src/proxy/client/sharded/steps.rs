@@ -377,7 +377,8 @@ impl Session {
         promised: Option<Promised>,
     ) -> Result<Stepped, End> {
         let told = self.sharded().told.take();
-        let told = told.filter(|_| run.executed.is_none());
+        // EXECUTE has those of what it names, COPY was described as having none.
+        let told = told.filter(|_| run.executed.is_none() && run.copying.is_none());
         let slice = match step.slice(run) {
             Ok(slice) => slice,
             Err(error) => return Ok(self.failed_with(&error)),
