@@ -189,7 +189,7 @@ async fn work(state: &Rc<CoreState>, at: &Participant) {
     let mut pause = PAUSE_MIN;
     let mut told = HashMap::new();
     loop {
-        let before = errands(state, None, at).len();
+        let before = left(state, at);
         for names in whose(state, at) {
             let deadline = state.core.now() + VISIT_TIMEOUT;
             let visit = Box::pin(visit(state, &names, at));
@@ -213,7 +213,7 @@ async fn work(state: &Rc<CoreState>, at: &Participant) {
             }
         }
         close(state);
-        let left = errands(state, None, at).len();
+        let left = left(state, at);
         if left == 0 {
             state.commits.at_it.borrow_mut().remove(at);
             return;
@@ -272,7 +272,7 @@ async fn visit_as(
         _ => Visit::Failed(failure.reason()),
     })?;
     let (mut problem, mut forbidden) = (None, None);
-    for errand in errands(state, Some(names), at) {
+    for errand in errands(state, names, at) {
         let gid = &errand.gid;
         match run(&mut server, login, &errand).await {
             Ok(Progress::Done) => {
@@ -302,11 +302,18 @@ async fn visit_as(
     }
 }
 
-/// What is to be done on a shard, for one user or for all.
-fn errands(state: &CoreState, names: Option<&Names>, at: &Participant) -> Vec<Errand> {
+/// How much is to be done on a shard.
+fn left(state: &CoreState, at: &Participant) -> usize {
     let unfinished = state.commits.unfinished.borrow();
-    let wanted = |one: &&Unfinished| names.is_none_or(|names| *one.names == *names);
-    let errands = unfinished.iter().filter(wanted).filter_map(|one| {
+    let here = unfinished.iter().filter(|one| one.part(at).is_some());
+    here.count()
+}
+
+/// What is to be done on a shard for a user.
+fn errands(state: &CoreState, names: &Names, at: &Participant) -> Vec<Errand> {
+    let unfinished = state.commits.unfinished.borrow();
+    let theirs = unfinished.iter().filter(|one| *one.names == *names);
+    let errands = theirs.filter_map(|one| {
         let part = one.part(at)?;
         Some(Errand {
             id: one.id,
@@ -362,14 +369,13 @@ async fn run(server: &mut Server, login: &Login, errand: &Errand) -> Result<Prog
                 }
             };
             // Another login may see nothing of the user's sessions but that they are there.
-            let theirs = match login.is_own {
-                true => "usename = session_user AND extract(epoch FROM xact_start) <= ",
-                false => "(state IS NULL OR extract(epoch FROM xact_start) <= ",
+            let whose = match login.is_own {
+                true => "usename = session_user AND",
+                false => "state IS NULL OR",
             };
-            let end = if login.is_own { "" } else { ")" };
             let open = format!(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                 AND pid <> pg_backend_pid() AND {theirs}{since}{end}"
+                 AND pid <> pg_backend_pid() AND ({whose} extract(epoch FROM xact_start) <= {since})"
             );
             let over = server.run(&open).await?.value() == Some(b"0");
             let existed = exists(finish(server, Statement::RollbackPrepared, gid).await)?;
