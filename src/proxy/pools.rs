@@ -486,7 +486,6 @@ pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Box<Pa
         let registry = slot.as_ref().map(|slot| Rc::clone(&slot.registry));
         let server = Server::unpack(&state.core, &registry.unwrap_or_default(), *parcel);
         let server = Box::new(server);
-        server.rest();
         if slot.is_none() {
             // The pool is gone, and this one was on its way between two cores.
             let context = Rc::clone(state);
@@ -494,6 +493,7 @@ pub(crate) fn receive(state: &Rc<CoreState>, pool: PoolId, mail: PoolMail<Box<Pa
                 .core
                 .spawn(async move { server.close(&context).await });
         }
+        server.rest();
         mail.load(rest.with(server));
     }
     let Some(slot) = slot else { return };

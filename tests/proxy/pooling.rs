@@ -192,10 +192,19 @@ fn a_waiter_that_leaves_is_dequeued_at_once() {
     pgdog.stop();
 }
 
+/// Ends the servers that there are of a database, so many.
+fn end_backends(database: &str, count: usize) {
+    let postgres = Postgres::shared();
+    let sql = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'pgdog check'");
+    assert_eq!(postgres.value("postgres", &sql), count.to_string());
+    poll(PATIENCE, "the backends to end", || {
+        (postgres.connections(database) == 0).then_some(())
+    });
+}
+
 #[test]
 fn a_backend_closed_while_idle_is_replaced_without_an_error() {
-    let postgres = Postgres::shared();
-    let database = postgres.database("pooling");
+    let database = Postgres::shared().database("pooling");
     let pgdog = Config::of(&database)
         .general("default_pool_size = 4")
         .start();
@@ -207,11 +216,7 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
         clients
             .iter_mut()
             .for_each(|client| assert_eq!(client.query("COMMIT"), "C:COMMIT Z:I"));
-        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'pgdog check'");
-        assert_eq!(postgres.value("postgres", &ended), "4");
-        poll(PATIENCE, "the backends to end", || {
-            (postgres.connections(&database) == 0).then_some(())
-        });
+        end_backends(&database, 4);
         for client in &mut clients {
             assert_eq!(client.query("SELECT 1"), ONE);
         }
@@ -222,8 +227,7 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
 /// As soon as they are in the pool, whether nobody has had them yet or they were reset behind a client.
 #[test]
 fn a_backend_closed_before_the_next_client_is_replaced_without_an_error() {
-    let postgres = Postgres::shared();
-    let database = postgres.database("pooling");
+    let database = Postgres::shared().database("pooling");
     let pgdog = Config::of(&database)
         .general("workers = 1\ndefault_pool_size = 2\nmin_pool_size = 2\npooler_mode = \"session\"")
         .admin()
@@ -235,11 +239,7 @@ fn a_backend_closed_before_the_next_client_is_replaced_without_an_error() {
             let idle = servers.iter().all(|server| server["state"] == "idle");
             (servers.len() == 2 && idle).then_some(())
         });
-        let ended = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name <> 'pgdog check'");
-        assert_eq!(postgres.value("postgres", &ended), "2");
-        poll(PATIENCE, "the backends to end", || {
-            (postgres.connections(&database) == 0).then_some(())
-        });
+        end_backends(&database, 2);
         let mut clients = [(); 2].map(|()| pgdog.client(&database));
         for client in &mut clients {
             assert_eq!(client.query("BEGIN"), "C:BEGIN Z:T");

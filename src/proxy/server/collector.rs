@@ -123,14 +123,15 @@ impl Collector {
 
     /// Is there the warning that a server gives when all of its processes are to end at once?
     pub(crate) fn warns_of_the_end(&self) -> bool {
-        let mut frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
-        frames.any(|frame| {
-            let fields = Fields::parse(frame.body).ok();
-            frame.tag == tag::NOTICE_RESPONSE
-                && matches!(
-                    fields.and_then(|fields| fields.code()),
-                    Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
-                )
+        let frames = Frames::new(&self.bytes, BODY_BYTES_MAX).filter_map(Result::ok);
+        let mut notices = frames.filter(|frame| frame.tag == tag::NOTICE_RESPONSE);
+        notices.any(|notice| {
+            let fields = Fields::parse(notice.body).ok();
+            let code = fields.and_then(|fields| fields.code());
+            matches!(
+                code,
+                Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
+            )
         })
     }
 
