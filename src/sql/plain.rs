@@ -33,12 +33,13 @@ pub(super) fn verb(text: &[u8]) -> Option<K> {
         }
     }
     // SELECT INTO makes a table: looked for by its first rare letter.
-    for at in memchr2_iter(b'g', b'G', text) {
+    let is_unlogged = |at: usize| {
         let word = text.get(at.saturating_sub(4)..).unwrap_or_default();
         let word = word.get(..UNLOGGED.len()).unwrap_or_default();
-        if matches!(verb, K::Select | K::With) && word.eq_ignore_ascii_case(UNLOGGED) {
-            return None;
-        }
+        word.eq_ignore_ascii_case(UNLOGGED)
+    };
+    if matches!(verb, K::Select | K::With) && memchr2_iter(b'g', b'G', text).any(is_unlogged) {
+        return None;
     }
     // A name with escapes may be any.
     if memchr_iter(b'&', text).any(|at| text.get(at + 1) == Some(&b'"')) {
