@@ -69,6 +69,12 @@ fn a_transaction_ends_with_its_first_server_that_is_lost() {
     let mut client = shards.client();
     let text = format!("{}; {slow}", update(0));
     client.send(&query(&text));
+    // The one is done with its part when the other is at work.
+    let at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND state = 'active' AND wait_event = 'PgSleep'";
+    poll(PATIENCE, "the other server to be at work", || {
+        (shards.shard(1).value(at_work) == "1").then_some(())
+    });
     end_idle(&shards, 0);
     let rest = client.rest();
     assert!(rest.ends_with("E:57P01"), "{rest}");
