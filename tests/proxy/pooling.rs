@@ -375,6 +375,40 @@ fn a_farewell_behind_an_answer_is_no_answer() {
     pgdog.stop();
 }
 
+/// The server closes as soon as it has the client's settings: the request, which has not been sent, has its answer all the same.
+#[test]
+fn a_server_that_is_gone_before_the_request_is_one_error() {
+    let port = serve(|mut peer| {
+        let Some(()) = peer.log_in(true) else { return };
+        while let Some(message) = peer.read() {
+            let ready = tagged(b'Z', b"I");
+            match message.tag {
+                b'Q' if message.body.starts_with(b"SET") => {
+                    peer.send(&[tagged(b'C', b"SET\0"), ready].concat());
+                }
+                b'Q' if message.body.starts_with(b"SELECT") => peer.send(&one_row("1")),
+                b'S' => peer.send(&[tagged(b'C', b"SELECT 1\0"), ready].concat()),
+                // Of the pool: settings of nobody.
+                b'Q' => return peer.send_last(&[tagged(b'C', b"RESET\0"), ready].concat()),
+                _ => {}
+            }
+        }
+    });
+    let pgdog = Config::empty()
+        .general("default_pool_size = 1\nclient_connection_recovery = \"recover\"")
+        .server("scripted", port, "")
+        .user("alice", "scripted", "password = \"hunter2\"")
+        .start();
+    let mut one = pgdog.client("scripted");
+    for request in [query("SELECT 1"), [run("SELECT 1", &[]), sync()].concat()] {
+        let mut other = pgdog.client("scripted");
+        assert_eq!(one.query("SET work_mem = '1MB'"), "C:SET Z:I");
+        assert_eq!(other.ask(&[request]), "E:08006 Z:I");
+        assert_eq!(other.query("SELECT 1"), ONE);
+    }
+    pgdog.stop();
+}
+
 #[test]
 fn a_server_without_backend_key_data_is_usable() {
     let (told, cancels) = mpsc::channel();

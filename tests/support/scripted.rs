@@ -72,6 +72,12 @@ impl Peer {
         Some(Message { tag, body })
     }
 
+    /// Sends bytes and closes the connection, in one packet.
+    pub(crate) fn send_last(mut self, bytes: &[u8]) {
+        let _ = rustix::net::sockopt::set_tcp_cork(&self.0, true);
+        self.send(bytes);
+    }
+
     /// Sends bytes; a client that is gone does not matter.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes);

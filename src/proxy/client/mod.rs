@@ -75,7 +75,7 @@ use audit::Audit;
 use farewell::{close, log_departure, CLOSE_PATIENCE};
 use inbound::Inbound;
 use obtain::Aim;
-use relay::{Extent, Relay};
+use relay::{Extent, Relay, Sent};
 use restore::Known;
 use sharded::Sharded;
 use unnamed::Unnamed;
@@ -605,27 +605,29 @@ impl Session {
         Ok(())
     }
 
-    /// The server was lost before it answered anything of the only batch. `ended`: its Sync was sent, or it was a
-    /// Query.
-    fn server_lost(&mut self, error: Error, ended: bool) -> End {
+    /// The server was lost before it answered anything of the only batch.
+    fn server_lost(&mut self, error: Error, sent: Sent) -> End {
         if self.state.config().clients.recovery != ClientRecovery::Recover {
             return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
             });
         }
-        self.request_failed(&error, ended)
+        self.request_failed(&error, sent)
     }
 
-    /// Nothing of the only batch was done, and the server is of no use any more. `ended` as above.
-    fn request_failed(&mut self, error: &Error, ended: bool) -> End {
+    /// Nothing of the only batch was done, and the server is of no use any more.
+    fn request_failed(&mut self, error: &Error, sent: Sent) -> End {
+        if sent == Sent::Nothing {
+            return self.answer(error).err().unwrap_or(End::Recovered);
+        }
         self.count_error(error);
         if self.unbound_in > 0 {
             self.forget_unnamed(); // who knows if it was parsed
         }
         let mut message = Vec::new();
         put_error(&mut message, error);
-        if ended {
+        if sent == Sent::Ended {
             message.extend_from_slice(&ready_for_query(TransactionStatus::Idle));
             self.statements.ready();
         } else {

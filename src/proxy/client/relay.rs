@@ -67,6 +67,32 @@ impl Admits {
     }
 }
 
+/// How much of a client's requests a server has got that has answered none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Nothing: they are still to be read.
+    Nothing,
+    /// A batch without its Sync.
+    Begun,
+    /// A Query, or a batch with its Sync.
+    Ended,
+    /// And another one, or a part of it: the rest of that would be done alone.
+    More,
+}
+
+impl Sent {
+    fn to(server: &Server) -> Self {
+        // Settings that go ahead are no client's.
+        let begun = server.exchange.is_unsynced() && !server.is_fresh_behind();
+        match (server.exchange.batches_owed(), begun) {
+            (0, false) => Self::Nothing,
+            (0, true) => Self::Begun,
+            (1, false) => Self::Ended,
+            _ => Self::More,
+        }
+    }
+}
+
 /// For how long the two are together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -254,11 +280,7 @@ impl<'a> Relay<'a> {
         let lost = match server.stream.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => {
-                let batches = if server.has_ahead() {
-                    server.exchange.batches_owed()
-                } else {
-                    0
-                };
+                let sent = server.has_ahead().then(|| Sent::to(server));
                 let taken = server.take(buf, self.session);
                 self.answered |= !server.has_ahead();
                 self.awaits = false;
@@ -269,7 +291,8 @@ impl<'a> Relay<'a> {
                         return Poll::Ready(Ok(()));
                     }
                     Err(Lost::Unset(body)) => {
-                        return Poll::Ready(Err(self.refused(&body, batches)));
+                        let sent = sent.unwrap_or(Sent::More);
+                        return Poll::Ready(Err(self.refused(&body, sent)));
                     }
                     Err(lost) => lost,
                 }
@@ -319,9 +342,8 @@ impl<'a> Relay<'a> {
         });
     }
 
-    /// The server does not take the client's settings, and has ignored the request behind them, of which so many batches
-    /// had been sent to their end.
-    fn refused(&mut self, body: &[u8], batches: usize) -> End {
+    /// The server does not take the client's settings, and has ignored the request behind them, of which so much had been sent.
+    fn refused(&mut self, body: &[u8], sent: Sent) -> End {
         let fields = Fields::parse(body);
         let fatal = fields.as_ref().is_ok_and(Fields::is_fatal);
         let cancelled = fields.is_ok_and(|fields| fields.code() == Some(SqlState::QUERY_CANCELED))
@@ -335,16 +357,16 @@ impl<'a> Relay<'a> {
         } else {
             refused_settings(body)
         };
-        if batches > 1 || self.session.inbound.is_amid_message() {
+        if sent == Sent::More || self.session.inbound.is_amid_message() {
             return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
             });
         }
         if cancelled {
-            return self.session.request_failed(&error, batches == 1);
+            return self.session.request_failed(&error, sent);
         }
-        self.session.server_lost(error, batches == 1)
+        self.session.server_lost(error, sent)
     }
 
     /// The server is gone, amid whatever it did.
@@ -367,16 +389,14 @@ impl<'a> Relay<'a> {
             return End::Fatal(Error::fatal(Fault::Server, code, text));
         }
         let tied = self.session.link.pinned().is_some();
-        let batches = exchange.batches_owed();
-        // Of another that has begun behind a whole one the rest would be done alone.
-        let several = batches + usize::from(exchange.is_unsynced()) > 1;
+        let sent = Sent::to(self.server);
         let half_sent = self.session.inbound.is_amid_message();
-        if tied || several || half_sent || !self.session.pools() {
+        if tied || sent == Sent::More || half_sent || !self.session.pools() {
             return End::Fatal(Error {
                 survives: crate::error::Survives::Nothing,
                 ..error
             });
         }
-        self.session.server_lost(error, batches == 1)
+        self.session.server_lost(error, sent)
     }
 }
