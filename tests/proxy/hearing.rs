@@ -79,6 +79,27 @@ fn a_transaction_ends_with_its_first_server_that_is_lost() {
     let rest = client.rest();
     assert!(rest.ends_with("E:57P01"), "{rest}");
     none();
+    // It ends amid its part: that is told once.
+    let amid = |messages: &[u8]| {
+        let mut other = shards.shard(1);
+        all(&mut other, &["BEGIN", "LOCK TABLE t IN EXCLUSIVE MODE"]);
+        let mut client = shards.client();
+        client.send(messages);
+        let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        poll(PATIENCE, "a server that waits for the table", || {
+            (shards.shard(1).value(waiting) == "1").then_some(())
+        });
+        let rest = client.rest();
+        assert!(rest.ends_with("E:57P01"), "{rest}");
+        assert_eq!(rest.matches("E:").count(), 1, "{rest}");
+        assert_eq!(other.query("ROLLBACK"), "C:ROLLBACK Z:I");
+        none();
+    };
+    amid(&query("UPDATE t SET n = 1"));
+    amid(&query("SELECT id FROM t ORDER BY id FOR UPDATE"));
+    amid(&[run("UPDATE t SET n = 1", &[]), sync()].concat());
+    amid(&query("COPY t FROM STDIN"));
     // A portal gives no more of the rows that it has.
     let mut client = shards.client();
     client.query("BEGIN");

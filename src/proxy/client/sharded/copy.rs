@@ -28,8 +28,8 @@ use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{self, Call, Shown};
 use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
-use super::scatter::{self, Outcome, Replies};
-use super::Leg;
+use super::scatter::{Outcome, Replies};
+use super::{lost, Leg};
 
 /// Data of one CopyData message that a server gets.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -110,6 +110,8 @@ struct CopyIn<'a> {
     /// A row whose key is being looked up; what follows it is not read.
     waiting: Option<Waiting>,
     stage: Stage,
+    /// The server whose error the client has, in its own words.
+    words_of: Option<usize>,
     described: bool,
 }
 
@@ -152,6 +154,7 @@ pub(super) async fn run(
         split,
         waiting: None,
         stage: Stage::Asked,
+        words_of: None,
         described: request.described,
     };
     poll_fn(|cx| copy.poll(cx)).await?;
@@ -224,7 +227,10 @@ impl CopyIn<'_> {
         match server.poll_take(&mut part.replies, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
-            Poll::Ready(Err(lost)) => Err(scatter::lost(leg, &lost, true)),
+            Poll::Ready(Err(lost)) => Err(match self.words_of == Some(at) {
+                true => lost::after_words(leg, &lost),
+                false => lost::amid(leg, &lost, true),
+            }),
         }
     }
 
@@ -247,6 +253,7 @@ impl CopyIn<'_> {
                 tag::ERROR_RESPONSE if self.stage != Stage::Failed => {
                     self.session.stream.write(frame.message);
                     self.session.link.meter.error();
+                    self.words_of = Some(at);
                     if self.stage == Stage::Asked {
                         // It may know better which columns there are; the next attempt asks.
                         self.session.cluster.forget_facts();
@@ -309,7 +316,7 @@ impl CopyIn<'_> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
-                    return Err(scatter::lost(leg, &Lost::Closed(Some(error)), true));
+                    return Err(lost::amid(leg, &Lost::Closed(Some(error)), true));
                 }
             }
         }

@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::super::{End, Session};
-use super::scatter;
-use super::Leg;
+use super::{lost, Leg};
 
 impl Session {
     /// Passes on what servers say while the client has not asked them anything. Errors: one is gone, and with it what it
@@ -30,7 +29,7 @@ impl Session {
             while leg.held.exchange.is_resting() {
                 match leg.held.poll_take(self, cx) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(lost)) => return Err(scatter::lost(leg, &lost, false)),
+                    Poll::Ready(Err(lost)) => return Err(lost::amid(leg, &lost, false)),
                     Poll::Pending => break,
                 }
                 if leg.held.exchange.said_farewell() {

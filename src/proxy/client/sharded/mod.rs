@@ -24,6 +24,7 @@ mod hearing;
 mod inquiry;
 mod kept;
 mod lookups;
+mod lost;
 mod messages;
 mod moves;
 mod plan;

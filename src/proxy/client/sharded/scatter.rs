@@ -11,7 +11,7 @@ use cores::Buf;
 use crate::error::{Error, Fault, Survives};
 use crate::merge::{Description, Limits, Merge, Progress};
 use crate::metrics::{nanoseconds, Answered};
-use crate::protocol::backend::{tag, CommandComplete, TransactionStatus};
+use crate::protocol::backend::{tag, CommandComplete};
 use crate::protocol::error_fields::{put_error, Fields};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::rows::DataRow;
@@ -21,14 +21,14 @@ use crate::types;
 use crate::types::enums::Enums;
 
 use super::super::super::link::Notice;
-use super::super::super::server::{cancel, Lost, OnError, Recipient, NOTE_COMMIT};
-use super::super::{lost_error, End, Session, WAITING_BYTES_MAX};
+use super::super::super::server::{cancel, OnError, Recipient};
+use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{begin, send, Call, Shown};
 use super::charge::Charge;
 use super::crew::Crew;
 use super::flow::Flow;
 use super::kept::Kept;
-use super::Leg;
+use super::{lost, Leg};
 
 /// Bytes of one message of one server that are kept until it is all there.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -107,6 +107,8 @@ struct Scatter<'a> {
     tag: Vec<u8>,
     /// The client has been told of an error; the servers that are still at work were asked to stop.
     failed: bool,
+    /// Of this server, in its own words.
+    words_of: Option<usize>,
     /// Why the servers were asked to stop: `query_timeout`, or they would wait for ever.
     cancelled: Option<Notice>,
     /// The client has got something of the reply.
@@ -277,6 +279,7 @@ impl<'a> Scatter<'a> {
             output,
             tag: Vec::new(),
             failed: false,
+            words_of: None,
             cancelled: None,
             begun: false,
             first_row: None,
@@ -369,7 +372,10 @@ impl<'a> Scatter<'a> {
         match server.poll_take(replies, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
-            Poll::Ready(Err(lost)) => Err(self::lost(leg, &lost, self.begun)),
+            Poll::Ready(Err(lost)) => Err(match self.words_of == Some(at) {
+                true => lost::after_words(leg, &lost),
+                false => lost::amid(leg, &lost, self.begun),
+            }),
         }
     }
 
@@ -469,6 +475,7 @@ impl<'a> Scatter<'a> {
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         let mut failed = false;
         while let Some(Ok(frame)) = frames.next() {
+            let before = self.failed || failed;
             if frame.tag == tag::DATA_ROW && self.first_row.is_none() {
                 self.first_row = Some(self.session.state.core.clock());
             }
@@ -516,6 +523,9 @@ impl<'a> Scatter<'a> {
                     out.extend_from_slice(frame.message);
                 }
                 (Output::Errors, _) => {}
+            }
+            if frame.tag == tag::ERROR_RESPONSE && failed && !before && self.kept.is_none() {
+                self.words_of = Some(at);
             }
         }
         if let Output::Merged { merge, .. } = &mut self.output {
@@ -667,28 +677,6 @@ fn completion_at(messages: &[u8]) -> Option<usize> {
         .map_while(Result::ok)
         .last()?;
     (last.tag == tag::COMMAND_COMPLETE).then_some(last.range.start)
-}
-
-/// A server is lost. `begun`: the client has got something of the reply.
-pub(super) fn lost(leg: &Leg, lost: &Lost, begun: bool) -> End {
-    let server = &*leg.held;
-    server.link.meter.lost();
-    let error = lost_error(lost);
-    if server.exchange.owes(NOTE_COMMIT) {
-        let text = "server connection lost during commit, outcome unknown";
-        let code = SqlState::TRANSACTION_RESOLUTION_UNKNOWN;
-        return End::Fatal(Error::fatal(Fault::Server, code, text));
-    }
-    let in_transaction = server.exchange.status() != TransactionStatus::Idle;
-    if in_transaction || begun {
-        let text = "server connection lost, transaction state unknown";
-        let code = SqlState::CONNECTION_FAILURE;
-        return End::Fatal(Error::fatal(Fault::Server, code, text));
-    }
-    End::Fatal(Error {
-        survives: Survives::Nothing,
-        ..error
-    })
 }
 
 pub(super) fn too_large() -> Error {

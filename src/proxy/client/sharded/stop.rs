@@ -6,7 +6,7 @@ use crate::protocol::wire::put_message;
 
 use super::super::super::server::RunError;
 use super::super::{End, Session};
-use super::{scatter, Leg};
+use super::{lost, Leg};
 
 pub(super) enum Stop {
     /// The client is to be told.
@@ -21,7 +21,7 @@ impl Stop {
     pub(super) fn of(leg: &Leg, why: RunError) -> Self {
         match why {
             RunError::Server(body) => Self::Server(body),
-            RunError::Lost(lost) => Self::End(scatter::lost(leg, &lost, false)),
+            RunError::Lost(lost) => Self::End(lost::amid(leg, &lost, false)),
         }
     }
 }
