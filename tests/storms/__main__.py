@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 
+from definitions import DefinedPooled, DefinedSharded
 from drivers import Drivers
 from harness import Options, Storm
-from pooled import Failover, Farewells, Pooled, Stuck
+from pooled import Failover, Farewells, Lagging, Pooled, Stuck
 from sharded import Sharded
 from throwaway import place
 
@@ -20,10 +21,15 @@ STORMS: dict[str, Callable[[Options], Storm]] = {
     "session": lambda options: Pooled(options, rough=False, mode="session"),
     "session-rough": lambda options: Pooled(options, rough=True, mode="session"),
     "failover": Failover,
+    "lagging": Lagging,
     "farewells": Farewells,
     "sharded": lambda options: Sharded(options, rough=False),
     "sharded-rough": lambda options: Sharded(options, rough=True),
     "sharded-scarce": lambda options: Sharded(options, rough=True, scarce=True),
+    "defined": lambda options: DefinedPooled(options, rough=False),
+    "defined-rough": lambda options: DefinedPooled(options, rough=True),
+    "defined-sharded": lambda options: DefinedSharded(options, rough=False),
+    "defined-sharded-rough": lambda options: DefinedSharded(options, rough=True),
     "drivers": Drivers,
     "stuck": Stuck,
 }
@@ -34,6 +40,7 @@ def main() -> None:
     parser.add_argument("storms", nargs="*", metavar="STORM", help=f"of {', '.join(STORMS)} (default: all)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--seconds", type=float, default=60, help="of each storm (default 60)")
+    parser.add_argument("--workers", type=int, default=2, help="cores of pgdog (default 2)")
     parser.add_argument("--pgdog", default="target/debug/pgdog", help="the binary (default target/debug/pgdog)")
     options = parser.parse_args()
     if unknown := set(options.storms) - set(STORMS):
@@ -43,7 +50,7 @@ def main() -> None:
         print(f"{name}: {options.seconds:.0f} s, seed {options.seed}", flush=True)
         with place("storms") as folder:
             begun = time.time()
-            record = STORMS[name](Options(folder, options.pgdog, options.seed, options.seconds)).run()
+            record = STORMS[name](Options(folder, options.pgdog, options.seed, options.seconds, options.workers)).run()
             print(f"  {time.time() - begun:.0f} s, {len(record.problems)} problems, {dict(record.counts)}")
             print(f"  errors {dict(record.errors.most_common(8))}", flush=True)
             if record.problems:

@@ -26,7 +26,7 @@ class Drivers(Storm):
         super().__init__(options, rough=False, mean=0)
 
     def settings(self, chance: random.Random | None) -> str:
-        text = self.general(chance, chance.randint(2, 8) if chance else 5, client_login_timeout="1500").replace('auth_type = "trust"', 'auth_type = "scram"')
+        text = self.general(chance, chance.randint(2, 8) if chance else 5, client_login_timeout="5000").replace('auth_type = "trust"', 'auth_type = "scram"')
         return text + f'[[databases]]\nname = "db"\nhost = "127.0.0.1"\nport = {self.server.port}\ndatabase_name = "postgres"\n'
 
     def prepare_servers(self) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from harness import Client, Options, Record, Storm, Wrong, expect
 from throwaway import Cluster
-from wire import COPY_DONE, FLUSH, SYNC, Connection, Gone, ServerError, bind, copy_data, execute, fields, message, once, parse, query, rows, tags
+from wire import COPY_DONE, FLUSH, SYNC, Connection, Gone, ServerError, bind, close, copy_data, execute, fields, message, once, parse, query, rows, tags
 
 LEFT = """SELECT (SELECT string_agg(name || '=' || setting, ',') FROM pg_settings WHERE source = 'session'
     AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_only', 'transaction_deferrable', 'client_encoding')),
@@ -315,6 +315,7 @@ class Failover(Pooled):
     """A primary and its replica take turns. Commits are synchronous, and so none that was confirmed may be lost; a client reads what it has written."""
 
     rough_troubles = ["fail_over", "fail_over", "terminate"]
+    roles = ["auto", "auto"]
 
     def __init__(self, options: Options):
         super().__init__(options, rough=True, mean=5)
@@ -322,12 +323,13 @@ class Failover(Pooled):
     def settings(self, chance: random.Random | None) -> str:
         text = self.general(chance, chance.randint(1, 9) if chance else 6, read_your_writes="true", lsn_check_delay="0", lsn_check_interval="500", idle_healthcheck_delay="0", idle_healthcheck_interval="500")
         for name in ("db", "db2"):
-            for server in self.servers:
-                text += f'[[databases]]\nname = "{name}"\nhost = "127.0.0.1"\nport = {server.port}\ndatabase_name = "postgres"\nrole = "auto"\n'
+            for server, role in zip(self.servers, self.roles, strict=True):
+                text += f'[[databases]]\nname = "{name}"\nhost = "127.0.0.1"\nport = {server.port}\ndatabase_name = "postgres"\nrole = "{role}"\n'
         return text
 
     def prepare_servers(self) -> None:
         super().prepare_servers()
+        self.server.rows("CREATE FUNCTION store(text) RETURNS void LANGUAGE sql AS 'INSERT INTO keep VALUES ($1)'")
         # The replica has it from the beginning, and the primary once there is one.
         self.server.rows("ALTER SYSTEM SET synchronous_standby_names = 'walreceiver'")
         self.servers.append(Cluster(self.options.folder, "replica", self.server))
@@ -346,6 +348,34 @@ class Failover(Pooled):
         old.follow(new)
 
 
+class Lagging(Failover):
+    """A replica that stands still, goes down and comes back, and a primary that does so too: nobody reads what was before his own writes."""
+
+    troubles = [*Failover.troubles, "stand_still", "stand_still"]
+    rough_troubles = ["restart_replica", "crash_replica", "terminate", "crash", "restart"]
+    roles = ["primary", "replica"]
+
+    def prepare_servers(self) -> None:
+        super().prepare_servers()
+        # Commits do not wait for who may be down.
+        self.server.rows("ALTER SYSTEM RESET synchronous_standby_names")
+        self.server.rows("SELECT pg_reload_conf()")
+
+    def stand_still(self, chance: random.Random) -> None:
+        replica = self.servers[1]
+        replica.rows("SELECT pg_wal_replay_pause()")
+        time.sleep(chance.random() * 2)
+        replica.rows("SELECT pg_wal_replay_resume()")
+
+    def restart_replica(self, _: random.Random) -> None:
+        self.servers[1].stop("fast")
+        self.servers[1].start()
+
+    def crash_replica(self, _: random.Random) -> None:
+        self.servers[1].stop("immediate")
+        self.servers[1].start()
+
+
 class FailoverClient(PooledClient):
     """Without what asks a server about itself: replicas answer too."""
 
@@ -353,10 +383,36 @@ class FailoverClient(PooledClient):
     mean = ["vanish", "vanish", "keep", "set", "named", "stale"]
 
     def kept(self) -> None:
+        """Written in one of several ways, and read in another."""
         mark = self.mark()
-        self.c.rows(f"INSERT INTO keep VALUES ('{mark}')")
+        insert, select = f"INSERT INTO keep VALUES ('{mark}')", f"SELECT count(*) FROM keep WHERE m = '{mark}'"
+        writes = [query(insert), once("INSERT INTO keep VALUES ($1)", mark) + SYNC, query(f"BEGIN; {insert}; COMMIT"), query(f"WITH w AS ({insert} RETURNING m) SELECT m FROM w"), query(f"DO $$BEGIN {insert}; END$$"), query("SELECT store($$" + mark + "$$)")]
+        write, read = self.random.randrange(len(writes) + 2), self.random.randrange(5)
+        if write < len(writes):
+            self.c.ask(writes[write])
+        elif write == len(writes):
+            for sql in ("BEGIN", "SELECT 1", insert, "COMMIT"):
+                self.c.rows(sql)
+        else:
+            self.c.send(query("COPY keep FROM STDIN"))
+            if self.c.read()[0] == b"G":
+                self.c.send(copy_data(f"{mark}\n".encode()) + COPY_DONE)
+            self.c.ready()
         self.storm.kept.append(mark)
-        expect(self.c.one(f"SELECT count(*) FROM keep WHERE m = '{mark}'"), "1", "own row")
+        if read == 4:
+            self.c.rows("BEGIN READ ONLY")
+        way = f"own row, written {write}, read {read}"
+        if read < 2:
+            if "own" not in self.known or self.random.random() < 0.2:
+                self.c.ask((close(b"S", "own") if "own" in self.known else b"") + parse("own", "SELECT count(*) FROM keep WHERE m = $1") + SYNC)
+                self.known["own"] = ""
+            expect(rows(self.c.ask(bind("", "own", [mark]) + execute() + SYNC)), [["1"]], way)
+        elif read == 2:
+            expect(self.c.one("SELECT count(*) FROM keep WHERE m = $1", mark), "1", way)
+        else:
+            expect(self.c.one(select), "1", way)
+        if read == 4:
+            self.c.rows("COMMIT")
 
 
 class Farewells(Pooled):

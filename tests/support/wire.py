@@ -110,7 +110,7 @@ class Connection:
     """Without a password. Notices are passed over, settings that the server tells too."""
 
     def __init__(self, port: int, database: str, user: str, tls: bool = False, timeout: float = 25, settings: dict[str, str] | None = None):
-        self.buffer, self.status, self.key = bytearray(), "", b""
+        self.buffer, self.status, self.key, self.sent = bytearray(), "", b"", b""
         self.notifications: list[bytes] = []
         try:
             self.socket = socket.create_connection(("127.0.0.1", port), timeout)
@@ -131,6 +131,7 @@ class Connection:
         self.ready()
 
     def send(self, data: bytes) -> None:
+        self.sent = data
         try:
             self.socket.sendall(data)
         except TimeoutError:
