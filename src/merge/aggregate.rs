@@ -129,9 +129,7 @@ impl Computed {
                 How::Sum(Number::of(typed).ok_or_else(|| unsupported_type("sum", typed.oid))?)
             }
             Function::Least | Function::Greatest => How::Best {
-                kind: resolver
-                    .kind(typed, Purpose::Order)
-                    .ok_or_else(|| unsupported_type("min or max", typed.oid))?,
+                kind: resolver.kind("min or max", typed, Purpose::Order)?,
                 greatest: aggregate.function == Function::Greatest,
             },
             Function::And | Function::Or if typed.oid == oid::BOOL => How::Bool {
@@ -183,11 +181,11 @@ impl Computed {
             }
             Function::CountDistinct { values } => {
                 let (index, typed) = resolver.column(values)?;
-                let kind = resolver.element_kind(typed, Purpose::Equality);
+                let what = "count(DISTINCT …)";
                 How::Distinct {
                     index,
                     format: typed.format,
-                    kind: kind.ok_or_else(|| unsupported_type("count(DISTINCT …)", typed.oid))?,
+                    kind: resolver.element_kind(what, typed, Purpose::Equality)?,
                 }
             }
         };

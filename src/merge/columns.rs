@@ -4,7 +4,7 @@ use super::aggregate::Computed;
 use super::expression::Formula;
 use super::plan::{Column, Distinct, MergePlan};
 use super::row::Row;
-use super::{refused, unsupported_type};
+use super::{not_known_yet, refused, unsupported_type};
 use crate::error::{Error, Fault};
 use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
@@ -247,13 +247,11 @@ impl Resolver<'_> {
 
     pub(super) fn key(&self, column: Column, purpose: Purpose) -> Result<Key, Error> {
         let (index, typed) = self.column(column)?;
-        let kind = self.kind(typed, purpose).ok_or_else(|| {
-            let what = match purpose {
-                Purpose::Order => "ORDER BY, min or max",
-                Purpose::Equality => "DISTINCT or GROUP BY",
-            };
-            unsupported_type(what, typed.oid)
-        })?;
+        let what = match purpose {
+            Purpose::Order => "ORDER BY, min or max",
+            Purpose::Equality => "DISTINCT or GROUP BY",
+        };
+        let kind = self.kind(what, typed, purpose)?;
         Ok(Key {
             index,
             kind,
@@ -263,15 +261,34 @@ impl Resolver<'_> {
         })
     }
 
-    pub(super) fn kind(&self, typed: Type, purpose: Purpose) -> Option<Kind> {
-        Kind::of(typed.oid, typed.format, purpose, self.session, self.enums)
+    /// How values are compared for `what`. Errors: they cannot be, or that is not known at the moment.
+    pub(super) fn kind(&self, what: &str, typed: Type, purpose: Purpose) -> Result<Kind, Error> {
+        let kind =
+            |session: &Session| Kind::of(typed.oid, typed.format, purpose, session, self.enums);
+        let best = Session {
+            text_ordered_by_bytes: true,
+            text_equal_by_bytes: true,
+            ..*self.session
+        };
+        kind(self.session).ok_or_else(|| {
+            let may_be = typed.oid >= oid::FIRST_OF_USERS || kind(&best).is_some();
+            match self.session.known || !may_be {
+                true => unsupported_type(what, typed.oid),
+                false => not_known_yet(&format!("how values are compared for {what}")),
+            }
+        })
     }
 
     /// How elements of an array are compared.
-    pub(super) fn element_kind(&self, typed: Type, purpose: Purpose) -> Option<Kind> {
-        match self.kind(typed, purpose)? {
-            Kind::Array(element) => Some(Kind::clone(&element)),
-            _ => None,
+    pub(super) fn element_kind(
+        &self,
+        what: &str,
+        typed: Type,
+        purpose: Purpose,
+    ) -> Result<Kind, Error> {
+        match self.kind(what, typed, purpose)? {
+            Kind::Array(element) => Ok(Kind::clone(&element)),
+            _ => Err(unsupported_type(what, typed.oid)),
         }
     }
 }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::refused;
+use super::{not_known_yet, refused};
 use crate::error::{Error, Fault};
 use crate::protocol::backend::tag;
 use crate::protocol::frame::HEADER_BYTES;
@@ -27,6 +27,8 @@ const MODIFIER_BYTES: i32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Terms {
+    /// The catalogue has been asked for types and collations.
+    pub known: bool,
     /// Bytes of the expression.
     pub bytes_max: usize,
     /// Dates are written in ISO style.
@@ -111,12 +113,21 @@ impl Gathered {
             Some(UserType::Array(described)) => Some(format!("{}[]", described.name())),
             None => type_name(field.type_oid, field.type_modifier),
         };
-        let type_name = type_name.ok_or_else(unknown)?;
+        let not_yet = || not_known_yet("how values are written into a query");
+        let type_name = type_name.ok_or_else(|| {
+            match self.terms.known || field.type_oid < oid::FIRST_OF_USERS {
+                true => unknown(),
+                false => not_yet(),
+            }
+        })?;
         let element = element_type(field.type_oid).unwrap_or(field.type_oid);
         let known = match element {
             oid::FLOAT4 | oid::FLOAT8 => self.terms.floats_exact,
             oid::DATE | oid::TIMESTAMP | oid::TIMESTAMPTZ => self.terms.iso_dates,
-            oid::TEXT | oid::VARCHAR | oid::BPCHAR => self.terms.plain_collations,
+            oid::TEXT | oid::VARCHAR | oid::BPCHAR if self.terms.known => {
+                self.terms.plain_collations
+            }
+            oid::TEXT | oid::VARCHAR | oid::BPCHAR => return Err(not_yet()),
             _ => true,
         };
         if !known {
@@ -294,6 +305,7 @@ mod tests {
     use super::*;
 
     const TERMS: Terms = Terms {
+        known: true,
         bytes_max: 100,
         iso_dates: true,
         floats_exact: true,

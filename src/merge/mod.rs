@@ -633,6 +633,15 @@ pub fn refused(construct: &str) -> Error {
     )
 }
 
+/// `… is not known yet, try again`, 57P03: the catalogue of a server that is away might tell.
+pub fn not_known_yet(what: &str) -> Error {
+    Error::error(
+        Fault::Proxy,
+        SqlState::CANNOT_CONNECT_NOW,
+        format!("{what} is not known yet, try again"),
+    )
+}
+
 fn unsupported_type(construct: &str, type_oid: u32) -> Error {
     use crate::types::oid;
     let error = refused(&format!("{construct} of this type"));

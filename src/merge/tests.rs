@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
 };
 
 const BYTES: Session = Session {
+    known: true,
     text_ordered_by_bytes: true,
     text_equal_by_bytes: true,
     floats_exact: true,
@@ -461,12 +462,12 @@ fn the_first_error_ends_it_and_the_rest_is_swallowed() {
 
 #[test]
 fn what_cannot_be_compared_is_refused_before_a_row() {
-    let check = |plan: MergePlan, type_oid, expected: &str| {
+    let check_in = |session, plan: MergePlan, type_oid, expected: &str| {
         let merge = Merge::new(
             Arc::new(plan),
             Slice::default(),
             1,
-            Session::DEFAULT,
+            session,
             Description::Forwarded,
             LIMITS,
         );
@@ -475,6 +476,9 @@ fn what_cannot_be_compared_is_refused_before_a_row() {
             expected,
             "{type_oid}"
         );
+    };
+    let check = |plan, type_oid, expected: &str| {
+        check_in(Session::DEFAULT, plan, type_oid, expected);
     };
     let ordered = |by_bytes| MergePlan {
         order: vec![OrderKey {
@@ -500,6 +504,21 @@ fn what_cannot_be_compared_is_refused_before_a_row() {
         "E:0A000",
     );
     check(grouped(&[], &[(0, Function::And)], 0), oid::INT4, "E:0A000");
+    // What the catalogue of a server that is away may tell.
+    let unknown = |plan, type_oid, expected: &str| {
+        let session = Session {
+            known: false,
+            ..Session::DEFAULT
+        };
+        check_in(session, plan, type_oid, expected);
+    };
+    unknown(ordered(false), oid::TEXT, "E:57P03");
+    unknown(ordered(false), oid::FIRST_OF_USERS, "E:57P03");
+    unknown(ordered(false), oid::JSONB, "E:0A000");
+    let least = grouped(&[], &[(0, Function::Least)], 0);
+    unknown(least, oid::TEXT, "E:57P03");
+    let sum = grouped(&[], &[(0, Function::Sum)], 0);
+    unknown(sum, oid::MONEY, "E:0A000");
 }
 
 #[test]

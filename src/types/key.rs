@@ -260,6 +260,7 @@ mod tests {
     use super::*;
 
     const BYTES: Session = Session {
+        known: true,
         text_ordered_by_bytes: true,
         text_equal_by_bytes: true,
         floats_exact: true,

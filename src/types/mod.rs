@@ -92,7 +92,10 @@ pub struct Invalid;
 
 /// What is known of the sessions on the shards, which all have the same settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
+    /// Has the catalogue of each shard been asked? Otherwise nothing is known of collations, and of types of users maybe nothing.
+    pub known: bool,
     /// Is text of the default collation ordered by its bytes (C, POSIX, C.UTF-8, a builtin collation), and does no
     /// column have another collation? Also needs the client's encoding to be the server's.
     pub text_ordered_by_bytes: bool,
@@ -131,6 +134,7 @@ SELECT coalesce(bool_and(by_bytes), false), coalesce(bool_and(deterministic), fa
 impl Session {
     /// Nothing is known of the collations; everything else is PostgreSQL's default.
     pub const DEFAULT: Self = Self {
+        known: true,
         text_ordered_by_bytes: false,
         text_equal_by_bytes: false,
         floats_exact: true,

@@ -205,6 +205,7 @@ fn answer(
             break;
         }
         let terms = Terms {
+            known: true,
             bytes_max: 1 << 20,
             iso_dates: true,
             floats_exact: true,
@@ -363,6 +364,7 @@ fn with_enums(mut wires: Vec<Wire>) -> Vec<Server> {
 }
 
 const SESSION: Session = Session {
+    known: true,
     text_ordered_by_bytes: true,
     text_equal_by_bytes: true,
     floats_exact: true,

@@ -2,7 +2,7 @@
 //! and within the transaction that makes one. Here tables are sharded by the name of a column.
 
 use super::admin::show;
-use super::shards::Shards;
+use super::shards::{all, Shards};
 use super::support::process::{poll, PATIENCE};
 use super::support::wire::{query, tagged};
 use super::support::Wire;
@@ -103,6 +103,79 @@ fn tables_that_were_made_on_the_servers_are_asked_for() {
         client.query("INSERT INTO nowhere VALUES (1)"),
         "E:42P01 Z:I"
     );
+    shards.pgdog.stop();
+}
+
+/// What depends on a catalogue that could not be asked may be done later: it is not refused for good.
+#[test]
+fn what_the_catalogue_has_not_told_is_tried_again() {
+    let table = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
+    let shards = Shards::start("defined_unasked", "workers = 1", table);
+    let mut client = shards.client();
+    all(
+        &mut client,
+        &[
+            "CREATE TYPE mood AS ENUM ('sad', 'glad')",
+            "CREATE TABLE t (id bigint, s text, m mood)",
+            "CREATE FUNCTION own(n bigint) RETURNS bigint AS 'SELECT n' LANGUAGE sql IMMUTABLE",
+            "CREATE TABLE u (s text)",
+        ],
+    );
+    for id in 0..9 {
+        let row = format!("INSERT INTO t VALUES ({id}, 'a', 'sad')");
+        all(&mut client, &[&row]);
+    }
+    let texts = [
+        "SELECT DISTINCT m FROM t",
+        "SELECT s FROM t GROUP BY s",
+        "SELECT count(DISTINCT s) FROM t",
+        "SELECT max(s) FROM t",
+        "SELECT max(own(id)) FROM t",
+        "SELECT t.id FROM t NATURAL JOIN u",
+    ];
+    let each = |sql: &str| (0..3).for_each(|shard| drop(shards.shard(shard).query(sql)));
+    for (lacking, refused) in [("pg_attribute", &texts[1..]), ("pg_enum", &texts[..1])] {
+        // As if the servers had been away when they were asked, which a new definition makes necessary.
+        each(&format!("REVOKE SELECT ON {lacking} FROM public"));
+        all(&mut client, &["ALTER TABLE u ALTER s DROP NOT NULL"]);
+        for sql in refused {
+            assert_eq!(client.query(sql), "E:57P03 Z:I", "{lacking} {sql}");
+        }
+        each(&format!("GRANT SELECT ON {lacking} TO public"));
+        for sql in texts {
+            poll(PATIENCE, sql, || {
+                client.query(sql).starts_with("T ").then_some(())
+            });
+        }
+    }
+    shards.pgdog.stop();
+}
+
+/// A statement that waits for a server while somebody defines something is merged by what was known when it was planned.
+#[test]
+fn a_definition_does_not_change_what_is_planned() {
+    let table = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
+    let general = "workers = 1\ndefault_pool_size = 1";
+    let shards = Shards::start("defined_meanwhile", general, table);
+    let (mut one, mut other) = (shards.client(), shards.client());
+    all(&mut one, &["CREATE TABLE t (id bigint, s text)"]);
+    for id in 0..9 {
+        all(&mut one, &[&format!("INSERT INTO t VALUES ({id}, 'a')")]);
+    }
+    let sql = "SELECT s FROM t GROUP BY s";
+    assert_eq!(other.value(sql), "a");
+    all(
+        &mut one,
+        &["BEGIN", "UPDATE t SET s = s", "CREATE TABLE u (n int)"],
+    );
+    other.send(&query(sql));
+    poll(PATIENCE, "a client that waits", || {
+        let clients = show(&mut shards.pgdog.admin(), "CLIENTS");
+        let mut states = clients.iter().map(|client| client["state"].as_str());
+        states.any(|state| state == "waiting").then_some(())
+    });
+    all(&mut one, &["COMMIT"]);
+    assert_eq!(other.batches(1), "T D:a C:SELECT_1 Z:I");
     shards.pgdog.stop();
 }
 

@@ -14,8 +14,6 @@ ACCOUNTS = 24
 class Sharded(Storm):
     database = "sh"
     clients = 20
-    # While the catalogue cannot be asked, what needs to know a type is refused.
-    allowed = LOST | {"0A000"}
     rough_troubles = [*Storm.rough_troubles, "crash_pgdog", "crash_pgdog", "crash_pgdog", "restart_pgdog"]
 
     def __init__(self, options: Options, rough: bool, scarce: bool = False):

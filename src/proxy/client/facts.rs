@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+use crate::merge::not_known_yet;
+use crate::protocol::sqlstate::SqlState;
 use crate::routing::role::{Catalogue, Volatility};
 use crate::routing::views::View;
 use crate::sharding::schema::{ColumnDefault, Schema};
@@ -43,6 +46,8 @@ pub(crate) struct Facts {
     lacking: RefCell<HashSet<Box<str>>>,
     /// `None`: it was never learnt.
     layout: Option<Rc<Layout>>,
+    /// A server has told all but the layout, and no definition has changed since.
+    told: bool,
 }
 
 /// Names of functions that do not exist.
@@ -61,6 +66,8 @@ struct Layout {
 /// The types of all shards.
 #[derive(Default)]
 struct Types {
+    /// Each shard has been asked, as far as it has to be.
+    whole: bool,
     /// If clients are to see the numbers of the first shard, of each shard that has answered: how the first one numbers them.
     canonical: Vec<Option<Rc<Canonical>>>,
     /// Numbers of the first shard that are then not the same everywhere.
@@ -72,7 +79,22 @@ struct Types {
 impl Facts {
     /// Is nothing known of functions and tables?
     pub(super) fn are_unknown(&self) -> bool {
-        self.text.encoding.is_empty() // every server has one
+        !self.told
+    }
+
+    /// Is all known that values have to be compared by?
+    pub(super) fn are_whole(&self) -> bool {
+        let layout = self.layout.as_ref();
+        let known = !self.text.encoding.is_empty(); // every server has one
+        known && layout.is_some_and(|layout| layout.types.whole)
+    }
+
+    /// A refusal, or that its reason may be that the catalogue could not be asked: with more knowledge it might be done.
+    pub(super) fn doubt(&self, refusal: Error) -> Error {
+        match self.are_unknown() && refusal.code == SqlState::FEATURE_NOT_SUPPORTED {
+            true => not_known_yet("what a statement depends on").detail(refusal.message),
+            false => refusal,
+        }
     }
 
     /// The search path of a session that has set none: of its user, its database, or the server.
@@ -208,12 +230,14 @@ impl Cluster {
         let forgotten = &self.learning.forgotten;
         forgotten.set(forgotten.get() + 1);
         let learnt = self.facts.borrow();
-        let layout = learnt.as_ref().map(|learnt| learnt.facts.layout.clone());
+        let facts = learnt.as_ref().map(|learnt| Rc::clone(&learnt.facts));
         drop(learnt);
-        if let Some(layout) = layout {
+        if let Some(facts) = facts {
             self.replace_facts(Learnt {
                 facts: Rc::new(Facts {
-                    layout,
+                    // Statements that have been planned compare by what was known: who plans another one asks before.
+                    text: facts.text.clone(),
+                    layout: facts.layout.clone(),
                     ..Facts::default()
                 }),
                 at: None,
@@ -290,6 +314,7 @@ async fn learn(
 ) -> Result<(Facts, Vec<View>), RunError> {
     let mut facts = Facts {
         schema: learn_tables(server, references).await?,
+        told: true,
         ..Facts::default()
     };
     rows(server, COLLATIONS_QUERY, |row| {

@@ -314,7 +314,11 @@ impl Session {
             });
             let found = asked.await?;
             if !numbered && found.as_ref().is_some_and(|types| !types.has_enums()) {
-                return Ok((Types::default(), true));
+                let none = Types {
+                    whole: true,
+                    ..Types::default()
+                };
+                return Ok((none, true));
             }
             all.push(found);
         }
@@ -330,6 +334,7 @@ impl Session {
         }
         let all: Option<Vec<ServerTypes>> = all.into_iter().collect();
         let whole = all.is_some();
+        types.whole = whole;
         let found = enums(&all.unwrap_or_default(), numbered);
         types.enums = found.into_iter().map(Arc::new).collect();
         Ok((types, whole))

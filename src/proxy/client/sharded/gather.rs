@@ -266,6 +266,7 @@ impl Session {
         let facts = self.cluster.known();
         let values = self.value_facts();
         Terms {
+            known: values.known,
             bytes_max,
             iso_dates: self.reported("DateStyle").starts_with(b"ISO"),
             floats_exact: values.floats_exact,

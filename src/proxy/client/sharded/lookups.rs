@@ -153,7 +153,7 @@ impl Session {
         for (name, wanted) in lacking {
             if !self.stores(&wanted.key) {
                 let what = "a sharding key that a query translates, in this client_encoding";
-                return Ok(Err(refused(what)));
+                return Ok(Err(self.cluster.known().doubt(refused(what))));
             }
             let shard = self.shard_to_ask();
             let asked = translate(

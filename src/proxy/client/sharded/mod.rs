@@ -47,7 +47,7 @@ use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
-use crate::merge::refused;
+use crate::merge::{not_known_yet, refused};
 use crate::protocol::backend::{ready_for_query, tag as backend, TransactionStatus};
 use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
@@ -666,12 +666,6 @@ impl Session {
             Err(error) => Err(End::Fatal(error.into())),
         }
     }
-}
-
-/// A catalogue has not said yet what a statement depends on.
-pub(super) fn not_known_yet(what: &str) -> Error {
-    let text = format!("{what} is not known yet, try again");
-    Error::error(Fault::Proxy, SqlState::CANNOT_CONNECT_NOW, text)
 }
 
 /// A server's error about what it was told before the client's own statement.

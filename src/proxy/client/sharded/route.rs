@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::config::choice::{PrimaryKeyRewrite, RewriteMode};
 use crate::error::{Error, Fault};
-use crate::merge::{refused, MergePlan};
+use crate::merge::{not_known_yet, refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking;
@@ -32,7 +32,6 @@ use super::super::super::cluster::Want;
 use super::super::facts::Facts;
 use super::super::role::{asked_role, by_hint, invalid};
 use super::super::Session;
-use super::not_known_yet;
 use super::route_copy::copying;
 use super::unknown::made;
 use super::view::View;
@@ -56,12 +55,17 @@ pub(super) struct Source<'a> {
 }
 
 impl Session {
-    /// Where a query runs.
+    /// Where a query runs. Errors: it cannot be done, or that is not known (57P03).
     pub(super) fn route_query(
         &mut self,
         statement: &Statement,
         source: &Source<'_>,
     ) -> Result<Run, Error> {
+        let routed = self.route_as_known(statement, source);
+        routed.map_err(|refusal| self.cluster.known().doubt(refusal))
+    }
+
+    fn route_as_known(&mut self, statement: &Statement, source: &Source<'_>) -> Result<Run, Error> {
         let run = self.route_to(statement, source)?;
         if run.place.single().is_none() && self.cluster.shards() > 1 {
             let facts = self.cluster.known();

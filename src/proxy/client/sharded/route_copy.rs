@@ -1,7 +1,7 @@
 //! To which shards a COPY goes, and whose rows are whose.
 
 use crate::error::{Error, Fault};
-use crate::merge::{refused, MergePlan};
+use crate::merge::{not_known_yet, refused, MergePlan};
 use crate::protocol::copy::CopyFormat;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
@@ -20,7 +20,6 @@ use crate::sql::quote;
 use crate::sql::statement::{Copy, Kind, Statement};
 
 use super::super::Session;
-use super::not_known_yet;
 use super::route::{these, Source};
 use super::view::View;
 

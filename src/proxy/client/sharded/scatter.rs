@@ -255,6 +255,7 @@ impl Session {
             std::str::from_utf8(&text).ok()?.parse::<i32>().ok()
         };
         types::Session {
+            known: facts.are_whole(),
             text_ordered_by_bytes: facts.text.ordered_by_bytes && same_encoding,
             text_equal_by_bytes: facts.text.equal_by_bytes,
             floats_exact: digits

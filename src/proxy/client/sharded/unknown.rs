@@ -1,13 +1,12 @@
 //! Tables and functions that nobody knows yet: the catalogue is asked before a statement that has them is routed.
 
 use crate::error::Error;
-use crate::merge::refused;
+use crate::merge::{not_known_yet, refused};
 use crate::routing::route::{unknown_table, Database};
 use crate::sql::statement::Statement;
 
 use super::super::facts::Facts;
 use super::super::Session;
-use super::not_known_yet;
 
 impl Session {
     /// Is the catalogue to be asked, and this statement routed after that? It has tables that are not known: they were made on
@@ -50,7 +49,7 @@ impl Session {
         sharded.is_some_and(|sharded| sharded.translations.learn())
     }
 
-    /// The same for functions, of a statement that more than one shard may run.
+    /// The same for functions, of a statement that more than one shard may run. Errors: the same.
     pub(super) fn lacks_functions(
         &self,
         statement: &Statement,
@@ -75,6 +74,9 @@ impl Session {
         }
         if defined.any() {
             return Err(made(&format!("function \"{}\"", function.name)));
+        }
+        if facts.are_unknown() {
+            return Err(not_known_yet("which functions there are"));
         }
         facts.note_lacking(&function.name);
         Ok(false)
