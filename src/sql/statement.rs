@@ -54,6 +54,10 @@ pub struct Usage {
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a statement"
+)]
 pub struct Statement {
     /// What it is.
     pub kind: Kind,
@@ -68,6 +72,8 @@ pub struct Statement {
     pub changes_rows: bool,
     /// It is `SELECT … INTO`.
     pub makes_table: bool,
+    /// It is a change that gives rows itself: RETURNING.
+    pub returns_rows: bool,
     /// It locks rows that it reads.
     pub locks_rows: bool,
     /// The highest `$n` in it.
@@ -86,6 +92,26 @@ impl Statement {
         self.kind != Kind::Select || self.changes_rows
     }
 
+    /// Is it a query whose rows a server computes as they are fetched?
+    pub fn selects(&self) -> bool {
+        self.kind == Kind::Select && !self.makes_table && !self.changes_rows
+    }
+
+    /// The tag by which PostgreSQL answers a portal of it that has given all its rows and is executed again. `None`: what gives
+    /// no rows cannot be run again.
+    pub fn tag_again(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Select if !self.makes_table => Some("SELECT 0"),
+            Kind::Insert if self.returns_rows => Some("INSERT 0 0"),
+            Kind::Update if self.returns_rows => Some("UPDATE 0"),
+            Kind::Delete if self.returns_rows => Some("DELETE 0"),
+            Kind::Merge if self.returns_rows => Some("MERGE 0"),
+            Kind::Show(_) => Some("SHOW"),
+            Kind::Explain { .. } => Some("EXPLAIN"),
+            _ => None,
+        }
+    }
+
     /// A statement that names nothing.
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -95,6 +121,7 @@ impl Statement {
             needs_primary: None,
             changes_rows: false,
             makes_table: false,
+            returns_rows: false,
             locks_rows: false,
             parameters: 0,
             keys: None,

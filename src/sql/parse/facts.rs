@@ -56,6 +56,13 @@ pub(super) fn read(statement: &mut Statement, node: NodeRef<'_>) {
 
 fn query(kind: Kind, node: NodeRef<'_>, literals: Literals<'_>) -> Statement {
     let mut statement = Statement::new(kind);
+    statement.returns_rows = match node {
+        NodeRef::InsertStmt(n) => n.returning_clause.is_some(),
+        NodeRef::UpdateStmt(n) => n.returning_clause.is_some(),
+        NodeRef::DeleteStmt(n) => n.returning_clause.is_some(),
+        NodeRef::MergeStmt(n) => n.returning_clause.is_some(),
+        _ => false,
+    };
     read(&mut statement, node);
     statement.keys = Some(Box::new(levels::keys(node, literals)));
     statement

@@ -55,6 +55,13 @@ fn a_suspended_portal_goes_on_where_it_was() {
         "UPDATE users SET age = 50 WHERE id IN (1, 2, 3, 4, 5, 6) RETURNING age",
         "UPDATE users SET age = 51 WHERE id < 20",
         "DELETE FROM countries WHERE code = 'nl'",
+        // The word alone gives no rows, and others may stand in front of what does.
+        "INSERT INTO countries VALUES ('nl', 'returning', false)",
+        "UPDATE countries /* RETURNING */ SET title = title",
+        "WITH w AS (SELECT 'nl' AS code) INSERT INTO countries SELECT code, 'N', false FROM w RETURNING code",
+        "WITH w AS (SELECT 1) DELETE FROM countries RETURNING code",
+        "WITH w AS (INSERT INTO countries VALUES ('nl', 'N', false) RETURNING code) SELECT code FROM w",
+        "WITH w AS (INSERT INTO countries VALUES ('nl', 'N', false) RETURNING code) DELETE FROM countries",
     ] {
         for rows in [1, 3, 10, 500] {
             let slice = vec![execute("c", rows), sync()];

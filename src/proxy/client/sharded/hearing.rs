@@ -3,6 +3,9 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use crate::sharding::hash::Hasher;
+use crate::sharding::Key;
+
 use super::super::{End, Session};
 use super::{lost, Leg};
 
@@ -39,4 +42,13 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The shard of a channel's notifications: the same for every session and instance.
+pub(super) fn shard_of_channel(channel: &str, shards: usize) -> usize {
+    let key = Key::Text(channel.as_bytes().into());
+    let count = u32::try_from(shards).unwrap_or(u32::MAX);
+    Hasher::Postgres
+        .shard(&key, count)
+        .map_or(0, |shard| shard as usize)
 }

@@ -16,8 +16,6 @@ use crate::routing::reshape::Reshaping;
 use crate::routing::role::{primary_by_modes, statement_is_readable};
 use crate::routing::values::Argument;
 use crate::routing::verdict::{verdict, Place, Run, Verdict};
-use crate::sharding::hash::Hasher;
-use crate::sharding::Key;
 use crate::sql::asked::Asking;
 use crate::sql::insert_rows::InsertPart;
 use crate::sql::lexer::Dialect;
@@ -34,6 +32,7 @@ use super::super::Session;
 use super::call::Answers;
 use super::execute::{executing, Names, OWED_BY_PARSE, OWED_BY_SQL};
 use super::explain::is_explained;
+use super::hearing::shard_of_channel;
 use super::lookups::lacks_keys;
 use super::messages::{put_bind, put_execute, put_parse, put_part, put_select};
 use super::route::Source;
@@ -50,6 +49,8 @@ pub(super) struct Planned<'a> {
     pub(super) does: Does,
     /// It is a query whose rows a server computes as they are fetched.
     pub(super) selects: bool,
+    /// What its portal is answered once more when it has given all its rows, if it may be executed again.
+    pub(super) again: Option<&'static str>,
     pub(super) form: Form<'a>,
     pub(super) wanted: Wanted,
 }
@@ -174,6 +175,7 @@ impl Planned<'_> {
             effects: self.effects.clone(),
             does: self.does,
             selects: true,
+            again: None,
             form: Form::Portal {
                 definition: written.definition(),
                 bind: written.bind(),
@@ -585,9 +587,8 @@ impl Session {
                 text: part,
                 verdict,
                 does: does_to_rows,
-                selects: statement.kind == Kind::Select
-                    && !statement.makes_table
-                    && !statement.changes_rows,
+                selects: statement.selects(),
+                again: statement.tag_again(),
                 effects,
                 form: Form::Query,
                 wanted: Wanted::All,
@@ -672,15 +673,6 @@ impl Session {
         let value = own.as_ref().and_then(|own| own.get(name));
         value.map(<[u8]>::to_vec).unwrap_or_default()
     }
-}
-
-/// The shard of a channel's notifications: the same for every session and instance.
-fn shard_of_channel(channel: &str, shards: usize) -> usize {
-    let key = Key::Text(channel.as_bytes().into());
-    let count = u32::try_from(shards).unwrap_or(u32::MAX);
-    Hasher::Postgres
-        .shard(&key, count)
-        .map_or(0, |shard| shard as usize)
 }
 
 pub(super) fn not_analysed(why: &Unparsed) -> Error {

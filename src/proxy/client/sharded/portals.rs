@@ -21,7 +21,6 @@ use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Bind, Execute, Target, SYNC};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::{Run, Verdict};
-use crate::sql::keyword::Keyword;
 use crate::sql::session::Effects;
 use crate::sql::statement::Modes;
 use crate::types::shape::Shape;
@@ -465,7 +464,7 @@ impl Session {
         ) {
             return Ok((went, State::Ended));
         }
-        let again = again(&planned);
+        let again = planned.again.filter(|_| planned.wanted == Wanted::All);
         drop(planned);
         let state = match self.sharded().left.take() {
             Some(Left::Open(merge, flow, servers)) => {
@@ -653,23 +652,6 @@ impl Session {
         sharded.portals.retain(|portal| !is_over(portal));
         let _: Stepped = self.open_bound().await?; // told, either way
         Ok(())
-    }
-}
-
-/// What a portal that has given all its rows is answered when it is executed again. `None`: it cannot be.
-fn again(planned: &Planned<'_>) -> Option<&'static str> {
-    let word = b"returning";
-    let mut words = planned.text.windows(word.len());
-    match planned.effects.verb {
-        _ if planned.wanted != Wanted::All => None,
-        _ if planned.selects => Some("SELECT 0"),
-        // Others than those that return rows are done, and not run.
-        _ if !words.any(|text| text.eq_ignore_ascii_case(word)) => None,
-        Keyword::Insert => Some("INSERT 0 0"),
-        Keyword::Update => Some("UPDATE 0"),
-        Keyword::Delete => Some("DELETE 0"),
-        Keyword::Merge => Some("MERGE 0"),
-        _ => None,
     }
 }
 
