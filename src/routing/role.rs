@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::config::choice::{QueryParser, ReadWriteSplit, ReadWriteStrategy};
+use crate::sql::across::Overload;
 use crate::sql::functions::{is_built_in, is_harmful};
 use crate::sql::hints::{Hints, Role};
 use crate::sql::statement::{
@@ -114,6 +115,8 @@ pub enum Transaction {
 pub struct Catalogue {
     /// By name, of all schemas but `pg_catalog`: the most that any of that name may do.
     functions: HashMap<Box<str>, Volatility>,
+    /// Those beside functions of PostgreSQL of the same name, where one of the two is an aggregate.
+    overloads: HashMap<Box<str>, Overload>,
     /// Names of views that call what is not harmless, in any schema.
     views: HashSet<Box<str>>,
     /// Names of tables and sequences that replicas have otherwise, or not at all, in any schema.
@@ -179,6 +182,17 @@ impl Catalogue {
     pub fn add_function(&mut self, name: &str, volatility: Volatility) {
         let all = self.functions.entry(name.into()).or_insert(volatility);
         *all = volatility.max(*all);
+    }
+
+    /// What functions of users there are of a name that PostgreSQL's have, too, where one of the two is an aggregate.
+    pub fn add_overload(&mut self, name: &str, overload: Overload) {
+        let most = self.overloads.entry(name.into()).or_insert(overload);
+        *most = overload.max(*most);
+    }
+
+    /// The same, if there are some.
+    pub fn overload(&self, name: &str) -> Option<Overload> {
+        self.overloads.get(name).copied()
     }
 
     /// Is whatever this name may mean immutable?

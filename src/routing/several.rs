@@ -2,10 +2,13 @@
 
 use crate::error::Error;
 use crate::merge::refused;
-use crate::sql::across::{plan_text, plan_text_apart, Across, Catalogue, Placed};
+use crate::sql::across::{
+    is_type, plan_text, plan_text_apart, Across, Catalogue, Overload, Placed,
+};
 use crate::sql::keys::Keys;
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::Statement;
+use crate::types::oid;
 
 use super::reach::Table;
 use super::route::{tables, Database};
@@ -106,6 +109,27 @@ impl Catalogue for Named<'_, '_> {
     fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool {
         let functions = self.database.functions;
         functions.function_is_immutable(schema, function)
+    }
+
+    fn overload(&self, function: &str) -> Option<Overload> {
+        self.database.functions.overload(function)
+    }
+
+    fn is_of_postgres(&self, column: &str) -> Option<bool> {
+        let mut all = None;
+        for table in &self.keys.references {
+            let schema = table.schema.as_deref();
+            let columns = self.database.schema.columns(schema, &table.name)?;
+            let named = columns.iter().filter(|one| *one.name == *column);
+            for found in named {
+                let built_in = matches!(found.type_oid, 1..oid::FIRST_OF_USERS);
+                let postgres = built_in || is_type(&found.of_type);
+                if *all.get_or_insert(postgres) != postgres {
+                    return None;
+                }
+            }
+        }
+        all
     }
 }
 

@@ -13,6 +13,8 @@ mod cores;
 mod enums;
 #[path = "across/memory.rs"]
 mod memory;
+#[path = "across/overloads.rs"]
+mod overloads;
 #[path = "across/parts.rs"]
 mod parts;
 #[path = "across/portals.rs"]

@@ -17,6 +17,7 @@ use crate::routing::role::{Catalogue, Volatility};
 use crate::routing::views::View;
 use crate::sharding::schema::{ColumnDefault, Schema};
 use crate::sharding::ShardingTables;
+use crate::sql::across::Overload;
 use crate::sql::asked::is_constant;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
@@ -355,6 +356,13 @@ async fn learn(
         if let [Some(name)] = row {
             let name = String::from_utf8_lossy(name);
             facts.functions.add_unreplicated(&name);
+        }
+    })
+    .await?;
+    rows(server, Overload::QUERY, |row| {
+        if let [Some(name), Some(kind)] = row {
+            let name = String::from_utf8_lossy(name);
+            facts.functions.add_overload(&name, Overload::of(kind));
         }
     })
     .await?;

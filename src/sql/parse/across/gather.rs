@@ -15,6 +15,7 @@ use super::functions::called;
 use super::grouped::cannot_be_a_column;
 use super::local::{distinct_on, sublink_is_local, subquery, targets};
 use super::nodes::{any, column_name, inner, is_star, lone_name, text, words, wrap, write};
+use super::overloads::{meant, Meant};
 use super::scope::{conjuncts, Scope};
 use super::{
     first, gathered_name, limit, merged, merged_in, Across, Asked, Catalogue, Of, Order, Placed,
@@ -133,7 +134,9 @@ impl Gather<'_> {
                 table.relname.starts_with(GATHERED)
                     || self.catalogue.table(None, &table.relname) == Placed::Everywhere
             }
-            NodeRef::FuncCall(call) => called(call, self.catalogue).is_some(),
+            NodeRef::FuncCall(call) => {
+                called(call, self.catalogue).is_some() && meant(call, self.catalogue) != Meant::Own
+            }
             NodeRef::AExpr(expr) => {
                 expr.name.len() < 2 || words(&expr.name).first() == Some(&"pg_catalog")
             }

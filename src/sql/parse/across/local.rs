@@ -9,6 +9,7 @@ use pg_query::{Node, NodeEnum};
 use super::super::names::is_system_column;
 use super::functions::{called, known, Known};
 use super::nodes::{column_name, function_name, inner, integer, is_star, lone_name, parts, words};
+use super::overloads::{meant, Meant};
 use super::scope::{conjuncts, Scope, Spread};
 use super::Catalogue;
 use crate::error::Error;
@@ -338,6 +339,9 @@ impl Check<'_, '_> {
                 return Err(refused(&format!(
                     "the function {name}, of which nothing is known,"
                 )))
+            }
+            Some(_) if meant(call, self.scope.catalogue) != Meant::PostgreSql => {
+                self.usage.whole = Some(format!("{name} of types that users may have made"));
             }
             Some(Known::Scalar) => {}
             Some(Known::Volatile) => self.usage.volatile = true,

@@ -14,6 +14,7 @@ mod limit;
 mod local;
 mod nodes;
 mod outputs;
+mod overloads;
 mod scope;
 mod with;
 
@@ -34,6 +35,8 @@ use crate::sql::statement::Unparsed;
 use local::{distinct_on, is_local, plain, targets, usage, with_ties, Usage};
 use nodes::{column_name, integer, lone_name, write};
 use outputs::Outputs;
+pub use overloads::{is_type, Overload};
+use overloads::{renames, Renaming};
 use scope::{Scope, Spread};
 
 /// A SELECT over several shards.
@@ -102,6 +105,18 @@ pub trait Catalogue {
     fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool;
 }
 
+
+    /// What functions of users there are of this name, beside PostgreSQL's, where one of the two is an aggregate.
+    fn overload(&self, function: &str) -> Option<Overload> {
+        let _ = function;
+        None
+    }
+
+    /// Are all columns of this name, in the statement's tables, of types of PostgreSQL, or none of them? `None`: that is not known.
+    fn is_of_postgres(&self, column: &str) -> Option<bool> {
+        let _ = column;
+        None
+    }
 /// Plans the SELECT that this text is; `None` when it is another statement or several.
 ///
 /// The plan is of this text alone: literals are in it. Errors: as [`plan`]; 42601 for what is no SQL, 54001 for what is
@@ -111,7 +126,10 @@ pub fn plan_text(
     dialect: Dialect,
     catalogue: &dyn Catalogue,
 ) -> Result<Option<Across>, Error> {
-    planned(text, dialect, |select| plan(select, catalogue))
+    planned(text, dialect, |select| match renames(select) {
+        true => plan(select, &Renaming(catalogue)),
+        false => plan(select, catalogue),
+    })
 }
 
 /// The same, where values cannot be compared here that the plan of [`plan_text`] compares: a server computes the query
@@ -132,7 +150,10 @@ pub fn plan_text_apart(
             false => None,
         };
         let select = ordered.unwrap_or(select);
-        gather::plan(&select, catalogue, true)
+        match renames(&select) {
+            true => gather::plan(&select, &Renaming(catalogue), true),
+            false => gather::plan(&select, catalogue, true),
+        }
     });
     match found {
         Err(error) if error.code == SqlState::FEATURE_NOT_SUPPORTED => Ok(None),

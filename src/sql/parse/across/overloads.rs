@@ -1,0 +1,285 @@
+//! Functions of users that are called like those of PostgreSQL: which of them a call means depends on the types of its arguments.
+
+use pg_query::protobuf::{AExprKind, FuncCall, SelectStmt};
+use pg_query::{Node, NodeEnum, NodeRef};
+
+use super::functions::known;
+use super::nodes::{any, function_name, words};
+use super::{Catalogue, Placed};
+use crate::sql::parse::walk::children;
+
+/// What functions of users there are of one name, beside PostgreSQL's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Overload {
+    /// They take types that users have made, and no domains.
+    OwnTypes,
+    /// They may take PostgreSQL's types, too.
+    AnyTypes,
+    /// They take domains, whose values look like those of another type.
+    Domains,
+}
+
+impl Overload {
+    /// Asks a server for these functions, where one of the two is an aggregate: name and kind, see [`Self::of`].
+    pub const QUERY: &'static str = "SELECT p.proname, CASE WHEN bool_or(t.typtype = 'd') THEN 'd' \
+        WHEN bool_and(t.oid >= 16384) THEN 'o' ELSE 'a' END FROM pg_catalog.pg_proc p \
+        LEFT JOIN LATERAL unnest(p.proargtypes::oid[]) a (oid) ON true \
+        LEFT JOIN pg_catalog.pg_type t ON t.oid = a.oid \
+        JOIN (SELECT b.proname, bool_or(b.oid IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) AS aggregates \
+        FROM pg_catalog.pg_proc b WHERE b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace GROUP BY 1) b \
+        ON b.proname = p.proname WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
+        AND (b.aggregates OR p.oid IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) GROUP BY 1";
+
+    /// What that says.
+    pub fn of(told: &[u8]) -> Self {
+        match told {
+            b"o" => Self::OwnTypes,
+            b"d" => Self::Domains,
+            _ => Self::AnyTypes,
+        }
+    }
+}
+
+/// Which function a call means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// PostgreSQL's.
+    PostgreSql,
+    /// Only a server that has the values knows.
+    Unknown,
+    /// One of users, or what is gathered would not have its types.
+    Own,
+}
+
+pub(super) fn meant(call: &FuncCall, catalogue: &dyn Catalogue) -> Meant {
+    let [name] = *words(&call.funcname) else {
+        return Meant::PostgreSql; // or of a schema: nothing is known of these
+    };
+    match catalogue.overload(name) {
+        None => Meant::PostgreSql,
+        Some(Overload::Domains) => Meant::Own,
+        Some(Overload::AnyTypes) => Meant::Unknown,
+        Some(Overload::OwnTypes) => {
+            let all = |is: &dyn Fn(&Node) -> bool| call.args.iter().all(is);
+            if all(&|value| is_of_postgres(value, catalogue)) {
+                Meant::PostgreSql
+            } else if all(&|value| !names_own(value, catalogue)) {
+                Meant::Unknown
+            } else {
+                Meant::Own
+            }
+        }
+    }
+}
+
+/// Is a value certainly of one of PostgreSQL's types?
+fn is_of_postgres(value: &Node, catalogue: &dyn Catalogue) -> bool {
+    !any(value, &mut |node| match node {
+        NodeEnum::ColumnRef(column) => {
+            let name = words(&column.fields).last().copied().unwrap_or_default();
+            catalogue.is_of_postgres(name) != Some(true)
+        }
+        NodeEnum::TypeCast(cast) => {
+            let name = cast.type_name.as_ref().map(|name| words(&name.names));
+            !match name.as_deref() {
+                Some(["pg_catalog", _]) => true,
+                Some([name]) => is_type(name),
+                _ => false,
+            }
+        }
+        NodeEnum::FuncCall(call) => {
+            function_name(call).and_then(known).is_none()
+                || meant(call, catalogue) != Meant::PostgreSql
+        }
+        NodeEnum::AExpr(expr) => {
+            expr.kind() == AExprKind::AexprOp
+                && !words(&expr.name)
+                    .last()
+                    .is_some_and(|name| OPERATORS.contains(name))
+        }
+        NodeEnum::AConst(_)
+        | NodeEnum::BoolExpr(_)
+        | NodeEnum::NullTest(_)
+        | NodeEnum::BooleanTest(_)
+        | NodeEnum::CaseExpr(_)
+        | NodeEnum::CaseWhen(_)
+        | NodeEnum::CoalesceExpr(_)
+        | NodeEnum::MinMaxExpr(_)
+        | NodeEnum::SqlvalueFunction(_)
+        | NodeEnum::List(_) => false,
+        _ => true,
+    })
+}
+
+/// Is there a column in it that is certainly of a type that users have made?
+fn names_own(value: &Node, catalogue: &dyn Catalogue) -> bool {
+    any(value, &mut |node| match node {
+        NodeEnum::ColumnRef(column) => {
+            let name = words(&column.fields).last().copied().unwrap_or_default();
+            catalogue.is_of_postgres(name) == Some(false)
+        }
+        _ => false,
+    })
+}
+
+/// Operators that give, of PostgreSQL's types, one of these.
+const OPERATORS: [&str; 13] = [
+    "+", "-", "*", "/", "%", "^", "||", "=", "<>", "<", ">", "<=", ">=",
+];
+
+/// Is this the name of a type of PostgreSQL? Only usual ones are known.
+pub fn is_type(name: &str) -> bool {
+    TYPES.split_ascii_whitespace().any(|known| known == name)
+}
+
+const TYPES: &str = "bool bytea name int2 int4 int8 oid text varchar bpchar float4 float8 numeric money date time timetz
+    timestamp timestamptz interval uuid json jsonb inet cidr macaddr bit varbit xml";
+
+/// A statement in which columns may have other names, or types, than in their tables.
+pub(super) struct Renaming<'a>(pub(super) &'a dyn Catalogue);
+
+impl Catalogue for Renaming<'_> {
+    fn table(&self, schema: Option<&str>, table: &str) -> Placed {
+        self.0.table(schema, table)
+    }
+
+    fn has_column(&self, column: &str) -> Option<bool> {
+        self.0.has_column(column)
+    }
+
+    fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool {
+        self.0.is_immutable(schema, function)
+    }
+
+    fn overload(&self, function: &str) -> Option<Overload> {
+        self.0.overload(function)
+    }
+}
+
+/// Does something in it give columns names?
+pub(super) fn renames(select: &SelectStmt) -> bool {
+    node_renames(NodeRef::SelectStmt(select))
+}
+
+fn node_renames(node: NodeRef<'_>) -> bool {
+    let mut found = match node {
+        NodeRef::RangeVar(table) => {
+            let alias = table.alias.as_ref();
+            alias.is_some_and(|alias| !alias.colnames.is_empty())
+        }
+        NodeRef::JoinExpr(join) => join.alias.is_some(),
+        NodeRef::RangeSubselect(_)
+        | NodeRef::RangeFunction(_)
+        | NodeRef::RangeTableFunc(_)
+        | NodeRef::CommonTableExpr(_) => true,
+        _ => false,
+    };
+    let understood = children(node, &mut |child| found = found || node_renames(child));
+    found || !understood
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan_text;
+    use super::*;
+    use crate::sql::lexer::Dialect;
+
+    /// `users.id` is a key, and columns of PostgreSQL's types are known. Users have made `avg` of a type of theirs, `sum` of texts,
+    /// `max` of a domain, and an aggregate `concat`.
+    struct Overloaded;
+
+    impl Catalogue for Overloaded {
+        fn table(&self, _schema: Option<&str>, _table: &str) -> Placed {
+            Placed::Sharded {
+                key: "id".to_owned(),
+                family: 0,
+            }
+        }
+
+        fn has_column(&self, _column: &str) -> Option<bool> {
+            None
+        }
+
+        fn is_immutable(&self, _schema: Option<&str>, function: &str) -> bool {
+            function == "distance"
+        }
+
+        fn overload(&self, function: &str) -> Option<Overload> {
+            match function {
+                "avg" => Some(Overload::OwnTypes),
+                "sum" | "concat" => Some(Overload::AnyTypes),
+                "max" => Some(Overload::Domains),
+                _ => None,
+            }
+        }
+
+        fn is_of_postgres(&self, column: &str) -> Option<bool> {
+            match column {
+                "age" | "id" => Some(true),
+                "v" => Some(false),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn functions_of_users_are_told_from_those_of_the_same_name() {
+        let plan_of = |sql: &str| plan_text(sql.as_bytes(), Dialect::default(), &Overloaded);
+        // Merged, and computed by one server over gathered rows.
+        for (sql, gathered) in [
+            ("SELECT avg(age) FROM users", 0),
+            ("SELECT avg(u.age * 2 + 1.5) FROM users u", 0),
+            (
+                "SELECT avg(COALESCE(age, 0)::numeric) FROM users HAVING count(*) > 1",
+                0,
+            ),
+            ("SELECT avg(abs(age)) FROM users", 0),
+            ("SELECT pg_catalog.avg(x) FROM users", 0),
+            ("SELECT avg(x) FROM users", 1),
+            ("SELECT avg(age + $1) FROM users", 1),
+            ("SELECT avg(age::cents) FROM users", 1),
+            ("SELECT avg(distance(age)) FROM users", 1),
+            ("SELECT avg(age) FROM (SELECT x AS age FROM users) u", 1),
+            ("SELECT avg(age) FROM users u (age)", 1),
+            ("SELECT sum(age) FROM users", 1),
+            ("SELECT concat(age) FROM users", 1),
+            ("SELECT count(*) FROM users HAVING avg(x) > 1", 1),
+        ] {
+            let across = plan_of(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let across = across.expect("a SELECT");
+            assert_eq!(across.gathered.len(), gathered, "{sql}: {across:?}");
+        }
+        for (sql, construct) in [
+            (
+                "SELECT avg(v) FROM users",
+                "the aggregate avg of types that users may have made",
+            ),
+            (
+                "SELECT age, avg(v) FROM users GROUP BY age",
+                "the aggregate avg of types that users may have made",
+            ),
+            (
+                "SELECT max(age) FROM users",
+                "the aggregate max of types that users may have made",
+            ),
+        ] {
+            let error = plan_of(sql)
+                .map(|across| format!("{across:?}"))
+                .expect_err(sql);
+            let expected = format!("{construct} is not supported across shards");
+            assert_eq!(
+                (error.code.as_str(), &*error.message),
+                ("0A000", &*expected),
+                "{sql}"
+            );
+        }
+        // Each shard has all of a group.
+        for sql in [
+            "SELECT id, avg(v), max(age) FROM users GROUP BY id",
+            "SELECT id, sum(v) FROM users GROUP BY id",
+        ] {
+            let across = plan_of(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            assert_eq!(across.expect("a SELECT").gathered, [], "{sql}");
+        }
+    }
+}
