@@ -107,6 +107,8 @@ pub struct Run {
     pub reshaping: Option<Box<Reshaping>>,
     /// A server of the place is to be asked first; then it is another statement.
     pub asking: Option<Box<Asking>>,
+    /// A server is to see the client's own text before: it may find something wrong that `text` does not have.
+    pub unchecked: bool,
     /// How it is run instead where the columns turn out to have types that cannot be compared here.
     pub apart: Option<Box<Across>>,
 }
@@ -231,6 +233,7 @@ impl Run {
             echo: None,
             reshaping: None,
             asking: None,
+            unchecked: false,
             apart: None,
         }
     }

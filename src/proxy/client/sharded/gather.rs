@@ -78,6 +78,12 @@ impl Session {
         }
     }
 
+    /// Does a server take the client's own statement? False: the client was told why not.
+    pub(super) async fn is_taken(&mut self, step: &Planned<'_>) -> Result<bool, End> {
+        let promise = Box::pin(self.promise_of(step, None)).await?;
+        Ok(promise.is_some())
+    }
+
     /// Runs the parts of a SELECT one after the other. The client gets the last one's rows. `promise`: what a server says of the
     /// client's statement, if it was asked already.
     pub(super) async fn run_in_parts(

@@ -248,6 +248,7 @@ impl Session {
                         ..at(Place::All)
                     },
                 }
+                        unchecked: across.unchecked,
             }
             Route::Several(shards) => Run {
                 merge: MergePlan::sharded_write(),

@@ -360,6 +360,9 @@ impl Session {
 
     /// The same of a SELECT as it is planned, and of whatever else is done at once.
     async fn run_planned(&mut self, step: &Planned<'_>, run: &Run) -> Result<Stepped, End> {
+        if run.unchecked && !self.is_taken(step).await? {
+            return Ok(Stepped::Failed);
+        }
         if let Some(apart) = &run.apart {
             return Box::pin(self.run_or_apart(step, run, apart)).await;
         }

@@ -111,13 +111,22 @@ pub(super) fn from_mut(
     Ok(())
 }
 
+/// Where a query is within another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Within {
+    /// A branch, or in FROM: it sees no columns of the other.
+    Beside,
+    /// An expression, whose columns may be those of the other.
+    Expression,
+}
+
+/// Called with a query and where it is.
+type EachQuery<'e> = dyn FnMut(&mut SelectStmt, Within) -> Result<(), Error> + 'e;
+
 /// Calls `each` with every query directly within this one: its branches, those in FROM and in expressions.
-pub(super) fn queries_mut(
-    select: &mut SelectStmt,
-    each: &mut dyn FnMut(&mut SelectStmt) -> Result<(), Error>,
-) -> Result<(), Error> {
+pub(super) fn queries_mut(select: &mut SelectStmt, each: &mut EachQuery<'_>) -> Result<(), Error> {
     for side in [select.larg.as_deref_mut(), select.rarg.as_deref_mut()] {
-        side.map_or(Ok(()), &mut *each)?;
+        side.map_or(Ok(()), |side| each(side, Within::Beside))?;
     }
     let mut expressions: Vec<&mut Node> = Vec::new();
     let mut pending: Vec<&mut Node> = select.from_clause.iter_mut().collect();
@@ -134,7 +143,7 @@ pub(super) fn queries_mut(
                     .as_deref_mut()
                     .and_then(|node| node.node.as_mut())
                 {
-                    each(select)?;
+                    each(select, Within::Beside)?;
                 }
             }
             Some(NodeEnum::RangeFunction(function)) => {
@@ -168,16 +177,13 @@ pub(super) fn queries_mut(
         .try_for_each(|node| sublinks_mut(node, each))
 }
 
-fn sublinks_mut(
-    node: &mut Node,
-    each: &mut dyn FnMut(&mut SelectStmt) -> Result<(), Error>,
-) -> Result<(), Error> {
+fn sublinks_mut(node: &mut Node, each: &mut EachQuery<'_>) -> Result<(), Error> {
     let Some(found) = &mut node.node else {
         return Ok(());
     };
     if let NodeEnum::SubLink(link) = found {
         match link.subselect.as_deref_mut().map(|node| &mut node.node) {
-            Some(Some(NodeEnum::SelectStmt(select))) => each(select)?,
+            Some(Some(NodeEnum::SelectStmt(select))) => each(select, Within::Expression)?,
             _ => return Err(refused("this kind of subquery")),
         }
     }

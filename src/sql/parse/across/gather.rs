@@ -55,6 +55,7 @@ pub(super) fn plan(
     Ok(Across {
         gathered: gather.gathered,
         asked,
+        unchecked: false, // what is run in parts is always seen before
     })
 }
 

@@ -46,6 +46,8 @@ pub struct Across {
     pub gathered: Vec<Asked>,
     /// What gives the result.
     pub asked: Asked,
+    /// A server may take its texts and yet find something wrong with the statement: one is to see that itself before.
+    pub unchecked: bool,
 }
 
 /// What servers are asked.
@@ -201,11 +203,12 @@ fn planned(
 /// Errors: 0A000 with the name of what cannot be merged.
 pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Error> {
     let mut select = select.clone();
-    with::inline(&mut select)?;
+    let unchecked = with::inline(&mut select)?;
     match merged(&select, catalogue) {
         Ok(asked) => Ok(Across {
             gathered: Vec::new(),
             asked,
+            unchecked,
         }),
         // What it is refused for is what the client is told, unless PostgreSQL itself can do it.
         Err(refusal) if refusal.code == SqlState::FEATURE_NOT_SUPPORTED => {

@@ -5,7 +5,7 @@
 use pg_query::protobuf::{RangeSubselect, SelectStmt};
 use pg_query::{Node, NodeEnum, NodeRef};
 
-use super::edit::{alias, from_mut, queries_mut};
+use super::edit::{alias, from_mut, queries_mut, Within};
 use super::functions::{known, Known};
 use super::nodes::{function_name, wrap};
 use crate::error::Error;
@@ -22,21 +22,32 @@ struct Query {
     used: bool,
 }
 
-/// Leaves no WITH in this query.
-///
-/// Errors: 0A000 for what is not the same wherever it stands.
-pub(super) fn inline(select: &mut SelectStmt) -> Result<(), Error> {
-    if !has_with(NodeRef::SelectStmt(select)) {
-        return Ok(());
-    }
-    let mut places = 0;
-    inline_within(select, &mut Vec::new(), &mut places)
+/// What becomes of the queries of WITH of one statement.
+#[derive(Default)]
+struct Inlining {
+    places: usize,
+    below: bool,
 }
 
+/// Leaves no WITH in this query. True: one has come to stand in an expression, where a column that its own tables have not is looked
+/// for in those around it; PostgreSQL knows none.
+///
+/// Errors: 0A000 for what is not the same wherever it stands.
+pub(super) fn inline(select: &mut SelectStmt) -> Result<bool, Error> {
+    if !has_with(NodeRef::SelectStmt(select)) {
+        return Ok(false);
+    }
+    let mut placed = Inlining::default();
+    inline_within(select, &mut Vec::new(), 0, &mut placed)?;
+    Ok(placed.below)
+}
+
+/// `around`: so many of the visible ones are of queries in whose expressions this one is.
 fn inline_within(
     select: &mut SelectStmt,
     visible: &mut Vec<Query>,
-    places: &mut usize,
+    around: usize,
+    placed: &mut Inlining,
 ) -> Result<(), Error> {
     let depth = visible.len();
     if let Some(with) = select.with_clause.take() {
@@ -57,7 +68,7 @@ fn inline_within(
             if is_done_once(&select) {
                 return Err(refused("WITH of a volatile function or of FOR UPDATE"));
             }
-            inline_within(&mut select, visible, places)?;
+            inline_within(&mut select, visible, around, placed)?;
             visible.push(Query {
                 name: query.ctename,
                 columns: query.aliascolnames,
@@ -66,9 +77,15 @@ fn inline_within(
             });
         }
     }
-    queries_mut(select, &mut |query| inline_within(query, visible, places))?;
+    queries_mut(select, &mut |query, within| {
+        let around = match within {
+            Within::Beside => around,
+            Within::Expression => visible.len(),
+        };
+        inline_within(query, visible, around, placed)
+    })?;
     // What is put here is complete already.
-    let mut put = |node: &mut Node| put(node, visible, places);
+    let mut put = |node: &mut Node| put(node, visible, around, placed);
     from_mut(&mut select.from_clause, &mut put, &mut |_| Ok(()))?;
     if visible.drain(depth..).any(|query| !query.used) {
         return Err(refused("a query of WITH that is not used"));
@@ -77,19 +94,25 @@ fn inline_within(
 }
 
 /// Puts a query of WITH where FROM names it.
-fn put(node: &mut Node, visible: &mut [Query], places: &mut usize) -> Result<(), Error> {
+fn put(
+    node: &mut Node,
+    visible: &mut [Query],
+    around: usize,
+    placed: &mut Inlining,
+) -> Result<(), Error> {
     let Some(NodeEnum::RangeVar(table)) = &mut node.node else {
         return Ok(());
     };
-    let mut named = visible.iter_mut().rev();
-    let Some(query) = named.find(|query| query.name == table.relname) else {
+    let mut named = visible.iter_mut().enumerate().rev();
+    let Some((at, query)) = named.find(|(_, query)| query.name == table.relname) else {
         return Ok(());
     };
     if !table.schemaname.is_empty() {
         return Ok(());
     }
-    *places += 1;
-    if *places > PLACES_MAX {
+    placed.places += 1;
+    placed.below |= at < around;
+    if placed.places > PLACES_MAX {
         return Err(refused("WITH that is named so often"));
     }
     query.used = true;
