@@ -24,7 +24,7 @@ use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
 use crate::sql::statement::Statement;
 
-use super::client::{Learning, Learnt};
+use super::client::{Learning, Learnt, PlainRows};
 use super::pools::PoolSlot;
 
 pub(crate) use crate::balance::Want;
@@ -62,6 +62,8 @@ pub(crate) struct Cluster {
     pub(crate) facts: RefCell<Option<Learnt>>,
     /// Counts how often that, or the configuration, has become another one.
     pub(crate) facts_number: Cell<u64>,
+    /// What is known of its statements' rows.
+    pub(crate) plain_rows: RefCell<PlainRows>,
     /// Who asks it.
     pub(crate) learning: Learning,
 }
@@ -201,6 +203,7 @@ impl Cluster {
             news: Cell::new(before.map_or(0, |cluster| cluster.news.get() + 1)),
             facts: RefCell::new(facts),
             facts_number: Cell::new(before.map_or(0, |cluster| cluster.facts_number.get() + 1)),
+            plain_rows: RefCell::default(),
             learning: Learning::default(),
         }
     }

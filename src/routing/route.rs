@@ -374,6 +374,14 @@ pub(super) fn is_system_catalog((named, name): (Option<&str>, &str), schema: &dy
     }
 }
 
+/// Does it read one of them?
+pub fn reads_catalogue(keys: &Keys, schema: &dyn Schema) -> bool {
+    keys.references.iter().any(|reference| {
+        let named = (reference.schema.as_deref(), &*reference.name);
+        is_system_catalog(named, schema)
+    })
+}
+
 impl<'s> Router<'_, 's> {
     fn route(&self) -> Result<Route<'s>, Stop<'s>> {
         for (table, reference) in self.tables.iter().zip(&self.keys.references) {
@@ -587,11 +595,7 @@ impl<'s> Router<'_, 's> {
             return Ok(Route::One(shard));
         }
         if sets.iter().all(Option::is_none) {
-            let mut references = self.keys.references.iter();
-            let catalogue = references.any(|reference| {
-                let named = (reference.schema.as_deref(), &*reference.name);
-                is_system_catalog(named, self.database.schema)
-            });
+            let catalogue = reads_catalogue(self.keys, self.database.schema);
             if catalogue && self.database.system_catalogs == SystemCatalogs::Sharded {
                 return Ok(Route::Several(self.database.tables.all()));
             }

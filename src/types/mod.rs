@@ -11,6 +11,7 @@
 
 pub mod array;
 pub mod canonical;
+pub mod contents;
 pub mod datetime;
 pub mod enums;
 mod float;

@@ -21,7 +21,8 @@ use crate::sql::across::Overload;
 use crate::sql::asked::is_constant;
 use crate::sql::cache::Cache;
 use crate::sql::lexer::Dialect;
-use crate::types::canonical::Canonical;
+use crate::types::canonical::{Canonical, Disagreement};
+use crate::types::contents::Contents;
 use crate::types::enums::Enums;
 use crate::types::COLLATIONS_QUERY;
 
@@ -71,8 +72,10 @@ struct Types {
     whole: bool,
     /// If clients are to see the numbers of the first shard, of each shard that has answered: how the first one numbers them.
     canonical: Vec<Option<Rc<Canonical>>>,
-    /// Numbers of the first shard that are then not the same everywhere.
-    ambiguous: HashSet<u32>,
+    /// Numbers of the first shard, or else of any, that are not the same everywhere.
+    disagreement: Disagreement,
+    /// If there are some of the first shard: what values of types have within, by its numbers.
+    contents: Option<Rc<Contents>>,
     /// By the numbers that descriptions have when they are merged. None if a shard has not answered.
     enums: Vec<Arc<Enums>>,
 }
@@ -132,10 +135,14 @@ impl Facts {
         known.map(Arc::clone).unwrap_or_default()
     }
 
-    /// Does a type of this number mean something else on another shard?
-    pub(super) fn is_ambiguous(&self, oid: u32) -> bool {
-        let layout = self.layout.as_ref();
-        layout.is_some_and(|layout| layout.types.ambiguous.contains(&oid))
+    /// Where shards do not agree on the numbers of types.
+    pub(super) fn disagreement(&self) -> Option<&Disagreement> {
+        Some(&self.layout.as_ref()?.types.disagreement)
+    }
+
+    /// If clients see other numbers of types than some shards have: what values have within, by the numbers that they see.
+    pub(super) fn contents(&self) -> Option<&Rc<Contents>> {
+        self.layout.as_ref()?.types.contents.as_ref()
     }
 
     /// Which rows are where. `None`: tables may follow others, and which ones do is not known.
@@ -352,17 +359,17 @@ async fn learn(
         }
     })
     .await?;
-    rows(server, Catalogue::UNREPLICATED, |row| {
-        if let [Some(name)] = row {
-            let name = String::from_utf8_lossy(name);
-            facts.functions.add_unreplicated(&name);
-        }
-    })
-    .await?;
     rows(server, Overload::QUERY, |row| {
         if let [Some(name), Some(kind)] = row {
             let name = String::from_utf8_lossy(name);
             facts.functions.add_overload(&name, Overload::of(kind));
+        }
+    })
+    .await?;
+    rows(server, Catalogue::UNREPLICATED, |row| {
+        if let [Some(name)] = row {
+            let name = String::from_utf8_lossy(name);
+            facts.functions.add_unreplicated(&name);
         }
     })
     .await?;

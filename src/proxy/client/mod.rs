@@ -33,6 +33,7 @@ pub(crate) use facts::{Learning, Learnt};
 pub(crate) use farewell::turn_away;
 pub(crate) use login::derive_ahead;
 pub(crate) use moving::{arrive, Moving};
+pub(crate) use sharded::PlainRows;
 pub(crate) use visitor::Visitor;
 
 use std::future::{poll_fn, Future};

@@ -83,13 +83,8 @@ impl Relay<'_> {
     /// ends the batch properly.
     pub(super) fn parse_twice(&mut self, statement: &Rc<Statement>) {
         self.ensure(statement);
-        let mut message = Vec::new();
-        Parse::encode_content(
-            &mut message,
-            &statement.server_name(),
-            statement.definition(),
-        );
-        self.send(&message, Owed::ParseComplete, 0);
+        write_parse(self.server, &statement.server_name(), statement);
+        self.note(Owed::ParseComplete, Fate::Forward, 0);
     }
 
     /// Answers a client's Parse: by the server, even if it has the statement, because since it was parsed there its
@@ -626,13 +621,7 @@ fn close(server: &mut Server, id: Option<Id>) {
 }
 
 fn parse(server: &mut Server, statement: &Statement, fate: Fate, note: Note) {
-    let mut message = Vec::new();
-    Parse::encode_content(
-        &mut message,
-        &statement.server_name(),
-        statement.definition(),
-    );
-    server.stream.write(&message);
+    write_parse(server, &statement.server_name(), statement);
     server
         .exchange
         .sent_with(Owed::ParseComplete, fate, note | NOTE_SERVER);
@@ -640,10 +629,14 @@ fn parse(server: &mut Server, statement: &Statement, fate: Fate, note: Note) {
 
 /// Parse of ours under a name that the server's list of statements does not know.
 fn parse_as(server: &mut Server, name: &[u8], statement: &Statement) {
+    write_parse(server, name, statement);
+    server.exchange.sent(Owed::ParseComplete, Fate::Drop);
+}
+
+fn write_parse(server: &Server, name: &[u8], statement: &Statement) {
     let mut message = Vec::new();
     Parse::encode_content(&mut message, name, statement.definition());
-    server.stream.write(&message);
-    server.exchange.sent(Owed::ParseComplete, Fate::Drop);
+    server.write_messages(&message);
 }
 
 /// The text that prepares a statement made by SQL.

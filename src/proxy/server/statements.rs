@@ -21,6 +21,18 @@ impl Server {
         ensure
     }
 
+    /// Sends whole messages, in the numbers that the server has for types.
+    pub(crate) fn write_messages(&self, messages: &[u8]) {
+        match &self.types {
+            None => self.stream.write(messages),
+            Some(types) => {
+                let mut messages = messages.to_vec();
+                types.apply_to_request(&mut messages);
+                self.stream.send_vec(messages);
+            }
+        }
+    }
+
     /// Closes prepared statements beyond this limit, which may have been lowered, in front of what comes next. The server
     /// must be at rest.
     #[inline]

@@ -313,7 +313,7 @@ impl Session {
                 Ok(types)
             });
             let found = asked.await?;
-            if !numbered && found.as_ref().is_some_and(|types| !types.has_enums()) {
+            if !numbered && found.as_ref().is_some_and(|types| !types.has_own()) {
                 let none = Types {
                     whole: true,
                     ..Types::default()
@@ -324,13 +324,26 @@ impl Session {
         }
         let mut types = Types::default();
         if let (true, Some(first)) = (numbered, all.first()) {
+            let contents = Rc::new(
+                first
+                    .as_ref()
+                    .map(ServerTypes::contents)
+                    .unwrap_or_default(),
+            );
             let of = |here: &Option<ServerTypes>| {
                 let (first, here) = (first.as_ref()?, here.as_ref()?);
-                Some(Rc::new(Canonical::of(first, here)))
+                Some(Rc::new(Canonical::of(first, here, &contents)))
             };
             types.canonical = all.iter().map(of).collect();
-            let ambiguous = |first: &ServerTypes| first.ambiguous(all.iter().flatten());
-            types.ambiguous = first.as_ref().map(ambiguous).unwrap_or_default();
+            let disagreement = |of: &ServerTypes| of.disagreement(all.iter().flatten());
+            types.disagreement = first.as_ref().map(disagreement).unwrap_or_default();
+            types.contents = (!types.disagreement.differing.is_empty()).then_some(contents);
+        } else {
+            for of in all.iter().flatten() {
+                types
+                    .disagreement
+                    .add(of.disagreement(all.iter().flatten()));
+            }
         }
         let all: Option<Vec<ServerTypes>> = all.into_iter().collect();
         let whole = all.is_some();

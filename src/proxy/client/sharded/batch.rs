@@ -16,6 +16,7 @@ use crate::protocol::batch::{messages, BatchEnd};
 use crate::protocol::frontend::{tag, Bind, Execute, Parse, Target};
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::verdict::Verdict;
+use crate::session::Ties;
 use crate::sql::keyword::Keyword;
 use crate::sql::session::Effects;
 use crate::sql::statements::first_keyword;
@@ -64,7 +65,7 @@ impl Session {
                 tag::PARSE => {
                     let parse = Parse::parse(body).map_err(malformed)?;
                     self.check_types(&parse)?;
-                    if self.may_be_rewritten(parse.query) {
+                    if self.may_be_rewritten(parse.query) || !self.is_declared_alike(&parse) {
                         return Ok(None);
                     }
                     let statement = self.intern(parse.content())?;
@@ -108,7 +109,9 @@ impl Session {
                         Err(error) => return Err(error),
                     };
                     if let Some(planned) = planned {
-                        if self.check_cursors(&planned.effects).is_err() {
+                        let alike = is_tied(&planned.effects)
+                            || self.is_bound_alike(statement.definition(), &bind);
+                        if !alike || self.check_cursors(&planned.effects).is_err() {
                             return Ok(None);
                         }
                         does = does.and(planned.does);
@@ -321,17 +324,6 @@ impl Session {
         Ok(())
     }
 
-    /// Errors: a parameter is declared with a type that has another number on another shard.
-    pub(super) fn check_types(&self, parse: &Parse<'_>) -> Result<(), Error> {
-        let facts = self.cluster.known();
-        match parse.types.iter().any(|oid| facts.is_ambiguous(oid)) {
-            true => Err(refused(
-                "a parameter declared with a type whose OID differs between shards",
-            )),
-            false => Ok(()),
-        }
-    }
-
     /// In a failed transaction nothing is parsed or bound but what ends it.
     pub(super) fn check_not_failed(&mut self, text: &[u8]) -> Result<(), Error> {
         let ends = || {
@@ -395,6 +387,13 @@ impl Session {
         let sharded = self.sharded.as_deref();
         sharded.is_some_and(|sharded| sharded.ours || !sharded.portals.is_empty())
     }
+}
+
+/// Has a server something of it that only a server can keep? Then one has to do all of it.
+fn is_tied(effects: &Effects) -> bool {
+    let mut ties = Ties::default();
+    ties.note(effects);
+    ties.asks() || ties.spoilt()
 }
 
 /// Is the next message but Describe an Execute of this portal?

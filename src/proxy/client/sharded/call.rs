@@ -113,7 +113,7 @@ pub(super) fn begin(legs: &mut [Leg], call: &Call<'_>, sent: usize) -> usize {
 /// Sends a call to one of its servers.
 pub(super) fn send(leg: &mut Leg, call: &Call<'_>, messages: &[u8]) {
     let server = &mut *leg.held;
-    server.stream.write(messages);
+    server.write_messages(messages);
     let note = if call.commits { NOTE_COMMIT } else { 0 };
     for &(owed, fate) in call.owed {
         match owed {

@@ -28,7 +28,8 @@ use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{self, Call, Shown};
 use super::lookups::{translate, Wanted};
 use super::plan::RESULTS;
-use super::scatter::{Outcome, Replies};
+use super::replies::Replies;
+use super::scatter::Outcome;
 use super::{lost, Leg};
 
 /// Data of one CopyData message that a server gets.

@@ -98,10 +98,16 @@ impl Session {
                     let statement = self.statement(bind.statement).ok()?;
                     let sent = (!statement.is_sql()).then(|| statement.definition())?;
                     let parse = Parse::of_content(sent).ok()?;
+                    if !self.is_bound_alike(sent, &bind) {
+                        return None;
+                    }
                     return self.decided_by(parse.query, Some((&bind, &parse)));
                 };
-                let same = parse.statement == bind.statement && self.check_types(&parse).is_ok();
-                same.then(|| self.decided_by(parse.query, Some((&bind, &parse))))?
+                let alike = parse.statement == bind.statement
+                    && self.check_types(&parse).is_ok()
+                    && self.is_declared_alike(&parse)
+                    && self.is_bound_alike(parse.content(), &bind);
+                alike.then(|| self.decided_by(parse.query, Some((&bind, &parse))))?
             }
             _ => None,
         }

@@ -8,6 +8,7 @@ use crate::merge::plan::Slice;
 use crate::merge::MergePlan;
 use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frontend::{Execute, SYNC};
+use crate::types::canonical::Columns;
 
 use super::call::{Answers, Call, Shown};
 use super::charge::Charge;
@@ -30,6 +31,8 @@ pub(super) struct Flow {
     name: Box<[u8]>,
     needs: Needs,
     servers: Vec<Server>,
+    /// Columns with OIDs of types within, of the rows of each.
+    pub(super) columns: Vec<Columns>,
     /// What the merge holds while the portal is suspended.
     pub(super) held: Option<Charge>,
 }
@@ -72,6 +75,7 @@ impl Flow {
             name: name.into(),
             needs,
             servers: vec![Server::default(); servers],
+            columns: Vec::new(),
             held: None,
         }
     }

@@ -217,6 +217,10 @@ impl Session {
                 _ => {}
             }
         }
+        if let Err(error) = self.check_declared(promise.types.iter().copied()) {
+            self.tell(&error);
+            return Ok(None);
+        }
         if promise.rows.rows.is_empty() {
             self.tell(&refused("a query without columns"));
             return Ok(None);

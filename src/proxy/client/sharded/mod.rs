@@ -27,9 +27,11 @@ mod lookups;
 mod lost;
 mod messages;
 mod moves;
+mod numbered;
 mod plan;
 mod portals;
 mod rehearse;
+mod replies;
 mod reshape;
 mod restore;
 mod rewrite;
@@ -42,6 +44,8 @@ mod stored;
 mod two_phase;
 mod unknown;
 mod view;
+
+pub(crate) use numbered::PlainRows;
 
 use std::rc::Rc;
 
@@ -108,6 +112,8 @@ pub(super) struct Sharded {
     told: Option<Shape>,
     /// What it was last told of rows.
     shown: Option<Shape>,
+    /// Were the rows of the statement under way described, and have they OIDs of types within?
+    carrying: Option<bool>,
     /// The last number of a portal on servers.
     portal_number: u64,
     /// What the request or transaction under way has changed of the catalogue.

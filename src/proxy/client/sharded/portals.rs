@@ -147,10 +147,13 @@ impl Sharded {
 impl Session {
     /// Bind.
     pub(super) async fn bind(&mut self, body: &[u8]) -> Result<Stepped, End> {
-        let portal = match self.bound(body) {
+        let mut portal = match self.bound(body) {
             Ok(portal) => portal,
             Err(error) => return Ok(self.failed_with(&error)),
         };
+        if self.declare_values(&mut portal).await? == Stepped::Failed {
+            return Ok(Stepped::Failed);
+        }
         // One without a name is replaced.
         if portal.name.is_empty() && self.drop_portal(b"").await? == Stepped::Failed {
             return Ok(Stepped::Failed);
@@ -446,9 +449,13 @@ impl Session {
         if alters && self.open_bound().await? == Stepped::Failed {
             return failed(Stepped::Failed);
         }
-        self.sharded().told = told;
+        (self.sharded().told, self.sharded().carrying) = (told, None);
         let went = self.run_step(&planned).await?;
         self.sharded().told = None;
+        if went == Stepped::Done {
+            let carrying = self.sharded().carrying.unwrap_or_default();
+            self.note_rows(&statement, carrying);
+        }
         let open = self.sharded().transaction.is_open();
         self.sharded().ours &= open;
         if went == Stepped::Failed {

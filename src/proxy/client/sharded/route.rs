@@ -13,7 +13,9 @@ use crate::routing::echo::{may_be_echoed, Echo};
 use crate::routing::moves::{Moving, Target};
 use crate::routing::primary_key::{inserts, missing_key};
 use crate::routing::role::statement_is_readable;
-use crate::routing::route::{changes_alike, key_changes, route, route_key, Database, Route};
+use crate::routing::route::{
+    changes_alike, key_changes, reads_catalogue, route, route_key, Database, Route,
+};
 use crate::routing::several;
 use crate::routing::split::{divide, Parameters};
 use crate::routing::values::{Argument, Parameter, Values};
@@ -176,12 +178,20 @@ impl Session {
                 }
             }
         }
+        let reads = |statement: &Statement| {
+            let keys = statement.keys.as_deref();
+            keys.is_some_and(|keys| reads_catalogue(keys, &view))
+        };
         let route = match self.recalled(statement, source, route)? {
             Recalled::There(route) => route,
             Recalled::First(run) => return Ok(*run),
         };
         Ok(match route {
             Route::One(shard) => at(Place::These(vec![shard as usize])),
+            // Where types have the numbers that clients see.
+            Route::Any { .. } if facts.contents().is_some() && reads(statement) => {
+                at(Place::These(vec![0]))
+            }
             Route::Any { sticky: true } => at(Place::Any),
             Route::Any { sticky: false } => at(Place::Balanced),
             Route::Same(shards) => {
@@ -238,6 +248,7 @@ impl Session {
                 match across.gathered.is_empty() {
                     true => Run {
                         merge: across.asked.plan,
+                        unchecked: across.unchecked,
                         text: Some(across.asked.text.into_bytes().into()),
                         apart,
                         ..at(these(shards))
@@ -248,7 +259,6 @@ impl Session {
                         ..at(Place::All)
                     },
                 }
-                        unchecked: across.unchecked,
             }
             Route::Several(shards) => Run {
                 merge: MergePlan::sharded_write(),

@@ -6,28 +6,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use cores::Buf;
-
 use crate::error::{Error, Fault, Survives};
 use crate::merge::{Description, Limits, Merge, Progress};
-use crate::metrics::{nanoseconds, Answered};
+use crate::metrics::nanoseconds;
 use crate::protocol::backend::{tag, CommandComplete};
-use crate::protocol::error_fields::{put_error, Fields};
+use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX};
 use crate::protocol::rows::DataRow;
 use crate::protocol::sqlstate::SqlState;
 use crate::sql::set::Value;
 use crate::types;
+use crate::types::contents::Contents;
 use crate::types::enums::Enums;
 
 use super::super::super::link::Notice;
-use super::super::super::server::{cancel, OnError, Recipient};
+use super::super::super::server::cancel;
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{begin, send, Call, Shown};
 use super::charge::Charge;
 use super::crew::Crew;
 use super::flow::Flow;
 use super::kept::Kept;
+use super::numbered::renumber_rows;
+use super::replies::Replies;
 use super::{lost, Leg};
 
 /// Bytes of one message of one server that are kept until it is all there.
@@ -49,53 +50,6 @@ pub(super) enum Outcome {
     Done(Vec<u8>),
     /// One of them, or we, said no; the client has been told. All are at rest.
     Failed,
-}
-
-/// Replies of one server that nobody has merged yet.
-#[derive(Default)]
-pub(super) struct Replies {
-    pub(super) bytes: Vec<u8>,
-    parameters: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The error that the client gets when it is cancelled.
-    cancelled: Option<Vec<u8>>,
-}
-
-impl Replies {
-    /// Puts back the last bytes of what was looked at. A large message comes in many pieces: it is not copied for each.
-    pub(super) fn keep(&mut self, bytes: Vec<u8>, rest: usize) {
-        self.bytes = match bytes.len() - rest {
-            0 => bytes,
-            looked_at => bytes[looked_at..].to_vec(),
-        };
-    }
-}
-
-impl Recipient for Replies {
-    const CLIENT: bool = true;
-
-    fn forward(&mut self, buf: Buf) {
-        self.bytes.extend_from_slice(&buf);
-    }
-
-    fn forward_copy(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn parameter(&mut self, name: &[u8], value: &[u8]) {
-        self.parameters.push((name.to_vec(), value.to_vec()));
-    }
-
-    fn failed(&mut self, fields: Option<&Fields<'_>>) -> OnError {
-        let code = fields.and_then(Fields::code);
-        match &self.cancelled {
-            Some(error) if code == Some(SqlState::QUERY_CANCELED) => {
-                OnError::Replace(error.clone())
-            }
-            _ => OnError::Forward,
-        }
-    }
-
-    fn ready(&mut self, _answered: Option<Answered>) {}
 }
 
 /// The servers of one statement at work.
@@ -121,6 +75,8 @@ struct Scatter<'a> {
     held: Charge,
     /// Cores that have a part of its groups.
     crew: Option<Crew>,
+    /// What values have within, if servers number types otherwise than the client sees them.
+    contents: Option<Rc<Contents>>,
     /// The call, which so many of the servers have, where others get it later.
     unsent: Option<(&'a Call<'a>, usize)>,
 }
@@ -212,15 +168,18 @@ pub(super) async fn flow(
     if let Some(call) = opening {
         begin(legs, call, 0);
     }
+    let columns = std::mem::take(&mut flow.columns);
     let output = Output::Merged {
         merge,
         no_data: false,
         flow: Some(flow),
     };
     let state = Rc::clone(&session.state);
-    let (outcome, output) = Scatter::new(session, legs, output, Vec::new(), None)
-        .run()
-        .await?;
+    let mut scatter = Scatter::new(session, legs, output, Vec::new(), None);
+    for (replies, columns) in scatter.replies.iter_mut().zip(columns) {
+        replies.columns = columns;
+    }
+    let (outcome, output) = scatter.run().await?;
     let left = match output {
         Output::Merged {
             merge,
@@ -272,6 +231,7 @@ impl<'a> Scatter<'a> {
         notes: Vec<String>,
         kept: Option<&'a mut Kept>,
     ) -> Self {
+        let contents = session.cluster.known().contents().map(Rc::clone);
         Self {
             replies: legs.iter().map(|_| Replies::default()).collect(),
             held: Charge::new(&session.state),
@@ -287,6 +247,7 @@ impl<'a> Scatter<'a> {
             notes,
             kept,
             crew: None,
+            contents,
             unsent: None,
         }
     }
@@ -305,6 +266,13 @@ impl<'a> Scatter<'a> {
             let now = self.session.state.core.clock();
             let took = nanoseconds(now.saturating_duration_since(first));
             self.session.cluster.over_shards.merges.record(took);
+        }
+        if let Output::Merged {
+            flow: Some(flow), ..
+        } = &mut self.output
+        {
+            let replies = self.replies.into_iter();
+            flow.columns = replies.map(|replies| replies.columns).collect();
         }
         let outcome = match self.failed {
             true => Outcome::Failed,
@@ -471,7 +439,15 @@ impl<'a> Scatter<'a> {
 
     /// Looks at the whole messages of one server.
     fn take(&mut self, at: usize) -> Result<(), End> {
-        let bytes = std::mem::take(&mut self.replies[at].bytes);
+        let mut bytes = std::mem::take(&mut self.replies[at].bytes);
+        if let Some(contents) = &self.contents {
+            let (columns, types) = (&mut self.replies[at].columns, &self.legs[at].held.types);
+            let carrying = renumber_rows(&mut bytes, columns, contents, types.as_deref());
+            if let Some(carrying) = carrying {
+                let known = &mut self.session.sharded().carrying;
+                *known = Some(known.unwrap_or_default() || carrying);
+            }
+        }
         let mut out = Vec::new();
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
         let mut failed = false;

@@ -105,8 +105,6 @@ pub trait Catalogue {
     /// Is this function, which PostgreSQL does not have itself, declared to be immutable and to give one value? Then it is made
     /// of its arguments alone, on whichever shard.
     fn is_immutable(&self, schema: Option<&str>, function: &str) -> bool;
-}
-
 
     /// What functions of users there are of this name, beside PostgreSQL's, where one of the two is an aggregate.
     fn overload(&self, function: &str) -> Option<Overload> {
@@ -119,6 +117,8 @@ pub trait Catalogue {
         let _ = column;
         None
     }
+}
+
 /// Plans the SELECT that this text is; `None` when it is another statement or several.
 ///
 /// The plan is of this text alone: literals are in it. Errors: as [`plan`]; 42601 for what is no SQL, 54001 for what is
