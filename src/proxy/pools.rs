@@ -260,6 +260,23 @@ impl PoolSlot {
         slice.take_idle(|server| server.counters.are_last_of(stay))
     }
 
+    /// Closes idle connections whose server has closed them.
+    pub(super) fn bury(self: &Rc<Self>, state: &Rc<CoreState>) {
+        // What is given back is not looked at again before it has rested.
+        let idle = self.slice.borrow().stats(state.core.now()).idle;
+        for _ in 0..idle {
+            let heard = self
+                .slice
+                .borrow_mut()
+                .take_idle(|server| server.has_heard());
+            let Some(lease) = heard else { return };
+            let mut held = Held::new(state, self, lease);
+            if held.take_unprompted().is_ok() {
+                held.check_in();
+            }
+        }
+    }
+
     /// When the slice wants its next tick.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.slice.borrow().next_deadline()

@@ -23,6 +23,9 @@ const TICK_MIN: Duration = Duration::from_millis(2);
 /// While nothing happens to the pools.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
+/// So often idle servers are listened to: one that has gone is no longer counted then.
+const LISTEN: Duration = Duration::from_secs(1);
+
 /// Whether anything happens to the pools, so that a core where nothing does is left in peace.
 #[derive(Default)]
 pub(super) struct Upkeep {
@@ -66,10 +69,18 @@ impl Upkeep {
 /// Ticks for as long as the core runs.
 pub(super) async fn tick(state: Rc<CoreState>) {
     let mut sweeps = Sweeps::default();
+    let mut heard = state.core.now();
     loop {
         let quiet = !state.upkeep.stirred.get();
         let pools = state.pools();
+        let listens = state.core.now().saturating_duration_since(heard) >= LISTEN;
+        if listens {
+            heard = state.core.now();
+        }
         for slot in pools.iter() {
+            if listens {
+                slot.bury(&state);
+            }
             slot.decide(&state, Pool::tick);
         }
         state.upkeep.stirred.set(false);

@@ -221,6 +221,13 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
             assert_eq!(client.query("SELECT 1"), ONE);
         }
     }
+    // Nor is it listed for long where nobody wants one.
+    let mut admin = pgdog.admin();
+    assert_eq!(admin.rows("SHOW SERVERS").len(), 4);
+    end_backends(&database, 4);
+    poll(PATIENCE, "an empty list", || {
+        admin.rows("SHOW SERVERS").is_empty().then_some(())
+    });
     pgdog.stop();
 }
 
