@@ -207,6 +207,7 @@ fn a_backend_closed_while_idle_is_replaced_without_an_error() {
     let database = Postgres::shared().database("pooling");
     let pgdog = Config::of(&database)
         .general("default_pool_size = 4")
+        .admin()
         .start();
     for _ in 0..5 {
         let mut clients = (0..4).map(|_| pgdog.client(&database)).collect::<Vec<_>>();

@@ -182,8 +182,9 @@ impl Session {
             key_width: Width::Unknown,
         };
         let format = copy_format(copy, context)?;
-        // What binary rows consist of is only told where they are rows of a query.
-        let passes = format != CopyFormat::Binary && run.merge == MergePlan::concatenate();
+        // What binary rows consist of is only told where they are rows of a query, and only of that a server says what is wrong with it.
+        let passes = format != CopyFormat::Binary && !run.unchecked;
+        let passes = passes && run.merge == MergePlan::concatenate();
         if let Some(text) = run.text.as_deref().filter(|_| passes) {
             return Ok(Run {
                 text: Some([parts.head, text, parts.tail].concat().into()),
