@@ -57,10 +57,10 @@ WORKLOADS = {
 # Clients at work beside a storm of logins. Paced, so that the machine has room for both: clients that take all they get
 # wait longer for anything that is added, whoever serves it.
 PACED = ("one", "simple", 16, ["-R", "4000"], False)
-IDLE = "idle-5000"
+IDLE = ["idle-5000", "idle-5000-tls"]
 # Logins one after the other from four processes; and 2,000 of them a second beside clients at work.
 LOGINS, STORM = "logins-4", "storm-2000"
-MORE_WORKLOADS = [IDLE, LOGINS, STORM]
+MORE_WORKLOADS = [*IDLE, LOGINS, STORM]
 COLUMNS = ["round", "workload", "contender", "tps", "p50_us", "p99_us", "cpu_us", "system_us", "busiest", "rss_kb", "bytes_per_client"]
 COLUMNS += ["system_calls", "ring_entries", "switches", "calm_p99_us", "elsewhere_p99_us", "logins_per_second", "logins_failed", "error"]
 
@@ -312,11 +312,11 @@ def pgbench(proxy, load, seconds, options, folder):
     return result
 
 
-def idle(proxy):
+def idle(proxy, tls):
     """Memory per logged-in client that does nothing."""
     import psycopg2
 
-    parameters = f"host={proxy.host} port={proxy.port} user={USER} password={PASSWORD} dbname={DATABASE} sslmode=disable"
+    parameters = f"host={proxy.host} port={proxy.port} user={USER} password={PASSWORD} dbname={DATABASE} sslmode={'require' if tls else 'disable'}"
     psycopg2.connect(parameters).close()
     before_kb = proxy.rss_kb()
     clients = []
@@ -370,7 +370,7 @@ def applies(workload, contender):
     """HAProxy and PostgreSQL itself have a server connection per client and no TLS here."""
     if contender not in ("direct", "haproxy"):
         return True
-    return workload != IDLE and not workload.endswith("-tls")
+    return workload not in IDLE and not workload.endswith("-tls")
 
 
 def self_signed(folder):
@@ -457,8 +457,8 @@ def parse_options():
 
 
 def measure(proxy, other, workload, options, folder):
-    if workload == IDLE:
-        return idle(proxy)
+    if workload in IDLE:
+        return idle(proxy, workload.endswith("-tls"))
     if workload == LOGINS:
         return login_cost(proxy, options.seconds)
     if workload == STORM:
@@ -487,15 +487,16 @@ def main():
             out.writeheader()
             for workload in options.workloads:
                 contenders = [name for name in options.contenders if applies(workload, name)]
+                offered = tls if workload.endswith("-tls") else None
                 proxies = []
                 try:
                     for name in contenders:
-                        proxies.append(Proxy(name, options, f"{folder}/{name}", workload, tls if workload.endswith("-tls") else None))
+                        proxies.append(Proxy(name, options, f"{folder}/{name}", workload, offered))
                     for number in range(1, options.rounds + 1):
                         for at, proxy in enumerate(proxies):
-                            if workload == IDLE and number > 1:  # memory is not given back: a fresh process each time
+                            if workload in IDLE and number > 1:  # memory is not given back: a fresh process each time
                                 proxy.stop()
-                                proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, None)
+                                proxies[at] = proxy = Proxy(proxy.name, options, f"{folder}/{proxy.name}", workload, offered)
                             other = proxies[(at + 1) % len(proxies)] if len(proxies) > 1 else None
                             result = measure(proxy, other, workload, options, folder)
                             row = {"round": number, "workload": workload, "contender": proxy.name, **result}
