@@ -23,8 +23,6 @@ use crate::protocol::error_fields::put_error;
 use crate::protocol::frame::{peek, Header, HEADER_BYTES};
 use crate::protocol::parameters::Parameters;
 use crate::protocol::sqlstate::SqlState;
-use crate::protocol::startup::{self, Replication, StartupMessage};
-use crate::protocol::startup_options;
 use crate::session::{Recall, Ties};
 use crate::snapshot::Names;
 use crate::sql::session_settings::SessionSettings;
@@ -44,6 +42,7 @@ use super::passthrough::{self, Stranger};
 use super::startup::Encrypted;
 use super::unnamed::Unnamed;
 use super::visitor::Visitor;
+use super::wish::Wish;
 use super::{End, Inbound, LoggedIn, Session};
 
 /// Another name of the admin database, for PgBouncer's tools.
@@ -55,6 +54,7 @@ const INTRODUCTIONS_MAX: usize = 3;
 const RECEIVED_BYTES: usize = 256;
 /// AuthenticationOk and all that follows usually fit.
 const WELCOME_BYTES: usize = 1024;
+
 /// A client that is not logged in.
 pub(super) struct Newcomer<'a> {
     pub(super) state: &'a Rc<CoreState>,
@@ -74,16 +74,6 @@ pub(super) struct Proof {
     pub(super) keys: Option<Secret>,
     /// Has a server said that it is the right one?
     pub(super) vouched: bool,
-}
-
-/// What the startup packet asked for.
-pub(super) struct Wish {
-    pub(super) user: String,
-    pub(super) database: String,
-    settings: Parameters,
-    version: startup::Version,
-    /// NegotiateProtocolVersion, if there is something to negotiate.
-    negotiation: Vec<u8>,
 }
 
 /// How long a connection that has no session may take to hear its end.
@@ -649,56 +639,4 @@ fn credentials(user: Option<&User>) -> Credentials {
             .map(|password| Password::new(password.expose()))
             .collect(),
     )
-}
-
-impl Wish {
-    pub(super) fn read(message: &StartupMessage<'_>) -> Result<Self, End> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let user = text(message.user().map_err(End::Fatal)?);
-        let database = text(message.database().map_err(End::Fatal)?);
-        if message.replication().map_err(End::Fatal)? != Replication::None {
-            let text = format!("replication connections are not available to user \"{user}\"");
-            return Err(End::Fatal(Error::fatal(
-                Fault::Client,
-                SqlState::FEATURE_NOT_SUPPORTED,
-                text,
-            )));
-        }
-        let mut settings = Parameters::new();
-        if let Some(options) = message.options {
-            for (name, value) in startup_options::parameters(options).map_err(End::Fatal)? {
-                set(&mut settings, &name, &value)?;
-            }
-        }
-        for (name, value) in message.session_parameters() {
-            set(&mut settings, name, value)?;
-        }
-        let negotiation = message.negotiate();
-        let mut reply = Vec::new();
-        negotiation.encode(&mut reply);
-        Ok(Self {
-            user,
-            database,
-            settings,
-            version: negotiation.version,
-            negotiation: reply,
-        })
-    }
-}
-
-fn set(settings: &mut Parameters, name: &[u8], value: &[u8]) -> Result<(), End> {
-    let ours = |prefix: &[u8]| prefix.eq_ignore_ascii_case(b"pgdog.");
-    let known = [&b"pgdog.role"[..], b"pgdog.shard", b"pgdog.sharding_key"];
-    let known = known.iter().any(|known| name.eq_ignore_ascii_case(known));
-    if name.get(..6).is_some_and(ours) && !known {
-        let name = String::from_utf8_lossy(name).into_owned();
-        let error = Error::fatal(
-            Fault::Client,
-            SqlState::FEATURE_NOT_SUPPORTED,
-            format!("\"{name}\" is not available yet"),
-        );
-        return Err(End::Fatal(error));
-    }
-    settings.set(name, value);
-    Ok(())
 }

@@ -8,8 +8,8 @@ use crate::protocol::sqlstate::SqlState;
 use crate::sql;
 
 use super::super::core_state::CoreState;
-use super::login::Wish;
 use super::visitor::Visitor;
+use super::wish::Wish;
 use super::End;
 
 /// What the user's password is checked against: from memory, or from a server of the database: the primary, or another one

@@ -26,6 +26,7 @@ mod startup;
 mod unnamed;
 mod unread;
 mod visitor;
+mod wish;
 mod written;
 
 pub(crate) use admin::AdminLink;

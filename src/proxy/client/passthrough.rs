@@ -16,8 +16,9 @@ use super::super::core_state::CoreState;
 use super::super::pools::PoolSlot;
 use super::super::server::connect::{self, Purpose, Refusal};
 use super::super::Event;
-use super::login::{Proof, Wish};
+use super::login::Proof;
 use super::visitor::from_server;
+use super::wish::Wish;
 
 /// Somebody whom a server has vouched for, or may vouch for, and whom the cores may not know yet.
 pub(super) struct Stranger {

@@ -658,9 +658,7 @@ impl Session {
             _ => false,
         })
     }
-}
 
-impl Session {
     /// `query_size_limit`. Errors: a Query or Parse above it, if such are refused; others are logged if `says`.
     pub(super) fn check_query_bytes(&self, header: Header, says: bool) -> Result<(), End> {
         let config = self.state.config();

@@ -11,7 +11,8 @@ use crate::protocol::startup::{
 
 use super::super::server::cancel;
 use super::super::tls::ClientSide;
-use super::login::{Newcomer, Wish};
+use super::login::Newcomer;
+use super::wish::Wish;
 use super::End;
 
 /// Encryption requests answered before the startup packet has to come.
