@@ -265,12 +265,12 @@ impl Resolver<'_> {
     pub(super) fn kind(&self, what: &str, typed: Type, purpose: Purpose) -> Result<Kind, Error> {
         let kind =
             |session: &Session| Kind::of(typed.oid, typed.format, purpose, session, self.enums);
-        let best = Session {
-            text_ordered_by_bytes: true,
-            text_equal_by_bytes: true,
-            ..*self.session
-        };
         kind(self.session).ok_or_else(|| {
+            let best = Session {
+                text_ordered_by_bytes: true,
+                text_equal_by_bytes: true,
+                ..*self.session
+            };
             let may_be = typed.oid >= oid::FIRST_OF_USERS || kind(&best).is_some();
             match self.session.known || !may_be {
                 true => unsupported_type(what, typed.oid),

@@ -31,7 +31,7 @@ use super::steps::Stepped;
 const GATHERED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What answers a statement that is only described.
-const DESCRIPTION: &Answers = &[
+pub(super) const DESCRIPTION: &Answers = &[
     (Owed::ParseComplete, Fate::Forward),
     (Owed::Description, Fate::Forward),
     (Owed::Ready, Fate::Forward),

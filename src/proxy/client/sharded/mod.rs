@@ -90,6 +90,7 @@ const SET_BY_FUNCTION: &str = "a setting that a function makes while there are s
 
 /// What a session has on shards.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Sharded {
     /// Servers of the open transaction, or kept between transactions, in the order of shards.
     legs: Vec<Leg>,
@@ -112,8 +113,8 @@ pub(super) struct Sharded {
     told: Option<Shape>,
     /// What it was last told of rows.
     shown: Option<Shape>,
-    /// Were the rows of the statement under way described, and have they OIDs of types within?
-    carrying: Option<bool>,
+    /// Were rows of the statement under way described as having OIDs of types within?
+    carrying: bool,
     /// The last number of a portal on servers.
     portal_number: u64,
     /// What the request or transaction under way has changed of the catalogue.

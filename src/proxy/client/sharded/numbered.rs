@@ -7,7 +7,6 @@ use crate::error::Error;
 use crate::merge::refused;
 use crate::prepared::{Id, Statement};
 use crate::protocol::backend::tag;
-use crate::protocol::exchange::{Fate, Owed};
 use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Parse, Target, SYNC};
 use crate::protocol::rows::ParameterDescription;
@@ -18,20 +17,14 @@ use crate::types::contents::{may_contain, Contents};
 use super::super::super::cluster::Want;
 use super::super::{End, Session};
 use super::batch::malformed;
-use super::call::{Answers, Call, Shown};
+use super::call::{Call, Shown};
+use super::gather::DESCRIPTION;
 use super::kept::{Kept, Messages};
 use super::portals::Portal;
 use super::steps::Stepped;
 
 /// Statements of which is known that their rows have no OIDs within; beyond that all are forgotten.
 const PLAIN_MAX: usize = 4096;
-
-/// What answers Parse and Describe of a statement.
-const DESCRIBED: &Answers = &[
-    (Owed::ParseComplete, Fate::Forward),
-    (Owed::Description, Fate::Forward),
-    (Owed::Ready, Fate::Forward),
-];
 
 /// Statements whose rows can pass as they are.
 #[derive(Default)]
@@ -110,14 +103,11 @@ impl Session {
             let mut known = self.cluster.plain_rows.borrow_mut();
             statement.is_ok_and(|statement| known.of(number).contains(&statement.id()))
         };
-        let declared = parse.types.iter().chain(std::iter::repeat(0));
-        let mut binaries = binaries(bind).zip(declared);
-        let carries = |(value, oid): (Option<&[u8]>, u32)| match (value, oid) {
-            (Some(value), 0) => self.may_be_foreign(value),
-            (Some(_), oid) => contents.carries(oid),
-            (None, _) => false,
+        let carries = |(value, oid)| match oid {
+            0 => self.may_be_foreign(value),
+            oid => contents.carries(oid),
         };
-        !(binaries.any(carries) || binary && !plain())
+        !(binaries(bind, &parse).any(carries) || binary && !plain())
     }
 
     /// May a value of a type that nobody has declared have OIDs within that are others elsewhere?
@@ -141,11 +131,7 @@ impl Session {
     pub(super) async fn declare_values(&mut self, portal: &mut Portal) -> Result<Stepped, End> {
         let statement = &portal.statement;
         let foreign = |bind: &Bind<'_>, parse: &Parse<'_>| {
-            let declared = parse.types.iter().chain(std::iter::repeat(0));
-            let mut binaries = binaries(bind).zip(declared);
-            binaries.any(|(value, oid)| {
-                oid == 0 && value.is_some_and(|value| self.may_be_foreign(value))
-            })
+            binaries(bind, parse).any(|(value, oid)| oid == 0 && self.may_be_foreign(value))
         };
         let parse = Parse::of_content(statement.definition());
         let (Ok(parse), Ok(bind)) = (parse, Bind::parse(&portal.bind)) else {
@@ -162,7 +148,7 @@ impl Session {
         messages.extend_from_slice(&SYNC);
         let call = Call {
             messages: &[messages],
-            owed: DESCRIBED,
+            owed: DESCRIPTION,
             commits: false,
             shown: Shown::Description,
         };
@@ -202,33 +188,38 @@ impl Session {
     }
 }
 
-/// The values of a Bind that are in binary format, in their places: others, and NULL, are `None`.
-fn binaries<'b>(bind: &Bind<'b>) -> impl Iterator<Item = Option<&'b [u8]>> {
+/// The values of a Bind that are in binary format, but NULL, with the types that are declared for them, 0 where none is.
+fn binaries<'b>(
+    bind: &Bind<'b>,
+    parse: &'b Parse<'_>,
+) -> impl Iterator<Item = (&'b [u8], u32)> + 'b {
     let arguments = bind.arguments().ok();
     let values = arguments.into_iter().flat_map(|arguments| {
         let formats = arguments.formats;
         let values = arguments.values().enumerate();
         values.map(move |(at, value)| value.filter(|_| formats.of(at) == Some(1)))
     });
-    values
+    let declared = parse.types.iter().chain(std::iter::repeat(0));
+    let typed = values.zip(declared);
+    typed.filter_map(|(value, oid)| Some((value?, oid)))
 }
 
-/// Whole messages of a server, and bytes of one that is not: their rows as the client is to see them. Gives whether they were
-/// described as having OIDs within, if they were.
+/// Whole messages of a server, and bytes of one that is not: their rows as the client is to see them. True: they were described as
+/// having OIDs within.
 pub(super) fn renumber_rows(
     messages: &mut [u8],
     columns: &mut Columns,
     contents: &Contents,
     server: Option<&Canonical>,
-) -> Option<bool> {
-    let mut described = None;
+) -> bool {
+    let mut carrying = false;
     each(messages, |tag, body| match (tag, server) {
         (tag::ROW_DESCRIPTION, _) => {
             *columns = Columns::of(body, contents);
-            described = Some(described.unwrap_or_default() || !columns.is_empty());
+            carrying |= !columns.is_empty();
         }
         (tag::DATA_ROW, Some(server)) if !columns.is_empty() => server.apply_to_row(columns, body),
         _ => {}
     });
-    described
+    carrying
 }

@@ -449,11 +449,11 @@ impl Session {
         if alters && self.open_bound().await? == Stepped::Failed {
             return failed(Stepped::Failed);
         }
-        (self.sharded().told, self.sharded().carrying) = (told, None);
+        (self.sharded().told, self.sharded().carrying) = (told, false);
         let went = self.run_step(&planned).await?;
         self.sharded().told = None;
         if went == Stepped::Done {
-            let carrying = self.sharded().carrying.unwrap_or_default();
+            let carrying = self.sharded().carrying;
             self.note_rows(&statement, carrying);
         }
         let open = self.sharded().transaction.is_open();

@@ -443,10 +443,7 @@ impl<'a> Scatter<'a> {
         if let Some(contents) = &self.contents {
             let (columns, types) = (&mut self.replies[at].columns, &self.legs[at].held.types);
             let carrying = renumber_rows(&mut bytes, columns, contents, types.as_deref());
-            if let Some(carrying) = carrying {
-                let known = &mut self.session.sharded().carrying;
-                *known = Some(known.unwrap_or_default() || carrying);
-            }
+            self.session.sharded().carrying |= carrying;
         }
         let mut out = Vec::new();
         let mut frames = Frames::new(&bytes, BODY_BYTES_MAX);
