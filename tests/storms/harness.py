@@ -404,11 +404,12 @@ class Client:
 
     def cancel_until_ready(self) -> None:
         """Again and again, since a cancel may come before the statement does."""
-        ended = threading.Event()
+        ended, heard = threading.Event(), [time.time()]
 
         def again() -> None:
             while True:
                 cancel(self.port, self.c.key)
+                heard.append(time.time())
                 if ended.wait(0.3):
                     return
 
@@ -420,7 +421,7 @@ class Client:
             if error.code != "57014":
                 raise
         else:
-            raise Wrong("not cancelled")
+            raise Wrong(f"not cancelled, requests heard after {[round(moment - heard[0], 2) for moment in heard[1:]]}, ready after {time.time() - heard[0]:.2f} s")
         finally:
             ended.set()
             thread.join()

@@ -268,7 +268,7 @@ class PooledClient(Client):
     def cancel_self(self) -> None:
         if self.random.random() < 0.5:
             self.c.rows("BEGIN")
-        self.c.send(query(f"SELECT pg_sleep(10), '{self.mark()}'"))
+        self.c.send(query(f"SELECT pg_sleep(60), '{self.mark()}'"))
         time.sleep(self.random.choice([0, 0.01, 0.05]))
         self.cancel_until_ready()
 
