@@ -6,11 +6,13 @@ use gungraun::{library_benchmark, library_benchmark_group};
 use pgdog::routing::role::{readable, Catalogue};
 use pgdog::sql::cache::Cache;
 use pgdog::sql::lexer::Dialect;
-use pgdog_benches::sharded::{cold, warm, Sharded, OTHER_LITERAL, REPORT};
+use pgdog_benches::sharded::{cold, known, warm, Sharded, OTHER_LITERAL, REPORT};
 
 #[library_benchmark]
 #[bench::hit_point_query(warm(), OTHER_LITERAL)]
 #[bench::hit_report(warm(), REPORT)]
+#[bench::like_point_query(known(), OTHER_LITERAL)]
+#[bench::like_report(known(), REPORT)]
 #[bench::miss_point_query(cold(), OTHER_LITERAL)]
 #[bench::miss_report(cold(), REPORT)]
 fn analysed(mut cache: Cache, text: &[u8]) -> Cache {

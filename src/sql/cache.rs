@@ -1,8 +1,9 @@
 //! Analysed texts by their shape, bounded in entries and bytes.
 //!
-//! A hit costs one pass over the text and one look-up; texts that differ in lifted literals share an entry. What
-//! is kept is compared byte by byte: no hash of hostile texts can lead to another text's analysis. The entry that
-//! makes room is one that was not used for a whole round (second chance, close to least recently used).
+//! A hit costs one pass over the text and one look-up, or less where one like it was seen before (`exemplars`); texts
+//! that differ in lifted literals share an entry. What is kept is compared byte by byte: no hash of hostile texts can
+//! lead to another text's analysis. The entry that makes room is one that was not used for a whole round (second
+//! chance, close to least recently used).
 //!
 //! Texts that do not parse are not kept: whether one does may depend on a literal.
 
@@ -13,6 +14,9 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use exemplars::Exemplars;
+
+use super::depth;
 use super::hints::Hints;
 use super::lexer::Dialect;
 use super::parse::parse;
@@ -26,6 +30,7 @@ pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Cache {
     kept: HashSet<Kept>,
+    exemplars: Exemplars,
     /// The same entries; the first is the next to make room.
     round: VecDeque<Rc<Entry>>,
     bytes: usize,
@@ -113,6 +118,7 @@ impl Cache {
     pub fn new(entries_max: usize, bytes_max: usize) -> Self {
         Self {
             kept: HashSet::new(),
+            exemplars: Exemplars::default(),
             round: VecDeque::new(),
             bytes: 0,
             entries_max,
@@ -149,10 +155,29 @@ impl Cache {
     /// The same, if the text has no hints and it is known what it says. It counts as used when [`Self::used`] says so.
     pub fn find(&mut self, text: &[u8], dialect: Dialect) -> Option<(Rc<Analysis>, &[Literal])> {
         self.shape.shrink(SCRATCH_BYTES_MAX);
-        let plain = self.shape.read(text, dialect) && self.shape.hints == Hints::default();
-        let Kept(entry) = self.kept.get(self.shape.key.as_slice()).filter(|_| plain)?;
+        let entry = self.read(text, dialect).ok()?;
+        let plain = self.shape.hints == Hints::default();
+        plain.then(|| (Rc::clone(&entry.analysis), self.shape.literals.as_slice()))
+    }
+
+    /// The entry of a text's shape. Error: there is none; may there be one?
+    fn read(&mut self, text: &[u8], dialect: Dialect) -> Result<Rc<Entry>, bool> {
+        let literals = &mut self.shape.literals;
+        let entry = if let Some(entry) = self.exemplars.find(text, dialect, literals) {
+            self.shape.hints = Hints::default();
+            entry
+        } else {
+            let shaped = self.shape.read(text, dialect);
+            let kept = self.kept.get(self.shape.key.as_slice());
+            let Kept(entry) = kept.filter(|_| shaped).ok_or(shaped)?;
+            if self.shape.hints == Hints::default() {
+                let literals = &self.shape.literals;
+                self.exemplars.note(text, dialect, literals, entry);
+            }
+            Rc::clone(entry)
+        };
         entry.used.set(true);
-        Some((Rc::clone(&entry.analysis), &self.shape.literals))
+        Ok(entry)
     }
 
     /// What was found has spared a text its analysis.
@@ -170,22 +195,21 @@ impl Cache {
     }
 
     fn look_up(&mut self, text: &[u8], dialect: Dialect) -> (Rc<Analysis>, Option<Duration>) {
-        let shaped = self.shape.read(text, dialect);
-        if shaped {
-            if let Some(Kept(entry)) = self.kept.get(self.shape.key.as_slice()) {
-                entry.used.set(true);
+        let shaped = match self.read(text, dialect) {
+            Ok(entry) => {
                 let analysis = Rc::clone(&entry.analysis);
                 self.used(&analysis);
                 return (analysis, None);
             }
-        }
+            Err(shaped) => shaped,
+        };
         self.misses += 1;
         let began = self.clock.map(|clock| clock());
         let statements = match text.len() {
             0..=TEXT_BYTES_MAX => {
                 // A text that was not read to its end may be of any depth.
                 let levels = match shaped {
-                    true => self.shape.depth.levels(),
+                    true => depth::levels(text, dialect),
                     false => text.len(),
                 };
                 parse(text, dialect, levels, &self.shape.literals)
@@ -238,6 +262,7 @@ impl Cache {
             } else {
                 self.bytes -= entry.bytes;
                 self.kept.remove(&*entry.key);
+                self.exemplars.forget(&entry);
                 return;
             }
         }
@@ -255,6 +280,7 @@ impl Cache {
     /// `RESET QUERY_CACHE`: forgets all texts, not the counters.
     pub fn clear(&mut self) {
         self.kept.clear();
+        self.exemplars.clear();
         self.round.clear();
         self.bytes = 0;
     }
@@ -322,6 +348,8 @@ fn display(key: &[u8]) -> String {
     }
     String::from_utf8_lossy(&shown).into_owned()
 }
+
+mod exemplars;
 
 #[cfg(test)]
 mod tests;

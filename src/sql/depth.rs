@@ -3,15 +3,23 @@
 //! Parentheses and brackets nest. Within them operators and words do (`a + b + c`, `NOT NOT a`), up to a comma, AND,
 //! OR or the next clause, where a sibling begins; JOIN, UNION and CASE nest beyond those.
 
-use super::lexer::{Kind, Token};
+use super::lexer::{Dialect, Kind, Lexer, Token};
 
 /// Levels that a query, a list or an expression in parentheses has by itself.
 const BASE: usize = 6;
 /// Levels that JOIN, UNION and CASE may add.
 const SPINE: usize = 2;
 
+/// No tree of the text is deeper.
+pub(super) fn levels(text: &[u8], dialect: Dialect) -> usize {
+    let mut depth = Depth::default();
+    let solid = Lexer::new(text, dialect).filter(|token| !token.kind.is_blank());
+    solid.for_each(|token| depth.take(token, text));
+    depth.most.max(BASE)
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Depth {
+struct Depth {
     /// Of the parentheses around the innermost ones.
     outer: Vec<Nest>,
     /// Sum of the levels of `outer`.
@@ -36,16 +44,8 @@ impl Nest {
 }
 
 impl Depth {
-    pub(super) fn clear(&mut self) {
-        self.outer.clear();
-        self.below = 0;
-        self.inner = Nest::default();
-        self.most = 0;
-    }
-
     /// Takes a token in that is neither white space nor a comment.
-    #[inline]
-    pub(super) fn take(&mut self, token: Token, text: &[u8]) {
+    fn take(&mut self, token: Token, text: &[u8]) {
         match token.kind {
             Kind::Word => {
                 self.inner.chain += 1;
@@ -95,10 +95,5 @@ impl Depth {
             // `(…)` may be followed by `.a`, `[1]` or an operator: it is an operand like any other.
             self.inner.chain += 1;
         }
-    }
-
-    /// No tree of the text is deeper.
-    pub(super) fn levels(&self) -> usize {
-        self.most.max(BASE)
     }
 }

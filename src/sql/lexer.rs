@@ -136,6 +136,14 @@ impl<'a> Lexer<'a> {
         self.text
     }
 
+    /// The token that begins there, if one does and has an end.
+    #[inline]
+    pub(super) fn token_at(&self, start: usize) -> Option<Token> {
+        let (kind, end) = self.token(start, *self.text.get(start)?);
+        let end = end?;
+        Some(Token { kind, start, end })
+    }
+
     /// The next token that is neither white space nor a comment.
     #[inline]
     pub fn next_solid(&mut self) -> Option<Token> {

@@ -9,7 +9,6 @@
 //! (it may have to be found again in GROUP BY), `DATE '2026-01-01'`. In doubt a literal stays, which costs a
 //! second analysis and never a wrong one.
 
-use super::depth::Depth;
 use super::hints::Hints;
 use super::lexer::{Dialect, Kind, Lexer, Token};
 
@@ -39,7 +38,6 @@ pub(super) struct Shape {
     /// In order.
     pub(super) literals: Vec<Literal>,
     pub(super) hints: Hints,
-    pub(super) depth: Depth,
     /// States of the open parentheses, without the innermost.
     outer: Vec<State>,
     /// What of the text is to be copied next: tokens that follow each other as they are, with single spaces between.
@@ -111,7 +109,6 @@ impl Shape {
         self.outer.clear();
         self.run = Run::default();
         self.hints = Hints::default();
-        self.depth.clear();
         if memchr::memchr(0, text).is_some() {
             return false;
         }
@@ -142,7 +139,6 @@ impl Shape {
                 }
                 _ => {}
             }
-            self.depth.take(token, text);
             self.approach(token, std::mem::replace(&mut gap, Gap::None), text);
             match token.kind {
                 Kind::Word => {
@@ -243,21 +239,26 @@ impl Shape {
     }
 
     fn lift(&mut self, token: Token, text: &[u8]) {
-        let kind = match token.kind {
-            Kind::String => b's',
-            Kind::EscapeString => b'e',
-            Kind::DollarString => b'd',
-            _ if token.of(text).iter().all(u8::is_ascii_digit) => b'i',
-            _ => b'n',
-        };
+        let code = lifted_as(token.kind, token.of(text));
         self.flush(text);
-        self.key.extend_from_slice(&[0, kind]);
+        self.key.extend_from_slice(&[0, code]);
         self.begin_run(token.end);
         self.literals.push(Literal {
             start: token.start,
             end: token.end,
             kind: token.kind,
         });
+    }
+}
+
+/// What stands in the key for a literal, behind a zero byte. It tells the kinds apart, and integers from other numbers.
+pub(super) fn lifted_as(kind: Kind, written: &[u8]) -> u8 {
+    match kind {
+        Kind::String => b's',
+        Kind::EscapeString => b'e',
+        Kind::DollarString => b'd',
+        _ if written.iter().all(u8::is_ascii_digit) => b'i',
+        _ => b'n',
     }
 }
 
@@ -287,27 +288,36 @@ fn next(state: State, previous: Word, word: Word) -> State {
 
 #[inline]
 fn classify(word: &[u8]) -> Word {
+    let Some(first) = word.first() else {
+        return Word::Other;
+    };
     macro_rules! one_of {
         ($($text:literal => $word:ident),* $(,)?) => {{
             $( if word.eq_ignore_ascii_case($text) { return Word::$word; } )*
         }};
     }
-    match word.len() {
-        2 => one_of!(b"on" => Condition, b"or" => Operator),
-        3 => one_of!(b"and" => Operator, b"not" => Operator, b"set" => Set, b"for" => Tail),
-        4 => one_of!(b"from" => From, b"join" => Source, b"with" => With, b"like" => Operator,
-            b"then" => Operator, b"else" => Operator, b"when" => Operator),
-        5 => one_of!(b"where" => Condition, b"order" => Tail, b"limit" => Tail, b"group" => Tail,
-            b"using" => Source, b"union" => Combine, b"ilike" => Operator, b"merge" => Verb,
-            b"table" => Verb, b"fetch" => Tail),
-        6 => {
-            one_of!(b"select" => Select, b"values" => Values, b"insert" => Verb, b"update" => Verb,
-            b"delete" => Verb, b"having" => Tail, b"offset" => Tail, b"except" => Combine,
-            b"window" => Tail)
+    match first | 0x20 {
+        b'a' => one_of!(b"and" => Operator),
+        b'b' => one_of!(b"between" => Operator),
+        b'd' => one_of!(b"delete" => Verb, b"distinct" => Distinct),
+        b'e' => one_of!(b"else" => Operator, b"except" => Combine, b"execute" => Execute),
+        b'f' => one_of!(b"from" => From, b"for" => Tail, b"fetch" => Tail),
+        b'g' => one_of!(b"group" => Tail),
+        b'h' => one_of!(b"having" => Tail),
+        b'i' => one_of!(b"insert" => Verb, b"intersect" => Combine, b"ilike" => Operator),
+        b'j' => one_of!(b"join" => Source),
+        b'l' => one_of!(b"like" => Operator, b"limit" => Tail),
+        b'm' => one_of!(b"merge" => Verb),
+        b'n' => one_of!(b"not" => Operator),
+        b'o' => one_of!(b"on" => Condition, b"or" => Operator, b"order" => Tail, b"offset" => Tail),
+        b'r' => one_of!(b"returning" => Tail),
+        b's' => one_of!(b"select" => Select, b"set" => Set),
+        b't' => one_of!(b"table" => Verb, b"then" => Operator),
+        b'u' => one_of!(b"update" => Verb, b"using" => Source, b"union" => Combine),
+        b'v' => one_of!(b"values" => Values),
+        b'w' => {
+            one_of!(b"where" => Condition, b"when" => Operator, b"with" => With, b"window" => Tail)
         }
-        7 => one_of!(b"between" => Operator, b"execute" => Execute),
-        8 => one_of!(b"distinct" => Distinct),
-        9 => one_of!(b"returning" => Tail, b"intersect" => Combine),
         _ => {}
     }
     Word::Other
