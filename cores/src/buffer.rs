@@ -14,8 +14,11 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 /// The same, as the kernel takes it.
 #[expect(clippy::cast_possible_truncation, reason = "65,536")]
 pub(crate) const BUFFER_BYTES_U32: u32 = BUFFER_BYTES as u32;
-/// Buffers that circulate while nothing presses. The ring is first in, first out: few buffers stay in cache.
-const CIRCULATING: u32 = 64;
+/// Buffers that circulate at first, and how many more do when those are lent. The ring is first in, first out: each of them is
+/// touched sooner or later, and few stay in cache.
+const STEP: u32 = 16;
+/// What is returned when so many are free circulates no more.
+const FREE_MAX: u32 = 128;
 /// Buffers there may be at most: 256 MiB a core, touched only when lent at the same time.
 /// At the limit receives wait until a buffer comes back.
 const BUFFERS_MAX: u16 = 4096;
@@ -200,7 +203,7 @@ impl Buffers {
     /// Puts more buffers into circulation; false when all there may be are.
     pub(crate) fn grow(&self) -> bool {
         let before = self.circulating.get();
-        for _ in 0..CIRCULATING {
+        for _ in 0..STEP {
             let id = match self.retired.borrow_mut().pop() {
                 Some(id) => id,
                 None if self.untouched.get() < BUFFERS_MAX => {
@@ -217,7 +220,7 @@ impl Buffers {
 
     fn returned(&self, id: u16) {
         self.lent.set(self.lent.get() - 1);
-        if self.circulating.get() - self.lent.get() <= 2 * CIRCULATING {
+        if self.circulating.get() - self.lent.get() <= FREE_MAX {
             return self.provide(id);
         }
         self.circulating.set(self.circulating.get() - 1);
@@ -356,7 +359,7 @@ mod tests {
         assert!(!store.any_free());
         assert!(!store.grow());
         drop(lent);
-        assert!(store.circulating.get() <= 2 * CIRCULATING + 1);
+        assert!(store.circulating.get() <= FREE_MAX + 1);
         assert!(store.any_free());
     }
 }
