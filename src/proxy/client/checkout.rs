@@ -35,8 +35,8 @@ impl Session {
         // Most are served at once. What others need to wait is not kept in the session's task, where each idle client would
         // have it.
         let obtained = match self.obtain_idle(aim) {
-            Some(held) => Ok(held),
-            None => Box::pin(self.obtain(aim, Way::Ahead)).await?,
+            Ok(held) => Ok(held),
+            Err(chosen) => Box::pin(self.obtain(aim, Way::Ahead, chosen)).await?,
         };
         match obtained {
             Ok(held) => {

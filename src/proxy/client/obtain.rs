@@ -1,6 +1,7 @@
 //! A server for a request: which of a shard's it is, another one if that fails, and waiting for one to be the primary.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -77,9 +78,14 @@ impl Session {
     /// goes on.
     ///
     /// A server that cannot be reached is passed over for another that may serve the request. While it is not known who
-    /// is the primary, writes wait, for `checkout_timeout` at most.
-    pub(super) async fn obtain(&mut self, aim: Aim, way: Way) -> Result<Result<Held, Error>, End> {
-        match self.seek(aim, way).await? {
+    /// is the primary, writes wait, for `checkout_timeout` at most. `chosen`: which it is to be at first, if that was asked already.
+    pub(super) async fn obtain(
+        &mut self,
+        aim: Aim,
+        way: Way,
+        chosen: Option<Choice>,
+    ) -> Result<Result<Held, Error>, End> {
+        match self.seek(aim, way, chosen).await? {
             Ok(held) => Ok(Ok(held)),
             Err(NoServer::Refused(error)) => Ok(Err(error)),
             Err(NoServer::Failed(error)) => self.recoverable(error).map(Err),
@@ -87,7 +93,12 @@ impl Session {
     }
 
     /// The same for a question of ours: whatever comes of it, the client's session goes on.
-    pub(super) async fn seek(&mut self, aim: Aim, way: Way) -> Result<Result<Held, NoServer>, End> {
+    pub(super) async fn seek(
+        &mut self,
+        aim: Aim,
+        way: Way,
+        mut chosen: Option<Choice>,
+    ) -> Result<Result<Held, NoServer>, End> {
         let since = self.state.core.now();
         let mut terms = Terms {
             epoch: None,
@@ -105,7 +116,9 @@ impl Session {
             }
             let written = self.has_written(aim, terms.written_by).await?;
             let news = self.cluster.news();
-            let asks_mark = match self.choose(aim, written, &tried) {
+            let choice = chosen.take();
+            let choice = choice.unwrap_or_else(|| self.choose(aim, written, &tried));
+            let asks_mark = match choice {
                 Choice::Pool { slot, epoch, asks } => {
                     // There is no other primary to try, and nobody waits for one.
                     if let Some(error) = failure.take_if(|_| tried.contains(&slot.id)) {
@@ -174,29 +187,33 @@ impl Session {
             })
     }
 
-    /// The same without waiting, where there is only one server to choose and it has a connection that needs nothing before this
-    /// request. `None`: [`Self::obtain`] is needed.
-    pub(super) fn obtain_idle(&mut self, aim: Aim) -> Option<Held> {
-        let shard = self.cluster.shard(aim.shard)?;
-        if shard.servers().len() > 1 {
-            return None; // a choice that is not used would count
-        }
+    /// The same without waiting, from a connection that needs nothing before this request. Error: [`Self::obtain`] is needed, with this
+    /// choice, which counts.
+    pub(super) fn obtain_idle(&mut self, aim: Aim) -> Result<Held, Option<Choice>> {
         let has_to_see = aim.want != Want::Write && self.cluster.reads_own_writes();
         if has_to_see || self.is_outdated() {
-            return None;
+            return Err(None);
         }
-        let Choice::Pool {
-            slot,
-            epoch,
-            asks: Asks::Nothing,
-        } = self.choose(aim, Written::Nothing, &[])
-        else {
-            return None;
+        let (slot, epoch) = match self.choose(aim, Written::Nothing, &[]) {
+            Choice::Pool {
+                slot,
+                epoch,
+                asks: Asks::Nothing,
+            } if !slot.is_held() => (slot, epoch),
+            other => return Err(Some(other)),
         };
-        if slot.is_held() {
-            return None;
-        }
         self.turn_to(slot);
+        self.idle_of_pool(aim, epoch).ok_or_else(|| {
+            Some(Choice::Pool {
+                slot: Rc::clone(&self.slot),
+                epoch,
+                asks: Asks::Nothing,
+            })
+        })
+    }
+
+    /// The same from the pool that the session has turned to.
+    fn idle_of_pool(&mut self, aim: Aim, epoch: Option<Epoch>) -> Option<Held> {
         let again = self.checkout_again(aim);
         let again = again.map(|lease| Held::new(&self.state, &self.slot, lease));
         let mut held = again.or_else(|| self.slot.checkout_idle(&self.state))?;

@@ -200,14 +200,14 @@ impl Session {
             let core = self.state.core.clone();
             // Where rows are is not to be taken from a replica if it can be helped: then it is waited for like any.
             let until = (self.cluster.shards() == 1).then(|| now + BUSY_PATIENCE);
-            let asked = self.seek(aim(Want::Write), Way::First);
+            let asked = self.seek(aim(Want::Write), Way::First, None);
             if let Some(Ok(held)) = core.timeout_at(until, asked).await.transpose()? {
                 return Ok(Some(held));
             }
             // Not one that may be as busy.
-            return Ok(self.seek(aim(Want::Replica), Way::First).await?.ok());
+            return Ok(self.seek(aim(Want::Replica), Way::First, None).await?.ok());
         }
-        Ok(self.seek(aim(Want::Read), Way::First).await?.ok())
+        Ok(self.seek(aim(Want::Read), Way::First, None).await?.ok())
     }
 
     /// Asks a server of a shard, with a connection that goes back to its pool. `None`: there is none to be had at the moment, or it did

@@ -57,7 +57,11 @@ impl Session {
             want: found.want,
             writes: found.want == Want::Write,
         };
-        let mut held = self.obtain_idle(aim)?;
+        // A choice that is not used would count.
+        if self.cluster.shard(aim.shard)?.servers().len() > 1 {
+            return None;
+        }
+        let mut held = self.obtain_idle(aim).ok()?;
         held.types = types;
         let mut cache = self.cluster.analyses.borrow_mut();
         cache.used(&found.analysis);

@@ -580,7 +580,7 @@ impl Session {
             want,
             writes: false, // noted by who has the leg
         };
-        let obtained = self.obtain(aim, Way::First).await?;
+        let obtained = self.obtain(aim, Way::First, None).await?;
         if !before.is_spread_as(&self.cluster) {
             // The shard was chosen by a configuration that is no longer in force.
             if let Ok(held) = obtained {

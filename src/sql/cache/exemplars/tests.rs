@@ -241,7 +241,7 @@ proptest! {
     ) {
         let dialect = Dialect { backslashes: bits & 1 != 0, overlapping: bits & 2 != 0 };
         let one: String = pieces.iter().map(|&at| PIECES[at]).collect();
-        let mut others = pieces.clone();
+        let mut others = pieces;
         for (at, piece) in changes {
             if let Some(place) = others.get_mut(at) {
                 *place = piece;
