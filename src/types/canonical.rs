@@ -330,6 +330,13 @@ impl Columns {
         Self(carrying.collect())
     }
 
+    /// Would any of them have some in binary format, whatever format they are in?
+    pub fn could_be(description: &[u8], contents: &Contents) -> bool {
+        let rows = RowDescription::parse(description);
+        let mut fields = rows.iter().flat_map(RowDescription::fields).flatten();
+        fields.any(|field| contents.carries(field.type_oid))
+    }
+
     /// Are there none?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -469,6 +476,14 @@ mod tests {
         RowDescription::encode(&mut described, types.map(field));
         let columns = Columns::of(&described[5..], &contents);
         assert_eq!(columns, Columns(vec![(1, 20_001), (3, 20_001)]));
+        for (types, expected) in [
+            ([(20_001, 0), (23, 1)], true),
+            ([(20_000, 1), (23, 1)], false),
+        ] {
+            let mut described = Vec::new();
+            RowDescription::encode(&mut described, types.map(field));
+            assert_eq!(Columns::could_be(&described[5..], &contents), expected);
+        }
         let row = |text: u32, binary: u32| {
             let [text, binary] = [text, binary].map(|oid| [&array(oid)[..], b"sad"].concat());
             let mut row = Vec::new();

@@ -48,10 +48,17 @@ fn parse_as(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
 
 /// Bind of values in binary format, for rows in binary format.
 fn bind_binary(portal: &str, name: &str, values: &[Option<&[u8]>]) -> Vec<u8> {
+    bind_for(portal, name, values, &[1])
+}
+
+/// The same for columns in these formats.
+fn bind_for(portal: &str, name: &str, values: &[Option<&[u8]>], formats: &[u16]) -> Vec<u8> {
     let mut body = format!("{portal}\0{name}\0\0\x01\0\x01").into_bytes();
     body.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
     values.iter().for_each(|value| body.extend(item(*value)));
-    body.extend([0, 1, 0, 1]);
+    let count = u16::try_from(formats.len()).unwrap();
+    let formats = std::iter::once(&count).chain(formats);
+    body.extend(formats.flat_map(|number| number.to_be_bytes()));
     tagged(b'B', &body)
 }
 
@@ -296,6 +303,39 @@ fn parameters_have_the_types_of_the_first_shard() {
         let answer = client.read_until(b'Z');
         let expected = item(Some(&expected));
         assert_eq!(rows(&answer), [&expected[..]], "{}", transcript(&answer));
+    }
+    // What was seen before in text, all of it or the list, and what the same text is with another search path.
+    assert_eq!(
+        client.query("CREATE SCHEMA other; CREATE TABLE other.t (id int, list int)"),
+        "C:CREATE_SCHEMA C:CREATE_TABLE Z:I"
+    );
+    let two = |text: &str, ids: [i32; 2], formats: &[u16]| {
+        let ids = ids.map(i32::to_be_bytes);
+        let values = ids.each_ref().map(|id| Some(&id[..]));
+        let bound = bind_for("", "", &values, formats);
+        [parse_as("", text, &[23, 23]), bound, execute("", 0), sync()].concat()
+    };
+    for (set, formats) in [
+        ("SET search_path = other", &[1][..]),
+        ("RESET search_path", &[0]),
+        ("RESET search_path", &[1, 0]),
+    ] {
+        let text = format!("SELECT id, list FROM t WHERE id IN ($1, $2) -- {set} {formats:?}");
+        let mut before = shards.client();
+        assert!(before.query(set).ends_with("ET Z:I"));
+        before.send(&two(&text, [1, 2], formats));
+        before.read_until(b'Z');
+        for id in 0..20_i32 {
+            client.send(&two(&text, [id, id], &[1]));
+            let answer = client.read_until(b'Z');
+            let expected = [item(Some(&id.to_be_bytes())), item(Some(&value))].concat();
+            assert_eq!(
+                rows(&answer),
+                [&expected[..]],
+                "{text}: {}",
+                transcript(&answer)
+            );
+        }
     }
     shards.pgdog.stop();
 }

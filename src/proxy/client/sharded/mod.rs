@@ -113,7 +113,7 @@ pub(super) struct Sharded {
     told: Option<Shape>,
     /// What it was last told of rows.
     shown: Option<Shape>,
-    /// Were rows of the statement under way described as having OIDs of types within?
+    /// Were rows of the statement under way described as having OIDs of types within, if they are in binary format?
     carrying: bool,
     /// The last number of a portal on servers.
     portal_number: u64,

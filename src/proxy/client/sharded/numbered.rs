@@ -1,7 +1,7 @@
 //! Types of users, which each shard numbers itself while clients see the numbers of the first one: what passes as it is, and what has
 //! to be looked into. Only what is run here (`super::steps`) is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::Error;
 use crate::merge::refused;
@@ -11,6 +11,7 @@ use crate::protocol::frame::{Frames, BODY_BYTES_MAX, HEADER_BYTES};
 use crate::protocol::frontend::{Bind, Parse, Target, SYNC};
 use crate::protocol::rows::ParameterDescription;
 use crate::sql::session::Effects;
+use crate::sql::settings::Settings;
 use crate::types::canonical::{each, Canonical, Columns};
 use crate::types::contents::{may_contain, Contents};
 
@@ -26,16 +27,20 @@ use super::steps::Stepped;
 /// Statements of which is known that their rows have no OIDs within; beyond that all are forgotten.
 const PLAIN_MAX: usize = 4096;
 
+/// Bytes of what a session has set of where names are looked for; with more, its statements are not known.
+const LEADING_BYTES_MAX: usize = 1024;
+
 /// Statements whose rows can pass as they are.
 #[derive(Default)]
 pub(crate) struct PlainRows {
     /// What was known of the database then, by its number.
     facts: u64,
-    statements: HashSet<Id>,
+    /// With what the session had set of where names are looked for.
+    statements: HashMap<Id, Vec<u8>>,
 }
 
 impl PlainRows {
-    fn of(&mut self, facts: u64) -> &mut HashSet<Id> {
+    fn of(&mut self, facts: u64) -> &mut HashMap<Id, Vec<u8>> {
         if self.facts != facts || self.statements.len() >= PLAIN_MAX {
             self.facts = facts;
             self.statements.clear();
@@ -101,7 +106,8 @@ impl Session {
         let plain = || {
             let statement = self.intern(content);
             let mut known = self.cluster.plain_rows.borrow_mut();
-            statement.is_ok_and(|statement| known.of(number).contains(&statement.id()))
+            let leading = self.leading();
+            statement.is_ok_and(|found| known.of(number).get(&found.id()) == Some(&leading))
         };
         let carries = |(value, oid)| match oid {
             0 => self.may_be_foreign(value),
@@ -117,13 +123,29 @@ impl Session {
         disagreement.is_some_and(|found| may_contain(value, |oid| found.differing.contains(&oid)))
     }
 
-    /// Rows of a portal were described. `carrying`: with OIDs within.
+    /// Rows of a portal were described. `carrying`: with OIDs within, if they are in binary format.
     pub(super) fn note_rows(&self, statement: &Statement, carrying: bool) {
         let number = self.cluster.facts_number.get();
         if !carrying && self.cluster.known().contents().is_some() {
-            let mut known = self.cluster.plain_rows.borrow_mut();
-            known.of(number).insert(statement.id());
+            let leading = self.leading();
+            if leading.len() <= LEADING_BYTES_MAX {
+                let mut known = self.cluster.plain_rows.borrow_mut();
+                known.of(number).insert(statement.id(), leading);
+            }
         }
+    }
+
+    /// What is set of where names are looked for.
+    fn leading(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let settings = self.settings.current().iter();
+        for setting in settings.filter(|setting| Settings::leads(&setting.name)) {
+            for part in [&*setting.name, setting.value.sql()] {
+                out.extend_from_slice(part);
+                out.push(0);
+            }
+        }
+        out
     }
 
     /// Values of parameters whose types the client has not declared may have OIDs within: a server says what types they are, and
@@ -205,7 +227,7 @@ fn binaries<'b>(
 }
 
 /// Whole messages of a server, and bytes of one that is not: their rows as the client is to see them. True: they were described as
-/// having OIDs within.
+/// having OIDs within, if they are in binary format.
 pub(super) fn renumber_rows(
     messages: &mut [u8],
     columns: &mut Columns,
@@ -216,7 +238,7 @@ pub(super) fn renumber_rows(
     each(messages, |tag, body| match (tag, server) {
         (tag::ROW_DESCRIPTION, _) => {
             *columns = Columns::of(body, contents);
-            carrying |= !columns.is_empty();
+            carrying |= Columns::could_be(body, contents);
         }
         (tag::DATA_ROW, Some(server)) if !columns.is_empty() => server.apply_to_row(columns, body),
         _ => {}
