@@ -215,3 +215,40 @@ fn columns_of_a_query_of_with_are_those_of_its_own_tables() {
     assert_eq!(client.query(sql), "E:42703 Z:I");
     shards.pgdog.stop();
 }
+
+/// Other styles than ISO name time zones by abbreviations, which may be read as those of others.
+#[test]
+fn dates_are_gathered_in_a_style_that_says_all_of_them() {
+    let (mut one, shards) = filled("parts_dates");
+    let mut client = shards.client();
+    let gathered = "SELECT created, born, rank() OVER (ORDER BY age, id) FROM users ORDER BY id";
+    for sql in [
+        "SET timezone = 'Asia/Kolkata'",
+        "SET datestyle = 'ISO, DMY'",
+        gathered,
+    ] {
+        assert_eq!(client.query(sql), one.query(sql), "{sql}");
+    }
+    for (style, gathers) in [
+        ("SQL, DMY", false),
+        ("'SQL, DMY'", false),
+        ("german", false),
+        ("'iso'", true),
+        ("ISO, YMD", true),
+        ("'Postgres'", false),
+        ("'DMY'", false),
+        ("DEFAULT", true),
+    ] {
+        let set = format!("SET datestyle = {style}");
+        assert_eq!(client.query(&set), one.query(&set), "{set}");
+        let expected = if gathers {
+            &one.query(gathered)
+        } else {
+            "E:0A000 Z:I"
+        };
+        assert_eq!(client.query(gathered), expected, "{style}");
+        let counted = "SELECT age, count(*), rank() OVER (ORDER BY age) FROM users WHERE created > '2024-01-02 00:00:00+00' GROUP BY age ORDER BY age";
+        assert_eq!(client.query(counted), one.query(counted), "{style}");
+    }
+    shards.pgdog.stop();
+}

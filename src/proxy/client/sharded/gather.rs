@@ -271,6 +271,16 @@ impl Session {
         self.cluster.known().enums_of(first)
     }
 
+    /// Is that the style of dates? Not where only their order was set: the style is then the one before.
+    fn writes_iso_dates(&self) -> bool {
+        let is_iso = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"ISO");
+        let has_iso = |list: &[u8]| list.split(|byte| *byte == b',').any(is_iso);
+        match self.settings.current().get(b"datestyle") {
+            Some(set) => set.names().any(|name| has_iso(&name)),
+            None => has_iso(&self.reported("datestyle")),
+        }
+    }
+
     /// How values may be gathered in this session.
     fn terms(&self, bytes_max: usize) -> Terms {
         let facts = self.cluster.known();
@@ -278,7 +288,7 @@ impl Session {
         Terms {
             known: values.known,
             bytes_max,
-            iso_dates: self.reported("DateStyle").starts_with(b"ISO"),
+            iso_dates: self.writes_iso_dates(),
             floats_exact: values.floats_exact,
             plain_collations: facts.text.plain || facts.text.ordered_by_bytes,
             overlapping: self.session_dialect().overlapping,

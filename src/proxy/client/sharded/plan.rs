@@ -663,7 +663,7 @@ impl Session {
         dialect
     }
 
-    /// A parameter as this session has set it, or as servers report it; empty where they have not yet.
+    /// A parameter, named in lower case, as this session has set it, or as servers report it; empty where they have not yet.
     pub(super) fn reported(&self, name: &str) -> Vec<u8> {
         let settings = self.settings.current();
         if let Some(set) = settings.get(name.as_bytes()) {
