@@ -14,7 +14,7 @@ from pathlib import Path
 from compare import Difference, compare
 from grammar import Select, query as random_select
 from throwaway import Cluster, Pgdog, place
-from values import CHANCE, NEW_KEYS, PARENTS, TABLES, configuration, encoded, first_rows, literal, omni_rows, one, parameters, pick, quoted, varied, written, written_out
+from values import CHANCE, NEW_KEYS, OIDS, PARENTS, SQL, TABLES, configuration, encoded, first_rows, literal, omni_rows, one, parameters, pick, quoted, varied, written, written_out
 from wire import COPY_DONE, SYNC, Connection, Gone, Hang, Message, bind, close, copy_data, describe, execute, parse, query
 from writes import copied, write
 
@@ -46,16 +46,31 @@ class Twins:
         self.cluster = Cluster(folder, "server", synchronous_commit="off", autovacuum="on", jit="off", statement_timeout="20s")
         self.cluster.rows("CREATE ROLE alice LOGIN SUPERUSER")
         self.cluster.rows(f"CREATE DATABASE whole OWNER alice{locale}")
-        self.cluster.rows(Path(__file__).with_name("schema.sql").read_text(), "whole")
+        schema = Path(__file__).with_name("schema.sql").read_text()
+        self.cluster.rows(schema, "whole")
+        self.cluster.rows("CREATE DATABASE shard_0 OWNER alice TEMPLATE whole")
+        # All shards number users' types alike, or each does in its own way.
+        numbered = one(2)
         shards = ""
         for shard in SHARDS:
-            self.cluster.rows(f"CREATE DATABASE shard_{shard} OWNER alice TEMPLATE whole")
+            if shard and numbered:
+                self.cluster.rows(f"CREATE DATABASE shard_{shard} OWNER alice{locale}")
+                self.cluster.rows(schema, f"shard_{shard}")
+            elif shard:
+                self.cluster.rows(f"CREATE DATABASE shard_{shard} OWNER alice TEMPLATE whole")
             shards += f'[[databases]]\nname = "sharded"\nhost = "127.0.0.1"\nport = {self.cluster.port}\ndatabase_name = "shard_{shard}"\nshard = {shard}\n'
-        self.pgdog = Pgdog(folder, program, GENERAL + shards + configuration(), '[[users]]\nname = "alice"\ndatabase = "sharded"\npassword = "x"\n')
+        settings = f"canonicalize_type_information = {str(numbered).lower()}\n{GENERAL}"
+        self.pgdog = Pgdog(folder, program, settings + shards + configuration(), '[[users]]\nname = "alice"\ndatabase = "sharded"\npassword = "x"\n')
         self.databases = [self.cluster.connect(name) for name in ("whole", *(f"shard_{shard}" for shard in SHARDS))]
-        print(f"locale{locale or ' C'}, {self.settings}", flush=True)
+        self.number_types()
+        print(f"locale{locale or ' C'}, {self.settings}{', numbered types' if numbered else ''}", flush=True)
         self.open()
         self.fill()
+
+    def number_types(self) -> None:
+        """As clients know them."""
+        for kind in ("enum", "enums", "glad", "pair", "pairs", "span"):
+            OIDS[kind] = self.cluster.rows(f"SELECT '{SQL[kind]}'::regtype::oid::int", "whole")[0][0]
 
     def open(self) -> None:
         self.ours, self.theirs = Connection(self.pgdog.port, "sharded", "alice"), Connection(self.cluster.port, "whole", "alice")

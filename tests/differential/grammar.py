@@ -9,9 +9,9 @@ from itertools import count
 from values import CHANCE, NUMBERS, SQL, TABLES, keys, literal, mark, one, pick, quoted, value
 
 Relation = tuple[str, dict[str, str], list[str]]  # its alias, columns with their kinds, and those that identify a row
-ORDERED = ["int", "num", "flt", "txt", "ts", "date", "iv", "bool", "enum", "uuid", "bytea", "arr", "tsn", "time"]
-COMPARED = ["int", "int", "num", "flt", "txt", "txt", "ts", "date", "iv", "enum", "uuid", "bytea", "arr", "jsonb", "tsn", "time", "bool"]
-GREATEST = {"int": "max", "num": "max", "flt": "min", "txt": "max", "ts": "max", "tsn": "min", "date": "min", "iv": "max", "enum": "max", "time": "max", "arr": "max"}
+ORDERED = ["int", "num", "flt", "txt", "ts", "date", "iv", "bool", "enum", "glad", "enums", "uuid", "bytea", "arr", "tsn", "time"]
+COMPARED = ["int", "int", "num", "flt", "txt", "txt", "ts", "date", "iv", "enum", "glad", "enums", "uuid", "bytea", "arr", "jsonb", "tsn", "time", "bool"]
+GREATEST = {"int": "max", "num": "max", "flt": "min", "txt": "max", "ts": "max", "tsn": "min", "date": "min", "iv": "max", "enum": "max", "glad": "min", "enums": "max", "time": "max", "arr": "max"}
 NUMBERED = count(1)
 QUERIES = [True]  # whether expressions may have queries in them
 
@@ -141,6 +141,10 @@ def expression(kind: str, scope: Scope, depth: int = 2) -> str:
         "iv": [lambda: f"({e('iv')} * 2)", lambda: f"({e('iv')} + {mark('iv')})", lambda: f"justify_days({e('iv')})"],
         "jsonb": [lambda: f"to_jsonb({e(pick(['int', 'txt', 'bool', 'num']))})", lambda: f"({e('jsonb')} -> 'a')", lambda: f"jsonb_build_object('x', {e('int')})", lambda: f"jsonb_build_array({e('int')}, {e('txt')})"],
         "arr": [lambda: f"ARRAY[{e('int')}, {e('int')}]::int[]", lambda: f"array_append({mark('arr', '{1,2}')}, 1)"],
+        "enum": [lambda: f"({e('enums')})[1]", lambda: f"({e('pair')}).e", lambda: f"{e('glad')}::mood"],
+        "enums": [lambda: f"ARRAY[{e('enum')}, {e('enum')}]", lambda: f"array_append({e('enums')}, {e('enum')})", lambda: f"({e('enums')} || {mark('enums')})"],
+        "pair": [lambda: f"ROW({e('int')}, {e('enum')})::pair", lambda: f"({e('pairs')})[1]"],
+        "pairs": [lambda: f"ARRAY[{e('pair')}, {e('pair')}]"],
         "arrt": [lambda: f"ARRAY[{e('txt')}]"],
         "bytea": [lambda: f"convert_to({e('txt')}, 'UTF8')"],
     }
@@ -420,8 +424,10 @@ def outputs(scope: Scope, number: int, kinds: list[str] | None = None) -> list[t
         elif one(2) and scope.typed():
             found.append(pick(scope.typed()))
         else:
-            kind = pick(["int", "int", "num", "flt", "txt", "ts", "date", "bool", "iv", "jsonb", "arr", "enum"])
+            kind = pick(["int", "int", "num", "flt", "txt", "ts", "date", "bool", "iv", "jsonb", "arr", "enum", "enums"] + ["pair", "pairs"] * one(8))
             found.append((expression(kind, scope, CHANCE.randrange(1, 3)), kind))
+    if kinds is None and one(20):
+        found[-1] = (pick([relation[0] for relation in scope.relations] + [f"ROW({expression(pick(['enum', 'pair', 'enums']), scope, 1)}, {expression('int', scope, 1)})"]), "record")
     if kinds is None and one(14):
         arrays = scope.columns("arr")
         found[0] = (f"unnest({pick(arrays)})" if arrays else pick(["generate_series(1, 2)", "unnest(ARRAY[1, NULL, 3])"]), "int")
@@ -495,7 +501,7 @@ def aggregate(scope: Scope) -> tuple[str, str]:
     numbers: list[Callable[[], tuple[str, str]]] = [
         lambda: (f"{pick(['sum', 'avg'])}({e('int')[0]})", "num"),
         lambda: of("sum avg", "num", "flt", "iv"),
-        lambda: of("min max", "int", "num", "flt", "txt", "ts", "date", "iv", "enum", "tsn", "time", "arr"),
+        lambda: of("min max", "int", "num", "flt", "txt", "ts", "date", "iv", "enum", "glad", "enums", "tsn", "time", "arr"),
     ]
     plain_ones: list[Callable[[], tuple[str, str]]] = [
         *numbers * 3,
@@ -510,6 +516,8 @@ def aggregate(scope: Scope) -> tuple[str, str]:
         lambda: (f"string_agg({e('txt')[0]}, ',' ORDER BY {unique})", "txt"),
         lambda: (f"string_agg(DISTINCT {e('txt')[0]}, '-')", "txt"),
         lambda: (f"array_agg({e('int')[0]} ORDER BY {unique})", "arr"),
+        lambda: (f"array_agg({e('enum')[0]} ORDER BY {unique})", "enums"),
+        lambda: (f"array_agg({e('pair')[0]} ORDER BY {unique})", "pairs"),
         lambda: (f"jsonb_agg({e('int', 'txt', 'bool')[0]} ORDER BY {unique})", "jsonb"),
         lambda: (f"{pick(['percentile_disc(0.5)', 'mode()', 'rank(3)'])} WITHIN GROUP (ORDER BY {e('int')[0]})", "int"),
         lambda: (f"regr_count({e('flt')[0]}, {e('flt')[0]})", "int"),

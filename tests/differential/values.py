@@ -32,11 +32,11 @@ def table(columns: str, unique: str, key: str | None, key_kind: str) -> Table:
 
 
 TABLES = {
-    "a": table("id:int i:int b:int s:int n:num m:num f:flt r:flt t:txt v:txt c:txt z:ts ts:tsn d:date iv:iv bo:bool j:jsonb ai:arr at:arrt y:bytea e:enum ir:range dp:int dw:txt u:uuid ti:time", "id", "id", "big"),
+    "a": table("id:int i:int b:int s:int n:num m:num f:flt r:flt t:txt v:txt c:txt z:ts ts:tsn d:date iv:iv bo:bool j:jsonb ai:arr at:arrt y:bytea e:enum ir:range dp:int dw:txt u:uuid ti:time es:enums gl:glad pr:pair ps:pairs sp:span", "id", "id", "big"),
     "ch": table("a_id:int no:int q:int w:num t:txt om_id:int d:date", "a_id no", "a_id", "big"),
     "tx": table("k:txt i:int t:txt n:num d:date bo:bool g:int", "k", "k", "txt"),
     "tc": table("k:txt no:int q:int z:ts", "k no", "k", "txt"),
-    "uu": table("k:uuid i:int t:txt f:flt e:enum", "k", "k", "uuid"),
+    "uu": table("k:uuid i:int t:txt f:flt e:enum pr:pair", "k", "k", "uuid"),
     "lr": table("k:int i:int t:txt m:num bo:bool", "k", "k", "big"),
     "lt": table("k:txt i:int n:num t:txt", "k", "k", "txt"),
     "om": table("id:int code:txt n:num big:bool e:enum f:flt", "id", None, "int"),
@@ -106,6 +106,11 @@ POOL = {
     "arrt": ["{}", "{a}", '{"a,b"}', "{NULL}", '{"NULL"}', "{A,b}", '{"\\"",""}'],
     "bytea": ["\\x", "\\x00", "\\x00ff", "\\xff", "\\x61", "\\x6100", "\\xdeadbeef"],
     "enum": ["sad", "merry", "calm", "Zed"],
+    "enums": ["{}", "{sad}", "{Zed,NULL}", "{merry,calm,sad}", "{NULL}", "{calm}"],
+    "glad": ["merry", "calm", "Zed"],
+    "pair": ["(1,sad)", "(,)", "(7,Zed)", "(-1,)", "(,merry)", "(1,merry)"],
+    "pairs": ["{}", '{"(1,sad)",NULL}', '{"(,)"}', '{"(7,Zed)","(,calm)"}'],
+    "span": ["empty", "[sad,calm]", "(merry,)", "(,)", "[calm,Zed)"],
     "range": ["empty", "[1,5)", "[2,3)", "(,)", "[1,)", "(,10)", "[5,9)"],
     "time": ["00:00:00", "23:59:59.5", "12:30:00", "24:00:00"],
     "uuid": UUIDS,
@@ -113,7 +118,7 @@ POOL = {
     "int": ["0", "1", "2", "3", "4", "5", "7", "10", "-1", "12", "20", "40", "100"],
     "big": [*KEYS["a"], *KEYS["lr"]],
 }
-SQL = {"int": "int", "big": "bigint", "num": "numeric", "flt": "float8", "txt": "text", "ts": "timestamptz", "tsn": "timestamp", "date": "date", "iv": "interval", "bool": "bool", "jsonb": "jsonb", "arr": "int[]", "arrt": "text[]", "bytea": "bytea", "enum": "mood", "range": "int4range", "uuid": "uuid", "time": "time"}
+SQL = {"int": "int", "big": "bigint", "num": "numeric", "flt": "float8", "txt": "text", "ts": "timestamptz", "tsn": "timestamp", "date": "date", "iv": "interval", "bool": "bool", "enums": "mood[]", "glad": "glad", "pair": "pair", "pairs": "pair[]", "span": "span", "jsonb": "jsonb", "arr": "int[]", "arrt": "text[]", "bytea": "bytea", "enum": "mood", "range": "int4range", "uuid": "uuid", "time": "time"}
 OIDS = {"int": 23, "big": 20, "num": 1700, "flt": 701, "txt": 25, "ts": 1184, "tsn": 1114, "date": 1082, "iv": 1186, "bool": 16, "jsonb": 3802, "arr": 1007, "arrt": 1009, "bytea": 17, "range": 3904, "uuid": 2950, "time": 1083}
 
 
@@ -181,7 +186,7 @@ def parameters(marked: str, share: float = 0.7) -> tuple[str, Values, list[int]]
             text += part
         elif chosen.setdefault(part, CHANCE.random() < share):
             number = numbers.setdefault(part, len(numbers) + 1)
-            text += f"${number}" if part.style == 3 and part.kind != "enum" else f"${number}::{SQL[part.kind]}"
+            text += f"${number}" if part.style == 3 else f"${number}::{SQL[part.kind]}"
         else:
             text += literal(part.kind, part.value, part.style)
     return text, [(mark.kind, mark.value) for mark in numbers], [OIDS.get(mark.kind, 0) if mark.style == 3 else 0 for mark in numbers]
@@ -190,11 +195,30 @@ def parameters(marked: str, share: float = 0.7) -> tuple[str, Values, list[int]]
 def encoded(values: Values) -> tuple[list[bytes | None], list[int]]:
     """Values and their formats, some in binary."""
     binary: dict[str, Any] = {"int": lambda v: struct.pack("!i", int(v)), "big": lambda v: struct.pack("!q", int(v)), "bool": lambda v: b"\1" if v == "true" else b"\0", "flt": lambda v: struct.pack("!d", float(v)), "txt": str.encode, "uuid": lambda v: uuid.UUID(v).bytes}
+    binary |= {"enum": str.encode, "glad": str.encode, "enums": lambda v: array("enum", v[1:-1].split(",")), "pair": pair, "pairs": lambda v: array("pair", re.findall(r"\([^)]*\)|NULL", v))}
     found, formats = [], []
     for kind, what in values:
         formats.append(int(what is not None and kind in binary and one(2)))
         found.append(None if what is None else binary[kind](what) if formats[-1] else what.encode())
     return found, formats
+
+
+def item(what: bytes | None) -> bytes:
+    return struct.pack("!i", -1) if what is None else struct.pack("!i", len(what)) + what
+
+
+def array(kind: str, found: list[str]) -> bytes:
+    """One of users' types, in binary format."""
+    of = {"enum": str.encode, "pair": pair}[kind]
+    values = [None if what == "NULL" else of(what) for what in found if what]
+    head = struct.pack("!iiI", bool(values), None in values, OIDS[kind]) + (struct.pack("!ii", len(values), 1) if values else b"")
+    return head + b"".join(item(what) for what in values)
+
+
+def pair(what: str) -> bytes:
+    x, e = what[1:-1].split(",")
+    number, text = struct.pack("!i", int(x)) if x else None, e.encode() if e else None
+    return struct.pack("!iI", 2, OIDS["int"]) + item(number) + struct.pack("!I", OIDS["enum"]) + item(text)
 
 
 def varied(values: Values) -> Values:
