@@ -4,7 +4,7 @@
 //! `cache` finds what is known of a text by its `shape`, `parse` reads it with PostgreSQL's parser into a `statement`, `hints` are in its
 //! comments; `insert_rows` takes an INSERT apart, `update_parts` an UPDATE, `copied` a COPY of a query, `gaps` finds what an INSERT leaves out, `asked` what a server is to be asked for first,
 //! `unique_ids` calls of a function that is ours;
-//! `settings` and `session_settings` keep account of what a session has set, `restore` gives it back what it began with;
+//! `settings` and `session_settings` keep account of what a session has set (`date_style` is set by halves), `restore` gives it back what it began with;
 //! `quote` writes names and texts into statements; `encodings` knows those of texts by name.
 
 pub mod asked;
@@ -12,6 +12,7 @@ pub mod cache;
 pub mod copied;
 mod cursor;
 pub mod cursors;
+pub mod date_style;
 mod depth;
 pub mod encodings;
 pub mod explain;

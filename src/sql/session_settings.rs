@@ -18,6 +18,7 @@
 use std::sync::Arc;
 
 use super::cursor::Name;
+use super::date_style;
 use super::session::Effect;
 use super::set::{Change, Scope, Value};
 use super::settings::{Settings, SettingsStore};
@@ -298,6 +299,11 @@ impl SessionSettings {
             }
             Change::Set { scope, name, value } => (name, value, *scope == Scope::Local),
         };
+        let before = now.current.get(name);
+        let value = value.as_ref().map(|value| match **name == *b"datestyle" {
+            true => date_style::completed(value, before),
+            false => value.clone(),
+        });
         // What was set in one encoding cannot be sent in another.
         if **name == *b"client_encoding" {
             let mut entries = now.current.iter();
@@ -310,7 +316,7 @@ impl SessionSettings {
             (&mut now.server, &empty),
         ];
         for (settings, start) in levels.into_iter().take(if local { 1 } else { 3 }) {
-            match value {
+            match &value {
                 Some(value) => Arc::make_mut(settings).set(name, Some(value.clone())),
                 None => Arc::make_mut(settings).reset(name, start),
             }

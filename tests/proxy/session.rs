@@ -179,6 +179,11 @@ fn reported_settings_follow_their_client_over_one_server() {
         assert_eq!(second.value("SHOW TimeZone"), "America/New_York");
         assert_eq!(first.value("SHOW application_name"), "it's \"first\"");
     }
+    // Half of it is said, as it is already.
+    first.query("SET DateStyle = 'German'");
+    first.query("SET DateStyle = 'DMY'");
+    assert_eq!(second.value("SHOW TimeZone"), "America/New_York");
+    assert_eq!(first.value("SHOW DateStyle"), "German, DMY");
     let mut third = pgdog.client(&database);
     assert_ne!(third.value("SHOW TimeZone"), "Asia/Tokyo");
     assert_ne!(third.value("SHOW TimeZone"), "America/New_York");

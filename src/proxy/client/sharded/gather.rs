@@ -16,6 +16,7 @@ use crate::protocol::frontend::{Parse, Target, SYNC};
 use crate::protocol::rows::ParameterDescription;
 use crate::routing::verdict::{Place, Run, SelectPart};
 use crate::sql::across::{gathered_name, Across, Asked};
+use crate::sql::date_style::DateStyle;
 use crate::sql::session::Effects;
 use crate::types::enums::Enums;
 
@@ -271,14 +272,15 @@ impl Session {
         self.cluster.known().enums_of(first)
     }
 
-    /// Is that the style of dates? Not where only their order was set: the style is then the one before.
+    /// Is that the style of dates?
     fn writes_iso_dates(&self) -> bool {
-        let is_iso = |word: &[u8]| word.trim_ascii().eq_ignore_ascii_case(b"ISO");
-        let has_iso = |list: &[u8]| list.split(|byte| *byte == b',').any(is_iso);
-        match self.settings.current().get(b"datestyle") {
-            Some(set) => set.names().any(|name| has_iso(&name)),
-            None => has_iso(&self.reported("datestyle")),
-        }
+        let set = self.settings.current().get(b"datestyle");
+        let says = match set {
+            Some(set) => DateStyle::of(set),
+            None => DateStyle::of_text(&self.reported("datestyle")),
+        };
+        // Where only the order was set, it may be another one of the role's.
+        says.and_then(|says| says.style) == Some("ISO")
     }
 
     /// How values may be gathered in this session.
