@@ -159,18 +159,19 @@ impl Cluster {
             ..Needs::default()
         };
         let shards: Vec<_> = shards.map(shard).collect();
-        // On one shard they depend on nothing that is configured but this.
+        // Of what is known they depend on nothing that is configured but this.
         let tables = sharding
             .map(|cluster| cluster.sharding.clone())
             .unwrap_or_default();
         let same = |before: &&Self| {
             let slots = before.pools().map(|slot| slot.id);
-            shards.len() == 1
-                && before.shards() == 1
+            before.shards() == shards.len()
                 && slots.eq(pools.iter().map(|slot| slot.id))
                 && tables == before.sharding
         };
-        let facts = before.filter(same).and_then(Self::facts_to_keep);
+        let lasting = shards.len() == 1;
+        let facts = before.filter(same);
+        let facts = facts.and_then(|before| before.facts_to_keep(lasting));
         let lookups_max = config.routing.lookups_bytes_max / core.count().max(1);
         // Another configuration may ask other questions.
         let lookups = before.map_or_else(

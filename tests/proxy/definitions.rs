@@ -151,9 +151,9 @@ fn what_the_catalogue_has_not_told_is_tried_again() {
     shards.pgdog.stop();
 }
 
-/// A statement that waits for a server while somebody defines something is merged by what was known when it was planned.
+/// A statement that waits for a server while somebody defines something, or reloads, is merged by what was known when it was planned.
 #[test]
-fn a_definition_does_not_change_what_is_planned() {
+fn neither_a_definition_nor_a_reload_changes_what_is_planned() {
     let table = "[[sharded_tables]]\ndatabase = \"$DATABASE\"\nname = \"t\"\ncolumn = \"id\"\n";
     let general = "workers = 1\ndefault_pool_size = 1";
     let shards = Shards::start("defined_meanwhile", general, table);
@@ -164,18 +164,27 @@ fn a_definition_does_not_change_what_is_planned() {
     }
     let sql = "SELECT s FROM t GROUP BY s";
     assert_eq!(other.value(sql), "a");
+    let wait = |other: &mut Wire, sql: &str| {
+        other.send(&query(sql));
+        poll(PATIENCE, "a client that waits", || {
+            let clients = show(&mut shards.pgdog.admin(), "CLIENTS");
+            let mut states = clients.iter().map(|client| client["state"].as_str());
+            states.any(|state| state == "waiting").then_some(())
+        });
+    };
     all(
         &mut one,
         &["BEGIN", "UPDATE t SET s = s", "CREATE TABLE u (n int)"],
     );
-    other.send(&query(sql));
-    poll(PATIENCE, "a client that waits", || {
-        let clients = show(&mut shards.pgdog.admin(), "CLIENTS");
-        let mut states = clients.iter().map(|client| client["state"].as_str());
-        states.any(|state| state == "waiting").then_some(())
-    });
+    wait(&mut other, sql);
     all(&mut one, &["COMMIT"]);
     assert_eq!(other.batches(1), "T D:a C:SELECT_1 Z:I");
+    all(&mut one, &["BEGIN", "UPDATE t SET s = s"]);
+    wait(&mut other, &format!("{sql}; SELECT max(s) FROM t"));
+    assert_eq!(shards.pgdog.admin().query("RELOAD"), "C:RELOAD Z:I");
+    all(&mut one, &["COMMIT"]);
+    let both = "T D:a C:SELECT_1 T D:a C:SELECT_1 Z:I";
+    assert_eq!(other.batches(1), both);
     shards.pgdog.stop();
 }
 

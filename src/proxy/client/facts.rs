@@ -217,12 +217,13 @@ impl Cluster {
             .is_some_and(|learnt| learnt.question >= question)
     }
 
-    /// What is known, for the same servers after a reload, whose questions are counted anew.
-    pub(crate) fn facts_to_keep(&self) -> Option<Learnt> {
+    /// What is known, for the same servers after a reload, whose questions are counted anew. If it is not `lasting`, it counts for
+    /// what is under way, and who comes next asks.
+    pub(crate) fn facts_to_keep(&self, lasting: bool) -> Option<Learnt> {
         let learnt = self.facts.borrow();
         learnt.as_ref().map(|learnt| Learnt {
             facts: Rc::clone(&learnt.facts),
-            at: learnt.at,
+            at: learnt.at.filter(|_| lasting),
             question: 0,
         })
     }
