@@ -21,9 +21,9 @@ class DefinedClient(Client):
     # Of shards, one may have a definition before another does.
     amid: set[str] = set()
 
-    def open(self) -> None:
+    def forget(self) -> None:
         self.described: dict[str, int] = {}
-        super().open()
+        super().forget()
 
     def define(self) -> None:
         """One at a time: PostgreSQL itself does not bear two."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 from throwaway import Cluster, Pgdog
-from wire import Connection, Gone, Hang, ServerError, SYNC, bind, cancel, close, execute, once, parse, query, rows, tags
+from wire import Connection, Gone, Hang, ServerError, SYNC, bind, cancel, close, execute, fields, once, parse, query, rows, tags
 
 # What a client may be told when servers, its connection or pgdog go down.
 LOST = {"08001", "08006", "08007", "25P03", "53300", "57P01", "57P02", "57P03", "57P05"}
@@ -186,8 +186,11 @@ class Storm:
         time.sleep(chance.random() * 0.3)
         self.pgdog.start()
 
-    def restart_pgdog(self, _: random.Random) -> None:
+    def restart_pgdog(self, chance: random.Random) -> None:
+        """With another configuration, and as many cores as that says."""
         expect(self.pgdog.stop(), 0, "exit of pgdog")
+        self.options.workers = chance.randint(1, 3)
+        self.pgdog.configure(self.settings(chance))
         self.pgdog.start()
 
     def trouble(self, until: float) -> None:
@@ -310,7 +313,6 @@ class Client:
         self.random = random.Random(f"{storm.options.seed}/{number}")
         self.operations = self.mean if number >= storm.clients - storm.mean else self.kind
         self.marks = 0
-        self.known: dict[str, str] = {}
         self.settings: dict[str, str] = {}
         self.wire: Connection | None = None
         self.cancelled_at = 0.0
@@ -321,11 +323,17 @@ class Client:
         return f"m{self.storm.options.seed}_{self.number}_{self.marks}_"
 
     def open(self) -> None:
-        self.known, self.settings = {}, self.first_settings()
+        self.settings = self.first_settings()
+        self.forget()
+        self.first = dict(self.settings)
         self.wire = Connection(self.port, self.database, self.user, tls=self.number % 5 == 0, settings=self.settings)
 
     def first_settings(self) -> dict[str, str]:
         return {}
+
+    def forget(self) -> None:
+        """Nothing is prepared."""
+        self.known: dict[str, str] = {}
 
     @property
     def c(self) -> Connection:
@@ -457,6 +465,55 @@ class Client:
             self.c.rows("SELECT pg_sleep(0.1)")
         expect([body[4:] for body in self.c.notifications], [f"{channel}\0{channel}\0".encode()], "notifications")
         self.c.ask(query(self.random.choice([f"UNLISTEN {channel}", "UNLISTEN *"])))
+
+    def reset_all(self) -> None:
+        """Amid a pipeline: what is set and prepared goes, or stays, as of one's own server."""
+        way, mark, shown = self.random.choice(["RESET ALL", "DISCARD ALL", "DEALLOCATE ALL", "RESET app.m", "DISCARD PLANS"]), self.mark(), "coalesce(current_setting('app.m', true), '')"
+        executed = bind("", "again") + execute() + SYNC
+        batches = [(close(b"S", "again") if "again" in self.known else b"") + parse("again", f"SELECT '{mark}', {shown}") + SYNC]
+        batches += [once(f"SET app.m = '{mark}'") + SYNC, executed, once(way) + SYNC, executed, once(f"SELECT {shown}") + SYNC]
+        if self.random.random() < 0.3:
+            batches[3] = query(way)
+        self.c.send(b"".join(batches))
+        found = [self.c.messages() for _ in batches]
+        errors = [fields(body) for messages in found for tag, body in messages if tag == b"E"]
+        goes, left = way in ("DISCARD ALL", "DEALLOCATE ALL"), mark if way.startswith("D") and way != "DISCARD ALL" else ""
+        if goes:
+            self.forget()
+        else:
+            self.known["again"] = ""
+        if way in ("RESET ALL", "DISCARD ALL"):
+            self.settings = dict(self.first)
+        else:
+            self.settings["app.m"] = left
+        unexpected = [error for error in errors if not (goes and error["C"] == "26000")]
+        if unexpected:
+            raise ServerError(unexpected[0])
+        wanted = [[], [], [[mark, mark]], [], [] if goes else [[mark, left]], [[left]]]
+        expect([rows(messages) for messages in found], wanted, f"rows around {way}")
+        expect(len(errors), int(goes), f"errors after {way}")
+        expect(self.c.status, "I", "status")
+
+    def cancel_amid(self) -> None:
+        """A large result, of which some has been read."""
+        mark, count = self.mark(), 20000
+        copied = self.random.random() < 0.3
+        sql = f"SELECT '{mark}', repeat('z', 1000), g FROM generate_series(1, {count}) g"
+        self.c.send(query(f"COPY ({sql}) TO STDOUT" if copied else sql))
+        for _ in range(self.random.choice([0, 1, 50, 5000])):
+            tag, body = self.c.read()
+            if tag == b"E":
+                self.c.messages()
+                raise ServerError(fields(body))
+        cancel(self.port, self.c.key)
+        found = self.c.messages()
+        kept = [body for tag, body in found if tag == b"d"] if copied else [(row[0] or "").encode() for row in rows(found)]
+        expect([body for body in kept if not body.startswith(mark.encode())], [], "rows of another")
+        for tag, body in found:
+            if tag == b"E" and fields(body)["C"] != "57014":
+                raise ServerError(fields(body))
+        expect(tags(found)[-2:] in ("EZ", "CZ"), True, f"end {tags(found)[-5:]}")
+        self.after_cancels()
 
     def statement_timeout(self) -> None:
         self.refused("BEGIN; SET LOCAL statement_timeout = 30; SELECT pg_sleep(3); COMMIT", "57014")

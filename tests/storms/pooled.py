@@ -61,7 +61,7 @@ class Pooled(Storm):
 class PooledClient(Client):
     storm: Pooled
     kind = ["simple", "named", "named", "pipeline", "pipeline", "set", "set", "check_settings", "role", "transaction", "transaction", "failing_transaction"]
-    kind += ["failing", "temporary", "no_temporary", "advisory", "copy_in", "copy_out", "big", "listen", "cursor", "portal", "statement_timeout", "keep", "keep", "slow", "stale"]
+    kind += ["failing", "temporary", "no_temporary", "advisory", "copy_in", "copy_out", "big", "listen", "cursor", "portal", "statement_timeout", "keep", "keep", "slow", "stale", "reset_all", "cancel_amid", "copy_batches", "copy_batches"]
     mean = ["vanish", "vanish", "vanish", "cancel_self", "idle_in_transaction", "simple", "set", "named", "stale"]
 
     def first_settings(self) -> dict[str, str]:
@@ -214,6 +214,40 @@ class PooledClient(Client):
                 raise
             count = 0
         expect(self.c.rows(f"SELECT count(*), coalesce(sum(n), 0) FROM t WHERE m = '{mark}'"), [[str(count), str(count * (count - 1) // 2)]], "copied")
+        self.c.rows(f"DELETE FROM t WHERE m = '{mark}'")
+
+    def copy_batches(self) -> None:
+        """COPYs in and out, of which some fail amid, in batches that are sent at once."""
+        mark, batches, wanted, copied, stored = self.mark(), b"", [], [], 0
+        for number in range(self.random.randint(2, 5)):
+            way, value, count = self.random.choice(["in", "in", "bad", "fail", "out", "out fails", "rows", "simple"]), f"{mark}{number}", self.random.randint(1, 300)
+            lines = b"".join(f"{mark}\t{line}\tv\n".encode() for line in range(count))
+            out = f"COPY (SELECT '{value}', 1 / ({count} - g) FROM generate_series(1, {count - (way != 'out fails')}) g) TO STDOUT"
+            if way in ("in", "bad", "fail"):
+                ended = message(b"f", b"no\0") if way == "fail" else copy_data(b"a\tb\n" if way == "bad" else lines) + COPY_DONE
+                batches += once("COPY t FROM STDIN") + copy_data(lines) + ended + SYNC
+                stored += 2 * count if way == "in" else 0
+                wanted.append("12GCZ" if way == "in" else "12GEZ")
+            elif way == "rows":
+                batches += once("SELECT $1::text", value) + SYNC
+                wanted.append("12DCZ")
+            elif way == "simple":
+                batches += query(f"SELECT '{value}'; {out}")
+                wanted.append("TDCHcCZ")
+            else:
+                batches += once(out) + SYNC
+                wanted.append("12HcCZ" if way == "out" else "12HEZ")
+            copied.append(value if way in ("out", "simple", "out fails") else "")
+        self.c.send(batches)
+        for expected, value in zip(wanted, copied, strict=True):
+            found = self.c.messages()
+            for tag, body in found:
+                if tag == b"E" and ("E" not in expected or fields(body)["C"] not in ("22P02", "22P04", "57014", "22012")):
+                    raise ServerError(fields(body))
+            expect("".join(tag for tag in tags(found) if tag != "d"), expected, "messages")
+            strange = [body for tag, body in found if tag == b"d" and not (value and body.startswith(f"{value}\t".encode()))]
+            expect(strange, [], "copied")
+        expect(self.c.one(f"SELECT count(*) FROM t WHERE m = '{mark}'"), str(stored), "rows of COPY")
         self.c.rows(f"DELETE FROM t WHERE m = '{mark}'")
 
     def copy_out(self) -> None:
@@ -379,7 +413,7 @@ class Lagging(Failover):
 class FailoverClient(PooledClient):
     """Without what asks a server about itself: replicas answer too."""
 
-    kind = ["simple", "named", "pipeline", "set", "check_settings", "transaction", "transaction", "failing_transaction", "failing", "copy_in", "portal", "keep", "keep", "kept", "slow", "stale"]
+    kind = ["simple", "named", "pipeline", "set", "check_settings", "transaction", "transaction", "failing_transaction", "failing", "copy_in", "portal", "keep", "keep", "kept", "slow", "stale", "reset_all", "copy_batches"]
     mean = ["vanish", "vanish", "keep", "set", "named", "stale"]
 
     def kept(self) -> None:

@@ -83,7 +83,7 @@ class Sharded(Storm):
 class ShardedClient(Client):
     storm: Sharded
     kind = ["transfer"] * 8 + ["within", "within", "everywhere", "everywhere", "named", "bulk", "bulk", "copy_in", "move", "set", "check_settings"]
-    kind += ["failing_transaction", "listen", "advisory", "totals", "stale", "statement_timeout"]
+    kind += ["failing_transaction", "listen", "advisory", "totals", "stale", "statement_timeout", "reset_all", "cancel_amid"]
     mean = ["vanish", "vanish", "vanish", "cancel_self", "cancel_commit", "transfer", "stale", "set"]
 
     def parts(self, first: int, second: int, amount: int, mark: str) -> list[str]:
