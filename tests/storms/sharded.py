@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from harness import LOST, Client, Options, Storm, Wrong, expect
-from wire import COPY_DONE, FLUSH, SYNC, Connection, ServerError, bind, cancel, copy_data, execute, fields, once, parse, query, rows
+from wire import COPY_DONE, FLUSH, SYNC, Connection, ServerError, bind, cancel, copy_data, execute, fields, message, once, parse, query, rows, tags
 
 # Work without an end and without a file: only a cancel ends it, however slow the machine is.
 ENDLESS = "generate_series(1, 9000) g, generate_series(1, 9000) h, generate_series(1, 9000) i"
@@ -83,7 +83,7 @@ class Sharded(Storm):
 class ShardedClient(Client):
     storm: Sharded
     kind = ["transfer"] * 8 + ["within", "within", "everywhere", "everywhere", "named", "bulk", "bulk", "copy_in", "move", "set", "check_settings"]
-    kind += ["failing_transaction", "listen", "advisory", "totals", "stale", "statement_timeout", "reset_all", "cancel_amid"]
+    kind += ["failing_transaction", "listen", "advisory", "totals", "stale", "statement_timeout", "reset_all", "cancel_amid", "copy_batches", "copy_batches"]
     mean = ["vanish", "vanish", "vanish", "cancel_self", "cancel_commit", "transfer", "stale", "set"]
 
     def parts(self, first: int, second: int, amount: int, mark: str) -> list[str]:
@@ -216,6 +216,36 @@ class ShardedClient(Client):
             expect(self.c.one(f"SELECT count(*) FROM bulk WHERE m = '{mark}'"), "0", "rows of a failed COPY")
             return
         self.read_bulk(mark, count)
+
+    def copy_batches(self) -> None:
+        """COPYs in and out, of which some fail amid, and other statements, in batches that are sent at once."""
+        mark, batches, wanted, stored = self.mark(), b"", [], 0
+        for _ in range(self.random.randint(2, 5)):
+            way, count = self.random.choice(["in", "in", "bad", "fail", "out", "rows"]), self.random.randint(1, 200)
+            lines = b"".join(f"{number}\t{mark}\n".encode() for number in range(count))
+            if way in ("in", "bad", "fail"):
+                ended = message(b"f", b"no\0") if way == "fail" else copy_data(b"xx\tb\n" if way == "bad" else lines) + COPY_DONE
+                batches += once("COPY bulk FROM STDIN") + copy_data(lines) + ended + SYNC
+                stored += 2 * count if way == "in" else 0
+                wanted.append(("12GCZ" if way == "in" else "12GEZ", 0))
+            elif way == "rows":
+                batches += once("SELECT count(*) FROM bulk WHERE m = $1", mark) + SYNC
+                wanted.append(("12DCZ", stored))
+            else:
+                batches += once(f"COPY (SELECT m FROM bulk WHERE m = '{mark}' ORDER BY id) TO STDOUT") + SYNC
+                wanted.append(("12HcCZ", stored))
+        self.c.send(batches)
+        for expected, count in wanted:
+            found = self.c.messages()
+            for tag, body in found:
+                if tag == b"E" and ("E" not in expected or fields(body)["C"] not in ("22P02", "22P04", "57014")):
+                    raise ServerError(fields(body))
+            expect("".join(tag for tag in tags(found) if tag != "d"), expected, "messages")
+            copied = [body for tag, body in found if tag == b"d"]
+            expect(set(copied) <= {f"{mark}\n".encode()}, True, "copied")
+            expect([len(copied)] if "H" in expected else [int(row[0] or 0) for row in rows(found)], [count] if "D" in expected or "H" in expected else [], "rows so far")
+        expect(self.c.one(f"SELECT count(*) FROM bulk WHERE m = '{mark}'"), str(stored), "rows of COPY")
+        self.c.rows(f"DELETE FROM bulk WHERE m = '{mark}'")
 
     def move(self) -> None:
         """A row from shard to shard."""
