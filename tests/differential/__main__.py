@@ -28,8 +28,13 @@ GENERAL = 'workers = 2\nauth_type = "trust"\ndefault_pool_size = 8\n[rewrite]\ne
 Result = tuple[Difference | None, str, str]
 
 
-def run_to_end(portal: str = "", result: int = 0, values: Sequence[bytes | None] = (), formats: Sequence[int] = (), statement: str = "", rows_max: int = 0) -> bytes:
+def run_to_end(portal: str = "", result: int | Sequence[int] = 0, values: Sequence[bytes | None] = (), formats: Sequence[int] = (), statement: str = "", rows_max: int = 0) -> bytes:
     return bind(portal, statement, values, formats, result) + describe(b"P", portal) + execute(portal, rows_max) + SYNC
+
+
+def result_formats(columns: int) -> int | Sequence[int]:
+    """One for all, or for each, if their number is known."""
+    return [CHANCE.randrange(2) for _ in range(columns)] if columns and one(2) else CHANCE.randrange(2)
 
 
 def limited(sql: str) -> bool:
@@ -156,17 +161,17 @@ class Twins:
             return [(judged(*self.both(query(sql))), way, sql)]
         if way == "extended":
             sql = written_out(asked.sql)
-            return [(judged(*self.both(parse("", sql) + run_to_end(result=CHANCE.randrange(2)))), way, sql)]
+            return [(judged(*self.both(parse("", sql) + run_to_end(result=result_formats(len(asked.columns))))), way, sql)]
         if way == "pipeline":
             return self.pipeline(asked)
         if way == "cursor":
             return [(judged(*self.cursor(written_out(asked.sql))), way, written_out(asked.sql))]
-        return self.with_parameters(asked.sql, way, judged)
+        return self.with_parameters(asked.sql, way, judged, len(asked.columns))
 
-    def with_parameters(self, marked: str, way: str, judged: Callable[[list[Message], list[Message]], Difference | None]) -> list[Result]:
+    def with_parameters(self, marked: str, way: str, judged: Callable[[list[Message], list[Message]], Difference | None], columns: int = 0) -> list[Result]:
         sql, values, types = parameters(marked, 0.7 if way in ("parameters", "portal") else 0.9)
         sent, formats = encoded(values)
-        result = CHANCE.randrange(2)
+        result = result_formats(columns)
         text = f"{sql} -- {values} {types} formats {formats} {result}"
         if way == "parameters":
             return [(judged(*self.both(parse("", sql, types) + run_to_end("", result, sent, formats))), way, text)]
@@ -189,7 +194,7 @@ class Twins:
         results: list[Result] = [(compare(*self.both(parse(name, sql, types) + describe(b"S", name) + SYNC)), "described", text)]
         for _ in range(CHANCE.randrange(1, 4) if results[0][0] is None and self.theirs.status != "E" else 0):
             sent, formats = encoded(values)
-            result = CHANCE.randrange(2)
+            result = result_formats(columns)
             results.append((judged(*self.both(run_to_end("", result, sent, formats, name))), way, f"{sql} -- {values} formats {formats} {result}"))
             values = varied(values)
         return results

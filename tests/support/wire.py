@@ -43,12 +43,14 @@ def parse(name: str, sql: str, types: Sequence[int] = ()) -> bytes:
     return message(b"P", text(name) + text(sql) + struct.pack(f"!H{len(types)}I", len(types), *types))
 
 
-def bind(portal: str, statement: str, values: Sequence[Value] = (), formats: Sequence[int] = (), result: int = 0) -> bytes:
+def bind(portal: str, statement: str, values: Sequence[Value] = (), formats: Sequence[int] = (), result: int | Sequence[int] = 0) -> bytes:
+    """`result`: the format of all columns, or of each."""
     body = text(portal) + text(statement) + struct.pack(f"!H{len(formats)}H", len(formats), *formats) + struct.pack("!H", len(values))
     for value in values:
         value = value.encode() if isinstance(value, str) else value
         body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
-    return message(b"B", body + struct.pack("!HH", 1, result))
+    results = [result] if isinstance(result, int) else result
+    return message(b"B", body + struct.pack(f"!H{len(results)}H", len(results), *results))
 
 
 def execute(portal: str = "", rows_max: int = 0) -> bytes:
