@@ -155,8 +155,9 @@ impl Facts {
     }
 }
 
-/// How the database compares text.
+/// How the database compares text, and the user's sessions write values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct TextFacts {
     /// By its bytes, whatever the column.
     pub(crate) ordered_by_bytes: bool,
@@ -166,6 +167,8 @@ pub(crate) struct TextFacts {
     pub(crate) plain: bool,
     /// The encoding that it is stored in.
     pub(crate) encoding: Box<[u8]>,
+    /// Floats without their last digits, if a session has set nothing of that.
+    pub(crate) rounds_floats: bool,
 }
 
 /// Asks for functions of users that are written in a language that queries tables, and are not immutable.
@@ -174,8 +177,15 @@ const READERS: &str = "SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p \
     WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
     AND p.provolatile <> 'i' AND l.lanname NOT IN ('c', 'internal')";
 
-/// Asks for the search path that RESET would set.
-const SEARCH_PATH: &str = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'search_path'";
+/// Asks for what RESET would set.
+const RESET_VALUES: &str = "SELECT name, reset_val FROM pg_catalog.pg_settings \
+    WHERE name IN ('search_path', 'extra_float_digits')";
+
+/// Does this value of `extra_float_digits` have floats written with all their digits?
+pub(super) fn has_all_digits(value: &[u8]) -> bool {
+    let digits = std::str::from_utf8(value).ok().map(str::parse::<i32>);
+    matches!(digits, Some(Ok(1..)))
+}
 
 /// When that was learnt.
 pub(crate) struct Learnt {
@@ -346,10 +356,12 @@ async fn learn(
         }
     })
     .await?;
-    rows(server, SEARCH_PATH, |row| {
-        if let [Some(path)] = row {
+    rows(server, RESET_VALUES, |row| match row {
+        [Some(b"search_path"), Some(path)] => {
             facts.search_path = String::from_utf8_lossy(path).into();
         }
+        [Some(_), Some(digits)] => facts.text.rounds_floats = !has_all_digits(digits),
+        _ => {}
     })
     .await?;
     rows(server, Catalogue::FUNCTIONS, |row| {

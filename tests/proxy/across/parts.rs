@@ -252,3 +252,36 @@ fn dates_are_gathered_in_a_style_that_says_all_of_them() {
     }
     shards.pgdog.stop();
 }
+
+/// What a database or role has by default counts as what a session sets.
+#[test]
+fn floats_that_are_written_without_their_last_digits_are_not_compared() {
+    let (mut one, shards) = filled("parts_digits");
+    for number in 0..3 {
+        let mut shard = shards.shard(number);
+        let name = shard.value("SELECT current_database()");
+        let set = format!("ALTER DATABASE \"{name}\" SET extra_float_digits = 0");
+        assert_eq!(shard.query(&set), "C:ALTER_DATABASE Z:I");
+    }
+    assert_eq!(shards.pgdog.admin().query("RECONNECT"), "C:RECONNECT Z:I");
+    let mut client = shards.client();
+    // Everything is asked for anew after a definition.
+    assert_eq!(
+        client.query("CREATE TABLE other (id int)"),
+        "C:CREATE_TABLE Z:I"
+    );
+    let update =
+        "UPDATE users SET score = CASE WHEN id % 2 = 0 THEN 0.3 ELSE 0.1::float8 + 0.2 END";
+    assert_eq!(client.query(update), one.query(update));
+    for sql in [
+        "SELECT count(DISTINCT score) FROM users",
+        "SELECT score, count(*) FROM users GROUP BY score ORDER BY score",
+        "SELECT id, rank() OVER (ORDER BY score) FROM users ORDER BY id",
+    ] {
+        assert_eq!(client.query(sql), "E:0A000 Z:I", "{sql}");
+        assert_eq!(client.query("SET extra_float_digits = 1"), "C:SET Z:I");
+        assert_eq!(client.query(sql), one.query(sql), "{sql}");
+        assert_eq!(client.query("RESET extra_float_digits"), "C:RESET Z:I");
+    }
+    shards.pgdog.stop();
+}

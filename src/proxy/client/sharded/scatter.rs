@@ -21,6 +21,7 @@ use crate::types::enums::Enums;
 
 use super::super::super::link::Notice;
 use super::super::super::server::cancel;
+use super::super::facts::has_all_digits;
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{begin, send, Call, Shown};
 use super::charge::Charge;
@@ -209,16 +210,12 @@ impl Session {
         let facts = self.cluster.known();
         let same_encoding = self.has_servers_encoding();
         let digits = self.settings.current().get(b"extra_float_digits");
-        let exact = |digits: &Value| {
-            let text = digits.text()?;
-            std::str::from_utf8(&text).ok()?.parse::<i32>().ok()
-        };
+        let exact = |digits: &Value| digits.text().is_some_and(|text| has_all_digits(&text));
         types::Session {
             known: facts.are_whole(),
             text_ordered_by_bytes: facts.text.ordered_by_bytes && same_encoding,
             text_equal_by_bytes: facts.text.equal_by_bytes,
-            floats_exact: digits
-                .is_none_or(|digits| exact(digits).is_some_and(|digits| digits > 0)),
+            floats_exact: digits.map_or(!facts.text.rounds_floats, exact),
         }
     }
 }
