@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::admin::show;
+use crate::shards::Shards;
 use crate::support::process::{poll, PATIENCE};
 use crate::support::sampler::Sampler;
 use crate::support::scripted::{one_row, serve};
-use crate::support::wire::{query, run, sync, tagged, transcript, Message};
+use crate::support::wire::{bind, execute, parse, query, run, sync, tagged, transcript, Message};
 use crate::support::{Config, Postgres, Wire};
 
 const ONE: &str = "T D:1 C:SELECT_1 Z:I";
@@ -84,7 +85,46 @@ fn statement_mode_has_no_transactions() {
     assert_eq!(client.query("SELECT 1"), ONE);
     assert_eq!(client.ask(&[run("BEGIN", &[]), sync()]), "E:0A000 Z:I");
     assert_eq!(client.query("SELECT 1"), ONE);
+    begins_nowhere(&mut client);
+    // What is text depends on the session.
+    client.query("SET standard_conforming_strings = off");
+    assert_eq!(
+        client.query(r"SELECT 'it\'s; BEGIN; --'"),
+        "T D:it's;_BEGIN;_-- C:SELECT_1 Z:I"
+    );
     pgdog.stop();
+    let shards = Shards::start("statement_mode", "pooler_mode = \"statement\"", "");
+    begins_nowhere(&mut shards.client());
+    shards.pgdog.stop();
+}
+
+/// BEGIN behind other messages of one pipeline is refused as it is in front of all.
+fn begins_nowhere(client: &mut Wire) {
+    client.query("CREATE TABLE kept (v text)");
+    let insert = || run("INSERT INTO kept VALUES ('a')", &[]);
+    let begin = || run("BEGIN", &[]);
+    let inserted = "1 2 C:INSERT_0_1";
+    let batch = [insert(), begin(), insert(), run("COMMIT", &[]), sync()];
+    let refused = format!("{inserted} E:0A000 Z:I");
+    assert_eq!(client.ask(&batch), refused, "it undoes its batch");
+    assert_eq!(client.value("SELECT count(*) FROM kept"), "0");
+    let batches = [insert(), sync(), begin(), sync(), insert(), sync()];
+    assert_eq!(client.ask(&batches), format!("{inserted} Z:I"));
+    assert_eq!(transcript(&client.read_until(b'Z')), "E:0A000 Z:I");
+    let last = transcript(&client.read_until(b'Z'));
+    assert_eq!(last, format!("{inserted} Z:I"));
+    let insert = || query("INSERT INTO kept VALUES ('b')");
+    let queries = [insert(), query("BEGIN"), insert(), query("ROLLBACK")];
+    assert_eq!(client.ask(&queries), "C:INSERT_0_1 Z:I");
+    for answer in ["E:0A000 Z:I", "C:INSERT_0_1 Z:I", "N:25P01 C:ROLLBACK Z:I"] {
+        assert_eq!(transcript(&client.read_until(b'Z')), answer);
+    }
+    assert_eq!(client.value("SELECT count(*) FROM kept"), "4");
+    // One that is parsed and not bound before the next batch.
+    let parses = [parse("a", "SELECT 1"), parse("b", "BEGIN"), sync()];
+    assert_eq!(client.ask(&parses), "1 E:0A000 Z:I");
+    let bound = [bind("", "b", &[]), execute("", 0), sync()];
+    assert_eq!(client.ask(&bound), "E:26000 Z:I");
 }
 
 #[test]

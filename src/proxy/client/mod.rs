@@ -23,6 +23,7 @@ mod role;
 mod shapes;
 mod sharded;
 mod startup;
+mod statement_mode;
 mod unnamed;
 mod unread;
 mod visitor;
@@ -80,6 +81,7 @@ use obtain::Aim;
 use relay::{Extent, Relay, Sent};
 use restore::Known;
 use sharded::Sharded;
+use statement_mode::no_transactions;
 use unnamed::Unnamed;
 use written::Ledgers;
 
@@ -496,13 +498,9 @@ impl Session {
                 | tag::EXECUTE
                 | tag::CLOSE
                 | tag::FUNCTION_CALL => {
-                    if self.begins_in_statement_mode(header) {
-                        let text = "transactions are not available in statement mode";
-                        self.answer(&Error::error(
-                            Fault::Client,
-                            SqlState::FEATURE_NOT_SUPPORTED,
-                            text,
-                        ))?;
+                    let frame = self.inbound.bytes().get(HEADER_BYTES..header.frame_bytes());
+                    if frame.is_some_and(|body| self.begins_in_statement_mode(header.tag, body)) {
+                        self.answer(&no_transactions())?;
                         continue;
                     }
                     if self.cluster.is_split() {
@@ -522,31 +520,6 @@ impl Session {
             }
         }
         Ok(self.wait_for_more())
-    }
-
-    /// Would this message open a transaction where there are none?
-    fn begins_in_statement_mode(&self, header: Header) -> bool {
-        if self.manner.mode != PoolerMode::Statement
-            || !matches!(header.tag, tag::QUERY | tag::PARSE)
-        {
-            return false;
-        }
-        let body = self
-            .inbound
-            .bytes()
-            .get(HEADER_BYTES..header.frame_bytes())
-            .unwrap_or_default();
-        let text = match header.tag {
-            tag::PARSE => {
-                crate::protocol::frontend::Parse::parse(body).map_or(body, |parse| parse.query)
-            }
-            _ => body.strip_suffix(b"\0").unwrap_or(body),
-        };
-        let effects = crate::sql::session::effects(text, crate::sql::lexer::Dialect::default());
-        effects
-            .steps()
-            .iter()
-            .any(|step| step.effect == crate::sql::session::Effect::Begin)
     }
 
     /// Is enough of the message here for it to be passed on once there is a server?

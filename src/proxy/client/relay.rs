@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::config::choice::PoolerMode;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Survives};
 use crate::protocol::backend::TransactionStatus;
 use crate::protocol::error_fields::Fields;
 use crate::protocol::frontend::tag;
@@ -17,6 +17,7 @@ use super::super::news;
 use super::super::server::{cancel, Lost, Server, NOTE_COMMIT};
 use super::checkout::refused_settings;
 use super::obtain::Aim;
+use super::statement_mode::no_transactions;
 use super::{lost_error, End, Session};
 
 /// Buffers moved in one poll before others get their turn.
@@ -311,12 +312,11 @@ impl<'a> Relay<'a> {
         if server.exchange.status() != TransactionStatus::Idle
             && self.session.manner.mode == PoolerMode::Statement
         {
-            let text = "transactions are not available in statement mode";
-            return Err(End::Fatal(Error::fatal(
-                Fault::Client,
-                SqlState::FEATURE_NOT_SUPPORTED,
-                text,
-            )));
+            // A text that is too large to be read has begun one.
+            return Err(End::Fatal(Error {
+                survives: Survives::Nothing,
+                ..no_transactions()
+            }));
         }
         if !server.exchange.at_rest() {
             self.session
@@ -359,7 +359,7 @@ impl<'a> Relay<'a> {
         };
         if sent == Sent::More || self.session.inbound.is_amid_message() {
             return End::Fatal(Error {
-                survives: crate::error::Survives::Nothing,
+                survives: Survives::Nothing,
                 ..error
             });
         }
@@ -393,7 +393,7 @@ impl<'a> Relay<'a> {
         let half_sent = self.session.inbound.is_amid_message();
         if tied || sent == Sent::More || half_sent || !self.session.pools() {
             return End::Fatal(Error {
-                survives: crate::error::Survives::Nothing,
+                survives: Survives::Nothing,
                 ..error
             });
         }

@@ -15,6 +15,7 @@ use crate::types::shape::Shape;
 
 use super::super::server::{OnError, Recipient};
 use super::shapes::STALE;
+use super::statement_mode::{no_transactions, BEGINS};
 use super::unnamed::Unnamed;
 use super::Session;
 
@@ -100,9 +101,16 @@ impl Recipient for Session {
         }
         if code == Some(SqlState::INVALID_SQL_STATEMENT_NAME) {
             let message = fields.and_then(|fields| fields.get(field::MESSAGE));
-            if message.is_some_and(|text| memchr::memmem::find(text, STALE).is_some()) {
+            let names =
+                |name| message.is_some_and(|text| memchr::memmem::find(text, name).is_some());
+            let ours = match () {
+                () if names(STALE) => Some(stale_plan()),
+                () if names(BEGINS) => Some(no_transactions()),
+                () => None,
+            };
+            if let Some(error) = ours {
                 let mut message = Vec::new();
-                put_error(&mut message, &stale_plan());
+                put_error(&mut message, &error);
                 return OnError::Replace(message);
             }
         }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use crate::config::choice::{PoolerMode, QuerySizeAction};
+use crate::config::choice::PoolerMode;
 use crate::error::{Error, Fault};
 use crate::metrics::{elapsed, Phase, Stat};
 use crate::protocol::exchange::{Fate, Note, Owed};
@@ -321,6 +321,9 @@ impl Relay<'_> {
                 if !whole && header.tag == tag::PARSE && !has_name(body) {
                     return Ok(Class::More);
                 }
+                if whole && self.session.begins_in_statement_mode(header.tag, body) {
+                    return Ok(Class::Alone);
+                }
                 let renamed =
                     header.tag == tag::PARSE && self.session.renames(body.first() == Some(&0));
                 if renamed && self.session.awaits_name(body) {
@@ -505,6 +508,7 @@ impl Relay<'_> {
         let frame = self.session.inbound.take(header.frame_bytes());
         let body = frame.get(HEADER_BYTES..).unwrap_or_default();
         match header.tag {
+            tag if self.session.begins_in_statement_mode(tag, body) => self.refuse_begin(tag),
             tag::QUERY => self.pass_query(&frame, body),
             tag::PARSE => self.pass_parse(&frame, body)?,
             tag::EXECUTE => self.pass_execute(&frame, body),
@@ -657,26 +661,6 @@ impl Session {
             Effect::DeallocateAll | Effect::DiscardAll => self.statements.awaits(None),
             _ => false,
         })
-    }
-
-    /// `query_size_limit`. Errors: a Query or Parse above it, if such are refused; others are logged if `says`.
-    pub(super) fn check_query_bytes(&self, header: Header, says: bool) -> Result<(), End> {
-        let config = self.state.config();
-        let clients = &config.clients;
-        let bytes = header.frame_bytes() as u64;
-        let Some(max) = clients.query_bytes_max.filter(|max| bytes > *max) else {
-            return Ok(());
-        };
-        let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");
-        if clients.query_size_action == QuerySizeAction::Block {
-            let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
-            return Err(End::Fatal(Error::fatal(Fault::Client, code, text)));
-        }
-        if says {
-            let client = self.link.key.process_id();
-            tracing::warn!(client, "{text}");
-        }
-        Ok(())
     }
 }
 

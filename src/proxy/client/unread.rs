@@ -2,12 +2,15 @@
 
 use std::rc::Rc;
 
+use crate::config::choice::QuerySizeAction;
+use crate::error::{Error, Fault};
 use crate::protocol::exchange::{Fate, Note, Owed};
 use crate::protocol::frame::{Header, HEADER_BYTES};
 use crate::protocol::frontend::tag;
+use crate::protocol::sqlstate::SqlState;
 
 use super::super::server::{NOTE_CLIENT, NOTE_UNNAMED};
-use super::Relay;
+use super::{End, Relay, Session};
 
 impl Relay<'_> {
     /// Passes a message that is too large to be read: whatever it does will be undone before the next client comes.
@@ -53,5 +56,27 @@ impl Relay<'_> {
                 0
             }
         }
+    }
+}
+
+impl Session {
+    /// `query_size_limit`. Errors: a Query or Parse above it, if such are refused; others are logged if `says`.
+    pub(super) fn check_query_bytes(&self, header: Header, says: bool) -> Result<(), End> {
+        let config = self.state.config();
+        let clients = &config.clients;
+        let bytes = header.frame_bytes() as u64;
+        let Some(max) = clients.query_bytes_max.filter(|max| bytes > *max) else {
+            return Ok(());
+        };
+        let text = format!("query of {bytes} bytes exceeds query_size_limit ({max})");
+        if clients.query_size_action == QuerySizeAction::Block {
+            let code = SqlState::PROGRAM_LIMIT_EXCEEDED;
+            return Err(End::Fatal(Error::fatal(Fault::Client, code, text)));
+        }
+        if says {
+            let client = self.link.key.process_id();
+            tracing::warn!(client, "{text}");
+        }
+        Ok(())
     }
 }

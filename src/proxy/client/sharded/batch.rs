@@ -23,6 +23,7 @@ use crate::sql::statements::first_keyword;
 
 use super::super::super::cluster::Want;
 use super::super::super::link::Notice;
+use super::super::statement_mode::no_transactions;
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::lookups::lacks_keys;
 use super::plan::{Form, Planned};
@@ -307,6 +308,9 @@ impl Session {
     }
 
     fn parse(&mut self, body: &[u8]) -> Result<(), Error> {
+        if self.begins_in_statement_mode(tag::PARSE, body) {
+            return Err(no_transactions());
+        }
         let parse = Parse::parse(body).map_err(malformed)?;
         self.check_not_failed(parse.query)?;
         self.check_types(&parse)?;
