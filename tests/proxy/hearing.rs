@@ -100,6 +100,8 @@ fn a_transaction_ends_with_its_first_server_that_is_lost() {
     amid(&query("SELECT id FROM t ORDER BY id FOR UPDATE"));
     amid(&[run("UPDATE t SET n = 1", &[]), sync()].concat());
     amid(&query("COPY t FROM STDIN"));
+    // Amid its part of a COMMIT, where others may have committed: the client is told that, and no more.
+    client_ends_amid_commit(&shards);
     // A portal gives no more of the rows that it has.
     let mut client = shards.client();
     client.query("BEGIN");
@@ -115,6 +117,28 @@ fn a_transaction_ends_with_its_first_server_that_is_lost() {
     let rest = client.rest();
     assert!(rest.ends_with("E:57P01"), "{rest}");
     shards.pgdog.stop();
+}
+
+fn client_ends_amid_commit(shards: &Shards) {
+    let mut client = shards.client();
+    let waits = "CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql AS \
+        'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END'";
+    let trigger =
+        "CREATE CONSTRAINT TRIGGER waits AFTER UPDATE ON t DEFERRABLE INITIALLY DEFERRED \
+        FOR EACH ROW EXECUTE FUNCTION waits()";
+    all(&mut client, &[waits, trigger]);
+    let mut other = shards.shard(1);
+    other.query("SELECT pg_advisory_lock(77)");
+    all(&mut client, &["BEGIN", "UPDATE t SET n = n"]);
+    client.send(&query("COMMIT"));
+    let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE datname = current_database() AND wait_event = 'advisory'";
+    poll(PATIENCE, "a server that waits for the lock", || {
+        (shards.shard(1).value(waiting) == "1").then_some(())
+    });
+    assert_eq!(client.rest(), "E:08007");
+    other.query("SELECT pg_advisory_unlock(77)");
+    all(&mut shards.client(), &["DROP TRIGGER waits ON t"]);
 }
 
 #[test]

@@ -27,10 +27,11 @@ use super::super::super::server::{cancel, Lost};
 use super::super::{End, Session, WAITING_BYTES_MAX};
 use super::call::{self, Call, Shown};
 use super::lookups::{translate, Wanted};
+use super::lost::{self, WordsOf};
 use super::plan::RESULTS;
 use super::replies::Replies;
 use super::scatter::Outcome;
-use super::{lost, Leg};
+use super::Leg;
 
 /// Data of one CopyData message that a server gets.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -111,8 +112,7 @@ struct CopyIn<'a> {
     /// A row whose key is being looked up; what follows it is not read.
     waiting: Option<Waiting>,
     stage: Stage,
-    /// The server whose error the client has, in its own words.
-    words_of: Option<usize>,
+    words_of: WordsOf,
     described: bool,
 }
 
@@ -155,7 +155,7 @@ pub(super) async fn run(
         split,
         waiting: None,
         stage: Stage::Asked,
-        words_of: None,
+        words_of: WordsOf::default(),
         described: request.described,
     };
     poll_fn(|cx| copy.poll(cx)).await?;
@@ -228,10 +228,7 @@ impl CopyIn<'_> {
         match server.poll_take(&mut part.replies, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
-            Poll::Ready(Err(lost)) => Err(match self.words_of == Some(at) {
-                true => lost::after_words(leg, &lost),
-                false => lost::amid(leg, &lost, true),
-            }),
+            Poll::Ready(Err(lost)) => Err(self.words_of.lost(at, leg, &lost, true)),
         }
     }
 
@@ -254,7 +251,7 @@ impl CopyIn<'_> {
                 tag::ERROR_RESPONSE if self.stage != Stage::Failed => {
                     self.session.stream.write(frame.message);
                     self.session.link.meter.error();
-                    self.words_of = Some(at);
+                    self.words_of.said(at);
                     if self.stage == Stage::Asked {
                         // It may know better which columns there are; the next attempt asks.
                         self.session.cluster.forget_facts();

@@ -30,13 +30,32 @@ pub(super) fn amid(leg: &Leg, lost: &Lost, begun: bool) -> End {
     })
 }
 
-/// The same of a server whose error the client has: if that was its farewell there is no more to be said, unless it was to commit
-/// what others may have committed.
-pub(super) fn after_words(leg: &Leg, lost: &Lost) -> End {
-    let exchange = &leg.held.exchange;
-    if !exchange.said_farewell() || exchange.owes(NOTE_COMMIT) {
-        return amid(leg, lost, true);
+/// The server whose error the client has, in its own words, if it has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WordsOf(Option<usize>);
+
+impl WordsOf {
+    /// The client gets the error of this server.
+    pub(super) fn said(&mut self, at: usize) {
+        self.0 = Some(at);
     }
-    leg.held.link.meter.lost();
-    End::Silent
+
+    /// This server is lost. If the client has its farewell there is no more to be said, unless it was to commit what others
+    /// may have committed. `begun`: the client has got something of the reply.
+    pub(super) fn lost(self, at: usize, leg: &Leg, lost: &Lost, begun: bool) -> End {
+        let said = self.0 == Some(at);
+        let exchange = &leg.held.exchange;
+        if !said || !exchange.said_farewell() || exchange.owes(NOTE_COMMIT) {
+            return amid(leg, lost, begun || said);
+        }
+        leg.held.link.meter.lost();
+        End::Silent
+    }
+}
+
+/// Has a server said its farewell amid a commit? What it says of itself is not what became of the transaction, and is followed
+/// by its end, of which the client hears.
+pub(super) fn leaves_amid_commit(leg: &Leg) -> bool {
+    let exchange = &leg.held.exchange;
+    exchange.said_farewell() && exchange.owes(NOTE_COMMIT)
 }

@@ -28,9 +28,10 @@ use super::charge::Charge;
 use super::crew::Crew;
 use super::flow::Flow;
 use super::kept::Kept;
+use super::lost::{leaves_amid_commit, WordsOf};
 use super::numbered::renumber_rows;
 use super::replies::Replies;
-use super::{lost, Leg};
+use super::Leg;
 
 /// Bytes of one message of one server that are kept until it is all there.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -62,8 +63,7 @@ struct Scatter<'a> {
     tag: Vec<u8>,
     /// The client has been told of an error; the servers that are still at work were asked to stop.
     failed: bool,
-    /// Of this server, in its own words.
-    words_of: Option<usize>,
+    words_of: WordsOf,
     /// Why the servers were asked to stop: `query_timeout`, or they would wait for ever.
     cancelled: Option<Notice>,
     /// The client has got something of the reply.
@@ -237,7 +237,7 @@ impl<'a> Scatter<'a> {
             output,
             tag: Vec::new(),
             failed: false,
-            words_of: None,
+            words_of: WordsOf::default(),
             cancelled: None,
             begun: false,
             first_row: None,
@@ -338,10 +338,7 @@ impl<'a> Scatter<'a> {
         match server.poll_take(replies, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(())) => self.take(at).map(|()| true),
-            Poll::Ready(Err(lost)) => Err(match self.words_of == Some(at) {
-                true => lost::after_words(leg, &lost),
-                false => lost::amid(leg, &lost, self.begun),
-            }),
+            Poll::Ready(Err(lost)) => Err(self.words_of.lost(at, leg, &lost, self.begun)),
         }
     }
 
@@ -463,6 +460,7 @@ impl<'a> Scatter<'a> {
                     | tag::BIND_COMPLETE
                     | tag::CLOSE_COMPLETE,
                 ) => {}
+                (_, tag::ERROR_RESPONSE) if leaves_amid_commit(&self.legs[at]) => {}
                 // Of what the client has listened to before; it is no part of the answer.
                 (_, tag::NOTIFICATION_RESPONSE) => self.session.stream.write(frame.message),
                 (Output::Merged { no_data, .. }, tag::NO_DATA) if !*no_data => {}
@@ -496,7 +494,7 @@ impl<'a> Scatter<'a> {
                 (Output::Errors, _) => {}
             }
             if frame.tag == tag::ERROR_RESPONSE && failed && !before && self.kept.is_none() {
-                self.words_of = Some(at);
+                self.words_of.said(at);
             }
         }
         if let Output::Merged { merge, .. } = &mut self.output {
