@@ -120,7 +120,7 @@ fn help(orders: &Receiver<Order>, reports: &Sender<Report>) {
 /// Merges the same reply of three legs. `helper`: is there somebody to divide it with?
 fn merge(reply: &[Vec<u8>], helper: Option<&(Sender<Order>, Receiver<Report>)>) -> Duration {
     let session = Session {
-        known: true,
+        known: pgdog::types::Known::Yes,
         text_ordered_by_bytes: true,
         text_equal_by_bytes: true,
         floats_exact: true,

@@ -52,7 +52,7 @@ fn ready(plan: MergePlan) -> (Merge, Vec<Vec<Vec<u8>>>, Vec<u8>) {
         Slice::default(),
         LEGS,
         Session {
-            known: true,
+            known: pgdog::types::Known::Yes,
             text_ordered_by_bytes: true,
             text_equal_by_bytes: true,
             floats_exact: true,

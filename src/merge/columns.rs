@@ -4,13 +4,13 @@ use super::aggregate::Computed;
 use super::expression::Formula;
 use super::plan::{Column, Distinct, MergePlan};
 use super::row::Row;
-use super::{not_known_yet, refused, unsupported_type};
+use super::{not_known, refused, unsupported_type};
 use crate::error::{Error, Fault};
 use crate::protocol::rows::{Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
 use crate::types::enums::{Enums, UserType};
 use crate::types::key::{Kind, Purpose};
-use crate::types::{numeric, oid, read_integer, Format, Invalid, Session};
+use crate::types::{numeric, oid, read_integer, Format, Invalid, Known, Session};
 
 /// A value of a leg that is not written as its type is.
 pub(super) fn invalid_value() -> Error {
@@ -272,9 +272,12 @@ impl Resolver<'_> {
                 ..*self.session
             };
             let may_be = typed.oid >= oid::FIRST_OF_USERS || kind(&best).is_some();
-            match self.session.known || !may_be {
+            match self.session.known == Known::Yes || !may_be {
                 true => unsupported_type(what, typed.oid),
-                false => not_known_yet(&format!("how values are compared for {what}")),
+                false => not_known(
+                    &format!("how values are compared for {what}"),
+                    self.session.known,
+                ),
             }
         })
     }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::{not_known_yet, refused};
+use super::{not_known, refused};
 use crate::error::{Error, Fault};
 use crate::protocol::backend::tag;
 use crate::protocol::frame::HEADER_BYTES;
@@ -18,7 +18,7 @@ use crate::protocol::rows::{DataRow, Field, RowDescription};
 use crate::protocol::sqlstate::SqlState;
 use crate::types::array::element_type;
 use crate::types::enums::{Enums, UserType};
-use crate::types::oid;
+use crate::types::{oid, Known};
 
 /// Bytes of a type's modifier that are not the type's own.
 const MODIFIER_BYTES: i32 = 4;
@@ -27,8 +27,8 @@ const MODIFIER_BYTES: i32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Terms {
-    /// The catalogue has been asked for types and collations.
-    pub known: bool,
+    /// Has the catalogue told of types and collations?
+    pub known: Known,
     /// Bytes of the expression.
     pub bytes_max: usize,
     /// Dates are written in ISO style.
@@ -113,20 +113,18 @@ impl Gathered {
             Some(UserType::Array(described)) => Some(format!("{}[]", described.name())),
             None => type_name(field.type_oid, field.type_modifier),
         };
-        let not_yet = || not_known_yet("how values are written into a query");
-        let type_name = type_name.ok_or_else(|| {
-            match self.terms.known || field.type_oid < oid::FIRST_OF_USERS {
+        let is_known = self.terms.known == Known::Yes;
+        let not_yet = || not_known("how values are written into a query", self.terms.known);
+        let type_name =
+            type_name.ok_or_else(|| match is_known || field.type_oid < oid::FIRST_OF_USERS {
                 true => unknown(),
                 false => not_yet(),
-            }
-        })?;
+            })?;
         let element = element_type(field.type_oid).unwrap_or(field.type_oid);
         let known = match element {
             oid::FLOAT4 | oid::FLOAT8 => self.terms.floats_exact,
             oid::DATE | oid::TIMESTAMP | oid::TIMESTAMPTZ => self.terms.iso_dates,
-            oid::TEXT | oid::VARCHAR | oid::BPCHAR if self.terms.known => {
-                self.terms.plain_collations
-            }
+            oid::TEXT | oid::VARCHAR | oid::BPCHAR if is_known => self.terms.plain_collations,
             oid::TEXT | oid::VARCHAR | oid::BPCHAR => return Err(not_yet()),
             _ => true,
         };
@@ -305,7 +303,7 @@ mod tests {
     use super::*;
 
     const TERMS: Terms = Terms {
-        known: true,
+        known: Known::Yes,
         bytes_max: 100,
         iso_dates: true,
         floats_exact: true,

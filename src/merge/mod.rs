@@ -47,7 +47,7 @@ use crate::protocol::rows::RowDescription;
 use crate::protocol::sqlstate::SqlState;
 use crate::types::enums::Enums;
 use crate::types::shape::Shape;
-use crate::types::Session;
+use crate::types::{Known, Session};
 
 use columns::{agree, Columns};
 use copied::Copied;
@@ -633,8 +633,13 @@ pub fn refused(construct: &str) -> Error {
     )
 }
 
-/// `… is not known yet, try again`, 57P03: the catalogue of a server that is away might tell.
-pub fn not_known_yet(what: &str) -> Error {
+/// `… is not known yet, try again`, 57P03: the catalogue of a server that is away might tell. One that refuses to tell does so again:
+/// then its own code.
+pub fn not_known(what: &str, known: Known) -> Error {
+    if let Known::Refused(code) = known {
+        let text = format!("{what} is not known: a server lets its catalogue not be read");
+        return Error::error(Fault::Server, code, text);
+    }
     Error::error(
         Fault::Proxy,
         SqlState::CANNOT_CONNECT_NOW,
@@ -655,14 +660,10 @@ fn unsupported_type(construct: &str, type_oid: u32) -> Error {
     }
 }
 
-/// Is this an error about the statement rather than about what it found?
+/// Is this an error about the statement rather than about what it found, or may not read?
 pub fn is_of_statement(body: &[u8]) -> bool {
-    let fields = Fields::parse(body);
-    fields.is_ok_and(|fields| {
-        fields
-            .code()
-            .is_some_and(|code| code.as_str().starts_with("42"))
-    })
+    let code = Fields::parse(body).ok().and_then(|fields| fields.code());
+    code.is_some_and(|code| code.class() == *b"42" && code != SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
 /// 53200: for one statement, or for all of them together.

@@ -11,7 +11,7 @@ use crate::protocol::backend::{
 };
 use crate::protocol::rows::{DataRow, Field};
 use crate::protocol::wire::put_message;
-use crate::types::oid;
+use crate::types::{oid, Known};
 
 mod model;
 mod parts;
@@ -23,7 +23,7 @@ const LIMITS: Limits = Limits {
 };
 
 const BYTES: Session = Session {
-    known: true,
+    known: Known::Yes,
     text_ordered_by_bytes: true,
     text_equal_by_bytes: true,
     floats_exact: true,
@@ -505,12 +505,15 @@ fn what_cannot_be_compared_is_refused_before_a_row() {
     );
     check(grouped(&[], &[(0, Function::And)], 0), oid::INT4, "E:0A000");
     // What the catalogue of a server that is away may tell.
-    let unknown = |plan, type_oid, expected: &str| {
+    let unknown_so = |known, plan, type_oid, expected: &str| {
         let session = Session {
-            known: false,
+            known,
             ..Session::DEFAULT
         };
         check_in(session, plan, type_oid, expected);
+    };
+    let unknown = |plan, type_oid, expected: &str| {
+        unknown_so(Known::NotYet, plan, type_oid, expected);
     };
     unknown(ordered(false), oid::TEXT, "E:57P03");
     unknown(ordered(false), oid::FIRST_OF_USERS, "E:57P03");
@@ -519,6 +522,10 @@ fn what_cannot_be_compared_is_refused_before_a_row() {
     unknown(least, oid::TEXT, "E:57P03");
     let sum = grouped(&[], &[(0, Function::Sum)], 0);
     unknown(sum, oid::MONEY, "E:0A000");
+    // Of one that refuses.
+    let refused = Known::Refused(SqlState::INSUFFICIENT_PRIVILEGE);
+    unknown_so(refused, ordered(false), oid::TEXT, "E:42501");
+    unknown_so(refused, ordered(false), oid::JSONB, "E:0A000");
 }
 
 #[test]

@@ -258,9 +258,10 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Known;
 
     const BYTES: Session = Session {
-        known: true,
+        known: Known::Yes,
         text_ordered_by_bytes: true,
         text_equal_by_bytes: true,
         floats_exact: true,

@@ -22,6 +22,8 @@ pub mod numeric;
 pub mod shape;
 pub mod text;
 
+use crate::protocol::sqlstate::SqlState;
+
 pub use float::{put_float4_text, put_float8_text};
 
 /// OIDs of the types that PostgreSQL itself defines.
@@ -91,12 +93,23 @@ impl Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid;
 
+/// Has the catalogue told what depends on it?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Known {
+    /// Each shard has been asked.
+    Yes,
+    /// One could not be asked, or did not answer: it may later.
+    NotYet,
+    /// One refuses to tell, with this code, for as long as the user may not read its catalogue.
+    Refused(SqlState),
+}
+
 /// What is known of the sessions on the shards, which all have the same settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
-    /// Has the catalogue of each shard been asked? Otherwise nothing is known of collations, and of types of users maybe nothing.
-    pub known: bool,
+    /// Has the catalogue told what values are compared by? Otherwise nothing is known of collations, and of types of users maybe nothing.
+    pub known: Known,
     /// Is text of the default collation ordered by its bytes (C, POSIX, C.UTF-8, a builtin collation), and does no
     /// column have another collation? Also needs the client's encoding to be the server's.
     pub text_ordered_by_bytes: bool,
@@ -135,7 +148,7 @@ SELECT coalesce(bool_and(by_bytes), false), coalesce(bool_and(deterministic), fa
 impl Session {
     /// Nothing is known of the collations; everything else is PostgreSQL's default.
     pub const DEFAULT: Self = Self {
-        known: true,
+        known: Known::Yes,
         text_ordered_by_bytes: false,
         text_equal_by_bytes: false,
         floats_exact: true,

@@ -207,7 +207,7 @@ fn answer(
             break;
         }
         let terms = Terms {
-            known: true,
+            known: pgdog::types::Known::Yes,
             bytes_max: 1 << 20,
             iso_dates: true,
             floats_exact: true,
@@ -366,7 +366,7 @@ fn with_enums(mut wires: Vec<Wire>) -> Vec<Server> {
 }
 
 const SESSION: Session = Session {
-    known: true,
+    known: pgdog::types::Known::Yes,
     text_ordered_by_bytes: true,
     text_equal_by_bytes: true,
     floats_exact: true,

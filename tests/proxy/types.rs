@@ -10,7 +10,7 @@ use pgdog::types::{
 use crate::support::Postgres;
 
 const BY_BYTES: Session = Session {
-    known: true,
+    known: pgdog::types::Known::Yes,
     text_ordered_by_bytes: true,
     text_equal_by_bytes: true,
     floats_exact: true,

@@ -11,7 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::merge::not_known_yet;
+use crate::merge::not_known;
+use crate::protocol::error_fields::Fields;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::role::{Catalogue, Volatility};
 use crate::routing::views::View;
@@ -24,7 +25,7 @@ use crate::sql::lexer::Dialect;
 use crate::types::canonical::{Canonical, Disagreement};
 use crate::types::contents::Contents;
 use crate::types::enums::Enums;
-use crate::types::COLLATIONS_QUERY;
+use crate::types::{Known, COLLATIONS_QUERY};
 
 use super::super::cluster::Cluster;
 use super::super::server::{Collector, RunError, Server};
@@ -50,6 +51,8 @@ pub(crate) struct Facts {
     layout: Option<Rc<Layout>>,
     /// A server has told all but the layout, and no definition has changed since.
     told: bool,
+    /// With which code a server has refused to tell some of this.
+    refused: Option<SqlState>,
 }
 
 /// Names of functions that do not exist.
@@ -87,16 +90,32 @@ impl Facts {
     }
 
     /// Is all known that values have to be compared by?
-    pub(super) fn are_whole(&self) -> bool {
+    pub(super) fn known(&self) -> Known {
         let layout = self.layout.as_ref();
         let known = !self.text.encoding.is_empty(); // every server has one
-        known && layout.is_some_and(|layout| layout.types.whole)
+        match known && layout.is_some_and(|layout| layout.types.whole) {
+            true => Known::Yes,
+            false => self.lacking(),
+        }
+    }
+
+    /// Why what is not known is not.
+    fn lacking(&self) -> Known {
+        self.refused.map_or(Known::NotYet, Known::Refused)
+    }
+
+    /// The error for what is not known.
+    pub(super) fn not_known(&self, what: &str) -> Error {
+        not_known(what, self.lacking())
     }
 
     /// A refusal, or that its reason may be that the catalogue could not be asked: with more knowledge it might be done.
     pub(super) fn doubt(&self, refusal: Error) -> Error {
         match self.are_unknown() && refusal.code == SqlState::FEATURE_NOT_SUPPORTED {
-            true => not_known_yet("what a statement depends on").detail(refusal.message),
+            true => {
+                let error = self.not_known("what a statement depends on");
+                error.detail(refusal.message)
+            }
             false => refusal,
         }
     }
@@ -278,9 +297,18 @@ pub(crate) struct Learning {
     forgotten: Cell<u64>,
     /// How often somebody has asked.
     questions: Cell<u64>,
+    /// With which code a server has refused a part of the question under way.
+    refused: Cell<Option<SqlState>>,
 }
 
 impl Learning {
+    /// A server has answered with this error. One for its syntax or a lack of privileges (class 42) comes again, others pass.
+    fn note_error(&self, body: &[u8]) {
+        let code = Fields::parse(body).ok().and_then(|fields| fields.code());
+        let lasting = code.filter(|code| code.class() == *b"42");
+        self.refused.set(lasting.or(self.refused.get()));
+    }
+
     fn busy(&self, holds: bool) -> &Cell<bool> {
         let [free, holding] = &self.busy;
         if holds {

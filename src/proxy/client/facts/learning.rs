@@ -136,6 +136,7 @@ impl Session {
             self.cluster.shards() > 1,
         );
         let before = self.cluster.known().layout.clone();
+        self.cluster.learning.refused.set(None);
         let asked = self.ask_shard((0, newest), async |server| learn(server, wanted).await);
         let mut facts = match asked.await? {
             Some((mut facts, views)) => {
@@ -183,6 +184,7 @@ impl Session {
                 types: Rc::new(types),
             }));
         }
+        facts.refused = self.cluster.learning.refused.get();
         Ok((facts, at))
     }
 
@@ -254,6 +256,7 @@ impl Session {
             }
             Some(Err(RunError::Server(body))) => {
                 self.release(held, true);
+                self.cluster.learning.note_error(&body);
                 let reason = String::from_utf8_lossy(&body).replace('\0', " ");
                 let database = &self.cluster.names.database;
                 tracing::warn!(%database, shard, "cannot read the catalogue: {reason}");
@@ -280,7 +283,10 @@ impl Session {
             let answer = question(&mut server).await;
             Box::new(server).close(state).await;
             answer.map_err(|error| match error {
-                RunError::Server(body) => String::from_utf8_lossy(&body).replace('\0', " "),
+                RunError::Server(body) => {
+                    self.cluster.learning.note_error(&body);
+                    String::from_utf8_lossy(&body).replace('\0', " ")
+                }
                 RunError::Lost(lost) => lost.to_string(),
             })
         };

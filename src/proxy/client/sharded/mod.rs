@@ -51,7 +51,7 @@ use std::rc::Rc;
 
 use crate::config::choice::{PoolerMode, ReadWriteStrategy};
 use crate::error::{Error, Fault, Survives};
-use crate::merge::{not_known_yet, refused};
+use crate::merge::refused;
 use crate::protocol::backend::{ready_for_query, tag as backend, TransactionStatus};
 use crate::protocol::batch::{extent, extent_from, messages, BatchEnd, Extent as BatchExtent};
 use crate::protocol::error_fields::{put_error, Fields};
@@ -485,11 +485,10 @@ impl Session {
         if self.cluster.shards() == 1 || !self.state.config().routing.canonical_types {
             return Ok(None);
         }
-        match self.cluster.known().types_of(shard) {
+        let facts = self.cluster.known();
+        match facts.types_of(shard) {
             Some(types) => Ok(Some(types).filter(|types| !types.is_empty())),
-            None => Err(not_known_yet(&format!(
-                "how shard {shard} numbers its types"
-            ))),
+            None => Err(facts.not_known(&format!("how shard {shard} numbers its types"))),
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::config::choice::{PrimaryKeyRewrite, RewriteMode};
 use crate::error::{Error, Fault};
-use crate::merge::{not_known_yet, refused, MergePlan};
+use crate::merge::{refused, MergePlan};
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
 use crate::routing::asking;
@@ -113,7 +113,7 @@ impl Session {
         let config = self.state.config();
         let cluster = std::rc::Rc::clone(&self.cluster);
         let Some(tables) = facts.sharding(&cluster) else {
-            return Err(not_known_yet("which tables follow others"));
+            return Err(facts.not_known("which tables follow others"));
         };
         let view = View::new(self, &facts);
         if let Some(foreign) = view.foreign(statement) {
@@ -121,7 +121,7 @@ impl Session {
         }
         let mode = config.routing.primary_key;
         if mode != PrimaryKeyRewrite::Ignore && facts.are_unknown() && inserts(statement) {
-            return Err(not_known_yet("which key a table has"));
+            return Err(facts.not_known("which key a table has"));
         }
         if let Some(missing) = missing_key(statement, mode, tables, &view) {
             return Err(lacks_key(missing.column, mode));
@@ -167,7 +167,7 @@ impl Session {
         if matches!(route, Route::Same(_) | Route::Echoed(_) | Route::New(_)) && inserts(statement)
         {
             if facts.are_unknown() {
-                return Err(not_known_yet("which defaults a table has"));
+                return Err(facts.not_known("which defaults a table has"));
             }
             if matches!(route, Route::New(_)) && !asking::target_is_known(statement, &view) {
                 if self.learns_anew() {

@@ -1,7 +1,7 @@
 //! To which shards a COPY goes, and whose rows are whose.
 
 use crate::error::{Error, Fault};
-use crate::merge::{not_known_yet, refused, MergePlan};
+use crate::merge::{refused, MergePlan};
 use crate::protocol::copy::CopyFormat;
 use crate::protocol::frontend::Bind;
 use crate::protocol::sqlstate::SqlState;
@@ -60,7 +60,7 @@ impl Session {
         };
         if copy.from && sharded.is_none() && place.count(self.cluster.shards()) > 1 {
             if view.facts.are_unknown() {
-                return Err(not_known_yet("which defaults a table has"));
+                return Err(view.facts.not_known("which defaults a table has"));
             }
             let columns = known.map_or(&[][..], |table| &table.columns);
             let text = (source.part, source.dialect);

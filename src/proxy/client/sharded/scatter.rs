@@ -212,7 +212,7 @@ impl Session {
         let digits = self.settings.current().get(b"extra_float_digits");
         let exact = |digits: &Value| digits.text().is_some_and(|text| has_all_digits(&text));
         types::Session {
-            known: facts.are_whole(),
+            known: facts.known(),
             text_ordered_by_bytes: facts.text.ordered_by_bytes && same_encoding,
             text_equal_by_bytes: facts.text.equal_by_bytes,
             floats_exact: digits.map_or(!facts.text.rounds_floats, exact),

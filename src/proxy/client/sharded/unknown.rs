@@ -1,7 +1,7 @@
 //! Tables and functions that nobody knows yet: the catalogue is asked before a statement that has them is routed.
 
 use crate::error::Error;
-use crate::merge::{not_known_yet, refused};
+use crate::merge::refused;
 use crate::routing::route::{unknown_table, Database};
 use crate::sql::statement::Statement;
 
@@ -12,7 +12,7 @@ impl Session {
     /// Is the catalogue to be asked, and this statement routed after that? It has tables that are not known: they were made on
     /// another core, or past pgdog.
     ///
-    /// Errors: 0A000 for what only the open transaction knows, 57P03 where nobody could be asked.
+    /// Errors: 0A000 for what only the open transaction knows, [`Facts::not_known`] where nobody has told.
     pub(super) fn lacks_tables(
         &self,
         statement: &Statement,
@@ -38,7 +38,7 @@ impl Session {
             return Err(made(&format!("table \"{name}\"")));
         }
         if tables.depend_on_schema() && facts.are_unknown() {
-            return Err(not_known_yet("which columns a table has"));
+            return Err(facts.not_known("which columns a table has"));
         }
         Ok(false) // there is none of that name
     }
@@ -76,7 +76,7 @@ impl Session {
             return Err(made(&format!("function \"{}\"", function.name)));
         }
         if facts.are_unknown() {
-            return Err(not_known_yet("which functions there are"));
+            return Err(facts.not_known("which functions there are"));
         }
         facts.note_lacking(&function.name);
         Ok(false)
