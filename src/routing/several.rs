@@ -11,7 +11,7 @@ use crate::sql::statement::Statement;
 use crate::types::oid;
 
 use super::reach::Table;
-use super::route::{tables, Database};
+use super::route::{tables, Database, TableColumn};
 
 /// What every shard is asked, and how their rows are merged, for a SELECT whose route is `Several`.
 ///
@@ -116,21 +116,35 @@ impl Catalogue for Named<'_, '_> {
     }
 
     fn is_of_postgres(&self, column: &str) -> Option<bool> {
+        self.agree(column, &|found| {
+            is_built_in(found) || is_type(&found.of_type)
+        })
+    }
+
+    fn is_built_in(&self, column: &str) -> bool {
+        self.agree(column, &is_built_in) == Some(true)
+    }
+}
+
+impl Named<'_, '_> {
+    /// Whether this is so of all columns of this name in the statement's tables, or of none. `None`: that is not known.
+    fn agree(&self, column: &str, is: &dyn Fn(&TableColumn) -> bool) -> Option<bool> {
         let mut all = None;
         for table in &self.keys.references {
             let schema = table.schema.as_deref();
             let columns = self.database.schema.columns(schema, &table.name)?;
-            let named = columns.iter().filter(|one| *one.name == *column);
-            for found in named {
-                let built_in = matches!(found.type_oid, 1..oid::FIRST_OF_USERS);
-                let postgres = built_in || is_type(&found.of_type);
-                if *all.get_or_insert(postgres) != postgres {
+            for found in columns.iter().filter(|one| *one.name == *column) {
+                if *all.get_or_insert(is(found)) != is(found) {
                     return None;
                 }
             }
         }
         all
     }
+}
+
+fn is_built_in(column: &TableColumn) -> bool {
+    (1..oid::FIRST_OF_USERS).contains(&column.type_oid)
 }
 
 #[cfg(test)]

@@ -117,6 +117,13 @@ pub trait Catalogue {
         let _ = column;
         None
     }
+
+    /// Are all columns of this name, in the statement's tables, of types that PostgreSQL has itself, which domains are not? False: or
+    /// that is not known.
+    fn is_built_in(&self, column: &str) -> bool {
+        let _ = column;
+        false
+    }
 }
 
 /// Plans the SELECT that this text is; `None` when it is another statement or several.

@@ -15,17 +15,23 @@ pub enum Overload {
     OwnTypes,
     /// They may take PostgreSQL's types, too.
     AnyTypes,
-    /// They take domains, whose values look like those of another type.
+    /// They take domains, whose values look like those of another type. PostgreSQL has the same of what these are domains of, so that no
+    /// other values are theirs.
     Domains,
+    /// They take domains, and perhaps what PostgreSQL's do not take.
+    AnyDomains,
 }
 
 impl Overload {
     /// Asks a server for these functions, where one of the two is an aggregate: name and kind, see [`Self::of`].
-    pub const QUERY: &'static str = "SELECT p.proname, CASE WHEN bool_or(t.typtype = 'd') THEN 'd' \
-        WHEN bool_and(t.oid >= 16384) THEN 'o' ELSE 'a' END FROM pg_catalog.pg_proc p \
-        LEFT JOIN LATERAL unnest(p.proargtypes::oid[]) a (oid) ON true \
-        LEFT JOIN pg_catalog.pg_type t ON t.oid = a.oid \
-        JOIN (SELECT b.proname, bool_or(b.oid IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) AS aggregates \
+    pub const QUERY: &'static str = "SELECT p.proname, CASE WHEN bool_or(a.domains) THEN \
+        CASE WHEN bool_and(CASE WHEN a.domains THEN a.bases = ANY (b.takes) ELSE a.own END) THEN 'd' ELSE 'e' END \
+        WHEN bool_and(a.own) THEN 'o' ELSE 'a' END FROM pg_catalog.pg_proc p \
+        CROSS JOIN LATERAL (SELECT bool_or(t.typtype = 'd') AS domains, bool_and(t.oid >= 16384) AS own, \
+        string_agg(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END::text, ' ' ORDER BY a.n) AS bases \
+        FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY a (oid, n) JOIN pg_catalog.pg_type t ON t.oid = a.oid) a \
+        JOIN (SELECT b.proname, bool_or(b.oid IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) AS aggregates, \
+        array_agg(b.proargtypes::text) AS takes \
         FROM pg_catalog.pg_proc b WHERE b.pronamespace = 'pg_catalog'::pg_catalog.regnamespace GROUP BY 1) b \
         ON b.proname = p.proname WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
         AND (b.aggregates OR p.oid IN (SELECT aggfnoid FROM pg_catalog.pg_aggregate)) GROUP BY 1";
@@ -35,6 +41,7 @@ impl Overload {
         match told {
             b"o" => Self::OwnTypes,
             b"d" => Self::Domains,
+            b"e" => Self::AnyDomains,
             _ => Self::AnyTypes,
         }
     }
@@ -57,7 +64,25 @@ pub(super) fn meant(call: &FuncCall, catalogue: &dyn Catalogue) -> Meant {
     };
     match catalogue.overload(name) {
         None => Meant::PostgreSql,
-        Some(Overload::Domains) => Meant::Own,
+        Some(Overload::AnyDomains) => Meant::Own,
+        Some(Overload::Domains) => {
+            let has_domain = |value: &Node| {
+                any(value, &mut |node| match node {
+                    NodeEnum::ColumnRef(column) => {
+                        let name = words(&column.fields).last().copied().unwrap_or_default();
+                        !catalogue.is_built_in(name)
+                    }
+                    // Of no type, and maybe of the domain's.
+                    NodeEnum::ParamRef(_) => true,
+                    _ => false,
+                })
+            };
+            let is_plain = |value: &Node| is_of_postgres(value, catalogue) && !has_domain(value);
+            match call.args.iter().all(is_plain) {
+                true => Meant::PostgreSql,
+                false => Meant::Own,
+            }
+        }
         Some(Overload::AnyTypes) => Meant::Unknown,
         Some(Overload::OwnTypes) => {
             let all = |is: &dyn Fn(&Node) -> bool| call.args.iter().all(is);
