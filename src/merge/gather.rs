@@ -48,6 +48,8 @@ pub struct Gathered {
     enums: Arc<Enums>,
     columns: Vec<Column>,
     bytes: usize,
+    /// What cannot be done otherwise.
+    why: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,14 @@ impl Gathered {
             enums,
             columns: Vec::new(),
             bytes: 0,
+            why: None,
         }
+    }
+
+    /// This is told where rows cannot be gathered for their types.
+    #[must_use]
+    pub fn because(self, why: Option<Error>) -> Self {
+        Self { why, ..self }
     }
 
     /// Takes a whole message of a merged reply: the description of rows, a row, or another.
@@ -103,7 +112,9 @@ impl Gathered {
 
     fn column(&self, field: Field<'_>) -> Result<Column, Error> {
         let unknown = || {
-            refused("gathering values of this type").detail(format!(
+            let why = self.why.clone();
+            let error = why.unwrap_or_else(|| refused("gathering values of this type"));
+            error.detail(format!(
                 "Type {} cannot be written into a query by pgdog.",
                 field.type_oid
             ))

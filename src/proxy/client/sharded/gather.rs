@@ -112,6 +112,7 @@ impl Session {
             let terms = self.terms(GATHERED_BYTES_MAX.saturating_sub(held));
             let part = with_part(asked, &part, run, &gathered);
             let rows = Gathered::new(terms, self.enums_at(&part.place));
+            let rows = rows.because(across.why.clone());
             match self.gather(step, &part, rows).await? {
                 Some(rows) => gathered.push(rows),
                 None => return Ok(Stepped::Failed),

@@ -56,6 +56,7 @@ pub(super) fn plan(
         gathered: gather.gathered,
         asked,
         unchecked: false, // what is run in parts is always seen before
+        why: None,
     })
 }
 

@@ -48,6 +48,8 @@ pub struct Across {
     pub asked: Asked,
     /// A server may take its texts and yet find something wrong with the statement: one is to see that itself before.
     pub unchecked: bool,
+    /// Why rows have to be gathered: what is told where that cannot be done either.
+    pub why: Option<Error>,
 }
 
 /// What servers are asked.
@@ -216,10 +218,17 @@ pub fn plan(select: &SelectStmt, catalogue: &dyn Catalogue) -> Result<Across, Er
             gathered: Vec::new(),
             asked,
             unchecked,
+            why: None,
         }),
         // What it is refused for is what the client is told, unless PostgreSQL itself can do it.
         Err(refusal) if refusal.code == SqlState::FEATURE_NOT_SUPPORTED => {
-            gather::plan(&select, catalogue, false).map_err(|_| refusal)
+            match gather::plan(&select, catalogue, false) {
+                Ok(across) => Ok(Across {
+                    why: Some(refusal),
+                    ..across
+                }),
+                Err(_) => Err(refusal),
+            }
         }
         Err(error) => Err(error),
     }
