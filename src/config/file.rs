@@ -110,6 +110,8 @@ section! {
     user: String = default "admin", Next, Now;
     /// Its password. Unset: random, nobody can log in.
     password: Option<Secret> = unset "secret", Next, Now, env "PGDOG_ADMIN_PASSWORD";
+    /// Require a certificate of it, too. Only with tls_client_ca_certificate.
+    tls_client_certificate_required: bool = default "true", Next, Now;
 }
 
 section! {

@@ -256,6 +256,8 @@ pub struct AdminIdentity {
     pub user: String,
     /// `None`: nobody can log in.
     pub password: Option<Secret>,
+    /// It has to show a certificate, if clients are asked for one.
+    pub certificate_required: bool,
 }
 
 /// Who may watch, and how.

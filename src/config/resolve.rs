@@ -274,6 +274,7 @@ fn admin_identity(admin: &Admin) -> AdminIdentity {
         name: admin.name.clone(),
         user: admin.user.clone(),
         password: admin.password.clone(),
+        certificate_required: admin.tls_client_certificate_required,
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
+use crate::support::pgdog::ADMIN_PASSWORD;
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER, TRUSTED_USER};
 use crate::support::process::{poll, PATIENCE};
 use crate::support::programs::{pgbench, psql_as, psql_with, Said};
@@ -348,22 +349,31 @@ fn clients_with_certificates() {
             &database,
             &identity("password = \"hunter2\"\ntls_client_certificate_required = false"),
         )
+        .admin()
         .start();
+    let log_in =
+        |database: &str, user: &str, shown: &str, password: &str, expected: Result<(), &str>| {
+            let (certificate, key) = (
+                certificates.text(&format!("{shown}.crt")),
+                certificates.text(&format!("{shown}.key")),
+            );
+            let mut settings = vec![("PGSSLMODE", "require"), ("PGPASSWORD", password)];
+            if !shown.is_empty() {
+                settings.push(("PGSSLCERT", &certificate));
+                settings.push(("PGSSLKEY", &key));
+            }
+            let sql = match database {
+                "admin" => "SHOW VERSION",
+                _ => "SELECT 1",
+            };
+            let said = psql(&pgdog, user, database, &settings, sql);
+            match expected {
+                Ok(()) => assert!(!said.ok().is_empty(), "{user} {shown}"),
+                Err(part) => assert!(said.err.contains(part), "{user} {shown}: {}", said.err),
+            }
+        };
     let check = |user: &str, shown: &str, password: &str, expected: Result<(), &str>| {
-        let (certificate, key) = (
-            certificates.text(&format!("{shown}.crt")),
-            certificates.text(&format!("{shown}.key")),
-        );
-        let mut settings = vec![("PGSSLMODE", "require"), ("PGPASSWORD", password)];
-        if !shown.is_empty() {
-            settings.push(("PGSSLCERT", &certificate));
-            settings.push(("PGSSLKEY", &key));
-        }
-        let said = psql(&pgdog, user, &database, &settings, "SELECT 1");
-        match expected {
-            Ok(()) => assert_eq!(said.ok(), "1\n", "{user} {shown}"),
-            Err(part) => assert!(said.err.contains(part), "{user} {shown}: {}", said.err),
-        }
+        log_in(&database, user, shown, password, expected);
     };
     let rejected = |user: &str| format!("client certificate rejected for user \"{user}\"");
     // A certificate is required beside the password, unless the user's entry says otherwise.
@@ -373,6 +383,22 @@ fn clients_with_certificates() {
     check("nobody", "", PASSWORD, Err(&rejected("nobody")));
     check("nobody", "other", PASSWORD, Err("authentication failed"));
     check("free", "", PASSWORD, Ok(()));
+    // So it is for the administrator, who has power over all.
+    log_in("admin", "admin", "other", ADMIN_PASSWORD, Ok(()));
+    log_in(
+        "admin",
+        "admin",
+        "other",
+        "wrong",
+        Err("authentication failed"),
+    );
+    log_in(
+        "admin",
+        "admin",
+        "",
+        ADMIN_PASSWORD,
+        Err(&rejected("admin")),
+    );
     // An identity replaces the password.
     check("named", "cert_user", "wrong", Ok(()));
     check("named", "other", PASSWORD, Err(&rejected("named")));

@@ -266,7 +266,10 @@ impl Newcomer<'_> {
                 return Err(End::Fatal(unknown_database(&wish.database)));
             }
             let user = config.users.find(&wish.user, &wish.database);
-            let identity = self.check_certificate(&config, user, &wish.user)?;
+            // Of a user who does not exist as much is demanded as of most who do.
+            let required = user.is_none_or(|user| user.certificate_required);
+            let named = user.and_then(|user| user.credentials.identity.as_deref());
+            let identity = self.check_certificate(&config, required, named, &wish.user)?;
             let looked_up = method != Method::Trust
                 && passthrough == Passthrough::Off
                 && config.lookup(&wish.user, &wish.database).is_some();
@@ -363,6 +366,7 @@ impl Newcomer<'_> {
             method => method,
         };
         let admin = &config.admin;
+        self.check_certificate(&config, admin.certificate_required, None, &wish.user)?;
         let password = admin
             .password
             .as_ref()
@@ -488,26 +492,24 @@ impl Newcomer<'_> {
         }
     }
 
-    /// Is the client's certificate what its user must show? `user`: what is known of `name`.
+    /// Is the client's certificate what its user must show? `required`: one, if clients are asked for any; `identity`: whom it names.
     fn check_certificate(
         &self,
         setup: &Setup,
-        user: Option<&User>,
+        required: bool,
+        identity: Option<&str>,
         name: &str,
     ) -> Result<Identity, End> {
         let shown = self.encrypted.as_ref();
         let shown = shown.and_then(|encrypted| encrypted.certificate.as_deref());
         let clients = setup.certificates.clients.as_ref();
         let asks = clients.is_some_and(|clients| clients.asks_certificates);
-        // Of a user who does not exist as much is demanded as of most who do.
-        let required = asks && user.is_none_or(|user| user.certificate_required);
-        let identity = user.and_then(|user| user.credentials.identity.as_deref());
         match (identity, shown) {
             (Some(identity), Some(shown)) if certificate::names(shown, identity) => {
                 Ok(Identity::Proven)
             }
             (None, Some(_)) => Ok(Identity::Asked),
-            (None, None) if !required => Ok(Identity::Asked),
+            (None, None) if !(asks && required) => Ok(Identity::Asked),
             _ => {
                 let text = format!("client certificate rejected for user \"{name}\"");
                 let code = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
