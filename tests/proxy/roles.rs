@@ -122,6 +122,28 @@ fn reads_go_to_the_replica_and_everything_else_to_the_primary() {
     pair.pgdog.stop();
 }
 
+/// Its first request decides for all that follow, which may write.
+#[test]
+fn a_session_that_keeps_its_server_has_the_primary_unless_it_asks_for_a_replica() {
+    let pair = Pair::start("roles_session", "pooler_mode = \"session\"");
+    for (first, expected) in [
+        (WHERE, "primary"),
+        ("BEGIN READ ONLY; COMMIT", "primary"),
+        ("/* pgdog_role: replica */ SELECT 1", "replica"),
+    ] {
+        let mut client = pair.client();
+        for sql in first.split_inclusive("; ") {
+            client.query(sql);
+        }
+        assert_eq!(pair.role(&client.value(WHERE)), expected, "{first}");
+    }
+    // By the extended protocol, too.
+    let mut client = pair.client();
+    client.ask(&[run(WHERE, &[]), sync()]);
+    assert_eq!(pair.role(&client.value(WHERE)), "primary");
+    pair.pgdog.stop();
+}
+
 #[test]
 fn prepared_statements_and_pipelines_go_where_their_texts_belong() {
     let pair = Pair::start("roles_ext", "");

@@ -99,9 +99,23 @@ impl Session {
         }
         Ok(wanted.map(|want| Aim {
             shard: 0,
-            want,
+            want: self.for_session(want),
             writes,
         }))
+    }
+
+    /// A session that keeps its server for good has it for writes, too, whatever its first request is, if there is one to write to. One
+    /// that asks for a replica gets it.
+    pub(super) fn for_session(&self, want: Want) -> Want {
+        if self.pools() || want != Want::Read {
+            return want;
+        }
+        let now = self.state.core.now();
+        let mut shards = 0..self.cluster.shards();
+        match shards.all(|shard| self.cluster.has_healthy_primary(shard, now)) {
+            true => Want::Write,
+            false => want,
+        }
     }
 
     /// Which server a text needs that is a request of its own, and whether it may write there, or begin what may.

@@ -301,7 +301,7 @@ impl Session {
         Ok(match hint {
             Some(role) => by_hint(Some(role)),
             None => match statement_is_readable(statement, &facts.functions) {
-                Ok(()) => Want::Read,
+                Ok(()) => self.for_session(Want::Read),
                 Err(_) => Want::Write,
             },
         })
