@@ -305,8 +305,9 @@ impl Learning {
     /// A server has answered with this error. One for its syntax or a lack of privileges (class 42) comes again, others pass.
     fn note_error(&self, body: &[u8]) {
         let code = Fields::parse(body).ok().and_then(|fields| fields.code());
-        let lasting = code.filter(|code| code.class() == *b"42");
-        self.refused.set(lasting.or(self.refused.get()));
+        if let Some(lasting) = code.filter(|code| code.class() == *b"42") {
+            self.refused.set(Some(lasting));
+        }
     }
 
     fn busy(&self, holds: bool) -> &Cell<bool> {
