@@ -429,8 +429,11 @@ class FailoverClient(PooledClient):
                 self.c.rows(sql)
         else:
             self.c.send(query("COPY keep FROM STDIN"))
-            if self.c.read()[0] == b"G":
-                self.c.send(copy_data(f"{mark}\n".encode()) + COPY_DONE)
+            tag, body = self.c.read()
+            if tag == b"E":
+                self.c.messages()
+                raise ServerError(fields(body))
+            self.c.send(copy_data(f"{mark}\n".encode()) + COPY_DONE)
             self.c.ready()
         self.storm.kept.append(mark)
         if read == 4:
