@@ -134,7 +134,8 @@ impl Named<'_, '_> {
             let schema = table.schema.as_deref();
             let columns = self.database.schema.columns(schema, &table.name)?;
             for found in columns.iter().filter(|one| *one.name == *column) {
-                if *all.get_or_insert(is(found)) != is(found) {
+                let this = is(found);
+                if *all.get_or_insert(this) != this {
                     return None;
                 }
             }

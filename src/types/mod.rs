@@ -106,7 +106,6 @@ pub enum Known {
 
 /// What is known of the sessions on the shards, which all have the same settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
     /// Has the catalogue told what values are compared by? Otherwise nothing is known of collations, and of types of users maybe nothing.
     pub known: Known,
