@@ -409,9 +409,21 @@ impl<C> Pool<C> {
         now: Instant,
         out: &mut Vec<Action<C>>,
     ) -> Checkout<C> {
+        self.checkout_since(client, now, now, out)
+    }
+
+    /// The same for one who has waited elsewhere since then, which counts.
+    #[inline]
+    pub fn checkout_since(
+        &mut self,
+        client: ClientId,
+        since: Instant,
+        now: Instant,
+        out: &mut Vec<Action<C>>,
+    ) -> Checkout<C> {
         match self.checkout_idle() {
             Some(lease) => Checkout::Ready(lease),
-            None => self.queue(client, now, out),
+            None => self.queue(client, since, now, out),
         }
     }
 
@@ -622,11 +634,17 @@ impl<C> Pool<C> {
     }
 
     #[cold]
-    fn queue(&mut self, client: ClientId, now: Instant, out: &mut Vec<Action<C>>) -> Checkout<C> {
+    fn queue(
+        &mut self,
+        client: ClientId,
+        since: Instant,
+        now: Instant,
+        out: &mut Vec<Action<C>>,
+    ) -> Checkout<C> {
         if self.state == State::Drained {
             return Checkout::Closed;
         }
-        let ticket = self.waiters.push(client, now);
+        let ticket = self.waiters.push(client, since);
         self.settle(now, out);
         Checkout::Wait(ticket)
     }

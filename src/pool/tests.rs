@@ -249,6 +249,25 @@ fn a_client_waits_for_checkout_timeout_and_no_longer() {
 }
 
 #[test]
+fn what_a_client_has_waited_elsewhere_counts() {
+    let mut bench = Bench::of_size(1);
+    bench.open(1);
+    let _lease = bench.ready(0);
+    let begun = bench.now;
+    bench.after(3_000 * MS);
+    bench.wait(1);
+    let (pool, now, out) = (&mut bench.pool, bench.now, &mut bench.out);
+    let checkout = pool.checkout_since(ClientId(2), begun, now, out);
+    assert!(matches!(checkout, Checkout::Wait(_)));
+    bench.after(1_999 * MS);
+    assert_eq!(bench.done(), [""; 0]);
+    bench.after(MS);
+    assert_eq!(bench.done(), ["fail 2 after 5000 ms"]);
+    bench.after(3_000 * MS);
+    assert_eq!(bench.done(), ["fail 1 after 5000 ms"]);
+}
+
+#[test]
 fn an_unreachable_server_is_tried_a_few_times_then_left_in_peace() {
     let mut bench = Bench::new(Limits {
         pool_size: 1,

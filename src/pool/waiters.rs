@@ -1,4 +1,4 @@
-//! Clients waiting for a connection, in order of arrival; any of them may leave at once.
+//! Clients waiting for a connection, longest first; any of them may leave at once.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ pub(super) struct Waiter {
 ///               └ free ─► NIL
 /// ```
 ///
-/// Push, pop and removal are constant time. It has no limit of its own: a client waits in at most one
+/// Push (of who has not waited elsewhere), pop and removal are constant time. It has no limit of its own: a client waits in at most one
 /// place per pool, so there are never more entries than clients on this core (48 bytes each), and clients
 /// are limited where they are accepted.
 ///
@@ -80,19 +80,23 @@ impl Waiters {
         self.slots.get(self.head).map(|slot| slot.waiter.since)
     }
 
-    /// Joins the end of the queue.
-    pub(super) fn push(&mut self, client: ClientId, now: Instant) -> Ticket {
-        let since = match self.slots.get(self.tail) {
-            Some(last) => now.max(last.waiter.since),
-            None => now,
+    /// Joins the queue behind all who have waited for as long: at its end, unless it has waited elsewhere.
+    pub(super) fn push(&mut self, client: ClientId, since: Instant) -> Ticket {
+        let mut prev = self.tail;
+        while let Some(before) = self.slots.get(prev).filter(|at| at.waiter.since > since) {
+            prev = before.prev;
+        }
+        let next = match self.slots.get(prev) {
+            Some(before) => before.next,
+            None => self.head,
         };
         let serial = self.next_serial;
         self.next_serial += 1;
         let slot = Slot {
             waiter: Waiter { client, since },
             serial,
-            prev: self.tail,
-            next: NIL,
+            prev,
+            next,
         };
         let at = if self.free == NIL {
             self.slots.push(slot);
@@ -103,11 +107,14 @@ impl Waiters {
             self.slots[at] = slot;
             at
         };
-        match self.slots.get_mut(self.tail) {
-            Some(last) => last.next = at,
+        match self.slots.get_mut(prev) {
+            Some(before) => before.next = at,
             None => self.head = at,
         }
-        self.tail = at;
+        match self.slots.get_mut(next) {
+            Some(behind) => behind.prev = at,
+            None => self.tail = at,
+        }
         self.len += 1;
         Ticket { slot: at, serial }
     }
@@ -200,13 +207,16 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_keeps_the_order() {
-        let begin = start() + Duration::from_secs(1);
+    fn who_has_waited_elsewhere_goes_in_front_of_those_who_have_waited_less() {
+        let begin = start();
+        let at = |ms| begin + Duration::from_millis(ms);
         let mut waiters = Waiters::new();
-        waiters.push(ClientId(0), begin);
-        waiters.push(ClientId(1), begin - Duration::from_millis(5));
-        waiters.pop();
-        assert_eq!(waiters.oldest(), Some(begin));
+        for (client, since) in [(0, 20), (1, 30), (2, 20), (3, 10), (4, 25), (5, 30)] {
+            waiters.push(ClientId(client), at(since));
+        }
+        assert_eq!(waiters.oldest(), Some(at(10)));
+        assert_eq!(drain(&mut waiters), [3, 0, 2, 4, 1, 5]);
+        assert_eq!(waiters.len(), 0);
     }
 
     #[test]

@@ -436,12 +436,18 @@ impl State {
         let socket = socket_in(&mut self.slots, id);
         let abandoned = socket.abandoned;
         let goes_on = cqueue::more(cqe.flags());
+        let was = socket.armed;
         if !goes_on {
             socket.armed = Armed::No;
         }
         if result == -libc::ENOBUFS {
-            if matches!(socket.receive, Receive::Nothing) && !abandoned && !goes_on {
-                self.arm_receive(id, buffers);
+            match was {
+                // Whoever has ended it may wait for that.
+                Armed::Ending => self.wake.extend(socket.reader.take()),
+                _ if matches!(socket.receive, Receive::Nothing) && !abandoned && !goes_on => {
+                    self.arm_receive(id, buffers);
+                }
+                _ => {}
             }
             return abandoned;
         }

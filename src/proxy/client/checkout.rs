@@ -67,14 +67,14 @@ impl Session {
             if self.slot.is_held() {
                 self.wait_for_release().await?;
                 self.held_since(since);
-                return Ok(Attempt::Again);
+                return Ok(Attempt::Released);
             }
             let checkout = match self.checkout_again(aim) {
                 Some(lease) => Checkout::Ready(lease),
                 None => {
                     let client = ClientId(u64::from(self.link.key.process_id().unsigned_abs()));
                     self.slot.decide(&self.state, |pool, now, out| {
-                        pool.checkout(client, now, out)
+                        pool.checkout_since(client, terms.since, now, out)
                     })
                 }
             };
@@ -301,10 +301,10 @@ impl Session {
 
     /// Waits in the queue, for as long as the client stays. `None`: this is not the right one any more.
     async fn wait(&mut self, ticket: Ticket, aim: Aim, terms: &Terms, news: &mut u64) -> Waited {
-        let now = self.state.core.now();
-        self.link.enter(Activity::Waiting, now);
+        self.link.enter(Activity::Waiting, terms.since);
         // A request that waits does not occupy a receive buffer.
         self.inbound.settle();
+        let now = self.state.core.now();
         let mut waiting = Waiting {
             held_since: self.is_paused().then_some(now),
             session: self,

@@ -63,6 +63,8 @@ pub(super) enum Attempt {
     Full,
     /// Things have changed: whether this is the right server is to be asked again.
     Again,
+    /// The same after the operator has held the request up: its time begins anew.
+    Released,
 }
 
 /// Why a request gets no server.
@@ -165,6 +167,7 @@ impl Session {
                 }
                 Attempt::Refused(error) => return Ok(Err(NoServer::Failed(error))),
                 Attempt::Again => {}
+                Attempt::Released => terms.since = self.state.core.now(),
                 Attempt::Behind => tried.push(self.slot.id),
                 Attempt::Full => {
                     tried.push(self.slot.id);
