@@ -14,9 +14,10 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 /// The same, as the kernel takes it.
 #[expect(clippy::cast_possible_truncation, reason = "65,536")]
 pub(crate) const BUFFER_BYTES_U32: u32 = BUFFER_BYTES as u32;
-/// Buffers that circulate at first, and how many more do when those are lent. The ring is first in, first out: each of them is
-/// touched sooner or later, and few stay in cache.
-const STEP: u32 = 16;
+/// Buffers that circulate at first. The ring is first in, first out: each of them is touched sooner or later, and few stay in cache.
+const AT_FIRST: u32 = 16;
+/// So many more do when those are lent.
+const STEP: u32 = 64;
 /// What is returned when so many are free circulates no more.
 const FREE_MAX: u32 = 128;
 /// Buffers there may be at most: 256 MiB a core, touched only when lent at the same time.
@@ -168,7 +169,7 @@ impl Buffers {
             retired: RefCell::new(Vec::new()),
             untouched: Cell::new(0),
         };
-        store.grow();
+        store.grow_by(AT_FIRST);
         Ok(store)
     }
 
@@ -202,8 +203,12 @@ impl Buffers {
 
     /// Puts more buffers into circulation; false when all there may be are.
     pub(crate) fn grow(&self) -> bool {
+        self.grow_by(STEP)
+    }
+
+    fn grow_by(&self, count: u32) -> bool {
         let before = self.circulating.get();
-        for _ in 0..STEP {
+        for _ in 0..count {
             let id = match self.retired.borrow_mut().pop() {
                 Some(id) => id,
                 None if self.untouched.get() < BUFFERS_MAX => {

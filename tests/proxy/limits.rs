@@ -1,8 +1,10 @@
 //! Whom a pool serves and for how long it makes the others wait; servers that cannot be reached or will not let us in.
 
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{mpsc, Arc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::postgres::{ALICE, MD5_USER, PASSWORD, PLAIN_USER};
@@ -188,6 +190,77 @@ fn reads_leave_a_replica_that_has_no_connection_left() {
     let text = "ERROR 53300 checkout timeout: no server connection free within 300 ms";
     assert_eq!(error(&client.read_until(b'Z')), text);
     pgdog.stop();
+}
+
+/// It goes from one to the other as they are banned, and its time does not begin anew.
+#[test]
+fn what_a_read_has_waited_for_one_replica_counts_at_the_next() {
+    let server = || {
+        serve(|mut peer| {
+            if peer.log_in(true).is_none() {
+                return;
+            }
+            while let Some(message) = peer.read() {
+                let held = memchr::memmem::find(&message.body, b"held").is_some();
+                if message.tag == b'Q' && !held {
+                    peer.send(&one_row("1"));
+                }
+            }
+        })
+    };
+    let general = "workers = 1\ndefault_pool_size = 1\ncheckout_timeout = 1500\nidle_healthcheck_interval = 0\n\
+        read_write_split = \"exclude_primary\"\nload_balancing_strategy = \"round_robin\"\n\
+        client_connection_recovery = \"recover\"";
+    let pgdog = Config::empty()
+        .admin()
+        .general(general)
+        .server("odd", server(), "")
+        .server("odd", server(), "role = \"replica\"")
+        .server("odd", server(), "role = \"replica\"")
+        .user(ALICE, "odd", &format!("password = {PASSWORD:?}"))
+        .start();
+    let mut holders = [pgdog.client("odd"), pgdog.client("odd")];
+    for holder in &mut holders {
+        assert_eq!(holder.query("SELECT 1"), ONE);
+    }
+    for holder in &mut holders {
+        holder.send(&query("SELECT 'held'"));
+    }
+    let mut admin = pgdog.admin();
+    let active = |admin: &mut Wire| {
+        let rows = admin.rows("SHOW SERVERS");
+        let active = rows
+            .iter()
+            .filter(|row| row.iter().any(|value| value == "active"));
+        active.count()
+    };
+    poll(PATIENCE, "both replicas are held", || {
+        (active(&mut admin) == 2).then_some(())
+    });
+    let pools = admin.rows("SHOW POOLS");
+    let replicas = pools
+        .into_iter()
+        .filter(|row| row.iter().any(|value| value == "replica"));
+    let replicas: Vec<_> = replicas.map(|row| row[0].clone()).collect();
+    assert_eq!(replicas.len(), 2);
+    let mut waiting = pgdog.client("odd");
+    let told = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for pool in replicas.iter().cycle() {
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+                assert_eq!(admin.query(&format!("BAN {pool}")), "C:BAN Z:I");
+                assert_eq!(admin.query(&format!("UNBAN {pool}")), "C:UNBAN Z:I");
+            }
+        });
+        waiting.send(&query("SELECT 1"));
+        let answer = catch_unwind(AssertUnwindSafe(|| waiting.read_until(b'Z')));
+        told.store(true, Ordering::Relaxed);
+        let text = "ERROR 53300 checkout timeout: no server connection free within 1500 ms";
+        assert_eq!(error(&answer.unwrap()), text);
+    });
 }
 
 /// A server that lets one connection in and refuses all others.
