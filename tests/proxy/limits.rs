@@ -104,7 +104,7 @@ fn connect_timeout_fails_those_who_wait() {
         "connect_timeout = 2000\ndefault_pool_size = 2\nclient_connection_recovery = \"recover\"",
         move |mut peer| {
             if logins.fetch_add(1, Ordering::Relaxed) > 0 {
-                return std::thread::park();
+                return thread::park();
             }
             if peer.log_in(true).is_some() {
                 while let Some(message) = peer.read() {
@@ -429,7 +429,7 @@ fn pending_cancels_never_block_new_logins() {
     let pgdog = scripted("default_pool_size = 2\nworkers = 1", move |mut peer| {
         if peer.log_in(true).is_none() {
             let _ = told.send(());
-            return std::thread::park();
+            return thread::park();
         }
         while let Some(message) = peer.read() {
             if message.body.starts_with(b"SELECT 1") {
