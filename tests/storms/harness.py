@@ -86,7 +86,8 @@ class Storm:
         self.record = Record()
         self.stale_keys: list[bytes] = []
         self.tls = certificate(options.folder)
-        self.server = Cluster(options.folder, "server")
+        # What runs for a pgdog that was killed ends with it.
+        self.server = Cluster(options.folder, "server", client_connection_check_interval="500ms")
         self.servers = [self.server]
         self.prepare_servers()
         users = "".join(f'[[users]]\nname = "{user}"\nall_databases = true\npassword = "x"\n' for user in self.users)
